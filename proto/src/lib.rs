@@ -1,0 +1,16 @@
+//! Protobuf for the whole workspace: Envoy's messages re-exported, the SPIFFE Workload API, and the
+//! conversions between messages, `Any`, YAML and JSON.
+//!
+//! No other crate names `envoy-types`, so that its 8 MB of generated code are compiled once.
+
+pub use envoy_types::pb;
+
+/// The SPIFFE Workload API, client and server.
+#[allow(clippy::all, clippy::use_self, unused_qualifications, unreachable_pub)]
+pub mod workload {
+    include!(concat!(env!("OUT_DIR"), "/_.rs"));
+}
+
+mod any;
+
+pub use any::{UnpackError, duration, pack, to_duration, unpack};

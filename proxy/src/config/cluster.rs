@@ -1,0 +1,148 @@
+//! Clusters and endpoints (`envoy.config.cluster.v3`, `envoy.config.endpoint.v3`).
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+
+use super::Map;
+use crate::stats::ClusterStats;
+
+/// One upstream cluster. `generation` differs whenever the compiled configuration does; worker-local
+/// pools are keyed by it, so no connection outlives the configuration that opened it.
+#[derive(Debug)]
+pub struct Cluster {
+    pub name: Arc<str>,
+    pub generation: u64,
+    /// `alt_stat_name`, else the name.
+    pub stat_name: Arc<str>,
+    pub kind: ClusterKind,
+    pub connect_timeout: Duration,
+    pub lb: LbPolicy,
+    /// Swapped in place by EDS and DNS; never `generation`.
+    pub endpoints: Arc<ArcSwap<EndpointSet>>,
+    pub transport: Transports,
+    pub protocol: UpstreamProtocol,
+    pub http: UpstreamHttp,
+    pub limits: CircuitBreakers,
+    pub keepalive: Option<TcpKeepalive>,
+    /// Source address of upstream connections (`upstream_bind_config`).
+    pub bind: Option<SocketAddr>,
+    pub buffer_limit: u32,
+    /// Percent of healthy hosts below which health is ignored; Envoy's default is 50.
+    pub panic_threshold: u32,
+    pub stats: Arc<ClusterStats>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterKind {
+    Static,
+    StrictDns,
+    LogicalDns,
+    Eds,
+    /// To the connection's own original destination.
+    OriginalDst,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LbPolicy {
+    RoundRobin,
+    /// `choice_count`.
+    LeastRequest(u32),
+    Random,
+    ClusterProvided,
+}
+
+/// All endpoints at one instant.
+#[derive(Debug, Default)]
+pub struct EndpointSet {
+    pub version: u64,
+    /// By priority: index 0 first.
+    pub priorities: Vec<Vec<Arc<Endpoint>>>,
+    pub overprovisioning_factor: u32,
+}
+
+#[derive(Debug)]
+pub struct Endpoint {
+    pub address: EndpointAddress,
+    /// The configured host name, for `auto_host_rewrite` and admin.
+    pub hostname: Arc<str>,
+    pub weight: u32,
+    pub health: Health,
+    pub locality: Arc<str>,
+    /// Index into [`Transports`], chosen by the endpoint's metadata.
+    pub transport: usize,
+    pub stats: Arc<crate::stats::EndpointStats>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EndpointAddress {
+    Socket(SocketAddr),
+    Pipe(PathBuf),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    Healthy,
+    Degraded,
+    Unhealthy,
+    Draining,
+}
+
+/// The cluster's transport sockets: 0 is `transport_socket` (or plaintext), the others are
+/// `transport_socket_matches` in order.
+#[derive(Debug)]
+pub struct Transports(pub Vec<Transport>);
+
+#[derive(Clone, Debug)]
+pub enum Transport {
+    Plaintext,
+    Tls {
+        context: Arc<ithildin_tls::ClientContext>,
+        /// `None`: no SNI, unless `auto_sni` gives one.
+        sni: Option<Arc<str>>,
+    },
+}
+
+/// Which HTTP version is spoken upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    Http1,
+    Http2,
+    /// `use_downstream_protocol_config`.
+    Downstream,
+    /// `auto_config`: by ALPN.
+    Auto,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct UpstreamHttp {
+    /// Idle pooled connections; Envoy's default is one hour.
+    pub idle_timeout: Option<Duration>,
+    pub max_connection_duration: Option<Duration>,
+    /// 0: no limit.
+    pub max_requests_per_connection: u32,
+    pub auto_sni: bool,
+    pub auto_san_validation: bool,
+    pub max_concurrent_streams: u32,
+    pub initial_stream_window: u32,
+    pub initial_connection_window: u32,
+}
+
+/// Thresholds of the default priority.
+#[derive(Clone, Copy, Debug)]
+pub struct CircuitBreakers {
+    pub max_connections: u32,
+    pub max_pending_requests: u32,
+    pub max_requests: u32,
+    pub max_retries: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    pub probes: Option<u32>,
+    pub time: Option<Duration>,
+    pub interval: Option<Duration>,
+}
+
+/// Endpoint metadata that chooses a transport socket (`envoy.transport_socket_match`).
+pub type TransportMatch = Map<String, String>;

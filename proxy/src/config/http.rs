@@ -1,0 +1,124 @@
+//! The HTTP connection manager
+//! (`envoy.extensions.filters.network.http_connection_manager.v3`).
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+
+use super::route::RouteTable;
+use crate::{access_log::AccessLog, stats::HttpStats};
+
+/// One HTTP connection manager, compiled.
+#[derive(Debug)]
+pub struct HttpManager {
+    pub codec: Codec,
+    pub stat_prefix: Arc<str>,
+    /// Inline, or by RDS: then swapped in place, and empty until the first answer.
+    pub routes: Arc<ArcSwapOption<RouteTable>>,
+    pub server_name: Arc<str>,
+    pub server_header: ServerHeader,
+    pub use_remote_address: bool,
+    pub skip_xff_append: bool,
+    pub xff_num_trusted_hops: u32,
+    pub append_x_forwarded_port: bool,
+    pub generate_request_id: bool,
+    pub preserve_external_request_id: bool,
+    pub always_set_request_id_in_response: bool,
+    pub proxy_100_continue: bool,
+    pub via: Option<Arc<str>>,
+    pub forward_client_cert: ForwardClientCert,
+    pub client_cert_details: ClientCertDetails,
+    pub normalize_path: bool,
+    pub merge_slashes: bool,
+    pub strip_any_host_port: bool,
+    pub suppress_envoy_headers: bool,
+    /// Upgrades that are passed on, lower-case (`websocket`).
+    pub upgrades: Vec<Arc<str>>,
+    pub timeouts: HttpTimeouts,
+    pub http1: Http1Options,
+    pub http2: Http2Options,
+    /// Largest request head, in KiB (`max_request_headers_kb`, 60).
+    pub max_request_headers_kb: u32,
+    /// Most request headers (`max_headers_count`, 100).
+    pub max_headers_count: u32,
+    pub headers_with_underscores: UnderscoreAction,
+    pub access_log: Vec<Arc<AccessLog>>,
+    pub stats: Arc<HttpStats>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// HTTP/2 by ALPN or by its preface, else HTTP/1.
+    Auto,
+    Http1,
+    Http2,
+}
+
+/// `server_header_transformation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerHeader {
+    Overwrite,
+    AppendIfAbsent,
+    PassThrough,
+}
+
+/// `forward_client_cert_details`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardClientCert {
+    Sanitize,
+    ForwardOnly,
+    AppendForward,
+    SanitizeSet,
+    AlwaysForwardOnly,
+}
+
+/// `set_current_client_cert_details`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertDetails {
+    pub subject: bool,
+    pub cert: bool,
+    pub chain: bool,
+    pub dns: bool,
+    pub uri: bool,
+}
+
+/// `headers_with_underscores_action`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnderscoreAction {
+    Allow,
+    RejectRequest,
+    DropHeader,
+}
+
+/// `None` means no limit.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpTimeouts {
+    /// A connection without requests (`common_http_protocol_options.idle_timeout`, 1 h).
+    pub idle: Option<Duration>,
+    pub max_connection_duration: Option<Duration>,
+    /// A stream without progress (`stream_idle_timeout`, 5 min).
+    pub stream_idle: Option<Duration>,
+    /// A whole request to arrive (`request_timeout`).
+    pub request: Option<Duration>,
+    /// A request head to arrive (`request_headers_timeout`); ours is on by default.
+    pub request_headers: Option<Duration>,
+    /// Between GOAWAY and close (`drain_timeout`, 5 s).
+    pub drain: Duration,
+    /// Half-closed connections (`delayed_close_timeout`, 1 s).
+    pub delayed_close: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Http1Options {
+    pub accept_http_10: bool,
+    pub allow_absolute_url: bool,
+    pub enable_trailers: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Http2Options {
+    pub max_concurrent_streams: u32,
+    pub initial_stream_window: u32,
+    pub initial_connection_window: u32,
+    pub allow_connect: bool,
+}

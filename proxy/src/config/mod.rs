@@ -1,0 +1,28 @@
+//! The compiled configuration: what the data path reads, immutable once published.
+//!
+//! Everything that can be decided per target is decided here, when xDS resources are compiled, and
+//! not per request. Compiling happens on the control runtime; publishing is one atomic swap.
+
+pub mod cluster;
+pub mod http;
+pub mod listener;
+pub mod route;
+
+use std::sync::Arc;
+
+pub use cluster::Cluster;
+pub use http::HttpManager;
+pub use listener::{FilterChain, Listener};
+pub use route::RouteTable;
+
+/// Hash map of the data path: fast, and keyed by strings that a control plane sent.
+pub type Map<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+
+/// What all workers serve from. A request takes the `Arc` once and keeps it to its end.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    pub version: u64,
+    pub listeners: Vec<Arc<Listener>>,
+    /// Warm clusters only: a cluster enters when its endpoints and secrets are there.
+    pub clusters: Map<Arc<str>, Arc<Cluster>>,
+}

@@ -1,0 +1,232 @@
+//! Route tables (`envoy.config.route.v3`).
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use regex::bytes::Regex;
+
+use super::Map;
+
+/// One route configuration, compiled.
+#[derive(Debug)]
+pub struct RouteTable {
+    pub name: Arc<str>,
+    pub ignore_port_in_host_matching: bool,
+    /// Lower-case exact domain -> virtual host.
+    pub exact: Map<Box<str>, usize>,
+    /// `*suffix` without the star, longest first.
+    pub suffixes: Vec<(Box<str>, usize)>,
+    /// `prefix*` without the star, longest first.
+    pub prefixes: Vec<(Box<str>, usize)>,
+    /// The domain `*`.
+    pub any: Option<usize>,
+    pub hosts: Vec<VirtualHost>,
+    pub request_headers: HeaderMutations,
+    pub response_headers: HeaderMutations,
+}
+
+#[derive(Debug)]
+pub struct VirtualHost {
+    pub name: Arc<str>,
+    /// `require_tls: ALL`: plaintext requests are redirected with 301.
+    pub require_tls: bool,
+    pub include_request_attempt_count: bool,
+    pub request_headers: HeaderMutations,
+    pub response_headers: HeaderMutations,
+    pub routes: Vec<Arc<Route>>,
+}
+
+#[derive(Debug)]
+pub struct Route {
+    pub name: Arc<str>,
+    pub matches: RouteMatch,
+    pub request_headers: HeaderMutations,
+    pub response_headers: HeaderMutations,
+    pub action: RouteAction,
+}
+
+#[derive(Debug)]
+pub struct RouteMatch {
+    pub path: PathMatch,
+    pub case_sensitive: bool,
+    pub headers: Vec<HeaderMatch>,
+    pub query: Vec<QueryMatch>,
+    pub grpc_only: bool,
+}
+
+#[derive(Debug)]
+pub enum PathMatch {
+    Prefix(Box<str>),
+    /// Prefix that ends at a slash or at the end (`path_separated_prefix`).
+    SeparatedPrefix(Box<str>),
+    Exact(Box<str>),
+    /// Anchored at both ends; on the path without its query.
+    Regex(Regex),
+    /// CONNECT requests.
+    Connect,
+}
+
+#[derive(Debug)]
+pub struct HeaderMatch {
+    /// Lower-case; `:method`, `:authority`, `:path` and `:scheme` name the pseudo headers.
+    pub name: Box<str>,
+    pub value: ValueMatch,
+    pub invert: bool,
+    pub missing_is_empty: bool,
+}
+
+#[derive(Debug)]
+pub struct QueryMatch {
+    pub name: Box<str>,
+    pub value: ValueMatch,
+}
+
+#[derive(Debug)]
+pub enum ValueMatch {
+    Present(bool),
+    String(StringMatch),
+    /// `start <= n < end`.
+    Range(i64, i64),
+}
+
+/// `envoy.type.matcher.v3.StringMatcher`.
+#[derive(Debug)]
+pub struct StringMatch {
+    pub pattern: StringPattern,
+    pub ignore_case: bool,
+}
+
+#[derive(Debug)]
+pub enum StringPattern {
+    Exact(Box<str>),
+    Prefix(Box<str>),
+    Suffix(Box<str>),
+    Contains(Box<str>),
+    /// Anchored at both ends.
+    Regex(Regex),
+}
+
+#[derive(Debug)]
+pub enum RouteAction {
+    Forward(Box<Forward>),
+    Redirect(Box<Redirect>),
+    Direct {
+        status: StatusCode,
+        body: bytes::Bytes,
+    },
+}
+
+/// Send the request to a cluster.
+#[derive(Debug)]
+pub struct Forward {
+    pub clusters: Clusters,
+    /// Answer when the cluster is unknown; 503 unless configured.
+    pub cluster_not_found: StatusCode,
+    /// Whole response; `None`: no limit. Envoy's default is 15 s.
+    pub timeout: Option<Duration>,
+    pub idle_timeout: Option<Duration>,
+    pub max_stream_duration: Option<Duration>,
+    pub prefix_rewrite: Option<Box<str>>,
+    pub regex_rewrite: Option<(Regex, Box<str>)>,
+    pub host_rewrite: Option<HeaderValue>,
+    pub auto_host_rewrite: bool,
+    pub append_x_forwarded_host: bool,
+    pub retry: Option<RetryPolicy>,
+    /// Overrides the connection manager's list where set.
+    pub upgrades: Option<Vec<Arc<str>>>,
+}
+
+#[derive(Debug)]
+pub enum Clusters {
+    One(Arc<str>),
+    Weighted {
+        total: u32,
+        entries: Vec<WeightedCluster>,
+    },
+    /// `cluster_header`.
+    Header(HeaderName),
+}
+
+#[derive(Debug)]
+pub struct WeightedCluster {
+    pub name: Arc<str>,
+    pub weight: u32,
+    pub host_rewrite: Option<HeaderValue>,
+    pub request_headers: HeaderMutations,
+    pub response_headers: HeaderMutations,
+}
+
+/// When and how often a request is tried again.
+#[derive(Debug)]
+pub struct RetryPolicy {
+    pub on: RetryOn,
+    pub statuses: Vec<StatusCode>,
+    pub attempts: u32,
+    pub per_try_timeout: Option<Duration>,
+    pub base_interval: Duration,
+    pub max_interval: Duration,
+    /// Do not retry on a host that was tried (`previous_hosts`).
+    pub avoid_previous_hosts: bool,
+    pub host_selection_attempts: u32,
+}
+
+/// The conditions of `retry_on`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetryOn {
+    pub server_error: bool,
+    pub gateway_error: bool,
+    pub reset: bool,
+    pub reset_before_request: bool,
+    pub connect_failure: bool,
+    pub refused_stream: bool,
+    pub retriable_4xx: bool,
+    pub retriable_status_codes: bool,
+    pub grpc_cancelled: bool,
+    pub grpc_unavailable: bool,
+    pub grpc_deadline_exceeded: bool,
+    pub grpc_internal: bool,
+    pub grpc_resource_exhausted: bool,
+}
+
+#[derive(Debug)]
+pub struct Redirect {
+    pub status: StatusCode,
+    pub https: bool,
+    pub scheme: Option<Box<str>>,
+    pub host: Option<Box<str>>,
+    pub port: Option<u16>,
+    pub path: RedirectPath,
+    pub strip_query: bool,
+}
+
+#[derive(Debug)]
+pub enum RedirectPath {
+    Keep,
+    Replace(Box<str>),
+    Prefix(Box<str>),
+    Regex(Regex, Box<str>),
+}
+
+/// Header operations of one level, in Envoy's order: removals, then additions.
+#[derive(Debug, Default)]
+pub struct HeaderMutations {
+    pub remove: Vec<HeaderName>,
+    pub add: Vec<HeaderAddition>,
+}
+
+#[derive(Debug)]
+pub struct HeaderAddition {
+    pub name: HeaderName,
+    pub value: crate::access_log::Template,
+    pub action: AppendAction,
+    pub keep_empty: bool,
+}
+
+/// `HeaderValueOption.append_action`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendAction {
+    AppendOrAdd,
+    AddIfAbsent,
+    OverwriteOrAdd,
+    OverwriteIfExists,
+}

@@ -1,0 +1,75 @@
+//! Statistics: plain counters that one worker writes and the control runtime sums.
+//!
+//! Invariant: the data path holds handles; it never looks up a counter by name or label.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+/// A counter with a single writing thread: no locked instruction.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A gauge with a single writing thread.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    pub fn add(&self, n: i64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    pub fn dec(&self) {
+        self.add(-1);
+    }
+
+    pub fn get(&self) -> i64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// One `T` for each worker, so that no two threads write one counter.
+#[derive(Debug)]
+pub struct PerWorker<T>(Box<[T]>);
+
+impl<T: Default> PerWorker<T> {
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| T::default()).collect())
+    }
+
+    pub fn worker(&self, index: usize) -> &T {
+        &self.0[index]
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, T> {
+        self.0.iter()
+    }
+}
+
+#[derive(Debug)]
+pub struct ListenerStats {}
+
+#[derive(Debug)]
+pub struct HttpStats {}
+
+#[derive(Debug)]
+pub struct ClusterStats {}
+
+#[derive(Debug)]
+pub struct EndpointStats {}

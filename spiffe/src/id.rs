@@ -1,0 +1,195 @@
+//! SPIFFE IDs and trust domains, parsed by the standard's own rules and not as URLs.
+//!
+//! Invariant: a value of these types is valid; two values are equal exactly when their bytes are.
+//! Source: SPIFFE-ID.md, section 2.
+
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
+
+/// Longest SPIFFE ID, in bytes (SPIFFE-ID.md, section 2.3).
+pub const MAX_ID_LEN: usize = 2048;
+/// Longest trust domain name, in bytes.
+pub const MAX_TRUST_DOMAIN_LEN: usize = 255;
+
+const SCHEME: &str = "spiffe://";
+
+/// Why a string is not a SPIFFE ID or not a trust domain name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    #[error("does not start with spiffe://")]
+    Scheme,
+    #[error("has no trust domain")]
+    NoTrustDomain,
+    #[error("trust domain has the character {0:?}; only a-z, 0-9, '.', '-' and '_' may be in it")]
+    TrustDomainCharacter(char),
+    #[error("trust domain is longer than {MAX_TRUST_DOMAIN_LEN} bytes")]
+    TrustDomainLength,
+    #[error(
+        "path has the character {0:?}; only a-z, A-Z, 0-9, '.', '-' and '_' may be in a segment"
+    )]
+    PathCharacter(char),
+    #[error("path has an empty segment")]
+    EmptySegment,
+    #[error("path has a '.' or '..' segment")]
+    DotSegment,
+    #[error("path ends with a slash")]
+    TrailingSlash,
+    #[error("is longer than {MAX_ID_LEN} bytes")]
+    Length,
+}
+
+/// A trust domain name such as `example.org`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TrustDomain(Arc<str>);
+
+impl TrustDomain {
+    /// Parses a bare name, or a trust domain's SPIFFE ID (`spiffe://example.org`).
+    pub fn parse(text: &str) -> Result<Self, IdError> {
+        let name = text.strip_prefix(SCHEME).unwrap_or(text);
+        check_trust_domain(name)?;
+        Ok(Self(name.into()))
+    }
+
+    /// The bare name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The trust domain's own SPIFFE ID, `spiffe://<name>`.
+    pub fn id(&self) -> String {
+        format!("{SCHEME}{}", self.0)
+    }
+}
+
+impl FromStr for TrustDomain {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        Self::parse(text)
+    }
+}
+
+impl Borrow<str> for TrustDomain {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TrustDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for TrustDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// A SPIFFE ID such as `spiffe://example.org/ns/default/sa/web`. It may have no path, as a signing
+/// certificate's has none; [`SpiffeId::is_workload`] tells.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpiffeId {
+    text: Arc<str>,
+    /// Where the path starts in `text`; its length if there is none.
+    path: usize,
+}
+
+impl SpiffeId {
+    /// Parses the whole of `text`.
+    pub fn parse(text: &str) -> Result<Self, IdError> {
+        let rest = text.strip_prefix(SCHEME).ok_or(IdError::Scheme)?;
+        if text.len() > MAX_ID_LEN {
+            return Err(IdError::Length);
+        }
+        let slash = rest.find('/').unwrap_or(rest.len());
+        check_trust_domain(&rest[..slash])?;
+        check_path(&rest[slash..])?;
+        Ok(Self {
+            text: text.into(),
+            path: SCHEME.len() + slash,
+        })
+    }
+
+    /// The trust domain's bare name.
+    pub fn trust_domain_name(&self) -> &str {
+        &self.text[SCHEME.len()..self.path]
+    }
+
+    /// The trust domain.
+    pub fn trust_domain(&self) -> TrustDomain {
+        TrustDomain(self.trust_domain_name().into())
+    }
+
+    /// The path with its leading slash; empty if there is none.
+    pub fn path(&self) -> &str {
+        &self.text[self.path..]
+    }
+
+    /// Whether the ID has a path, and so can name a workload.
+    pub fn is_workload(&self) -> bool {
+        self.path < self.text.len()
+    }
+
+    /// The whole ID.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl FromStr for SpiffeId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for SpiffeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for SpiffeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.text, f)
+    }
+}
+
+fn check_trust_domain(name: &str) -> Result<(), IdError> {
+    if name.is_empty() {
+        return Err(IdError::NoTrustDomain);
+    }
+    if name.len() > MAX_TRUST_DOMAIN_LEN {
+        return Err(IdError::TrustDomainLength);
+    }
+    match name
+        .chars()
+        .find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '.' | '-' | '_'))
+    {
+        Some(c) => Err(IdError::TrustDomainCharacter(c)),
+        None => Ok(()),
+    }
+}
+
+fn check_path(path: &str) -> Result<(), IdError> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    if path.ends_with('/') {
+        return Err(IdError::TrailingSlash);
+    }
+    for segment in path[1..].split('/') {
+        match segment {
+            "" => return Err(IdError::EmptySegment),
+            "." | ".." => return Err(IdError::DotSegment),
+            _ => {}
+        }
+        let bad = |c: &char| !matches!(c, 'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' | '_');
+        if let Some(c) = segment.chars().find(bad) {
+            return Err(IdError::PathCharacter(c));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,12 @@
+//! SPIFFE identity: strict IDs, X.509-SVIDs, bundles, snapshots of all of them at one instant, and
+//! the Workload API, client and server, with a development authority behind it.
+
+pub mod id;
+pub mod snapshot;
+pub mod source;
+pub mod x509;
+
+pub use id::{IdError, SpiffeId, TrustDomain};
+pub use snapshot::{IdentitySnapshot, SvidSelector};
+pub use source::{Caller, IdentityState, Provider, Source};
+pub use x509::{LeafError, PrivateKey, X509Bundle, X509Svid};

@@ -1,0 +1,10 @@
+//! xDS: the one configuration language of the data plane.
+//!
+//! Subscription state machines without I/O, ADS and SDS clients and servers around them, and the
+//! loading of bootstrap files.
+
+pub mod resources;
+pub mod secrets;
+
+pub use resources::ResourceSet;
+pub use secrets::{SecretRef, SecretState, SecretSubscriber};
