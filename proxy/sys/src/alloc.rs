@@ -1,0 +1,131 @@
+//! jemalloc, tuned for a small resident set.
+//!
+//! A binary takes it with [`crate::global_allocator!`]. The options below are read by jemalloc
+//! before `main`; `_RJEM_MALLOC_CONF` in the environment overrides them.
+
+use std::{
+    ffi::{CStr, c_char, c_void},
+    io, ptr,
+};
+
+pub use tikv_jemallocator::Jemalloc;
+
+/// Makes jemalloc the allocator of the binary that calls it; once, in `main.rs`.
+#[macro_export]
+macro_rules! global_allocator {
+    () => {
+        #[global_allocator]
+        static ALLOCATOR: $crate::alloc::Jemalloc = $crate::alloc::Jemalloc;
+    };
+}
+
+/// - `narenas`: workers share four arenas; each thread's own cache takes most of the traffic, and
+///   each arena keeps pages of its own.
+/// - `dirty_decay_ms`, `muzzy_decay_ms`: freed pages go back to the kernel within a second, not ten.
+/// - `background_thread`: they do so when the process is idle too; one thread is enough.
+/// - `thp`: a huge page backs 2 MB for the sake of its first byte.
+const OPTIONS: &CStr = c"narenas:4,dirty_decay_ms:1000,muzzy_decay_ms:0,\
+    background_thread:true,max_background_threads:1,thp:never";
+
+/// The symbol that jemalloc reads its options from. It is a `char *` in C, which `&c_char` is too.
+// SAFETY: jemalloc declares the symbol weak, and nothing else in the program defines it; it
+// points to a constant string that ends in NUL.
+#[expect(
+    unsafe_code,
+    reason = "jemalloc finds its options by the name of a symbol"
+)]
+#[used]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static MALLOC_CONF: &c_char = {
+    // SAFETY: a C string has at least its NUL, so its first byte is there, for ever.
+    unsafe { &*OPTIONS.as_ptr() }
+};
+
+/// jemalloc's name for all arenas together (`MALLCTL_ARENAS_ALL`).
+const PURGE_ALL_ARENAS: &CStr = c"arena.4096.purge";
+
+/// Gives free pages back to the kernel at once. Worth a call after start-up or after a large
+/// configuration was compiled.
+///
+/// # Errors
+/// jemalloc's error code.
+pub fn purge() -> io::Result<()> {
+    flush_thread_cache()?;
+    control(PURGE_ALL_ARENAS)
+}
+
+/// Empties this thread's cache, so that the pages it pins become free.
+fn flush_thread_cache() -> io::Result<()> {
+    control(c"thread.tcache.flush")
+}
+
+/// Triggers a control that neither takes nor yields a value.
+fn control(name: &CStr) -> io::Result<()> {
+    // SAFETY: the name ends in NUL; null pointers say that no value is read or written.
+    #[expect(unsafe_code, reason = "jemalloc is a C library")]
+    let code = unsafe {
+        tikv_jemalloc_sys::mallctl(
+            name.as_ptr(),
+            ptr::null_mut::<c_void>(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+            0,
+        )
+    };
+    match code {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::global_allocator!();
+
+    /// Reads an option as jemalloc understood it.
+    #[expect(unsafe_code, reason = "jemalloc is a C library")]
+    fn option<T: Default>(name: &CStr) -> T {
+        let mut value = T::default();
+        let mut size = size_of::<T>();
+        // SAFETY: `value` is `size` bytes long, and jemalloc refuses a size that is not the option's.
+        let code = unsafe {
+            tikv_jemalloc_sys::mallctl(
+                name.as_ptr(),
+                (&raw mut value).cast(),
+                &raw mut size,
+                ptr::null_mut(),
+                0,
+            )
+        };
+        assert_eq!(code, 0, "{name:?}");
+        value
+    }
+
+    #[test]
+    fn the_options_are_in_force() {
+        assert_eq!(option::<u32>(c"opt.narenas"), 4);
+        assert_eq!(option::<isize>(c"opt.dirty_decay_ms"), 1000);
+        assert!(option::<bool>(c"opt.background_thread"));
+    }
+
+    #[test]
+    fn purging_returns_memory() {
+        let resident = || {
+            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+            let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+            pages * 4096
+        };
+        const BLOCKS: usize = 512;
+        let blocks: Vec<Vec<u8>> = (0..BLOCKS).map(|_| vec![1; 64 * 1024]).collect();
+        let full = resident();
+        drop(blocks);
+        purge().unwrap();
+        assert!(
+            resident() < full - BLOCKS * 64 * 1024 / 2,
+            "{full} {}",
+            resident()
+        );
+    }
+}
