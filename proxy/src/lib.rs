@@ -3,4 +3,8 @@
 
 pub mod access_log;
 pub mod config;
+pub mod io;
+pub mod runtime;
 pub mod stats;
+pub mod upstream;
+pub mod worker;

@@ -1,0 +1,16 @@
+//! What a connection is made of inside a worker: sockets, streams, buffers, deadlines, and the
+//! cell through which a connection is told to drain or to close.
+//!
+//! Nothing here is `Send`: a connection lives and dies on one worker.
+
+pub mod buffers;
+pub mod live;
+pub mod socket;
+pub mod stream;
+pub mod timers;
+
+pub use buffers::BufferPool;
+pub use live::{CloseReason, Live};
+pub use socket::Socket;
+pub use stream::Stream;
+pub use timers::{Deadline, Timers};

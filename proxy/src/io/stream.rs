@@ -1,0 +1,206 @@
+//! A byte stream of the data path: plaintext or TLS over a socket, under the control of its
+//! [`Live`] cell.
+
+use std::{
+    future::{Future, poll_fn},
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::BytesMut;
+use ithildin_tls::{Peer, TlsStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use super::{Live, Socket};
+
+/// A connection that carries bytes.
+pub struct Stream {
+    transport: Transport,
+    live: Rc<Live>,
+}
+
+enum Transport {
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
+}
+
+impl Stream {
+    pub fn plain(socket: Socket, live: Rc<Live>) -> Self {
+        Self {
+            transport: Transport::Plain(socket),
+            live,
+        }
+    }
+
+    pub fn tls(stream: TlsStream<Socket>, live: Rc<Live>) -> Self {
+        Self {
+            transport: Transport::Tls(Box::new(stream)),
+            live,
+        }
+    }
+
+    /// The cell through which the connection is drained or closed.
+    pub fn live(&self) -> &Rc<Live> {
+        &self.live
+    }
+
+    /// Our address; `None` for a Unix socket.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.socket().local()
+    }
+
+    /// The TLS session, if there is one.
+    pub fn session(&self) -> Option<&TlsStream<Socket>> {
+        match &self.transport {
+            Transport::Plain(_) => None,
+            Transport::Tls(stream) => Some(stream),
+        }
+    }
+
+    /// The verified peer, if there is one.
+    pub fn peer(&self) -> Option<&Arc<Peer>> {
+        self.session().and_then(TlsStream::peer)
+    }
+
+    /// Resolves when plaintext can be read, or the stream ended, without holding a buffer.
+    pub async fn readable(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_readable(cx)).await
+    }
+
+    /// See [`readable`](Self::readable).
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.live.check()?;
+        let ready = match &mut self.transport {
+            Transport::Plain(socket) => socket.poll_readable(cx),
+            Transport::Tls(stream) => stream.poll_readable(cx),
+        };
+        self.pending(cx, ready)
+    }
+
+    /// Reads once into the spare capacity of `buffer`; 0 is the end of the stream.
+    pub async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_read_into(cx, buffer)).await
+    }
+
+    /// See [`read`](Self::read). The caller reserves: a full buffer grows by little.
+    pub fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        pin!(self.read_buf(buffer)).poll(cx)
+    }
+
+    /// Whether an idle connection can be used again: the peer neither closed it nor sent anything.
+    /// Costs no system call when the reactor saw nothing.
+    pub fn is_reusable(&mut self) -> bool {
+        let cx = &mut Context::from_waker(Waker::noop());
+        if self.live.is_draining() {
+            return false;
+        }
+        match &mut self.transport {
+            Transport::Plain(socket) => socket.is_quiet(cx),
+            Transport::Tls(stream) => stream.poll_readable(cx).is_pending(),
+        }
+    }
+
+    fn socket(&self) -> &Socket {
+        match &self.transport {
+            Transport::Plain(socket) => socket,
+            Transport::Tls(stream) => stream.get_ref(),
+        }
+    }
+
+    /// A pending operation wakes when the connection is closed from outside, too.
+    fn pending<T>(&self, cx: &Context<'_>, poll: Poll<T>) -> Poll<T> {
+        if poll.is_pending() {
+            self.live.register(cx);
+        }
+        poll
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.live.check()?;
+        let read = match &mut this.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        };
+        this.pending(cx, read)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.live.check()?;
+        let written = match &mut this.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+        };
+        this.pending(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.live.check()?;
+        let written = match &mut this.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+        };
+        this.pending(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.transport {
+            Transport::Plain(socket) => socket.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.live.check()?;
+        let flushed = match &mut this.transport {
+            Transport::Plain(_) => Poll::Ready(Ok(())),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        };
+        this.pending(cx, flushed)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let shut = match &mut this.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        };
+        this.pending(cx, shut)
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream")
+            .field("tls", &self.session().is_some())
+            .field("local", &self.local())
+            .finish()
+    }
+}

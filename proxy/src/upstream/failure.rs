@@ -1,0 +1,61 @@
+//! Why there is no upstream connection, in Envoy's words.
+
+use std::{fmt, sync::Arc};
+
+use crate::config::cluster::Endpoint;
+
+/// No upstream connection.
+#[derive(Debug)]
+pub struct UpstreamFailure {
+    pub kind: FailureKind,
+    /// The endpoint that failed; `None` if none was chosen. Boxed text: failures are rare.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// Envoy's `UPSTREAM_TRANSPORT_FAILURE_REASON`.
+    pub transport_failure_reason: Option<Box<str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    NoHealthyUpstream,
+    Overflow,
+    LocalConnectionFailure,
+    RemoteConnectionFailure,
+    ConnectionTimeout,
+}
+
+impl FailureKind {
+    /// Envoy's response flag.
+    pub fn flag(self) -> &'static str {
+        match self {
+            Self::NoHealthyUpstream => "UH",
+            Self::Overflow => "UO",
+            Self::LocalConnectionFailure
+            | Self::RemoteConnectionFailure
+            | Self::ConnectionTimeout => "UF",
+        }
+    }
+
+    /// Envoy's reset reason, as it stands in bodies (`reset reason: ...`); its details have
+    /// underscores for the spaces.
+    pub fn reset_reason(self) -> &'static str {
+        match self {
+            Self::NoHealthyUpstream => "no healthy upstream",
+            Self::Overflow => "overflow",
+            Self::LocalConnectionFailure => "local connection failure",
+            Self::RemoteConnectionFailure => "remote connection failure",
+            Self::ConnectionTimeout => "connection timeout",
+        }
+    }
+}
+
+impl fmt::Display for UpstreamFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.reset_reason())?;
+        match &self.transport_failure_reason {
+            Some(reason) => write!(f, ", transport failure reason: {reason}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for UpstreamFailure {}

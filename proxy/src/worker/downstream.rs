@@ -1,0 +1,64 @@
+//! An accepted connection after its filter chain is found and its handshake is done.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+
+use bytes::BytesMut;
+use ithildin_tls::Peer;
+
+use crate::{
+    config::{FilterChain, Listener},
+    io::Stream,
+};
+
+/// What HTTP and TCP take over. When [`Live`](crate::io::Live) says close, the stream fails at
+/// once and whoever serves it is dropped shortly after.
+#[derive(Debug)]
+pub struct Downstream {
+    pub connection: Rc<Connection>,
+    pub stream: Stream,
+    /// Bytes that were read while the connection was inspected; they come before the stream's.
+    pub read_ahead: BytesMut,
+}
+
+/// What is known of an accepted connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Unique in the process.
+    pub id: u64,
+    pub accepted: Instant,
+    /// Where the client connected to: the original destination where there is one.
+    pub local: SocketAddr,
+    /// The client's own address on the wire.
+    pub remote: SocketAddr,
+    /// Lower-case SNI of the ClientHello.
+    pub server_name: Option<Box<str>>,
+    pub listener: Arc<Listener>,
+    pub chain: Arc<FilterChain>,
+    pub tls: Option<TlsInfo>,
+}
+
+/// The TLS session of an accepted connection.
+#[derive(Debug)]
+pub struct TlsInfo {
+    /// The negotiated protocol.
+    pub alpn: Option<Box<[u8]>>,
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub version: &'static str,
+    /// OpenSSL's name of the cipher suite.
+    pub cipher: &'static str,
+    pub resumed: bool,
+    /// The verified peer, where it presented a certificate.
+    pub peer: Option<Arc<Peer>>,
+}
+
+impl Connection {
+    /// The verified peer, if there is one.
+    pub fn peer(&self) -> Option<&Arc<Peer>> {
+        self.tls.as_ref().and_then(|tls| tls.peer.as_ref())
+    }
+
+    /// The negotiated protocol, if there is one.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.tls.as_ref().and_then(|tls| tls.alpn.as_deref())
+    }
+}

@@ -1,0 +1,54 @@
+//! What one worker thread holds, and the connection that it hands to HTTP or TCP.
+//!
+//! Invariant: nothing here leaves its thread. A connection lives and dies on one worker.
+
+mod downstream;
+mod published;
+
+pub use downstream::{Connection, Downstream, TlsInfo};
+pub use published::Published;
+
+use std::{cell::RefCell, rc::Rc, sync::Arc};
+
+use crate::{
+    config::Snapshot,
+    io::{BufferPool, Timers},
+    upstream::Upstreams,
+};
+
+/// One worker thread's state.
+#[derive(Debug)]
+pub struct Worker {
+    /// From 0; the index of this worker's block of each statistic.
+    pub index: usize,
+    pub buffers: BufferPool,
+    pub timers: Rc<Timers>,
+    pub upstreams: Upstreams,
+    published: Arc<Published>,
+    /// A copy that is counted without atomics.
+    snapshot: RefCell<Rc<Arc<Snapshot>>>,
+}
+
+impl Worker {
+    pub fn new(index: usize, published: Arc<Published>) -> Rc<Self> {
+        let timers = Timers::new();
+        Rc::new(Self {
+            index,
+            buffers: BufferPool::default(),
+            upstreams: Upstreams::new(index, Rc::clone(&timers)),
+            timers,
+            snapshot: RefCell::new(Rc::new(published.current.load_full())),
+            published,
+        })
+    }
+
+    /// The configuration at this instant. A request takes it once and keeps it to its end.
+    pub fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+        let current = self.published.current.load();
+        let mut ours = self.snapshot.borrow_mut();
+        if !Arc::ptr_eq(&ours, &current) {
+            *ours = Rc::new(Arc::clone(&current));
+        }
+        Rc::clone(&ours)
+    }
+}
