@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+pub use super::chains::{FilterChains, OverlappingChains};
 use super::http::HttpManager;
 use crate::{access_log::AccessLog, stats::ListenerStats};
 
@@ -24,13 +25,6 @@ pub struct Listener {
     pub stats: Arc<ListenerStats>,
 }
 
-/// The chains of a listener, in Envoy's matching order.
-#[derive(Debug, Default)]
-pub struct FilterChains {
-    pub chains: Vec<Arc<FilterChain>>,
-    pub default: Option<Arc<FilterChain>>,
-}
-
 /// What a connection is matched on.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionInfo<'a> {
@@ -40,7 +34,7 @@ pub struct ConnectionInfo<'a> {
     pub server_name: Option<&'a str>,
     pub tls: bool,
     /// The protocols that the ClientHello offers, or that the HTTP inspector saw.
-    pub application_protocols: &'a [&'a [u8]],
+    pub application_protocols: &'a [Vec<u8>],
 }
 
 /// The conditions of one chain (`FilterChainMatch`). An empty list means: any.

@@ -3,6 +3,7 @@
 //! Everything that can be decided per target is decided here, when xDS resources are compiled, and
 //! not per request. Compiling happens on the control runtime; publishing is one atomic swap.
 
+mod chains;
 pub mod cluster;
 pub mod http;
 pub mod listener;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 pub use cluster::Cluster;
 pub use http::HttpManager;
-pub use listener::{FilterChain, Listener};
+pub use listener::{FilterChain, FilterChains, Listener};
 pub use route::RouteTable;
 
 /// Hash map of the data path: fast, and keyed by strings that a control plane sent.
