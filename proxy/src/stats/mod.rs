@@ -2,6 +2,10 @@
 //!
 //! Invariant: the data path holds handles; it never looks up a counter by name or label.
 
+mod blocks;
+
+pub use blocks::{ClusterBlock, EndpointBlock, HttpBlock, ListenerBlock, TlsBlock};
+
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 /// A counter with a single writing thread: no locked instruction.
@@ -62,14 +66,8 @@ impl<T: Default> PerWorker<T> {
     }
 }
 
-#[derive(Debug)]
-pub struct ListenerStats {}
-
-#[derive(Debug)]
-pub struct HttpStats {}
-
-#[derive(Debug)]
-pub struct ClusterStats {}
-
-#[derive(Debug)]
-pub struct EndpointStats {}
+/// Statistics of one target, a block for each worker.
+pub type ListenerStats = PerWorker<ListenerBlock>;
+pub type HttpStats = PerWorker<HttpBlock>;
+pub type ClusterStats = PerWorker<ClusterBlock>;
+pub type EndpointStats = PerWorker<EndpointBlock>;
