@@ -5,20 +5,13 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
-use crate::{IdError, SpiffeId, TrustDomain};
+mod leaf;
+mod parse;
 
-/// Which rule of the X.509-SVID standard a leaf certificate breaks.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LeafError {
-    #[error("is not a parsable certificate: {0}")]
-    Malformed(String),
-    #[error("has no URI SAN")]
-    NoUriSan,
-    #[error("has {0} URI SANs; an X.509-SVID has exactly one")]
-    SeveralUriSans(usize),
-    #[error("has the URI SAN {san:?}, which {source}")]
-    Id { san: String, source: IdError },
-}
+use crate::{SpiffeId, TrustDomain};
+
+pub use leaf::{LeafError, MAX_RSA_BITS, MIN_RSA_BITS, check_leaf};
+pub use parse::ParseError;
 
 /// A PKCS#8 private key. It is zeroised on drop and never printed.
 #[derive(Clone)]
