@@ -1,0 +1,22 @@
+//! Peers that are not ours: Envoy, SPIRE, openssl.
+
+use std::path::PathBuf;
+
+/// The real Envoy that `tests/run` installs. `None`, said on standard error, without one.
+pub fn envoy(test: &str) -> Option<PathBuf> {
+    from_env(test, "ENVOY_BIN")
+}
+
+/// The binaries of a real SPIRE, `(server, agent)`.
+pub fn spire(test: &str) -> Option<(PathBuf, PathBuf)> {
+    let server = from_env(test, "SPIRE_SERVER_BIN")?;
+    Some((server, from_env(test, "SPIRE_AGENT_BIN")?))
+}
+
+fn from_env(test: &str, variable: &str) -> Option<PathBuf> {
+    let path = std::env::var_os(variable).map(PathBuf::from);
+    if path.is_none() {
+        eprintln!("SKIPPED {test}: {variable} is not set");
+    }
+    path
+}
