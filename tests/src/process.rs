@@ -32,7 +32,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a file handle clones"))
             .stderr(file);
-        ithildin_sys::die_with_parent(&mut command);
+        ithildin_sys::process::die_with_parent(&mut command);
         let child = command
             .spawn()
             .unwrap_or_else(|e| panic!("{name}: {:?} does not start: {e}", command.get_program()));
