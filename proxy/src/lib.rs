@@ -5,6 +5,9 @@ pub mod access_log;
 pub mod config;
 pub mod io;
 pub mod runtime;
+pub mod server;
 pub mod stats;
 pub mod upstream;
 pub mod worker;
+
+pub use server::{Proxy, ProxyOptions, Readiness, StartError};
