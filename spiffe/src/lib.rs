@@ -7,6 +7,6 @@ pub mod source;
 pub mod x509;
 
 pub use id::{IdError, SpiffeId, TrustDomain};
-pub use snapshot::{IdentitySnapshot, SvidSelector};
+pub use snapshot::{IdentitySnapshot, SnapshotError, SvidSelector};
 pub use source::{Caller, IdentityState, Provider, Source};
-pub use x509::{LeafError, PrivateKey, X509Bundle, X509Svid};
+pub use x509::{LeafError, PrivateKey, SvidError, X509Bundle, X509Svid};

@@ -1,18 +1,42 @@
-//! Reading DER: one certificate, several without framing, and the extensions of one.
+//! Reading DER: one certificate, several without framing, the extensions of one, and CRLs.
 
 use rustls_pki_types::CertificateDer;
 use x509_parser::{
     certificate::X509Certificate, extensions::ParsedExtension, oid_registry::Oid,
-    parse_x509_certificate,
+    parse_x509_certificate, parse_x509_crl,
 };
 
 /// What could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct ParseError(pub String);
+pub struct ParseError(pub(super) String);
+
+/// Splits concatenated DER certificates without framing, as the Workload API carries chains and
+/// bundles. Empty input gives none.
+pub fn split_certificates(der: &[u8]) -> Result<Vec<CertificateDer<'static>>, ParseError> {
+    let mut certificates = Vec::new();
+    let mut rest = der;
+    while !rest.is_empty() {
+        let (after, _) = parse_x509_certificate(rest)
+            .map_err(|error| ParseError(format!("certificate {}: {error}", certificates.len())))?;
+        let length = rest.len() - after.len();
+        certificates.push(CertificateDer::from(rest[..length].to_vec()));
+        rest = after;
+    }
+    Ok(certificates)
+}
+
+/// Checks that `der` is exactly one certificate revocation list.
+pub fn check_crl(der: &[u8]) -> Result<(), ParseError> {
+    match parse_x509_crl(der) {
+        Ok(([], _)) => Ok(()),
+        Ok((rest, _)) => Err(ParseError(format!("{} bytes follow the CRL", rest.len()))),
+        Err(error) => Err(ParseError(error.to_string())),
+    }
+}
 
 /// Parses exactly one certificate.
-pub(crate) fn parse_certificate<'a>(
+pub(super) fn parse_certificate<'a>(
     der: &'a CertificateDer<'_>,
 ) -> Result<X509Certificate<'a>, ParseError> {
     match parse_x509_certificate(der) {
@@ -26,13 +50,13 @@ pub(crate) fn parse_certificate<'a>(
 }
 
 /// An extension of a certificate.
-pub(crate) struct Extension<'a> {
-    pub(crate) critical: bool,
-    pub(crate) parsed: &'a ParsedExtension<'a>,
+pub(super) struct Extension<'a> {
+    pub(super) critical: bool,
+    pub(super) parsed: &'a ParsedExtension<'a>,
 }
 
 /// The extension `oid`; an error if it occurs twice (RFC 5280, section 4.2).
-pub(crate) fn extension<'a>(
+pub(super) fn extension<'a>(
     certificate: &'a X509Certificate<'_>,
     oid: &Oid<'_>,
 ) -> Result<Option<Extension<'a>>, ParseError> {
