@@ -5,12 +5,19 @@
 
 pub mod buffers;
 pub mod live;
+pub mod log_limit;
+pub mod registry;
 pub mod socket;
 pub mod stream;
 pub mod timers;
+pub mod tls_failure;
+pub mod trust;
 
 pub use buffers::BufferPool;
 pub use live::{CloseReason, Live};
+pub use log_limit::LogLimit;
+pub use registry::{Origin, Registration, Registry};
 pub use socket::Socket;
 pub use stream::Stream;
 pub use timers::{Deadline, Timers};
+pub use trust::{Authority, Trust};

@@ -15,12 +15,12 @@ use bytes::BytesMut;
 use ithildin_tls::{Peer, TlsStream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::{Live, Socket};
+use super::{Live, Registration, Socket};
 
 /// A connection that carries bytes.
 pub struct Stream {
     transport: Transport,
-    live: Rc<Live>,
+    registration: Registration,
 }
 
 enum Transport {
@@ -29,23 +29,23 @@ enum Transport {
 }
 
 impl Stream {
-    pub fn plain(socket: Socket, live: Rc<Live>) -> Self {
+    pub fn plain(socket: Socket, registration: Registration) -> Self {
         Self {
             transport: Transport::Plain(socket),
-            live,
+            registration,
         }
     }
 
-    pub fn tls(stream: TlsStream<Socket>, live: Rc<Live>) -> Self {
+    pub fn tls(stream: TlsStream<Socket>, registration: Registration) -> Self {
         Self {
             transport: Transport::Tls(Box::new(stream)),
-            live,
+            registration,
         }
     }
 
     /// The cell through which the connection is drained or closed.
     pub fn live(&self) -> &Rc<Live> {
-        &self.live
+        self.registration.live()
     }
 
     /// Our address; `None` for a Unix socket.
@@ -73,7 +73,7 @@ impl Stream {
 
     /// See [`readable`](Self::readable).
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.live.check()?;
+        self.live().check()?;
         let ready = match &mut self.transport {
             Transport::Plain(socket) => socket.poll_readable(cx),
             Transport::Tls(stream) => stream.poll_readable(cx),
@@ -99,7 +99,7 @@ impl Stream {
     /// Costs no system call when the reactor saw nothing.
     pub fn is_reusable(&mut self) -> bool {
         let cx = &mut Context::from_waker(Waker::noop());
-        if self.live.is_draining() {
+        if self.live().is_draining() {
             return false;
         }
         match &mut self.transport {
@@ -118,7 +118,7 @@ impl Stream {
     /// A pending operation wakes when the connection is closed from outside, too.
     fn pending<T>(&self, cx: &Context<'_>, poll: Poll<T>) -> Poll<T> {
         if poll.is_pending() {
-            self.live.register(cx);
+            self.live().register(cx);
         }
         poll
     }
@@ -131,7 +131,7 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.live.check()?;
+        this.live().check()?;
         let read = match &mut this.transport {
             Transport::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
@@ -147,7 +147,7 @@ impl AsyncWrite for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.live.check()?;
+        this.live().check()?;
         let written = match &mut this.transport {
             Transport::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
@@ -161,7 +161,7 @@ impl AsyncWrite for Stream {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.live.check()?;
+        this.live().check()?;
         let written = match &mut this.transport {
             Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
@@ -178,7 +178,7 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.live.check()?;
+        this.live().check()?;
         let flushed = match &mut this.transport {
             Transport::Plain(_) => Poll::Ready(Ok(())),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),

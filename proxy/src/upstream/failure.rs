@@ -1,17 +1,17 @@
 //! Why there is no upstream connection, in Envoy's words.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use crate::config::cluster::Endpoint;
 
 /// No upstream connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct UpstreamFailure {
     pub kind: FailureKind,
-    /// The endpoint that failed; `None` if none was chosen. Boxed text: failures are rare.
+    /// The endpoint that failed; `None` if none was chosen.
     pub endpoint: Option<Arc<Endpoint>>,
     /// Envoy's `UPSTREAM_TRANSPORT_FAILURE_REASON`.
-    pub transport_failure_reason: Option<Box<str>>,
+    pub transport_failure_reason: Option<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,26 @@ impl FailureKind {
     }
 }
 
+impl From<FailureKind> for UpstreamFailure {
+    fn from(kind: FailureKind) -> Self {
+        Self {
+            kind,
+            endpoint: None,
+            transport_failure_reason: None,
+        }
+    }
+}
+
+impl UpstreamFailure {
+    pub(super) fn new(kind: FailureKind, endpoint: &Arc<Endpoint>, reason: Option<String>) -> Self {
+        Self {
+            kind,
+            endpoint: Some(Arc::clone(endpoint)),
+            transport_failure_reason: reason.map(Arc::from),
+        }
+    }
+}
+
 impl fmt::Display for UpstreamFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind.reset_reason())?;
@@ -59,3 +79,12 @@ impl fmt::Display for UpstreamFailure {
 }
 
 impl std::error::Error for UpstreamFailure {}
+
+/// The system's text for an error, as strerror(3) has it: `Connection refused`.
+pub(super) fn system_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((text, _)) => text.into(),
+        None => text,
+    }
+}

@@ -1,11 +1,17 @@
 //! A connection on loan: to one request, or to one TCP session.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
 
+use super::{
+    connect::{Connected, ConnectionCount},
+    http1::{History, IdleConnection},
+    http2::SharedConnection,
+    limits::RequestPermit,
+    pool::Pool,
+};
 use crate::{config::cluster::Endpoint, io::Stream};
 
 /// An upstream connection for one HTTP request. Dropping it closes the connection (HTTP/1) or
@@ -20,43 +26,111 @@ pub enum HttpLease {
 #[derive(Debug)]
 pub struct Http1Lease {
     pub stream: Stream,
-    /// What was read beyond the last response. Empty on a fresh lease; `give_back` drops a
-    /// connection on which it is not.
+    /// What was read beyond the last response. Empty on a fresh lease.
     pub leftover: BytesMut,
-    pub endpoint: Arc<Endpoint>,
     /// Whether the connection carried a request before: its first read or write may then find it
     /// closed, which is worth a retry on another.
     pub reused: bool,
-    /// Our address; `None` for a Unix socket.
-    pub local: Option<SocketAddr>,
+    history: History,
+    request: RequestPermit,
+    pool: Rc<Pool>,
 }
 
 impl Http1Lease {
-    /// Returns the connection for the next request. Only after a whole response on a persistent
-    /// connection.
+    pub(super) fn new(connection: IdleConnection, request: RequestPermit, pool: &Rc<Pool>) -> Self {
+        let mut history = connection.history;
+        let reused = history.requests > 0;
+        history.requests = history.requests.saturating_add(1);
+        Self {
+            stream: connection.stream,
+            leftover: BytesMut::new(),
+            reused,
+            history,
+            request,
+            pool: Rc::clone(pool),
+        }
+    }
+
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.request.host().endpoint
+    }
+
+    /// Our address; `None` for a Unix socket.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.stream.local()
+    }
+
+    /// Returns the connection for the next request; only after a whole response on a persistent
+    /// connection. One with bytes left over is closed: they belong to no request of ours.
     pub fn give_back(self) {
-        todo!()
+        if self.leftover.is_empty() {
+            self.pool.give_back(self.stream, self.history);
+        }
     }
 }
 
-/// A place on a shared HTTP/2 connection, ready to send.
+/// A place on a shared HTTP/2 connection.
 #[derive(Debug)]
 pub struct Http2Lease {
+    /// Ready to send one request.
     pub send: SendRequest<Bytes>,
-    /// Keep it until the stream is over in both directions.
+    /// To be kept until the stream is over in both directions.
     pub permit: StreamPermit,
-    pub endpoint: Arc<Endpoint>,
-    pub local: Option<SocketAddr>,
 }
 
 /// Counts one stream on its connection, and one request on its cluster and endpoint.
 #[derive(Debug)]
-pub struct StreamPermit {}
+pub struct StreamPermit {
+    connection: Rc<SharedConnection>,
+    request: RequestPermit,
+}
+
+impl StreamPermit {
+    /// Counts the stream that `connection` has admitted.
+    pub(super) fn new(connection: Rc<SharedConnection>, request: RequestPermit) -> Self {
+        Self {
+            connection,
+            request,
+        }
+    }
+
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.request.host().endpoint
+    }
+
+    /// Our address; `None` for a Unix socket.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.connection.local()
+    }
+}
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        self.connection.release();
+    }
+}
 
 /// A connection of its own for one TCP session.
 #[derive(Debug)]
 pub struct TcpLease {
     pub stream: Stream,
-    pub endpoint: Arc<Endpoint>,
-    pub local: Option<SocketAddr>,
+    count: ConnectionCount,
+}
+
+impl TcpLease {
+    pub(super) fn new(connected: Connected) -> Self {
+        Self {
+            stream: connected.stream,
+            count: connected.count,
+        }
+    }
+
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.count.host().endpoint
+    }
+
+    /// Our address; `None` for a Unix socket.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.stream.local()
+    }
 }

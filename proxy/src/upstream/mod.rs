@@ -1,28 +1,42 @@
 //! Upstream connections: choosing an endpoint, connecting, pooling, circuit breaking.
 //!
-//! A pool belongs to one worker. Its keys hold everything that affects security: the endpoint, the
-//! transport socket, SNI, ALPN, and the epochs of identity and trust.
+//! One request: cluster -> limits -> endpoint -> pool -> pooled or fresh connection -> lease.
+//! All of it belongs to one worker. Nothing is pooled across what affects security: pools nest
+//! cluster generation, endpoint address and [`PoolKey`](key::PoolKey).
 
+mod balance;
+mod cluster;
+mod connect;
+mod edf;
 mod failure;
+mod http1;
+mod http2;
+mod key;
 mod lease;
+mod limits;
+mod pool;
 
 pub use failure::{FailureKind, UpstreamFailure};
-pub use lease::{Http1Lease, Http2Lease, HttpLease, TcpLease};
+pub use lease::{Http1Lease, Http2Lease, HttpLease, StreamPermit, TcpLease};
+pub use limits::RetryPermit;
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use cluster::ClusterPools;
 
 use crate::{
-    config::{Cluster, cluster::Endpoint},
-    io::Timers,
+    config::{Cluster, Map, Snapshot, cluster::Endpoint},
+    io::{LogLimit, Registry, Timers},
 };
+
+/// How often idle connections and unused pools are looked over.
+pub const REAP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the choice of an upstream connection depends on, per request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LbRequest<'a> {
     /// What the downstream speaks, for `use_downstream_protocol_config`.
     pub downstream: DownstreamProtocol,
-    /// Hash of the route's `hash_policy`.
-    pub hash: Option<u64>,
     /// Endpoints to avoid (`previous_hosts`), for as many attempts as `selection_attempts` says.
     pub excluded: &'a [Arc<Endpoint>],
     /// `host_selection_retry_max_attempts`.
@@ -31,8 +45,6 @@ pub struct LbRequest<'a> {
     pub authority: Option<&'a str>,
     /// Where the downstream connection was going, for ORIGINAL_DST clusters.
     pub original_destination: Option<SocketAddr>,
-    /// Whether this is a retry: it counts against `max_retries`.
-    pub retry: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,30 +57,80 @@ pub enum DownstreamProtocol {
 /// The upstream connections of one worker.
 #[derive(Debug)]
 pub struct Upstreams {
+    home: Home,
+    /// By [`Cluster::generation`].
+    clusters: RefCell<Map<u64, Rc<ClusterPools>>>,
+}
+
+/// What every upstream connection needs of its worker.
+#[derive(Clone, Debug)]
+struct Home {
     worker: usize,
     timers: Rc<Timers>,
+    registry: Rc<Registry>,
+    /// Of failed handshakes.
+    log: Rc<LogLimit>,
 }
 
 impl Upstreams {
-    pub fn new(worker: usize, timers: Rc<Timers>) -> Self {
-        Self { worker, timers }
+    pub fn new(worker: usize, timers: Rc<Timers>, registry: Rc<Registry>) -> Self {
+        Self {
+            home: Home {
+                worker,
+                timers,
+                registry,
+                log: Rc::default(),
+            },
+            clusters: RefCell::default(),
+        }
     }
 
     /// A connection that can carry one HTTP request now.
     pub async fn http(
         &self,
-        _cluster: &Arc<Cluster>,
-        _request: &LbRequest<'_>,
+        cluster: &Arc<Cluster>,
+        request: &LbRequest<'_>,
     ) -> Result<HttpLease, UpstreamFailure> {
-        todo!()
+        self.pools(cluster).http(request).await
     }
 
     /// A fresh connection for one downstream connection.
     pub async fn tcp(
         &self,
-        _cluster: &Arc<Cluster>,
-        _request: &LbRequest<'_>,
+        cluster: &Arc<Cluster>,
+        request: &LbRequest<'_>,
     ) -> Result<TcpLease, UpstreamFailure> {
-        todo!()
+        self.pools(cluster).tcp(request).await
+    }
+
+    /// Leave to retry a request, kept until the retry is over; `None` when `max_retries` says no.
+    pub fn retry(&self, cluster: &Arc<Cluster>) -> Option<RetryPermit> {
+        self.pools(cluster).retry()
+    }
+
+    /// Closes idle connections whose time is over, that the peer closed, or whose identity, trust
+    /// or cluster has been replaced.
+    pub fn reap(&self, snapshot: &Snapshot) {
+        self.clusters.borrow_mut().retain(|generation, pools| {
+            let current = snapshot.clusters.get(pools.name());
+            if current.is_some_and(|cluster| cluster.generation == *generation) {
+                pools.reap();
+                true
+            } else {
+                pools.close();
+                false
+            }
+        });
+    }
+
+    fn pools(&self, cluster: &Arc<Cluster>) -> Rc<ClusterPools> {
+        let mut clusters = self.clusters.borrow_mut();
+        let pools = clusters
+            .entry(cluster.generation)
+            .or_insert_with(|| ClusterPools::new(&self.home, cluster));
+        Rc::clone(pools)
     }
 }
+
+#[cfg(test)]
+mod tests;

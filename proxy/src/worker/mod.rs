@@ -12,7 +12,8 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use crate::{
     config::Snapshot,
-    io::{BufferPool, Timers},
+    io::{BufferPool, Registry, Timers},
+    stats::Gauge,
     upstream::Upstreams,
 };
 
@@ -23,6 +24,7 @@ pub struct Worker {
     pub index: usize,
     pub buffers: BufferPool,
     pub timers: Rc<Timers>,
+    pub registry: Rc<Registry>,
     pub upstreams: Upstreams,
     published: Arc<Published>,
     /// A copy that is counted without atomics.
@@ -30,13 +32,16 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(index: usize, published: Arc<Published>) -> Rc<Self> {
+    /// `active` counts this worker's downstream connections.
+    pub fn new(index: usize, published: Arc<Published>, active: Arc<Gauge>) -> Rc<Self> {
         let timers = Timers::new();
+        let registry = Registry::new(index, active);
         Rc::new(Self {
             index,
             buffers: BufferPool::default(),
-            upstreams: Upstreams::new(index, Rc::clone(&timers)),
+            upstreams: Upstreams::new(index, Rc::clone(&timers), Rc::clone(&registry)),
             timers,
+            registry,
             snapshot: RefCell::new(Rc::new(published.current.load_full())),
             published,
         })

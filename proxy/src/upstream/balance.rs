@@ -1,0 +1,307 @@
+//! Load balancing: priority, then panic or health, then the cluster's policy.
+//!
+//! What depends on the endpoint set alone is computed once per set; a choice costs no allocation.
+//! Source: Envoy, "Priority levels" and "Panic threshold".
+
+use std::{rc::Rc, sync::Arc};
+
+use super::{LbRequest, cluster::Context, edf::Edf, pool::HostPools};
+use crate::{
+    config::{
+        Cluster,
+        cluster::{Endpoint, EndpointSet, Health, LbPolicy},
+    },
+    stats::EndpointBlock,
+};
+
+/// One endpoint with its pools. The pools outlive the endpoint set, as long as the address is in it.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) pools: Rc<HostPools>,
+}
+
+impl Host {
+    pub(super) fn stats(&self, context: &Context) -> &EndpointBlock {
+        self.endpoint.stats.worker(context.home.worker)
+    }
+}
+
+/// The state of one cluster's load balancing in one worker.
+#[derive(Debug)]
+pub(super) struct Balancer {
+    priorities: Vec<Priority>,
+    shares: Vec<Share>,
+}
+
+/// A part of the load: `until` percent, after the shares before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Share {
+    until: u32,
+    priority: usize,
+    tier: Tier,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tier {
+    Healthy,
+    Degraded,
+    /// Too few are healthy: health is ignored.
+    Panic,
+}
+
+impl Balancer {
+    pub(super) fn new(
+        cluster: &Cluster,
+        set: &EndpointSet,
+        pools: impl Fn(&Endpoint) -> Rc<HostPools>,
+    ) -> Self {
+        let host = |endpoint: &Arc<Endpoint>| {
+            Rc::new(Host {
+                endpoint: Arc::clone(endpoint),
+                pools: pools(endpoint),
+            })
+        };
+        let priority = |endpoints: &Vec<Arc<Endpoint>>| {
+            Priority::new(endpoints.iter().map(host).collect(), cluster.lb)
+        };
+        let priorities: Vec<_> = set.priorities.iter().map(priority).collect();
+        let shares = shares(
+            &priorities,
+            set.overprovisioning_factor,
+            cluster.panic_threshold,
+        );
+        Self { priorities, shares }
+    }
+
+    /// The endpoint for one request; `None` if none may be used.
+    pub(super) fn choose(
+        &mut self,
+        context: &Context,
+        request: &LbRequest<'_>,
+    ) -> Option<Rc<Host>> {
+        let mut host = self.choose_once(context)?;
+        for _ in 0..request.selection_attempts {
+            let address = &host.endpoint.address;
+            if !request.excluded.iter().any(|seen| seen.address == *address) {
+                break;
+            }
+            host = self.choose_once(context)?;
+        }
+        Some(Rc::clone(host))
+    }
+
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &Rc<Host>> {
+        self.priorities
+            .iter()
+            .flat_map(|priority| &priority.all.hosts)
+    }
+
+    fn choose_once(&mut self, context: &Context) -> Option<&Rc<Host>> {
+        let share = match &self.shares[..] {
+            [] => return None,
+            [only] => *only,
+            several => {
+                let at = fastrand::u32(0..100);
+                *several.iter().find(|share| at < share.until)?
+            }
+        };
+        let priority = self.priorities.get_mut(share.priority)?;
+        let hosts = match share.tier {
+            Tier::Healthy => &mut priority.healthy,
+            Tier::Degraded => &mut priority.degraded,
+            Tier::Panic => {
+                context.stats().lb_healthy_panic.inc();
+                &mut priority.all
+            }
+        };
+        hosts.next(context)
+    }
+}
+
+/// The endpoints of one priority.
+#[derive(Debug)]
+struct Priority {
+    all: Hosts,
+    healthy: Hosts,
+    degraded: Hosts,
+}
+
+impl Priority {
+    fn new(hosts: Vec<Rc<Host>>, policy: LbPolicy) -> Self {
+        let with = |health| {
+            let hosts = hosts.iter().filter(|host| host.endpoint.health == health);
+            Hosts::new(hosts.cloned().collect(), policy)
+        };
+        Self {
+            healthy: with(Health::Healthy),
+            degraded: with(Health::Degraded),
+            all: Hosts::new(hosts, policy),
+        }
+    }
+
+    /// Percent of the load that `hosts` of this priority can take.
+    fn availability(&self, hosts: &Hosts, overprovisioning: u32) -> u32 {
+        let all = self.all.len().max(1);
+        (overprovisioning.saturating_mul(hosts.len()) / all).min(100)
+    }
+
+    fn panics(&self, threshold: u32) -> bool {
+        let usable = self.healthy.len() + self.degraded.len();
+        let percent = 100 * usable / self.all.len().max(1);
+        percent < threshold.min(100)
+    }
+}
+
+/// How the load is spread over priorities, cumulative.
+fn shares(priorities: &[Priority], overprovisioning: u32, threshold: u32) -> Vec<Share> {
+    let health: Vec<(u32, u32)> = priorities
+        .iter()
+        .map(|it| {
+            let of = |hosts| it.availability(hosts, overprovisioning);
+            (of(&it.healthy), of(&it.degraded))
+        })
+        .collect();
+    let total: u32 = health
+        .iter()
+        .map(|(healthy, degraded)| healthy + degraded)
+        .sum();
+    let total = total.min(100);
+    // Panic is for a cluster that as a whole cannot take the load.
+    let panics = |it: &Priority| total < 100 && it.panics(threshold);
+    if !priorities.is_empty() && priorities.iter().all(panics) {
+        return total_panic(priorities);
+    }
+    let mut until = 0;
+    let mut shares = Vec::new();
+    let tiers = [Tier::Healthy, Tier::Degraded];
+    for (tier, (priority, health)) in tiers
+        .into_iter()
+        .flat_map(|tier| health.iter().enumerate().map(move |it| (tier, it)))
+    {
+        let available = if tier == Tier::Healthy {
+            health.0
+        } else {
+            health.1
+        };
+        if available == 0 || until == 100 {
+            continue;
+        }
+        let tier = if panics(&priorities[priority]) {
+            Tier::Panic
+        } else {
+            tier
+        };
+        until = (until + (available * 100).div_ceil(total)).min(100);
+        shares.push(Share {
+            until,
+            priority,
+            tier,
+        });
+    }
+    shares
+}
+
+/// No priority is fit: the load goes by the number of endpoints.
+fn total_panic(priorities: &[Priority]) -> Vec<Share> {
+    let total: u32 = priorities.iter().map(|it| it.all.len()).sum();
+    let mut hosts = 0;
+    let used = priorities
+        .iter()
+        .enumerate()
+        .filter(|(_, it)| it.all.len() > 0);
+    used.map(|(priority, it)| {
+        hosts += it.all.len();
+        Share {
+            until: (hosts * 100).div_ceil(total),
+            priority,
+            tier: Tier::Panic,
+        }
+    })
+    .collect()
+}
+
+/// Endpoints of like health, and whose turn it is.
+#[derive(Debug)]
+struct Hosts {
+    hosts: Vec<Rc<Host>>,
+    turn: Turn,
+}
+
+#[derive(Debug)]
+enum Turn {
+    RoundRobin {
+        next: usize,
+    },
+    /// The least loaded of this many random ones.
+    LeastRequest {
+        choices: u32,
+    },
+    Random,
+    /// By weight; with `by_load`, a busy endpoint's weight counts less.
+    Weighted {
+        edf: Edf,
+        by_load: bool,
+    },
+}
+
+impl Hosts {
+    fn new(hosts: Vec<Rc<Host>>, policy: LbPolicy) -> Self {
+        let weights = || hosts.iter().map(|host| host.endpoint.weight);
+        let equal = weights().all(|weight| Some(weight) == weights().next());
+        let turn = match policy {
+            LbPolicy::Random | LbPolicy::ClusterProvided => Turn::Random,
+            LbPolicy::RoundRobin if equal => Turn::RoundRobin {
+                next: fastrand::usize(..hosts.len().max(1)),
+            },
+            LbPolicy::LeastRequest(choices) if equal => Turn::LeastRequest {
+                choices: choices.max(1),
+            },
+            LbPolicy::RoundRobin | LbPolicy::LeastRequest(_) => Turn::Weighted {
+                edf: Edf::new(weights()),
+                by_load: policy != LbPolicy::RoundRobin,
+            },
+        };
+        Self { hosts, turn }
+    }
+
+    fn len(&self) -> u32 {
+        u32::try_from(self.hosts.len()).unwrap_or(u32::MAX)
+    }
+
+    fn next(&mut self, context: &Context) -> Option<&Rc<Host>> {
+        let hosts = &self.hosts;
+        if hosts.len() <= 1 {
+            return hosts.first();
+        }
+        let active = |index: usize| hosts[index].stats(context).rq_active.get();
+        let random = || fastrand::usize(..hosts.len());
+        let index = match &mut self.turn {
+            Turn::RoundRobin { next } => {
+                *next = (*next + 1) % hosts.len();
+                *next
+            }
+            Turn::Random => random(),
+            Turn::LeastRequest { choices } => {
+                let mut best = random();
+                for _ in 1..*choices {
+                    let other = random();
+                    if active(other) < active(best) {
+                        best = other;
+                    }
+                }
+                best
+            }
+            Turn::Weighted { edf, by_load } => edf.next(|index| {
+                let active = if *by_load { active(index) } else { 0 };
+                let active = u32::try_from(active).unwrap_or(0);
+                (hosts[index].endpoint.weight, active)
+            })?,
+        };
+        hosts.get(index)
+    }
+}
+
+#[cfg(test)]
+#[path = "balance_tests.rs"]
+mod tests;

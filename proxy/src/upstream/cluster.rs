@@ -1,0 +1,196 @@
+//! One cluster in one worker: its load balancing and the pools of its hosts.
+
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc};
+
+use super::{
+    FailureKind, Home, HttpLease, LbRequest, RetryPermit, TcpLease,
+    balance::{Balancer, Host},
+    connect,
+    failure::UpstreamFailure,
+    key::{Protocol, Wanted},
+    limits::PendingPermit,
+    pool::{HostPools, Usage},
+};
+use crate::{
+    config::{
+        Cluster, Map,
+        cluster::{ClusterKind, Endpoint, EndpointAddress, EndpointSet, Health},
+    },
+    stats::{ClusterBlock, EndpointStats},
+};
+
+/// A cluster as this worker sees it.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) home: Home,
+}
+
+impl Context {
+    pub(super) fn stats(&self) -> &ClusterBlock {
+        self.cluster.stats.worker(self.home.worker)
+    }
+}
+
+/// The pools of one cluster.
+#[derive(Debug)]
+pub(super) struct ClusterPools {
+    context: Rc<Context>,
+    state: RefCell<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The set that `balancer` was made from.
+    set: Arc<EndpointSet>,
+    balancer: Balancer,
+    /// Pools by address: they outlive endpoint sets.
+    hosts: Map<EndpointAddress, Rc<HostPools>>,
+    /// Hosts of an ORIGINAL_DST cluster, made as they are asked for.
+    original: Map<SocketAddr, Rc<Host>>,
+}
+
+impl ClusterPools {
+    pub(super) fn new(home: &Home, cluster: &Arc<Cluster>) -> Rc<Self> {
+        let set = cluster.endpoints.load_full();
+        let mut hosts = Map::default();
+        let balancer = balancer(cluster, &set, &mut hosts);
+        Rc::new(Self {
+            context: Rc::new(Context {
+                cluster: Arc::clone(cluster),
+                home: home.clone(),
+            }),
+            state: RefCell::new(State {
+                set,
+                balancer,
+                hosts,
+                original: Map::default(),
+            }),
+        })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.context.cluster.name
+    }
+
+    pub(super) async fn http(&self, request: &LbRequest<'_>) -> Result<HttpLease, UpstreamFailure> {
+        let host = self.choose(request)?;
+        let wanted = Wanted::http(&self.context.cluster, &host.endpoint, request);
+        let pool = host.pools.pool(&self.context, &wanted);
+        match wanted.protocol() {
+            Protocol::Http1 | Protocol::Tcp => pool.http1(&host).await.map(HttpLease::Http1),
+            Protocol::Http2 => pool.http2(&host).await.map(HttpLease::Http2),
+            Protocol::Auto => pool.auto(&host).await,
+        }
+    }
+
+    pub(super) async fn tcp(&self, request: &LbRequest<'_>) -> Result<TcpLease, UpstreamFailure> {
+        let host = self.choose(request)?;
+        let key = Wanted::tcp(&self.context.cluster, &host.endpoint).to_key();
+        let pending = PendingPermit::admit(&self.context)?;
+        if !super::limits::admits_connection(&self.context, false) {
+            return Err(FailureKind::Overflow.into());
+        }
+        let usage = Rc::new(Usage::default());
+        let connected = Box::pin(connect::connect(&self.context, &host, &key, &usage)).await?;
+        drop(pending);
+        Ok(TcpLease::new(connected))
+    }
+
+    pub(super) fn retry(&self) -> Option<RetryPermit> {
+        RetryPermit::admit(&self.context)
+    }
+
+    /// Closes what is idle for too long, closed by its peer, or superseded.
+    pub(super) fn reap(&self) {
+        self.refresh();
+        let mut state = self.state.borrow_mut();
+        for pools in state.hosts.values() {
+            pools.reap();
+        }
+        state.original.retain(|_, host| {
+            host.pools.reap();
+            !host.pools.is_empty()
+        });
+    }
+
+    /// Closes what is idle now, and the rest when it becomes idle.
+    pub(super) fn close(&self) {
+        let state = self.state.borrow();
+        for pools in state.hosts.values() {
+            pools.close();
+        }
+        for host in state.original.values() {
+            host.pools.close();
+        }
+    }
+
+    fn choose(&self, request: &LbRequest<'_>) -> Result<Rc<Host>, UpstreamFailure> {
+        let chosen = if self.context.cluster.kind == ClusterKind::OriginalDst {
+            let address = request.original_destination;
+            address.map(|address| self.original(address))
+        } else {
+            self.refresh();
+            let state = &mut *self.state.borrow_mut();
+            state.balancer.choose(&self.context, request)
+        };
+        chosen.ok_or_else(|| {
+            self.context.stats().upstream_cx_none_healthy.inc();
+            FailureKind::NoHealthyUpstream.into()
+        })
+    }
+
+    /// Takes a new endpoint set into use, if there is one.
+    fn refresh(&self) {
+        let current = self.context.cluster.endpoints.load();
+        let state = &mut *self.state.borrow_mut();
+        if Arc::ptr_eq(&state.set, &current) {
+            return;
+        }
+        state.set = Arc::clone(&current);
+        let mut hosts = std::mem::take(&mut state.hosts);
+        state.balancer = balancer(&self.context.cluster, &current, &mut hosts);
+        for host in state.balancer.hosts() {
+            let address = &host.endpoint.address;
+            state.hosts.insert(address.clone(), Rc::clone(&host.pools));
+            hosts.remove(address);
+        }
+        for gone in hosts.values() {
+            gone.close();
+        }
+    }
+
+    fn original(&self, address: SocketAddr) -> Rc<Host> {
+        let worker = self.context.home.worker;
+        let mut state = self.state.borrow_mut();
+        let host = state.original.entry(address).or_insert_with(|| {
+            Rc::new(Host {
+                endpoint: Arc::new(Endpoint {
+                    address: EndpointAddress::Socket(address),
+                    hostname: address.to_string().into(),
+                    weight: 1,
+                    health: Health::Healthy,
+                    locality: "".into(),
+                    transport: 0,
+                    stats: Arc::new(EndpointStats::new(worker + 1)),
+                }),
+                pools: Rc::default(),
+            })
+        });
+        Rc::clone(host)
+    }
+}
+
+/// The balancer of a set. Pools of known addresses are kept, others are added to `hosts`.
+fn balancer(
+    cluster: &Cluster,
+    set: &EndpointSet,
+    hosts: &mut Map<EndpointAddress, Rc<HostPools>>,
+) -> Balancer {
+    for endpoint in set.priorities.iter().flatten() {
+        hosts.entry(endpoint.address.clone()).or_default();
+    }
+    Balancer::new(cluster, set, |endpoint| {
+        hosts.get(&endpoint.address).cloned().unwrap_or_default()
+    })
+}

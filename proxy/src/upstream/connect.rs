@@ -1,0 +1,254 @@
+//! Opening a connection to an endpoint: socket, TLS, accounting.
+
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc};
+
+use ithildin_tls::{ClientContext, HandshakeError, verify::Role};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+
+use super::{
+    FailureKind,
+    balance::Host,
+    cluster::Context,
+    failure::{UpstreamFailure, system_text},
+    key::{PoolKey, Protocol},
+    pool::Usage,
+};
+use crate::{
+    config::{
+        Cluster,
+        cluster::{EndpointAddress, Transport},
+    },
+    io::{Authority, Origin, Registration, Socket, Stream, Trust, tls_failure},
+};
+
+/// A connection that is open.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) stream: Stream,
+    pub(super) count: ConnectionCount,
+    pub(super) local: Option<SocketAddr>,
+}
+
+/// Connects to `host` as `key` says, within the cluster's connect timeout: TLS included.
+pub(super) async fn connect(
+    context: &Rc<Context>,
+    host: &Rc<Host>,
+    key: &PoolKey,
+    usage: &Rc<Usage>,
+) -> Result<Connected, UpstreamFailure> {
+    let count = ConnectionCount::new(context, host, usage);
+    let limit = Some(context.cluster.connect_timeout);
+    let established = establish(context, host, key);
+    let result = context.home.timers.timeout(limit, established).await;
+    let stats = context.stats();
+    let failure = match result {
+        Some(Ok(stream)) => {
+            return Ok(Connected {
+                local: stream.local(),
+                stream,
+                count,
+            });
+        }
+        Some(Err(failure)) => failure,
+        None => {
+            stats.upstream_cx_connect_timeout.inc();
+            let kind = FailureKind::ConnectionTimeout;
+            UpstreamFailure::new(kind, &host.endpoint, None)
+        }
+    };
+    stats.upstream_cx_connect_fail.inc();
+    host.stats(context).cx_connect_fail.inc();
+    Err(failure)
+}
+
+async fn establish(
+    context: &Context,
+    host: &Host,
+    key: &PoolKey,
+) -> Result<Stream, UpstreamFailure> {
+    let cluster = &context.cluster;
+    let socket = open_socket(cluster, &host.endpoint.address)
+        .await
+        .map_err(|(kind, reason)| UpstreamFailure::new(kind, &host.endpoint, Some(reason)))?;
+    let origin = Origin::Upstream(Arc::clone(cluster));
+    let registration = context.home.registry.register(origin);
+    match cluster.transport.0.get(key.transport) {
+        Some(Transport::Plaintext) => Ok(Stream::plain(socket, registration)),
+        Some(Transport::Tls { context: tls, .. }) => {
+            let secured = secure(tls, socket, registration, key).await;
+            secured.map_err(|error| refused(context, host, &error))
+        }
+        None => {
+            let kind = FailureKind::LocalConnectionFailure;
+            let reason = format!("endpoint has no transport socket {}", key.transport);
+            Err(UpstreamFailure::new(kind, &host.endpoint, Some(reason)))
+        }
+    }
+}
+
+/// The TLS handshake; from its end on the connection lives only as long as its peer is trusted.
+async fn secure(
+    tls: &ClientContext,
+    socket: Socket,
+    registration: Registration,
+    key: &PoolKey,
+) -> Result<Stream, HandshakeError> {
+    let params = tls.params();
+    let trust = Trust {
+        validation: Some(Arc::clone(&params.validation)),
+        identity: params.identity.clone(),
+    };
+    let validation_epoch = params.validation.epoch();
+    let alpn = match (params.alpn.is_empty(), key.protocol) {
+        // As Envoy: the protocol decides where the configuration does not.
+        (true, Protocol::Http1) => Some(&[&b"http/1.1"[..]][..]),
+        (true, Protocol::Http2) => Some(&[&b"h2"[..]][..]),
+        (true, Protocol::Auto) => Some(&[&b"h2"[..], &b"http/1.1"[..]][..]),
+        (true, Protocol::Tcp) | (false, _) => None,
+    };
+    let server_name = key.server_name.as_deref();
+    let stream = tls.connect(socket, server_name, alpn).await?;
+    registration.authorise(Authority {
+        trust,
+        peer: stream.peer().cloned(),
+        role: Role::Server,
+        validation_epoch,
+    });
+    Ok(Stream::tls(stream, registration))
+}
+
+fn refused(context: &Context, host: &Host, error: &HandshakeError) -> UpstreamFailure {
+    tls_failure::count(&context.stats().ssl, error);
+    let refusal = match error {
+        HandshakeError::Refused(refusal) => Some(refusal),
+        _ => None,
+    };
+    if let Some(suppressed) = context.home.log.admit() {
+        tracing::warn!(
+            cluster = %context.cluster.name,
+            endpoint = %host.endpoint.address,
+            peer = refusal.and_then(|it| it.peer.as_deref()),
+            bundle = refusal.and_then(|it| it.bundle.as_ref()).map(tracing::field::display),
+            rule = refusal.map(|refusal| refusal.rule),
+            suppressed,
+            "upstream tls handshake failed: {error}",
+        );
+    }
+    let kind = FailureKind::RemoteConnectionFailure;
+    UpstreamFailure::new(kind, &host.endpoint, Some(format!("TLS_error: {error}")))
+}
+
+type SocketFailure = (FailureKind, String);
+
+async fn open_socket(
+    cluster: &Cluster,
+    address: &EndpointAddress,
+) -> Result<Socket, SocketFailure> {
+    match address {
+        EndpointAddress::Socket(address) => {
+            let socket = new_tcp_socket(cluster, *address).map_err(|error| {
+                let reason = format!("failed to open a socket: {}", system_text(&error));
+                (FailureKind::LocalConnectionFailure, reason)
+            })?;
+            let stream = socket.connect(*address).await.map_err(|error| {
+                let reason = format!("delayed connect error: {}", system_text(&error));
+                (FailureKind::RemoteConnectionFailure, reason)
+            })?;
+            // Only latency is lost where it fails.
+            let _ = stream.set_nodelay(true);
+            set_keepalive(cluster, &stream);
+            Ok(Socket::Tcp(stream))
+        }
+        EndpointAddress::Pipe(path) => {
+            let stream = UnixStream::connect(path).await.map_err(|error| {
+                let reason = format!("immediate connect error: {}", system_text(&error));
+                (FailureKind::RemoteConnectionFailure, reason)
+            })?;
+            Ok(Socket::Unix(stream))
+        }
+    }
+}
+
+fn new_tcp_socket(cluster: &Cluster, address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    let same_family = |bind: &SocketAddr| bind.is_ipv4() == address.is_ipv4();
+    if let Some(bind) = cluster.bind.filter(same_family) {
+        socket.bind(bind)?;
+    }
+    Ok(socket)
+}
+
+fn set_keepalive(cluster: &Cluster, stream: &TcpStream) {
+    let Some(configured) = cluster.keepalive else {
+        return;
+    };
+    let mut keepalive = TcpKeepalive::new();
+    if let Some(time) = configured.time {
+        keepalive = keepalive.with_time(time);
+    }
+    if let Some(interval) = configured.interval {
+        keepalive = keepalive.with_interval(interval);
+    }
+    if let Some(probes) = configured.probes {
+        keepalive = keepalive.with_retries(probes);
+    }
+    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&keepalive) {
+        tracing::debug!(%error, cluster = %cluster.name, "cannot set tcp keepalive");
+    }
+}
+
+/// Counts one connection, from the attempt to its end.
+#[derive(Debug)]
+pub(super) struct ConnectionCount {
+    context: Rc<Context>,
+    host: Rc<Host>,
+    usage: Rc<Usage>,
+}
+
+impl ConnectionCount {
+    fn new(context: &Rc<Context>, host: &Rc<Host>, usage: &Rc<Usage>) -> Self {
+        let stats = context.stats();
+        stats.upstream_cx_total.inc();
+        stats.upstream_cx_active.inc();
+        let endpoint = host.stats(context);
+        endpoint.cx_total.inc();
+        endpoint.cx_active.inc();
+        usage.connections.set(usage.connections.get() + 1);
+        Self {
+            context: Rc::clone(context),
+            host: Rc::clone(host),
+            usage: Rc::clone(usage),
+        }
+    }
+
+    pub(super) fn host(&self) -> &Rc<Host> {
+        &self.host
+    }
+
+    pub(super) fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    pub(super) fn is_http1(&self) {
+        self.context.stats().upstream_cx_http1_total.inc();
+    }
+
+    pub(super) fn is_http2(&self) {
+        self.context.stats().upstream_cx_http2_total.inc();
+    }
+}
+
+impl Drop for ConnectionCount {
+    fn drop(&mut self) {
+        let stats = self.context.stats();
+        stats.upstream_cx_active.dec();
+        stats.upstream_cx_destroy.inc();
+        self.host.stats(&self.context).cx_active.dec();
+        self.usage.connections.set(self.usage.connections.get() - 1);
+        self.usage.wake(1);
+    }
+}

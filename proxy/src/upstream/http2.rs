@@ -1,0 +1,263 @@
+//! HTTP/2 connections: shared by streams, several when one is full.
+//!
+//! A connection leaves the pool when it may take no new stream (GOAWAY, age, superseded key), and
+//! closes when its last stream is over.
+
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    rc::{Rc, Weak},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+
+use super::{
+    FailureKind,
+    balance::Host,
+    connect::{Connected, ConnectionCount},
+    failure::UpstreamFailure,
+    lease::{Http2Lease, StreamPermit},
+    limits::{self, PendingPermit, RequestPermit},
+    pool::Pool,
+};
+use crate::{config::cluster::UpstreamHttp, io::Stream};
+
+/// Largest DATA frame that we take: fewer headers and wake-ups on bulk than with 16 KiB, and no
+/// frame holds up others for long.
+const MAX_FRAME: u32 = 64 * 1024;
+
+/// Bytes queued per stream before its sender is held back.
+const SEND_BUFFER: usize = 256 * 1024;
+
+/// Streams that we open before the peer's SETTINGS say how many it takes; RFC 9113 recommends that
+/// a peer allows no fewer.
+const STREAMS_BEFORE_SETTINGS: usize = 100;
+
+/// One HTTP/2 connection.
+#[derive(Debug)]
+pub(super) struct SharedConnection {
+    send: SendRequest<Bytes>,
+    count: ConnectionCount,
+    local: Option<SocketAddr>,
+    opened: Instant,
+    streams: Cell<u32>,
+    /// Streams opened so far.
+    requests: Cell<u32>,
+    /// Reap rounds without streams.
+    idle_rounds: Cell<u64>,
+}
+
+impl SharedConnection {
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        self.local
+    }
+
+    /// A stream is over.
+    pub(super) fn release(&self) {
+        self.streams.set(self.streams.get() - 1);
+        self.count.usage().wake(1);
+    }
+
+    fn has_room(&self, http: &UpstreamHttp) -> bool {
+        let streams = self.streams.get();
+        streams < http.max_concurrent_streams
+            && (streams as usize) < self.send.current_max_send_streams()
+    }
+}
+
+impl Pool {
+    /// A place on an HTTP/2 connection for one request.
+    pub(super) async fn http2(
+        self: &Rc<Self>,
+        host: &Rc<Host>,
+    ) -> Result<Http2Lease, UpstreamFailure> {
+        match self.stream(host).await {
+            Some(lease) => lease,
+            None => Box::pin(self.open_http2(host)).await,
+        }
+    }
+
+    /// Makes a fresh connection part of the pool.
+    pub(super) async fn share(
+        self: &Rc<Self>,
+        connected: Connected,
+    ) -> Result<(), UpstreamFailure> {
+        let Connected {
+            stream,
+            count,
+            local,
+        } = connected;
+        count.is_http2();
+        let handshake = builder(&self.context.cluster.http).handshake::<_, Bytes>(stream);
+        let (send, connection) = handshake.await.map_err(|error| {
+            let endpoint = &count.host().endpoint;
+            let kind = FailureKind::RemoteConnectionFailure;
+            UpstreamFailure::new(kind, endpoint, Some(error.to_string()))
+        })?;
+        let shared = Rc::new(SharedConnection {
+            send,
+            count,
+            local,
+            opened: Instant::now(),
+            streams: Cell::new(0),
+            requests: Cell::new(0),
+            idle_rounds: Cell::new(0),
+        });
+        self.shared.borrow_mut().push(Rc::clone(&shared));
+        let drive = drive(connection, Rc::downgrade(&shared), Rc::downgrade(self));
+        tokio::task::spawn_local(drive);
+        Ok(())
+    }
+
+    /// A stream on a connection that has room for it.
+    async fn stream(
+        self: &Rc<Self>,
+        host: &Rc<Host>,
+    ) -> Option<Result<Http2Lease, UpstreamFailure>> {
+        loop {
+            let shared = self.connection_with_room()?;
+            let request = match RequestPermit::admit(&self.context, host) {
+                Ok(request) => request,
+                Err(overflow) => return Some(Err(overflow)),
+            };
+            shared.streams.set(shared.streams.get() + 1);
+            shared.requests.set(shared.requests.get().saturating_add(1));
+            shared.idle_rounds.set(0);
+            let permit = StreamPermit::new(Rc::clone(&shared), request);
+            // With room this does not wait; it fails once the peer said GOAWAY.
+            match shared.send.clone().ready().await {
+                Ok(send) => {
+                    self.retire_if_spent(&shared);
+                    return Some(Ok(Http2Lease { send, permit }));
+                }
+                Err(_) => self.retire(&shared),
+            }
+        }
+    }
+
+    /// Waits for room, and opens connections as long as there are more requests than room.
+    async fn open_http2(self: &Rc<Self>, host: &Rc<Host>) -> Result<Http2Lease, UpstreamFailure> {
+        let mut pending = Some(PendingPermit::admit(&self.context)?);
+        loop {
+            self.open_more(host);
+            self.usage.freed().await?;
+            if let Some(lease) = self.stream(host).await {
+                pending.take();
+                return lease;
+            }
+        }
+    }
+
+    fn open_more(self: &Rc<Self>, host: &Rc<Host>) {
+        let streams = self.context.cluster.http.max_concurrent_streams as usize;
+        // The caller is about to wait, too.
+        let waiting = self.usage.waiting() + 1;
+        let coming = (self.opening.get() as usize).saturating_mul(streams);
+        if waiting <= coming {
+            return;
+        }
+        if !limits::admits_connection(&self.context, self.usage.connections.get() == 0) {
+            return;
+        }
+        self.opening.set(self.opening.get() + 1);
+        let (pool, host) = (Rc::clone(self), Rc::clone(host));
+        // A task of its own: the request that asked may go away, and others wait.
+        tokio::task::spawn_local(async move { pool.open_shared(&host).await });
+    }
+
+    async fn open_shared(self: &Rc<Self>, host: &Rc<Host>) {
+        let opened = match self.connect(host).await {
+            Ok(connected) => self.share(connected).await,
+            Err(failure) => Err(failure),
+        };
+        self.opening.set(self.opening.get() - 1);
+        match opened {
+            Ok(()) => {
+                let room = self.context.cluster.http.max_concurrent_streams;
+                self.usage.wake(room as usize);
+            }
+            Err(failure) => {
+                let failed = self.usage.fail(&failure);
+                self.context
+                    .stats()
+                    .upstream_rq_pending_failure_eject
+                    .add(failed);
+            }
+        }
+    }
+
+    fn connection_with_room(&self) -> Option<Rc<SharedConnection>> {
+        let http = &self.context.cluster.http;
+        let shared = self.shared.borrow();
+        shared.iter().find(|shared| shared.has_room(http)).cloned()
+    }
+
+    /// No new streams after the last that the configuration allows.
+    fn retire_if_spent(&self, shared: &Rc<SharedConnection>) {
+        let http = &self.context.cluster.http;
+        let requests = http.max_requests_per_connection;
+        if requests != 0 && shared.requests.get() >= requests {
+            self.context.stats().upstream_cx_max_requests.inc();
+            self.retire(shared);
+        } else if is_over(http.max_connection_duration, shared.opened) {
+            self.retire(shared);
+        }
+    }
+
+    /// Takes a connection out of the pool; its streams go on.
+    fn retire(&self, shared: &Rc<SharedConnection>) {
+        let mut all = self.shared.borrow_mut();
+        all.retain(|other| !Rc::ptr_eq(other, shared));
+    }
+
+    pub(super) fn reap_shared(&self) {
+        let http = &self.context.cluster.http;
+        self.shared.borrow_mut().retain(|shared| {
+            if shared.streams.get() > 0 {
+                return !is_over(http.max_connection_duration, shared.opened);
+            }
+            shared.idle_rounds.set(shared.idle_rounds.get() + 1);
+            let rounds = u32::try_from(shared.idle_rounds.get()).unwrap_or(u32::MAX);
+            let idle = super::REAP_INTERVAL.saturating_mul(rounds);
+            if http.idle_timeout.is_some_and(|limit| idle > limit) {
+                self.context.stats().upstream_cx_idle_timeout.inc();
+                return false;
+            }
+            !is_over(http.max_connection_duration, shared.opened)
+        });
+    }
+}
+
+/// Runs a connection to its end, then takes it out of its pool.
+async fn drive(
+    connection: h2::client::Connection<Stream, Bytes>,
+    shared: Weak<SharedConnection>,
+    pool: Weak<Pool>,
+) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "an upstream http/2 connection ended");
+    }
+    if let (Some(pool), Some(shared)) = (pool.upgrade(), shared.upgrade()) {
+        pool.retire(&shared);
+        // Whoever waited for room on it must open another.
+        pool.usage.wake(usize::MAX);
+    }
+}
+
+fn builder(http: &UpstreamHttp) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(http.initial_stream_window)
+        .initial_connection_window_size(http.initial_connection_window)
+        .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
+        .max_frame_size(MAX_FRAME)
+        .max_send_buffer_size(SEND_BUFFER);
+    builder
+}
+
+fn is_over(limit: Option<Duration>, since: Instant) -> bool {
+    limit.is_some_and(|limit| since.elapsed() >= limit)
+}

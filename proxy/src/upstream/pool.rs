@@ -1,0 +1,204 @@
+//! The pools of one host: one for each key, each with idle HTTP/1 and shared HTTP/2 connections.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    balance::Host,
+    cluster::Context,
+    connect::{self, Connected},
+    failure::UpstreamFailure,
+    http1::IdleConnection,
+    http2::SharedConnection,
+    key::{PoolKey, Wanted},
+    lease::HttpLease,
+    limits::{self, PendingPermit},
+};
+
+/// All pools of one address in one cluster generation.
+#[derive(Debug, Default)]
+pub(super) struct HostPools(RefCell<Vec<Rc<Pool>>>);
+
+impl HostPools {
+    /// The pool for `wanted`; made if it is new.
+    pub(super) fn pool(&self, context: &Rc<Context>, wanted: &Wanted<'_>) -> Rc<Pool> {
+        let mut pools = self.0.borrow_mut();
+        if let Some(pool) = pools.iter().find(|pool| wanted.is(&pool.key)) {
+            return Rc::clone(pool);
+        }
+        let pool = Pool::new(context, wanted.to_key());
+        pools.push(Rc::clone(&pool));
+        pool
+    }
+
+    pub(super) fn reap(&self) {
+        self.0.borrow_mut().retain(|pool| {
+            if !pool.key.is_current(&pool.context.cluster) {
+                pool.close();
+            }
+            pool.reap();
+            !pool.is_unused()
+        });
+    }
+
+    pub(super) fn close(&self) {
+        for pool in self.0.borrow().iter() {
+            pool.close();
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+}
+
+/// The connections to one host under one key.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) key: PoolKey,
+    pub(super) context: Rc<Context>,
+    pub(super) usage: Rc<Usage>,
+    /// Last in, first out: the connection used last is the least likely to be stale.
+    pub(super) idle: RefCell<Vec<IdleConnection>>,
+    pub(super) shared: RefCell<Vec<Rc<SharedConnection>>>,
+    /// HTTP/2 connections on their way.
+    pub(super) opening: Cell<u32>,
+    /// The host answered with HTTP/2 by ALPN.
+    pub(super) speaks_http2: Cell<bool>,
+    /// Nothing comes back to this pool.
+    pub(super) closed: Cell<bool>,
+}
+
+/// What a pool shares with its connections, so that they do not hold the pool.
+#[derive(Debug, Default)]
+pub(super) struct Usage {
+    pub(super) connections: Cell<u32>,
+    waiting: RefCell<VecDeque<oneshot::Sender<Result<(), UpstreamFailure>>>>,
+}
+
+impl Usage {
+    /// Waits until a connection or a stream may be free.
+    pub(super) async fn freed(&self) -> Result<(), UpstreamFailure> {
+        let (wake, woken) = oneshot::channel();
+        self.waiting.borrow_mut().push_back(wake);
+        woken.await.unwrap_or(Ok(()))
+    }
+
+    /// Requests that wait.
+    pub(super) fn waiting(&self) -> usize {
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.retain(|wake| !wake.is_closed());
+        waiting.len()
+    }
+
+    /// Lets up to `count` waiting requests try again.
+    pub(super) fn wake(&self, count: usize) {
+        for _ in 0..count {
+            if !self.wake_one(&Ok(())) {
+                return;
+            }
+        }
+    }
+
+    /// Fails all waiting requests; returns how many.
+    pub(super) fn fail(&self, failure: &UpstreamFailure) -> u64 {
+        let mut failed = 0;
+        while self.wake_one(&Err(failure.clone())) {
+            failed += 1;
+        }
+        failed
+    }
+
+    /// Whether there was somebody to wake.
+    fn wake_one(&self, result: &Result<(), UpstreamFailure>) -> bool {
+        loop {
+            let Some(wake) = self.waiting.borrow_mut().pop_front() else {
+                return false;
+            };
+            // A request that gave up has dropped its end.
+            if wake.send(result.clone()).is_ok() {
+                return true;
+            }
+        }
+    }
+}
+
+impl Pool {
+    fn new(context: &Rc<Context>, key: PoolKey) -> Rc<Self> {
+        Rc::new(Self {
+            key,
+            context: Rc::clone(context),
+            usage: Rc::default(),
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            opening: Cell::new(0),
+            speaks_http2: Cell::new(false),
+            closed: Cell::new(false),
+        })
+    }
+
+    /// A connection of whichever protocol the host chooses by ALPN.
+    pub(super) async fn auto(
+        self: &Rc<Self>,
+        host: &Rc<Host>,
+    ) -> Result<HttpLease, UpstreamFailure> {
+        if self.speaks_http2.get() {
+            return self.http2(host).await.map(HttpLease::Http2);
+        }
+        if let Some(connection) = self.take_idle() {
+            return self.lend(host, connection).map(HttpLease::Http1);
+        }
+        Box::pin(self.open_auto(host)).await
+    }
+
+    async fn open_auto(self: &Rc<Self>, host: &Rc<Host>) -> Result<HttpLease, UpstreamFailure> {
+        let pending = PendingPermit::admit(&self.context)?;
+        while !limits::admits_connection(&self.context, self.usage.connections.get() == 0) {
+            self.usage.freed().await?;
+            if let Some(connection) = self.take_idle() {
+                return self.lend(host, connection).map(HttpLease::Http1);
+            }
+            if self.speaks_http2.get() {
+                break;
+            }
+        }
+        if !self.speaks_http2.get() {
+            let connected = self.connect(host).await?;
+            if connected.stream.session().and_then(|tls| tls.alpn()) == Some(b"h2") {
+                self.speaks_http2.set(true);
+                self.share(connected).await?;
+            } else {
+                let connection = IdleConnection::fresh(connected);
+                return self.lend(host, connection).map(HttpLease::Http1);
+            }
+        }
+        drop(pending);
+        self.http2(host).await.map(HttpLease::Http2)
+    }
+
+    pub(super) async fn connect(&self, host: &Rc<Host>) -> Result<Connected, UpstreamFailure> {
+        connect::connect(&self.context, host, &self.key, &self.usage).await
+    }
+
+    fn reap(&self) {
+        self.reap_idle();
+        self.reap_shared();
+    }
+
+    /// Closes what is idle now; what is in use closes when it comes back.
+    fn close(&self) {
+        self.closed.set(true);
+        self.idle.borrow_mut().clear();
+        self.shared.borrow_mut().clear();
+    }
+
+    /// Whether no connection is open, on its way or waited for.
+    fn is_unused(&self) -> bool {
+        self.usage.connections.get() == 0 && self.usage.waiting() == 0
+    }
+}
