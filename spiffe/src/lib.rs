@@ -2,11 +2,14 @@
 //! the Workload API, client and server, with a development authority behind it.
 
 pub mod id;
+pub mod jwt;
 pub mod snapshot;
 pub mod source;
+pub mod workload_api;
 pub mod x509;
 
 pub use id::{IdError, SpiffeId, TrustDomain};
+pub use jwt::{JwtBundle, JwtBundles, JwtError, JwtSvid};
 pub use snapshot::{IdentitySnapshot, SnapshotError, SvidSelector};
-pub use source::{Caller, IdentityState, Provider, Source};
+pub use source::{Caller, IdentityState, JwtProvider, Provider, Source};
 pub use x509::{LeafError, PrivateKey, SvidError, X509Bundle, X509Svid};

@@ -109,6 +109,21 @@ impl IdentitySnapshot {
     }
 }
 
+/// Equal material; keys are not compared, since each belongs to its leaf.
+impl PartialEq for IdentitySnapshot {
+    fn eq(&self, other: &Self) -> bool {
+        let svids = self.svids.iter().zip(&other.svids);
+        self.svids.len() == other.svids.len()
+            && svids
+                .into_iter()
+                .all(|(a, b)| a.chain == b.chain && a.hint == b.hint)
+            && self.bundles == other.bundles
+            && self.crls == other.crls
+    }
+}
+
+impl Eq for IdentitySnapshot {}
+
 fn without_duplicate_hints(svids: Vec<Arc<X509Svid>>) -> Vec<Arc<X509Svid>> {
     let mut kept: Vec<Arc<X509Svid>> = Vec::with_capacity(svids.len());
     for svid in svids {

@@ -1,0 +1,224 @@
+//! Follows one stream of the Workload API for ever: connects, reads, reconnects.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::time::timeout;
+use tonic::{Code, Status, Streaming};
+use tracing::{debug, error, info, warn};
+
+use super::{
+    SourceOptions, WorkloadApiClient,
+    backoff::{
+        Backoff, HOPELESS_DELAY, MAX_DELAY, NO_IDENTITY_MAX_DELAY, NOT_LISTENING_MAX_DELAY,
+        SocketFile, wait,
+    },
+    decode::MessageError,
+};
+use crate::workload_api::WorkloadEndpoint;
+
+/// A stream that lived shorter than this is not reconnected at once: the server may be ending each.
+const SHORT_LIVED: Duration = Duration::from_secs(1);
+
+/// What to do with one kind of stream.
+#[async_trait::async_trait]
+pub(super) trait Subscriber: Send {
+    type Message: Send;
+    /// The method's name, for logs.
+    const METHOD: &'static str;
+
+    async fn open(
+        &mut self,
+        client: &mut WorkloadApiClient,
+    ) -> Result<Streaming<Self::Message>, Status>;
+
+    /// Takes the message or leaves everything as it was.
+    fn accept(&mut self, message: Self::Message) -> Result<(), MessageError>;
+
+    /// Nothing is received now, for this reason. What was accepted stays.
+    fn waiting(&mut self, reason: &str);
+
+    /// The server says that there is nothing for us.
+    fn denied(&mut self, reason: &str);
+
+    /// Whether anything is held.
+    fn holds_material(&self) -> bool;
+
+    /// When a newer message should have come; the stream is then opened anew.
+    fn overdue(&self) -> Option<SystemTime>;
+}
+
+/// Why a stream ended.
+enum End {
+    NotConnected(tonic::transport::Error),
+    Status(Status),
+    Closed,
+    Silent,
+    Overdue,
+}
+
+/// When to try again.
+enum Retry {
+    /// After the back-off, which is at most this long.
+    Within(Duration),
+    /// The same call will be refused again.
+    Hopeless,
+}
+
+/// Follows the stream until the task is dropped.
+pub(super) async fn follow<S: Subscriber>(
+    endpoint: WorkloadEndpoint,
+    options: SourceOptions,
+    mut subscriber: S,
+) {
+    let mut backoff = Backoff::default();
+    loop {
+        let socket = SocketFile::of(&endpoint);
+        let started = Instant::now();
+        let mut accepted = false;
+        let end = run(&endpoint, &options, &mut subscriber, &mut accepted).await;
+        if accepted {
+            backoff.reset();
+            if started.elapsed() < SHORT_LIVED {
+                backoff.next(MAX_DELAY);
+            }
+        }
+        let delay = match report::<S>(&endpoint, &mut subscriber, &end) {
+            Retry::Within(max) => backoff.next(max),
+            Retry::Hopeless => HOPELESS_DELAY,
+        };
+        wait(&endpoint, socket, delay).await;
+    }
+}
+
+async fn run<S: Subscriber>(
+    endpoint: &WorkloadEndpoint,
+    options: &SourceOptions,
+    subscriber: &mut S,
+    accepted: &mut bool,
+) -> End {
+    let connected = WorkloadApiClient::connect_with(endpoint, options.keep_alive_interval).await;
+    let mut client = match connected {
+        Ok(client) => client,
+        Err(error) => return End::NotConnected(error),
+    };
+    let opened = Instant::now();
+    let first = timeout(options.first_message_timeout, async {
+        let mut stream = subscriber.open(&mut client).await?;
+        Ok((stream.message().await?, stream))
+    });
+    let (mut message, mut stream) = match first.await {
+        Ok(Ok(first)) => first,
+        Ok(Err(status)) => return End::Status(status),
+        Err(_) => return End::Silent,
+    };
+    loop {
+        let Some(received) = message.take() else {
+            return End::Closed;
+        };
+        match subscriber.accept(received) {
+            Ok(()) => *accepted = true,
+            Err(error) => warn!(
+                method = S::METHOD,
+                %endpoint,
+                field = error.field,
+                reason = error.reason,
+                "refused a message of the Workload API; the previous state stays",
+            ),
+        }
+        let patience = patience(subscriber.overdue(), opened, options);
+        message = match timeout(patience, stream.message()).await {
+            Ok(Ok(message)) => message,
+            Ok(Err(status)) => return End::Status(status),
+            Err(_) => return End::Overdue,
+        };
+    }
+}
+
+/// How long to wait for the next message: until it is overdue, but give each stream some time.
+fn patience(overdue: Option<SystemTime>, opened: Instant, options: &SourceOptions) -> Duration {
+    let Some(overdue) = overdue else {
+        return Duration::MAX;
+    };
+    let until_overdue = overdue
+        .duration_since(SystemTime::now())
+        .unwrap_or(Duration::ZERO);
+    until_overdue.max(options.overdue_retry.saturating_sub(opened.elapsed()))
+}
+
+/// Logs the end and tells the subscriber; says when to try again.
+fn report<S: Subscriber>(endpoint: &WorkloadEndpoint, subscriber: &mut S, end: &End) -> Retry {
+    let method = S::METHOD;
+    match end {
+        End::NotConnected(error) => {
+            let reason = format!("cannot connect to {endpoint}: {}", root_cause(error));
+            warn!(method, %endpoint, reason, "the Workload API is not reachable");
+            subscriber.waiting(&reason);
+            if subscriber.holds_material() {
+                Retry::Within(MAX_DELAY)
+            } else {
+                Retry::Within(NOT_LISTENING_MAX_DELAY)
+            }
+        }
+        End::Status(status) => report_status(endpoint, subscriber, status),
+        End::Closed => {
+            info!(method, %endpoint, "the Workload API ended the stream");
+            subscriber.waiting("the Workload API ended the stream");
+            Retry::Within(MAX_DELAY)
+        }
+        End::Silent => {
+            warn!(method, %endpoint, "the Workload API took the call and sent nothing");
+            subscriber.waiting("the Workload API took the call and sent nothing");
+            Retry::Within(MAX_DELAY)
+        }
+        End::Overdue => {
+            warn!(method, %endpoint, "a renewal is overdue; opening the stream anew");
+            Retry::Within(MAX_DELAY)
+        }
+    }
+}
+
+fn report_status<S: Subscriber>(
+    endpoint: &WorkloadEndpoint,
+    subscriber: &mut S,
+    status: &Status,
+) -> Retry {
+    let method = S::METHOD;
+    let (code, message) = (status.code(), status.message());
+    let reason = format!("the Workload API answered {code:?}: {message}");
+    match code {
+        Code::PermissionDenied => {
+            subscriber.denied(&reason);
+            Retry::Within(NO_IDENTITY_MAX_DELAY)
+        }
+        Code::InvalidArgument | Code::Unimplemented => {
+            error!(
+                method,
+                %endpoint,
+                ?code,
+                message,
+                "the Workload API refuses the call itself; it is tried again when the socket is replaced",
+            );
+            subscriber.waiting(&reason);
+            Retry::Hopeless
+        }
+        Code::Cancelled => {
+            debug!(method, %endpoint, message, "the Workload API cancelled the stream");
+            subscriber.waiting(&reason);
+            Retry::Within(MAX_DELAY)
+        }
+        _ => {
+            warn!(method, %endpoint, ?code, message, "the stream of the Workload API broke");
+            subscriber.waiting(&reason);
+            Retry::Within(MAX_DELAY)
+        }
+    }
+}
+
+/// The innermost source: tonic's own text is only "transport error".
+fn root_cause(error: &tonic::transport::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
