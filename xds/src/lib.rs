@@ -3,8 +3,11 @@
 //! Subscription state machines without I/O, ADS and SDS clients and servers around them, and the
 //! loading of bootstrap files.
 
+pub mod kind;
 pub mod resources;
 pub mod secrets;
+pub mod subscription;
 
+pub use kind::ResourceKind;
 pub use resources::ResourceSet;
 pub use secrets::{SecretRef, SecretState, SecretSubscriber};
