@@ -7,6 +7,9 @@ pub mod io;
 pub mod runtime;
 pub mod server;
 pub mod stats;
+pub mod tcp;
+#[cfg(test)]
+mod testing;
 pub mod upstream;
 pub mod worker;
 

@@ -1,10 +1,31 @@
 //! The worker threads: start, listeners, drain, shutdown.
+//!
+//! Each worker is a thread with a single-threaded tokio runtime and listening sockets of its own.
+//! One task on the control runtime opens the sockets of each snapshot and hands them out, so that a
+//! listener is bound on all workers or on none.
 
-use std::{sync::Arc, time::Duration};
+mod accept;
+mod listeners;
+mod session;
+mod thread;
 
-use tokio::sync::watch;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use listeners::Listeners;
+use thread::{Command, WorkerThread};
+use tokio::{sync::watch, task::JoinHandle};
 
 pub use crate::worker::Published;
+
+/// How often a shutdown looks whether connections are left.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
 
 /// How to run.
 #[derive(Clone, Copy, Debug)]
@@ -30,8 +51,9 @@ pub enum RuntimeError {
 /// What became of each listener of the newest snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct ListenerReport {
-    /// [`Snapshot::version`](crate::config::Snapshot::version) that this report is about.
-    pub version: u64,
+    /// [`Snapshot::version`](crate::config::Snapshot::version) that this report is about; `None`
+    /// until there is a first one.
+    pub version: Option<u64>,
     pub listeners: Vec<ListenerStatus>,
 }
 
@@ -39,29 +61,42 @@ pub struct ListenerReport {
 pub struct ListenerStatus {
     pub name: Arc<str>,
     pub generation: u64,
-    /// All workers accept on all addresses; or the text says what failed, and the listener of
-    /// before, if there was one, still serves.
-    pub bound: Result<(), String>,
+    /// Where all workers accept; port 0 is resolved. Or the text says what failed, and the listener
+    /// of before, if there was one, still serves.
+    pub bound: Result<Vec<SocketAddr>, String>,
 }
 
-/// The running workers.
+/// The running workers. Dropping it ends them at once; [`Runtime::shutdown`] ends them well.
 #[derive(Debug)]
 pub struct Runtime {
+    workers: Arc<[WorkerThread]>,
     report: watch::Receiver<Arc<ListenerReport>>,
+    listeners: JoinHandle<()>,
 }
 
 impl Runtime {
     /// Starts the workers, and a task on the calling tokio runtime that binds the listeners of
     /// each snapshot.
-    pub fn start(
-        _options: RuntimeOptions,
-        _published: Arc<Published>,
-    ) -> Result<Self, RuntimeError> {
-        todo!()
+    pub fn start(options: RuntimeOptions, published: Arc<Published>) -> Result<Self, RuntimeError> {
+        if options.workers == 0 {
+            return Err(RuntimeError::NoWorkers);
+        }
+        let workers = (0..options.workers)
+            .map(|index| {
+                WorkerThread::start(index, options.drain_time, Arc::clone(&published))
+                    .map_err(|source| RuntimeError::Thread { index, source })
+            })
+            .collect::<Result<Arc<[_]>, _>>()?;
+        let (sender, report) = watch::channel(Arc::default());
+        let listeners = Listeners::new(Arc::clone(&workers), sender);
+        Ok(Self {
+            workers,
+            report,
+            listeners: tokio::spawn(listeners.follow(published)),
+        })
     }
 
-    /// Which listeners are bound, and why others are not. Ready means: no entry has an error, and
-    /// the version is that of the snapshot.
+    /// Which listeners are bound, and why others are not.
     pub fn listeners(&self) -> watch::Receiver<Arc<ListenerReport>> {
         self.report.clone()
     }
@@ -69,16 +104,36 @@ impl Runtime {
     /// Stops accepting and asks live connections to finish: `Connection: close`, GOAWAY, idle ones
     /// close. What remains after the drain time is closed.
     pub fn drain(&self) {
-        todo!()
+        self.listeners.abort();
+        for worker in self.workers.iter() {
+            worker.send(Command::Drain);
+        }
     }
 
     /// Downstream connections of all workers.
     pub fn active_connections(&self) -> u64 {
-        todo!()
+        let active: i64 = self.workers.iter().map(WorkerThread::active).sum();
+        u64::try_from(active).unwrap_or(0)
     }
 
     /// Drains for at most `deadline`, closes the rest, and ends the threads.
-    pub async fn shutdown(self, _deadline: Duration) {
-        todo!()
+    pub async fn shutdown(self, deadline: Duration) {
+        self.drain();
+        let start = Instant::now();
+        while self.active_connections() > 0 && start.elapsed() < deadline {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+        for worker in self.workers.iter() {
+            worker.stop().await;
+        }
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.listeners.abort();
+        for worker in self.workers.iter() {
+            worker.send(Command::Stop);
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! A connection takes a buffer when it is readable and gives it back when it is drained, so that an
 //! idle connection holds none.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use bytes::BytesMut;
 
@@ -14,10 +14,18 @@ pub const BUFFER_SIZE: usize = 40 * 1024;
 /// since a buffer is held only between readiness and drained.
 const MAX_FREE: usize = 64;
 
-/// The free list. Buffers that it hands out are empty and hold at least [`BUFFER_SIZE`] bytes.
+/// Tunnel buffers kept per worker: a buffer is held only across a read and the writes of what it
+/// brought, so that few serve many flows.
+const MAX_FREE_BULK: usize = 4;
+
+/// The free lists. Buffers that they hand out are empty; ordinary ones hold at least
+/// [`BUFFER_SIZE`] bytes.
 #[derive(Debug, Default)]
 pub struct BufferPool {
     free: RefCell<Vec<BytesMut>>,
+    bulk: RefCell<Vec<BytesMut>>,
+    /// Whether a tunnel buffer was taken since the last [`trim`](BufferPool::trim).
+    bulk_used: Cell<bool>,
 }
 
 impl BufferPool {
@@ -34,6 +42,32 @@ impl BufferPool {
         let mut free = self.free.borrow_mut();
         if free.len() < MAX_FREE && buffer.try_reclaim(BUFFER_SIZE) {
             free.push(buffer);
+        }
+    }
+
+    /// An empty buffer of at least `size` bytes, for a tunnel.
+    pub fn take_bulk(&self, size: usize) -> BytesMut {
+        self.bulk_used.set(true);
+        let mut bulk = self.bulk.borrow_mut();
+        match bulk.iter().position(|buffer| buffer.capacity() >= size) {
+            Some(index) => bulk.swap_remove(index),
+            None => BytesMut::with_capacity(size),
+        }
+    }
+
+    /// Takes a tunnel's buffer back.
+    pub fn give_bulk(&self, mut buffer: BytesMut) {
+        buffer.clear();
+        let mut bulk = self.bulk.borrow_mut();
+        if bulk.len() < MAX_FREE_BULK {
+            bulk.push(buffer);
+        }
+    }
+
+    /// Frees the tunnel buffers if none was used since the last call.
+    pub fn trim(&self) {
+        if !self.bulk_used.replace(false) {
+            self.bulk.borrow_mut().clear();
         }
     }
 

@@ -24,8 +24,8 @@ pub enum CloseReason {
     IdentityWithdrawn,
     #[error("validation context was withdrawn")]
     ValidationWithdrawn,
-    #[error("listener or filter chain was removed")]
-    ListenerRemoved,
+    #[error("drain time is over")]
+    Drained,
     #[error("process shuts down")]
     Shutdown,
 }

@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use ithildin_tls::{Peer, TlsStream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
@@ -93,6 +93,17 @@ impl Stream {
         buffer: &mut BytesMut,
     ) -> Poll<io::Result<usize>> {
         pin!(self.read_buf(buffer)).poll(cx)
+    }
+
+    /// Reads once, at most `limit` bytes.
+    pub fn poll_read_limited(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+        limit: usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut limited = buffer.limit(limit);
+        pin!(self.read_buf(&mut limited)).poll(cx)
     }
 
     /// Whether an idle connection can be used again: the peer neither closed it nor sent anything.

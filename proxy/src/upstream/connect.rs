@@ -20,6 +20,7 @@ use crate::{
         cluster::{EndpointAddress, Transport},
     },
     io::{Authority, Origin, Registration, Socket, Stream, Trust, tls_failure},
+    stats::ClusterBlock,
 };
 
 /// A connection that is open.
@@ -227,6 +228,10 @@ impl ConnectionCount {
 
     pub(super) fn host(&self) -> &Rc<Host> {
         &self.host
+    }
+
+    pub(super) fn stats(&self) -> &ClusterBlock {
+        self.context.stats()
     }
 
     pub(super) fn usage(&self) -> &Usage {

@@ -16,6 +16,8 @@ pub struct UpstreamFailure {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
+    /// The configuration has no such cluster.
+    NoCluster,
     NoHealthyUpstream,
     Overflow,
     LocalConnectionFailure,
@@ -27,6 +29,7 @@ impl FailureKind {
     /// Envoy's response flag.
     pub fn flag(self) -> &'static str {
         match self {
+            Self::NoCluster => "NC",
             Self::NoHealthyUpstream => "UH",
             Self::Overflow => "UO",
             Self::LocalConnectionFailure
@@ -39,6 +42,7 @@ impl FailureKind {
     /// underscores for the spaces.
     pub fn reset_reason(self) -> &'static str {
         match self {
+            Self::NoCluster => "cluster not found",
             Self::NoHealthyUpstream => "no healthy upstream",
             Self::Overflow => "overflow",
             Self::LocalConnectionFailure => "local connection failure",

@@ -133,4 +133,11 @@ impl TcpLease {
     pub fn local(&self) -> Option<SocketAddr> {
         self.stream.local()
     }
+
+    /// Counts bytes that passed: to the endpoint, and from it.
+    pub fn count_bytes(&self, sent: u64, received: u64) {
+        let stats = self.count.stats();
+        stats.upstream_cx_tx_bytes_total.add(sent);
+        stats.upstream_cx_rx_bytes_total.add(received);
+    }
 }

@@ -12,7 +12,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use crate::{
     config::Snapshot,
-    io::{BufferPool, Registry, Timers},
+    io::{BufferPool, LogLimit, Registry, Timers},
     stats::Gauge,
     upstream::Upstreams,
 };
@@ -26,6 +26,8 @@ pub struct Worker {
     pub timers: Rc<Timers>,
     pub registry: Rc<Registry>,
     pub upstreams: Upstreams,
+    /// Of lines that downstream peers can cause.
+    pub log: LogLimit,
     published: Arc<Published>,
     /// A copy that is counted without atomics.
     snapshot: RefCell<Rc<Arc<Snapshot>>>,
@@ -42,6 +44,7 @@ impl Worker {
             upstreams: Upstreams::new(index, Rc::clone(&timers), Rc::clone(&registry)),
             timers,
             registry,
+            log: LogLimit::default(),
             snapshot: RefCell::new(Rc::new(published.current.load_full())),
             published,
         })

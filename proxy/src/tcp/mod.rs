@@ -1,0 +1,123 @@
+//! `envoy.filters.network.tcp_proxy`: one downstream connection, one upstream connection, bytes.
+//!
+//! Half-close is passed on: the end of one direction leaves the other open.
+
+mod pump;
+
+use std::{future::poll_fn, io, rc::Rc, task::Poll};
+
+use bytes::BytesMut;
+use pump::Pump;
+
+use crate::{
+    config::listener::TcpProxy,
+    upstream::{FailureKind, LbRequest, TcpLease, UpstreamFailure},
+    worker::{Downstream, Worker},
+};
+
+/// Serves one connection to its end.
+pub async fn serve(worker: &Rc<Worker>, proxy: &TcpProxy, downstream: Downstream) {
+    let limit = proxy.max_connection_duration;
+    let session = Box::pin(session(worker, proxy, downstream));
+    if worker.timers.timeout(limit, session).await.is_none() {
+        tracing::debug!("a tcp session reached its longest duration");
+    }
+}
+
+async fn session(worker: &Rc<Worker>, proxy: &TcpProxy, downstream: Downstream) {
+    let lease = match connect(worker, proxy, &downstream).await {
+        Ok(lease) => lease,
+        Err(failure) => {
+            tracing::debug!(%failure, "a tcp session has no upstream");
+            return;
+        }
+    };
+    relay(worker, proxy, downstream, lease).await;
+}
+
+/// An upstream connection, in as many attempts as configured.
+async fn connect(
+    worker: &Worker,
+    proxy: &TcpProxy,
+    downstream: &Downstream,
+) -> Result<TcpLease, UpstreamFailure> {
+    let snapshot = worker.snapshot();
+    let cluster = choose_cluster(proxy)
+        .and_then(|name| snapshot.clusters.get(name))
+        .ok_or(FailureKind::NoCluster)?;
+    let request = LbRequest {
+        original_destination: Some(downstream.connection.local),
+        ..LbRequest::default()
+    };
+    let mut attempts = 1;
+    loop {
+        let failure = match worker.upstreams.tcp(cluster, &request).await {
+            Ok(lease) => return Ok(lease),
+            Err(failure) => failure,
+        };
+        if failure.kind.flag() != "UF" {
+            return Err(failure);
+        }
+        if attempts >= proxy.max_connect_attempts {
+            let stats = cluster.stats.worker(worker.index);
+            stats.upstream_cx_connect_attempts_exceeded.inc();
+            return Err(failure);
+        }
+        attempts += 1;
+    }
+}
+
+fn choose_cluster(proxy: &TcpProxy) -> Option<&str> {
+    let total: u32 = proxy.clusters.iter().map(|(_, weight)| weight).sum();
+    let mut at = fastrand::u32(..total.max(1));
+    for (name, weight) in &proxy.clusters {
+        if at < *weight || proxy.clusters.len() == 1 {
+            return Some(name);
+        }
+        at -= weight;
+    }
+    None
+}
+
+/// Moves bytes both ways until both directions have ended, one fails, or nothing moves for too
+/// long.
+async fn relay(worker: &Worker, proxy: &TcpProxy, downstream: Downstream, mut lease: TcpLease) {
+    let limit = downstream.connection.listener.buffer_limit as usize;
+    let mut client = downstream.stream;
+    let mut sent = Pump::new(downstream.read_ahead, limit);
+    let mut received = Pump::new(BytesMut::new(), limit);
+    let idle = worker.timers.deadline();
+    idle.set(proxy.idle_timeout);
+    let end = poll_fn(|cx| {
+        let before = (sent.passed, received.passed);
+        let upstream = &mut lease.stream;
+        let outcome = both(
+            sent.poll(cx, &worker.buffers, &mut client, upstream),
+            received.poll(cx, &worker.buffers, upstream, &mut client),
+        );
+        let moved = (sent.passed - before.0, received.passed - before.1);
+        if moved != (0, 0) {
+            idle.set(proxy.idle_timeout);
+            lease.count_bytes(moved.0, moved.1);
+        }
+        match outcome {
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending => idle
+                .poll_expired(cx)
+                .map(|()| Err(io::ErrorKind::TimedOut.into())),
+        }
+    })
+    .await;
+    if let Err(error) = end {
+        tracing::debug!(%error, id = downstream.connection.id, "a tcp session broke");
+    }
+}
+
+/// Ready when both directions are, or one has failed.
+fn both(one: Poll<io::Result<()>>, other: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+    match (one, other) {
+        (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+        (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+        _ => Poll::Pending,
+    }
+}

@@ -1,0 +1,156 @@
+//! Configuration built by hand, for tests of the data path.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    config::{
+        Cluster, FilterChain, FilterChains, Listener, Snapshot,
+        cluster::{
+            CircuitBreakers, ClusterKind, Endpoint, EndpointAddress, EndpointSet, Health, LbPolicy,
+            Transport, Transports, UpstreamHttp, UpstreamProtocol,
+        },
+        listener::{ChainMatch, TcpProxy, Terminal},
+    },
+    stats::{ClusterStats, EndpointStats, ListenerStats},
+};
+
+/// Workers that the statistics of test objects have room for.
+pub(crate) const WORKERS: usize = 4;
+
+/// Where a test's server may listen: any free port of the loopback.
+pub(crate) const ANY: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(
+    std::net::Ipv4Addr::LOCALHOST,
+    0,
+));
+
+/// A generation that no other test object has.
+pub(crate) fn generation() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Relaxed)
+}
+
+pub(crate) fn endpoint(address: EndpointAddress) -> Endpoint {
+    Endpoint {
+        hostname: address.to_string().into(),
+        address,
+        weight: 1,
+        health: Health::Healthy,
+        locality: "".into(),
+        transport: 0,
+        stats: Arc::new(EndpointStats::new(WORKERS)),
+    }
+}
+
+pub(crate) fn endpoints(addresses: &[SocketAddr]) -> EndpointSet {
+    let endpoint = |&address: &SocketAddr| Arc::new(endpoint(EndpointAddress::Socket(address)));
+    EndpointSet {
+        version: generation(),
+        priorities: vec![addresses.iter().map(endpoint).collect()],
+        overprovisioning_factor: 140,
+    }
+}
+
+/// A plaintext HTTP/1 cluster without limits, round robin.
+pub(crate) fn cluster(name: &str, addresses: &[SocketAddr]) -> Cluster {
+    Cluster {
+        name: name.into(),
+        generation: generation(),
+        stat_name: name.into(),
+        kind: ClusterKind::Static,
+        connect_timeout: Duration::from_secs(5),
+        lb: LbPolicy::RoundRobin,
+        endpoints: Arc::new(ArcSwap::from_pointee(endpoints(addresses))),
+        transport: Transports(vec![Transport::Plaintext]),
+        protocol: UpstreamProtocol::Http1,
+        http: UpstreamHttp {
+            idle_timeout: None,
+            max_connection_duration: None,
+            max_requests_per_connection: 0,
+            auto_sni: false,
+            auto_san_validation: false,
+            max_concurrent_streams: 100,
+            initial_stream_window: 1 << 20,
+            initial_connection_window: 4 << 20,
+        },
+        limits: CircuitBreakers {
+            max_connections: u32::MAX,
+            max_pending_requests: u32::MAX,
+            max_requests: u32::MAX,
+            max_retries: u32::MAX,
+        },
+        keepalive: None,
+        bind: None,
+        buffer_limit: 1 << 20,
+        panic_threshold: 50,
+        stats: Arc::new(ClusterStats::new(WORKERS)),
+    }
+}
+
+pub(crate) fn tcp_proxy(cluster: &str) -> TcpProxy {
+    TcpProxy {
+        stat_prefix: "test".into(),
+        clusters: vec![(cluster.into(), 1)],
+        idle_timeout: None,
+        max_connection_duration: None,
+        max_connect_attempts: 1,
+        access_log: Vec::new(),
+    }
+}
+
+pub(crate) fn chain(name: &str, terminal: Terminal) -> FilterChain {
+    FilterChain {
+        name: name.into(),
+        matches: ChainMatch::default(),
+        tls: None,
+        handshake_timeout: None,
+        terminal,
+    }
+}
+
+/// A listener with one chain.
+pub(crate) fn listener(name: &str, address: SocketAddr, chain: FilterChain) -> Listener {
+    Listener {
+        name: name.into(),
+        generation: generation(),
+        addresses: vec![address],
+        bind_to_port: true,
+        inspect_tls: false,
+        inspect_timeout: None,
+        continue_on_inspect_timeout: false,
+        chains: FilterChains::new(vec![Arc::new(chain)], None).expect("one chain"),
+        buffer_limit: 1 << 20,
+        access_log: Vec::new(),
+        stats: Arc::new(ListenerStats::new(WORKERS)),
+    }
+}
+
+/// A listener at a free port that proxies TCP to `cluster`.
+pub(crate) fn tcp_listener(name: &str, cluster: &str) -> Listener {
+    let terminal = Terminal::Tcp(Arc::new(tcp_proxy(cluster)));
+    listener(name, ANY, chain(name, terminal))
+}
+
+pub(crate) fn snapshot(listeners: Vec<Arc<Listener>>, clusters: Vec<Cluster>) -> Arc<Snapshot> {
+    let clusters = clusters
+        .into_iter()
+        .map(|it| (it.name.clone(), Arc::new(it)));
+    Arc::new(Snapshot {
+        version: generation(),
+        listeners,
+        clusters: clusters.collect(),
+    })
+}
+
+/// Waits until `condition` holds; panics with `what` after ten seconds.
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..2000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("did not come true in time: {what}");
+}
