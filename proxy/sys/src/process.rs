@@ -11,6 +11,10 @@ use rustix::process::{self, Resource, Rlimit, Signal};
 /// program clears the tie when it starts.
 ///
 /// Spawning fails if we are gone before the tie is in place.
+#[expect(
+    unsafe_code,
+    reason = "the standard library offers no safe hook before exec"
+)]
 pub fn die_with_parent(command: &mut Command) {
     let parent = process::getpid();
     let tie = move || {
@@ -23,10 +27,6 @@ pub fn die_with_parent(command: &mut Command) {
     };
     // SAFETY: between fork and exec `tie` makes two system calls and nothing else: it neither
     // allocates nor takes a lock, and both error values are plain codes.
-    #[expect(
-        unsafe_code,
-        reason = "the standard library offers no safe hook before exec"
-    )]
     unsafe {
         command.pre_exec(tie);
     }

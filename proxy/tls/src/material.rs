@@ -2,10 +2,17 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use ithildin_spiffe::SpiffeId;
-use rustls::{pki_types::CertificateDer, sign::CertifiedKey};
+use ithildin_spiffe::{SpiffeId, x509};
+use rustls::{
+    Error, InconsistentKeys,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    sign::CertifiedKey,
+};
+use zeroize::Zeroize;
 
-/// What is wrong with PEM material, naming the part.
+use crate::{certificate, provider};
+
+/// What is wrong with TLS material or parameters, naming the part.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MaterialError {
     #[error("{what} has no certificate")]
@@ -14,25 +21,96 @@ pub enum MaterialError {
     Malformed { what: &'static str, reason: String },
     #[error("the private key does not belong to the certificate")]
     KeyMismatch,
+    #[error("{field}: none of {names:?} is supported")]
+    NoneKnown { field: &'static str, names: String },
+    #[error("tls_minimum_protocol_version is above tls_maximum_protocol_version")]
+    NoVersion,
+    #[error("client certificates are asked for, and there is nothing to verify them with")]
+    NoValidation,
+    #[error("tls cannot be set up: {0}")]
+    Unusable(String),
 }
 
 /// Our own certificate chain and key.
 #[derive(Debug)]
 pub struct Identity {
-    certified: Arc<CertifiedKey>,
+    pub(crate) certified: Arc<CertifiedKey>,
     /// The leaf's SPIFFE ID, if it is an X.509-SVID.
     pub id: Option<SpiffeId>,
+    /// Of the leaf.
     pub not_after: SystemTime,
 }
 
+const CHAIN: &str = "certificate_chain";
+const KEY: &str = "private_key";
+
 impl Identity {
     /// From a PEM chain, leaf first, and a PEM key (PKCS#8, PKCS#1 or SEC1).
-    pub fn from_pem(_chain: &[u8], _key: &[u8]) -> Result<Self, MaterialError> {
-        todo!()
+    ///
+    /// # Errors
+    /// When either is malformed, or the key is not that of the leaf.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, MaterialError> {
+        let chain = certificates_from_pem(CHAIN, chain)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| malformed(KEY, &error))?;
+        Self::from_der(chain, key)
+    }
+
+    /// From DER: a chain, leaf first, and a key.
+    ///
+    /// # Errors
+    /// As [`Identity::from_pem`].
+    pub fn from_der(
+        chain: Vec<CertificateDer<'static>>,
+        mut key: PrivateKeyDer<'static>,
+    ) -> Result<Self, MaterialError> {
+        let loaded = provider::default_provider()
+            .key_provider
+            .load_private_key(key.clone_key());
+        key.zeroize();
+        let loaded = loaded.map_err(|error| malformed(KEY, &error))?;
+        let leaf = chain
+            .first()
+            .ok_or(MaterialError::NoCertificate { what: CHAIN })?;
+        let not_after = certificate::parse(leaf)
+            .map_err(|reason| MaterialError::Malformed { what: CHAIN, reason })
+            .map(|leaf| certificate::not_after(&leaf))?;
+        let id = x509::check_leaf(leaf).ok();
+        let certified = CertifiedKey::new(chain, loaded);
+        match certified.keys_match() {
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(Error::InconsistentKeys(_)) => return Err(MaterialError::KeyMismatch),
+            Err(error) => return Err(malformed(CHAIN, &error)),
+        }
+        Ok(Self {
+            certified: Arc::new(certified),
+            id,
+            not_after,
+        })
     }
 
     /// The chain, leaf first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.certified.cert
+    }
+}
+
+/// The certificates in `pem`, of which there must be one at least; other sections are skipped.
+pub(crate) fn certificates_from_pem(
+    what: &'static str,
+    pem: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
+    let certificates = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| malformed(what, &error))?;
+    if certificates.is_empty() {
+        return Err(MaterialError::NoCertificate { what });
+    }
+    Ok(certificates)
+}
+
+pub(crate) fn malformed(what: &'static str, reason: &dyn ToString) -> MaterialError {
+    MaterialError::Malformed {
+        what,
+        reason: reason.to_string(),
     }
 }

@@ -25,6 +25,19 @@ impl<T> Slot<T> {
         self.value.load_full()
     }
 
+    /// The epoch, and material that is at least as new as it.
+    pub fn load_with_epoch(&self) -> (u64, Option<Arc<T>>) {
+        // The epoch first: what is stored in between then counts as one epoch too old, and is
+        // read again. The other way round old material could pass for new.
+        let epoch = self.epoch();
+        (epoch, self.load())
+    }
+
+    /// Whether there is material.
+    pub fn is_filled(&self) -> bool {
+        self.value.load().is_some()
+    }
+
     /// Replaces the material, then tells the watchers.
     pub fn store(&self, value: Option<Arc<T>>) {
         self.value.store(value);
@@ -37,5 +50,25 @@ impl<T> Slot<T> {
 
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.epoch.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_counts_and_wakes() {
+        let slot = Slot::new(None);
+        let mut watch = slot.watch();
+        assert!(!slot.is_filled());
+        assert_eq!(slot.load_with_epoch(), (0, None));
+        slot.store(Some(Arc::new(7)));
+        assert!(watch.has_changed().unwrap());
+        assert_eq!(*watch.borrow_and_update(), 1);
+        assert_eq!(slot.load_with_epoch(), (1, Some(Arc::new(7))));
+        slot.store(None);
+        assert!(!slot.is_filled());
+        assert_eq!(slot.epoch(), 2);
     }
 }
