@@ -1,18 +1,30 @@
 //! TLS of the data path: the only crate there that names rustls.
 //!
 //! Contexts are long-lived and read their identity and their trust from slots at each handshake, so
-//! that rotation replaces material and not contexts. Invariants: see `verify`.
+//! that rotation replaces material and not contexts. Invariants: see [`verify`] and [`context`].
 
+pub mod certificate;
+mod chain;
 pub mod context;
+mod crl;
+mod judge;
 pub mod material;
+mod provider;
+mod roots;
+mod san;
 pub mod slot;
 pub mod stream;
+#[cfg(test)]
+mod testing;
 pub mod verify;
 
 pub use context::{
-    ClientAuth, ClientContext, ClientParams, ServerContext, ServerParams, TlsVersion,
+    ClientAuth, ClientContext, ClientParams, Epochs, ServerContext, ServerParams, TlsVersion,
 };
+pub use judge::Peer;
 pub use material::{Identity, MaterialError};
+pub use roots::Roots;
+pub use san::{SanMatcher, SanPattern, SanType};
 pub use slot::Slot;
-pub use stream::{HandshakeError, Inspected, Peer, PendingTls, TlsStream, inspect};
-pub use verify::{Refusal, SanMatcher, SanPattern, SanType, Trust, Validation};
+pub use stream::{HandshakeError, Inspected, PendingTls, TlsStream, inspect};
+pub use verify::{Refusal, Role, Trust, Validation, Verified};

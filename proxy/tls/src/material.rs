@@ -5,12 +5,13 @@ use std::{sync::Arc, time::SystemTime};
 use ithildin_spiffe::{SpiffeId, x509};
 use rustls::{
     Error, InconsistentKeys,
+    crypto::aws_lc_rs::sign,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::CertifiedKey,
 };
 use zeroize::Zeroize;
 
-use crate::{certificate, provider};
+use crate::certificate;
 
 /// What is wrong with TLS material or parameters, naming the part.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,16 +64,17 @@ impl Identity {
         chain: Vec<CertificateDer<'static>>,
         mut key: PrivateKeyDer<'static>,
     ) -> Result<Self, MaterialError> {
-        let loaded = provider::default_provider()
-            .key_provider
-            .load_private_key(key.clone_key());
+        let loaded = sign::any_supported_type(&key);
         key.zeroize();
         let loaded = loaded.map_err(|error| malformed(KEY, &error))?;
         let leaf = chain
             .first()
             .ok_or(MaterialError::NoCertificate { what: CHAIN })?;
         let not_after = certificate::parse(leaf)
-            .map_err(|reason| MaterialError::Malformed { what: CHAIN, reason })
+            .map_err(|reason| MaterialError::Malformed {
+                what: CHAIN,
+                reason,
+            })
             .map(|leaf| certificate::not_after(&leaf))?;
         let id = x509::check_leaf(leaf).ok();
         let certified = CertifiedKey::new(chain, loaded);

@@ -15,19 +15,40 @@ use crate::{MaterialError, TlsVersion};
 /// TLS 1.2 suites in our order of preference, by OpenSSL's names. AES-128 comes first: it is as
 /// safe here, and a third cheaper per byte.
 const TLS12_SUITES: [(&str, SupportedCipherSuite); 6] = [
-    ("ECDHE-ECDSA-AES128-GCM-SHA256", suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
-    ("ECDHE-RSA-AES128-GCM-SHA256", suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
-    ("ECDHE-ECDSA-AES256-GCM-SHA384", suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
-    ("ECDHE-RSA-AES256-GCM-SHA384", suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
-    ("ECDHE-ECDSA-CHACHA20-POLY1305", suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
-    ("ECDHE-RSA-CHACHA20-POLY1305", suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
+    (
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "ECDHE-RSA-AES128-GCM-SHA256",
+        suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    ),
+    (
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        "ECDHE-RSA-AES256-GCM-SHA384",
+        suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    ),
+    (
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+        suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    ),
+    (
+        "ECDHE-RSA-CHACHA20-POLY1305",
+        suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    ),
 ];
 
 /// TLS 1.3 suites; as with BoringSSL they are not configurable.
 const TLS13_SUITES: [(&str, SupportedCipherSuite); 3] = [
     ("TLS_AES_128_GCM_SHA256", suite::TLS13_AES_128_GCM_SHA256),
     ("TLS_AES_256_GCM_SHA384", suite::TLS13_AES_256_GCM_SHA384),
-    ("TLS_CHACHA20_POLY1305_SHA256", suite::TLS13_CHACHA20_POLY1305_SHA256),
+    (
+        "TLS_CHACHA20_POLY1305_SHA256",
+        suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ),
 ];
 
 /// Groups in our order of preference: the post-quantum hybrid first.
@@ -146,7 +167,10 @@ fn suites_named(lists: &[String]) -> Result<Vec<SupportedCipherSuite>, MaterialE
                 suites.push(*suite);
             }
         } else {
-            tracing::debug!(cipher_suite = name, "cipher suite is not supported; dropped");
+            tracing::debug!(
+                cipher_suite = name,
+                "cipher suite is not supported; dropped"
+            );
         }
     }
     if known {
@@ -249,7 +273,10 @@ mod tests {
             "cipher_suites: none of \"AES128-SHA:DES-CBC3-SHA\" is supported"
         );
         let error = provider(&[], &strings(&["P-521"])).unwrap_err();
-        assert_eq!(error.to_string(), "ecdh_curves: none of \"P-521\" is supported");
+        assert_eq!(
+            error.to_string(),
+            "ecdh_curves: none of \"P-521\" is supported"
+        );
     }
 
     #[test]
@@ -258,6 +285,9 @@ mod tests {
         assert_eq!(versions((Tls12, Tls13)).unwrap().len(), 2);
         assert_eq!(versions((Tls13, Tls13)).unwrap().len(), 1);
         let error = versions((Tls13, Tls12)).unwrap_err();
-        assert!(error.to_string().contains("tls_minimum_protocol_version"), "{error}");
+        assert!(
+            error.to_string().contains("tls_minimum_protocol_version"),
+            "{error}"
+        );
     }
 }

@@ -2,14 +2,25 @@
 //!
 //! Invariants: a peer's trust domain comes from the single URI SAN of its leaf, and only that
 //! domain's roots may verify it; every leaf rule of the X.509-SVID standard holds; no trust
-//! material means that nobody is trusted.
+//! material means that nobody is trusted. Handshakes, resumed sessions and live connections are
+//! all judged by [`Validation::verify`].
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use ithildin_spiffe::{SpiffeId, TrustDomain};
+use aws_lc_rs::digest;
+use ithildin_spiffe::{SpiffeId, TrustDomain, x509};
 use rustls::pki_types::CertificateDer;
+use x509_parser::{certificate::X509Certificate, public_key::PublicKey};
 
-use crate::{Peer, material::MaterialError};
+use crate::{
+    Roots, SanMatcher,
+    certificate::{self, Sans, time_text},
+    chain, roots, san,
+};
 
 /// How a peer is judged: `CertificateValidationContext` with its trust material.
 #[derive(Debug)]
@@ -17,10 +28,15 @@ pub struct Validation {
     pub trust: Trust,
     /// Any of these must match; empty: any subject that the trust admits.
     pub sans: Vec<SanMatcher>,
-    /// SHA-256 of the leaf's DER (`verify_certificate_hash`); empty: not checked.
+    /// A DNS or IP SAN must match the name that we asked the server for (`auto_san_validation`).
+    pub match_server_name: bool,
+    /// SHA-256 of the leaf's DER (`verify_certificate_hash`). The leaf must be in this list or in
+    /// the next; both empty: not checked.
     pub certificate_hashes: Vec<[u8; 32]>,
-    /// SHA-256 of the leaf's SPKI (`verify_certificate_spki`); empty: not checked.
+    /// SHA-256 of the leaf's SPKI (`verify_certificate_spki`).
     pub spki_hashes: Vec<[u8; 32]>,
+    /// Judge the chain as of the moment when its youngest certificate began
+    /// (`allow_expired_certificate`).
     pub allow_expired: bool,
 }
 
@@ -32,51 +48,27 @@ pub enum Trust {
     /// `trusted_ca`: a root that carries a SPIFFE ID speaks for that trust domain only; a root
     /// without one speaks for any name.
     Ca(Arc<Roots>),
-    /// The configuration says so in Envoy's words: no CA at all, or `ACCEPT_UNTRUSTED`.
+    /// The configuration says so in Envoy's words: no CA at all, or `ACCEPT_UNTRUSTED`. Names and
+    /// hashes are checked all the same; the peer's SPIFFE ID is not taken for true.
     AcceptUntrusted,
 }
 
-/// Roots and CRLs, parsed once.
-#[derive(Debug)]
-pub struct Roots {}
-
-impl Roots {
-    /// PEM certificates, and PEM CRLs among them or in `crl`. Expired roots are taken and trusted
-    /// for nothing.
-    pub fn from_pem(_roots: &[u8], _crl: &[u8]) -> Result<Self, MaterialError> {
-        todo!()
-    }
-
-    /// The certificates, for `/certs`.
-    pub fn certificates(&self) -> &[CertificateDer<'static>] {
-        todo!()
-    }
-}
-
-/// Which SAN, and what it must be (`SubjectAltNameMatcher`).
-#[derive(Debug)]
-pub struct SanMatcher {
-    /// `None`: any type (the deprecated `match_subject_alt_names`).
-    pub san: Option<SanType>,
-    pub pattern: SanPattern,
-    pub ignore_case: bool,
-}
-
+/// What the peer is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SanType {
-    Dns,
-    Uri,
-    Email,
-    Ip,
+pub enum Role {
+    Client,
+    Server,
 }
 
-#[derive(Debug)]
-pub enum SanPattern {
-    Exact(String),
-    Prefix(String),
-    Suffix(String),
-    Contains(String),
-    Regex(regex::Regex),
+/// What was found out about a peer that passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Of an X.509-SVID whose chain was verified.
+    pub id: Option<SpiffeId>,
+    /// Of the leaf.
+    pub not_after: SystemTime,
+    /// From then on the judgement may differ: a certificate of the path or a CRL runs out.
+    pub valid_until: SystemTime,
 }
 
 /// Why a peer was refused: one log line's worth.
@@ -87,34 +79,346 @@ pub struct Refusal {
     pub peer: Option<String>,
     /// The trust domain whose bundle was used, if one was.
     pub bundle: Option<TrustDomain>,
-    /// Envoy's counter: `fail_verify_error`, `fail_verify_san`, `fail_verify_cert_hash`, `no_certificate`.
+    /// Envoy's counter: `fail_verify_error`, `fail_verify_san`, `fail_verify_cert_hash`,
+    /// `fail_verify_no_cert`.
     pub counter: &'static str,
-    /// A short constant name of the rule, for logs and tests: `unknown_trust_domain`, `chain`,
-    /// `expired`, `revoked`, `several_uri_sans`, `san_mismatch`, ...
+    /// A short constant name of the rule, for logs and tests: `unknown_trust_domain`,
+    /// `unknown_issuer`, `expired`, `revoked`, `several_uri_sans`, `san_mismatch`, ...
     pub rule: &'static str,
     pub reason: String,
 }
 
-/// What the peer is to us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    Client,
-    Server,
-}
+pub(crate) const FAIL_ERROR: &str = "fail_verify_error";
+pub(crate) const FAIL_SAN: &str = "fail_verify_san";
+pub(crate) const FAIL_HASH: &str = "fail_verify_cert_hash";
+pub(crate) const FAIL_NO_CERTIFICATE: &str = "fail_verify_no_cert";
+
+/// How long a judgement that ignores expiry stands.
+const WITHOUT_EXPIRY: Duration = Duration::from_secs(3600);
 
 impl Validation {
-    /// Judges `chain`, leaf first. The same judgement is passed on live connections when trust changes.
-    pub fn verify(
-        &self,
-        _chain: &[CertificateDer<'_>],
-        _role: Role,
-        _now: SystemTime,
-    ) -> Result<Option<SpiffeId>, Refusal> {
-        todo!()
+    /// Trust alone: any subject that it admits.
+    pub fn new(trust: Trust) -> Self {
+        Self {
+            trust,
+            sans: Vec::new(),
+            match_server_name: false,
+            certificate_hashes: Vec::new(),
+            spki_hashes: Vec::new(),
+            allow_expired: false,
+        }
     }
 
-    /// The same for the peer of a live connection.
-    pub fn reverify(&self, _peer: &Peer, _role: Role, _now: SystemTime) -> Result<(), Refusal> {
-        todo!()
+    /// Judges `chain`, leaf first, of the peer that plays `role`, at `now`. `server_name` is the
+    /// name that a server was asked for.
+    ///
+    /// # Errors
+    /// The first rule that refuses it.
+    pub fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        role: Role,
+        server_name: Option<&str>,
+        now: SystemTime,
+    ) -> Result<Verified, Refusal> {
+        let (leaf_der, intermediates) = chain.split_first().ok_or_else(Refusal::no_certificate)?;
+        let leaf = Leaf::parse(leaf_der)?;
+        let id = self.leaf_rules(&leaf)?;
+        self.check_pins(&leaf)?;
+        let verified = self.check_trust(&leaf, intermediates, id, role, now)?;
+        self.check_names(&leaf, server_name)?;
+        Ok(verified)
+    }
+
+    /// The roots that are in use, with their trust domain where there is one, for `/certs`.
+    pub fn roots(&self) -> Vec<(Option<&TrustDomain>, &Arc<Roots>)> {
+        match &self.trust {
+            Trust::Spiffe(bundles) => bundles
+                .iter()
+                .map(|(td, roots)| (Some(td), roots))
+                .collect(),
+            Trust::Ca(roots) => vec![(None, roots)],
+            Trust::AcceptUntrusted => Vec::new(),
+        }
+    }
+
+    /// The rules on the leaf alone; yields the SPIFFE ID that it states.
+    fn leaf_rules(&self, leaf: &Leaf<'_>) -> Result<Option<SpiffeId>, Refusal> {
+        if leaf.sans.uris.len() > 1 {
+            let count = leaf.sans.uris.len();
+            let reason = format!("its certificate has {count} URI SANs; only one can be its name");
+            return Err(leaf.refusal("several_uri_sans", reason));
+        }
+        let claims_spiffe = leaf.sans.uris.iter().any(|uri| roots::is_spiffe(uri));
+        if claims_spiffe || matches!(self.trust, Trust::Spiffe(_)) {
+            return match x509::check_leaf(leaf.der) {
+                Ok(id) => Ok(Some(id)),
+                Err(error) => Err(leaf.refusal(error.rule(), format!("its certificate {error}"))),
+            };
+        }
+        if let Ok(PublicKey::RSA(key)) = leaf.certificate.public_key().parsed() {
+            let bits = key.key_size();
+            if bits < x509::MIN_RSA_BITS {
+                let reason = format!(
+                    "its certificate has an RSA key of {bits} bits; {} are the least",
+                    x509::MIN_RSA_BITS
+                );
+                return Err(leaf.refusal("rsa_key_size", reason));
+            }
+        }
+        Ok(None)
+    }
+
+    fn check_trust(
+        &self,
+        leaf: &Leaf<'_>,
+        intermediates: &[CertificateDer<'_>],
+        id: Option<SpiffeId>,
+        role: Role,
+        now: SystemTime,
+    ) -> Result<Verified, Refusal> {
+        let domain = id.as_ref().map(SpiffeId::trust_domain);
+        let roots = match (&self.trust, &domain) {
+            (Trust::AcceptUntrusted, _) => {
+                return Ok(Verified {
+                    id: None,
+                    not_after: leaf.not_after(),
+                    valid_until: now + WITHOUT_EXPIRY,
+                });
+            }
+            (Trust::Ca(roots), _) => roots,
+            (Trust::Spiffe(bundles), Some(domain)) => bundles.get(domain).ok_or_else(|| {
+                let reason = format!(
+                    "there is no bundle for its trust domain {domain}; there is one for {}",
+                    domain_list(bundles)
+                );
+                leaf.refusal("unknown_trust_domain", reason)
+            })?,
+            // The leaf rules have refused it already.
+            (Trust::Spiffe(_), None) => {
+                return Err(leaf.refusal("no_uri_san", "it has no SPIFFE ID".to_owned()));
+            }
+        };
+        let at = if self.allow_expired {
+            youngest_start(leaf, intermediates)
+        } else {
+            leaf.check_validity(now)?;
+            now
+        };
+        let request = chain::Request {
+            leaf,
+            intermediates,
+            domain: domain.as_ref(),
+            role,
+            at,
+        };
+        let found = chain::verify(roots, &request);
+        let found = found.map_err(|failure| self.chain_refusal(failure, &request))?;
+        Ok(Verified {
+            id,
+            not_after: leaf.not_after(),
+            valid_until: if self.allow_expired {
+                now + WITHOUT_EXPIRY
+            } else {
+                found
+            },
+        })
+    }
+
+    fn chain_refusal(&self, failure: chain::Failure, request: &chain::Request<'_>) -> Refusal {
+        let chain::Failure { rule, mut reason } = failure;
+        let foreign = match &self.trust {
+            Trust::Spiffe(bundles) => chain::foreign_signer_of_bundles(bundles, request),
+            Trust::Ca(roots) => chain::foreign_signer(roots, request),
+            Trust::AcceptUntrusted => None,
+        };
+        let mut rule = rule;
+        if let Some(foreign) = foreign {
+            rule = "foreign_signer";
+            let named = request
+                .domain
+                .map_or("a peer without a SPIFFE ID", TrustDomain::as_str);
+            reason = format!(
+                "its certificate was signed by a CA of the trust domain {foreign}, which cannot \
+                 vouch for {named}"
+            );
+        }
+        let mut refusal = request.leaf.refusal(rule, reason);
+        refusal.bundle = request.domain.cloned();
+        refusal
+    }
+
+    fn check_pins(&self, leaf: &Leaf<'_>) -> Result<(), Refusal> {
+        if self.certificate_hashes.is_empty() && self.spki_hashes.is_empty() {
+            return Ok(());
+        }
+        let pinned = |hashes: &[[u8; 32]], bytes: &[u8]| {
+            let hash = digest::digest(&digest::SHA256, bytes);
+            hashes.iter().any(|pin| pin == hash.as_ref())
+        };
+        if pinned(&self.certificate_hashes, leaf.der)
+            || pinned(&self.spki_hashes, leaf.certificate.public_key().raw)
+        {
+            return Ok(());
+        }
+        let reason = "neither its certificate nor its key is among the pinned ones".to_owned();
+        Err(Refusal {
+            counter: FAIL_HASH,
+            ..leaf.refusal("hash_mismatch", reason)
+        })
+    }
+
+    fn check_names(&self, leaf: &Leaf<'_>, server_name: Option<&str>) -> Result<(), Refusal> {
+        let refuse = |rule, reason| Refusal {
+            counter: FAIL_SAN,
+            ..leaf.refusal(rule, reason)
+        };
+        let names = leaf.names();
+        if !self.sans.is_empty() && !self.sans.iter().any(|matcher| matcher.matches(&leaf.sans)) {
+            let reason = format!("none of its names ({names}) is among those that are accepted");
+            return Err(refuse("san_mismatch", reason));
+        }
+        if self.match_server_name {
+            let Some(wanted) = server_name else {
+                let reason = "its name must match the name asked for, and none was".to_owned();
+                return Err(refuse("server_name_mismatch", reason));
+            };
+            let covered = leaf
+                .sans
+                .dns
+                .iter()
+                .any(|name| san::dns_name_matches(name, wanted))
+                || leaf.sans.ips.iter().any(|ip| ip.to_string() == wanted);
+            if !covered {
+                let reason = format!("none of its names ({names}) is {wanted}");
+                return Err(refuse("server_name_mismatch", reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Refusal {
+    pub(crate) fn no_certificate() -> Self {
+        Self::without_peer(
+            FAIL_NO_CERTIFICATE,
+            "no_certificate",
+            "the peer sent no certificate, and one is required",
+        )
+    }
+
+    /// The trust material is gone: nobody passes.
+    pub(crate) fn no_trust() -> Self {
+        let reason = "there is no trust material to verify the peer with";
+        Self::without_peer(FAIL_ERROR, "no_trust", reason)
+    }
+
+    fn without_peer(counter: &'static str, rule: &'static str, reason: &str) -> Self {
+        Self {
+            peer: None,
+            bundle: None,
+            counter,
+            rule,
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+/// The peer's leaf, parsed.
+pub(crate) struct Leaf<'a> {
+    pub(crate) der: &'a CertificateDer<'a>,
+    certificate: X509Certificate<'a>,
+    sans: Sans<'a>,
+}
+
+impl<'a> Leaf<'a> {
+    fn parse(der: &'a CertificateDer<'a>) -> Result<Self, Refusal> {
+        let parsed = certificate::parse(der)
+            .and_then(|certificate| Ok((Sans::of(&certificate)?, certificate)));
+        let (sans, certificate) = parsed.map_err(|error| {
+            let reason = format!("the peer's certificate cannot be read: {error}");
+            Refusal::without_peer(FAIL_ERROR, "malformed_certificate", &reason)
+        })?;
+        Ok(Self {
+            der,
+            certificate,
+            sans,
+        })
+    }
+
+    pub(crate) fn not_after(&self) -> SystemTime {
+        certificate::not_after(&self.certificate)
+    }
+
+    fn check_validity(&self, now: SystemTime) -> Result<(), Refusal> {
+        let not_before = certificate::not_before(&self.certificate);
+        if now < not_before {
+            let since = time_text(not_before);
+            let reason = format!("its certificate is valid from {since} on only");
+            return Err(self.refusal("not_yet_valid", reason));
+        }
+        if now > self.not_after() {
+            let since = time_text(self.not_after());
+            return Err(self.refusal("expired", format!("its certificate expired at {since}")));
+        }
+        Ok(())
+    }
+
+    /// All names, for log lines.
+    fn names(&self) -> String {
+        let text = [&self.sans.uris, &self.sans.dns, &self.sans.emails];
+        let text = text.into_iter().flatten().map(ToString::to_string);
+        let ips = self.sans.ips.iter().map(ToString::to_string);
+        let names: Vec<_> = text.chain(ips).collect();
+        if names.is_empty() {
+            "it has none".to_owned()
+        } else {
+            names.join(", ")
+        }
+    }
+
+    /// A refusal of this peer. `reason` goes on after the peer's name: `its certificate ...`.
+    fn refusal(&self, rule: &'static str, reason: String) -> Refusal {
+        let peer = (!self.sans.uris.is_empty()).then(|| self.sans.uris.join(", "));
+        let subject = || match self.sans.dns.first() {
+            Some(name) => (*name).to_owned(),
+            None => certificate::rfc2253(self.certificate.subject()),
+        };
+        let name = peer.clone().unwrap_or_else(subject);
+        Refusal {
+            peer,
+            bundle: None,
+            counter: FAIL_ERROR,
+            rule,
+            reason: format!("{name} is refused: {reason}"),
+        }
+    }
+}
+
+/// The latest start among the certificates: the chain was whole then, if it ever was.
+fn youngest_start(leaf: &Leaf<'_>, intermediates: &[CertificateDer<'_>]) -> SystemTime {
+    intermediates
+        .iter()
+        .filter_map(|der| Some(certificate::not_before(&certificate::parse(der).ok()?)))
+        .fold(certificate::not_before(&leaf.certificate), SystemTime::max)
+}
+
+/// The first few of the domains, for a log line.
+fn domain_list(bundles: &BTreeMap<TrustDomain, Arc<Roots>>) -> String {
+    const SHOWN: usize = 5;
+    let mut shown: Vec<_> = bundles
+        .keys()
+        .take(SHOWN)
+        .map(TrustDomain::as_str)
+        .collect();
+    let more = bundles.len().saturating_sub(SHOWN);
+    let rest = format!("{more} more");
+    if more > 0 {
+        shown.push(&rest);
+    }
+    if shown.is_empty() {
+        "no domain".to_owned()
+    } else {
+        shown.join(", ")
     }
 }

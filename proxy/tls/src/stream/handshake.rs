@@ -1,0 +1,197 @@
+//! Handshakes, both sides.
+
+use std::{
+    future::poll_fn,
+    io,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::SystemTime,
+};
+
+use rustls::{Connection, HandshakeKind, ProtocolVersion};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::{
+    HandshakeError, PendingTls, TlsStream,
+    inspect::Hello,
+    session::{FillError, Session},
+};
+use crate::{
+    ClientAuth, ClientContext, Refusal, ServerContext,
+    judge::{Judge, Peer, Verdict, take_verdict},
+};
+
+/// Answers a ClientHello.
+pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    pending: PendingTls<S>,
+    context: &ServerContext,
+) -> Result<TlsStream<S>, HandshakeError> {
+    let PendingTls { mut io, raw, hello } = pending;
+    let Hello {
+        accepted,
+        alpn,
+        taken,
+        ..
+    } = *hello;
+    let state = context.state()?;
+    let config = state.config_for(&alpn).clone();
+    let connection = match accepted.into_connection(config) {
+        Ok(connection) => connection,
+        Err((error, mut alert)) => {
+            let mut bytes = Vec::new();
+            alert.write_all(&mut bytes)?;
+            // The peer may be gone; what matters is the first error.
+            let _ = io.write_all(&bytes).await;
+            let _ = io.flush().await;
+            return Err(error.into());
+        }
+    };
+    let mut driver = Driver::new(io, connection.into());
+    driver.take(&raw[taken..]).await?;
+    drop(raw);
+    driver.run().await?;
+    let peer = driver.peer(state.judge.as_deref(), None)?;
+    let stream = driver.finish(peer, Some(state.identity.clone()), state.epochs);
+    if context.epochs() != stream.epochs()
+        && let Some(peer) = stream.peer()
+    {
+        context.reverify(peer, SystemTime::now())?;
+    }
+    Ok(stream)
+}
+
+/// Opens a connection.
+pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+    context: &ClientContext,
+    io: S,
+    server_name: Option<&str>,
+    alpn: Option<&[&[u8]]>,
+) -> Result<TlsStream<S>, HandshakeError> {
+    let state = context.state()?;
+    let connection = state.connection(server_name, alpn)?;
+    let mut driver = Driver::new(io, connection.into());
+    driver.run().await?;
+    let peer = driver.peer(Some(&state.judge), server_name)?;
+    let stream = driver.finish(peer, state.identity.clone(), state.epochs);
+    if context.epochs() != stream.epochs()
+        && let Some(peer) = stream.peer()
+    {
+        context.reverify(peer, SystemTime::now())?;
+    }
+    Ok(stream)
+}
+
+/// A handshake on its way.
+struct Driver<S> {
+    io: S,
+    session: Session,
+    verdict: Option<Verdict>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    fn new(io: S, connection: Connection) -> Self {
+        Self {
+            io,
+            session: Session::new(connection),
+            verdict: None,
+        }
+    }
+
+    /// Takes bytes that were read before.
+    async fn take(&mut self, ciphertext: &[u8]) -> Result<(), HandshakeError> {
+        take_verdict();
+        let fed = self.session.feed(ciphertext, &mut ReadBuf::new(&mut []));
+        self.verdict = take_verdict();
+        match fed {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.fail(error).await),
+        }
+    }
+
+    async fn run(&mut self) -> Result<(), HandshakeError> {
+        loop {
+            if !self.only_tickets_wait() {
+                poll_fn(|cx| self.poll_flush(cx)).await?;
+            }
+            if !self.session.connection.is_handshaking() {
+                return Ok(());
+            }
+            match poll_fn(|cx| self.poll_fill(cx)).await {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Ok(_) => {}
+                Err(error) => return Err(self.fail(error).await),
+            }
+        }
+    }
+
+    /// A TLS 1.3 server that is done has nothing to send but its tickets. They go out with the
+    /// first response, which saves a system call.
+    fn only_tickets_wait(&self) -> bool {
+        let connection = &*self.session.connection;
+        matches!(connection, Connection::Server(_))
+            && !connection.is_handshaking()
+            && connection.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.session.poll_flush(&mut self.io, cx))?;
+        std::pin::Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, FillError>> {
+        take_verdict();
+        let nowhere = &mut ReadBuf::new(&mut []);
+        let filled = self.session.poll_fill(&mut self.io, cx, nowhere);
+        if let Some(verdict) = take_verdict() {
+            self.verdict = Some(verdict);
+        }
+        filled
+    }
+
+    /// Tells the peer why, and the caller.
+    async fn fail(&mut self, error: FillError) -> HandshakeError {
+        let error = match error {
+            FillError::Io(error) => return error.into(),
+            FillError::Tls(error) => error,
+        };
+        // The peer may be gone; what matters is the first error.
+        let _ = poll_fn(|cx| self.poll_flush(cx)).await;
+        match self.verdict.take() {
+            Some(Err(refusal)) => refusal.into(),
+            _ => error.into(),
+        }
+    }
+
+    /// The peer that was verified; one that resumed a session is judged anew.
+    fn peer(
+        &mut self,
+        judge: Option<&Judge>,
+        server_name: Option<&str>,
+    ) -> Result<Option<Arc<Peer>>, HandshakeError> {
+        let Some(judge) = judge else {
+            return Ok(None);
+        };
+        if let Some(verdict) = self.verdict.take() {
+            return Ok(Some(verdict?));
+        }
+        let connection = &self.session.connection;
+        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        match connection.peer_certificates() {
+            Some([leaf, intermediates @ ..]) if resumed => {
+                let now = SystemTime::now();
+                Ok(Some(judge.judge(leaf, intermediates, server_name, now)?))
+            }
+            None | Some([]) if judge.client_auth() != ClientAuth::Required => Ok(None),
+            _ => Err(Refusal::no_certificate().into()),
+        }
+    }
+
+    fn finish(
+        self,
+        peer: Option<Arc<Peer>>,
+        identity: Option<Arc<crate::Identity>>,
+        epochs: crate::Epochs,
+    ) -> TlsStream<S> {
+        TlsStream::new(self.io, self.session, peer, identity, epochs)
+    }
+}
