@@ -1,18 +1,11 @@
-//! One validation in use: its verdicts, remembered, and its face towards rustls.
-//!
-//! A judge lives as long as one epoch of its context's trust, so nothing that it remembers outlives
-//! a change of bundle, CRL or policy.
+//! A validation's face towards rustls.
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use aws_lc_rs::digest;
-use ithildin_spiffe::SpiffeId;
-use parking_lot::Mutex;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -21,26 +14,7 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use crate::{
-    ClientAuth, Refusal, Validation, provider,
-    verify::{Role, Verified},
-};
-
-/// The verified peer.
-#[derive(Debug)]
-pub struct Peer {
-    /// Leaf first, as presented.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// Its SPIFFE ID, if it showed an X.509-SVID and trust stands behind it.
-    pub id: Option<SpiffeId>,
-    /// Of the leaf.
-    pub not_after: SystemTime,
-    /// When the judgement must be passed again at the latest: a certificate of its path or a CRL
-    /// runs out.
-    pub valid_until: SystemTime,
-    /// The name that it had to match, where the validation asks for that.
-    pub(crate) server_name: Option<String>,
-}
+use crate::{ClientAuth, Peer, Refusal, Validation, provider, verify::Role};
 
 #[derive(Debug)]
 pub(crate) struct Judge {
@@ -48,18 +22,7 @@ pub(crate) struct Judge {
     /// What our peers are to us.
     role: Role,
     client_auth: ClientAuth,
-    passed: Mutex<HashMap<[u8; 32], Passed>>,
 }
-
-/// A chain that passed: it passes again between these times without a look at it.
-#[derive(Debug)]
-struct Passed {
-    peer: Arc<Peer>,
-    from: SystemTime,
-}
-
-/// How many chains a judge remembers. A mesh peer shows the same chain for half an hour or so.
-const MAX_PASSED: usize = 1024;
 
 impl Judge {
     pub(crate) fn new(validation: Arc<Validation>, role: Role, client_auth: ClientAuth) -> Self {
@@ -67,7 +30,6 @@ impl Judge {
             validation,
             role,
             client_auth,
-            passed: Mutex::default(),
         }
     }
 
@@ -82,45 +44,9 @@ impl Judge {
         intermediates: &[CertificateDer<'_>],
         server_name: Option<&str>,
         now: SystemTime,
-    ) -> Result<Arc<Peer>, Refusal> {
-        let server_name = server_name.filter(|_| self.validation.match_server_name);
-        let key = key(leaf, intermediates, server_name);
-        if let Some(passed) = self.passed.lock().get(&key)
-            && (passed.from..=passed.peer.valid_until).contains(&now)
-        {
-            return Ok(passed.peer.clone());
-        }
-        let owned = |der: &CertificateDer<'_>| der.clone().into_owned();
-        let chain: Vec<_> = [leaf].into_iter().chain(intermediates).map(owned).collect();
-        let verified = self
-            .validation
-            .verify(&chain, self.role, server_name, now)?;
-        let Verified {
-            id,
-            not_after,
-            valid_until,
-        } = verified;
-        let peer = Arc::new(Peer {
-            chain,
-            id,
-            not_after,
-            valid_until,
-            server_name: server_name.map(str::to_owned),
-        });
-        self.remember(key, &peer, now);
-        Ok(peer)
-    }
-
-    fn remember(&self, key: [u8; 32], peer: &Arc<Peer>, now: SystemTime) {
-        let mut passed = self.passed.lock();
-        if passed.len() >= MAX_PASSED {
-            passed.retain(|_, passed| passed.peer.valid_until >= now);
-        }
-        if passed.len() >= MAX_PASSED {
-            passed.clear();
-        }
-        let peer = peer.clone();
-        passed.insert(key, Passed { peer, from: now });
+    ) -> Verdict {
+        self.validation
+            .judge(leaf, intermediates, self.role, server_name, now)
     }
 
     /// The verdict for rustls, and for [`take_verdict`].
@@ -151,23 +77,6 @@ pub(crate) type Verdict = Result<Arc<Peer>, Refusal>;
 /// `process_new_packets`, with no await between.
 pub(crate) fn take_verdict() -> Option<Verdict> {
     VERDICT.take()
-}
-
-/// SHA-256 over everything presented, each part with its length.
-fn key(
-    leaf: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
-    server_name: Option<&str>,
-) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    let parts = [leaf].into_iter().chain(intermediates).map(AsRef::as_ref);
-    for part in parts.chain(server_name.map(str::as_bytes)) {
-        context.update(&part.len().to_be_bytes());
-        context.update(part);
-    }
-    let mut key = [0; 32];
-    key.copy_from_slice(context.finish().as_ref());
-    key
 }
 
 /// The error of rustls whose alert tells the peer most.

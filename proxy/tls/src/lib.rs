@@ -9,6 +9,7 @@ pub mod context;
 mod crl;
 mod judge;
 pub mod material;
+mod memory;
 mod provider;
 mod roots;
 mod san;
@@ -19,12 +20,11 @@ mod testing;
 pub mod verify;
 
 pub use context::{
-    ClientAuth, ClientContext, ClientParams, Epochs, ServerContext, ServerParams, TlsVersion,
+    ClientAuth, ClientContext, ClientParams, ServerContext, ServerParams, TlsVersion,
 };
-pub use judge::Peer;
 pub use material::{Identity, MaterialError};
 pub use roots::Roots;
 pub use san::{SanMatcher, SanPattern, SanType};
 pub use slot::Slot;
 pub use stream::{HandshakeError, Inspected, PendingTls, TlsStream, inspect};
-pub use verify::{Refusal, Role, Trust, Validation, Verified};
+pub use verify::{Peer, Refusal, Role, Trust, Validation, Verified};

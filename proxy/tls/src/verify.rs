@@ -19,7 +19,9 @@ use x509_parser::{certificate::X509Certificate, public_key::PublicKey};
 use crate::{
     Roots, SanMatcher,
     certificate::{self, Sans, time_text},
-    chain, roots, san,
+    chain,
+    memory::{Key, Memory},
+    roots, san,
 };
 
 /// How a peer is judged: `CertificateValidationContext` with its trust material.
@@ -38,6 +40,7 @@ pub struct Validation {
     /// Judge the chain as of the moment when its youngest certificate began
     /// (`allow_expired_certificate`).
     pub allow_expired: bool,
+    pub(crate) memory: Memory,
 }
 
 /// Roots, and for whom they speak.
@@ -60,7 +63,23 @@ pub enum Role {
     Server,
 }
 
-/// What was found out about a peer that passed.
+/// The verified peer.
+#[derive(Debug)]
+pub struct Peer {
+    /// Leaf first, as presented.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its SPIFFE ID, if it showed an X.509-SVID and trust stands behind it.
+    pub id: Option<SpiffeId>,
+    /// Of the leaf.
+    pub not_after: SystemTime,
+    /// When the judgement must be passed again at the latest: a certificate of its path or a CRL
+    /// runs out.
+    pub valid_until: SystemTime,
+    /// The name that it had to match, where the validation asks for that.
+    pub(crate) server_name: Option<String>,
+}
+
+/// What was found out about a chain that passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     /// Of an X.509-SVID whose chain was verified.
@@ -106,7 +125,51 @@ impl Validation {
             certificate_hashes: Vec::new(),
             spki_hashes: Vec::new(),
             allow_expired: false,
+            memory: Memory::default(),
         }
+    }
+
+    /// Judges the peer of a live connection by today's trust.
+    ///
+    /// # Errors
+    /// The rule that refuses it now.
+    pub fn reverify(&self, peer: &Peer, role: Role, now: SystemTime) -> Result<(), Refusal> {
+        let (leaf, intermediates) = peer
+            .chain
+            .split_first()
+            .ok_or_else(Refusal::no_certificate)?;
+        let server_name = peer.server_name.as_deref();
+        self.judge(leaf, intermediates, role, server_name, now)
+            .map(|_| ())
+    }
+
+    /// [`Validation::verify`] with a memory. It yields the same peer for the same chain, so that
+    /// many connections of one peer keep one copy.
+    pub(crate) fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        role: Role,
+        server_name: Option<&str>,
+        now: SystemTime,
+    ) -> Result<Arc<Peer>, Refusal> {
+        let compared = server_name.filter(|_| self.match_server_name);
+        let key = Key::new(leaf, intermediates, role, compared);
+        if let Some(peer) = self.memory.recall(&key, now) {
+            return Ok(peer);
+        }
+        let owned = |der: &CertificateDer<'_>| der.clone().into_owned();
+        let chain: Vec<_> = [leaf].into_iter().chain(intermediates).map(owned).collect();
+        let verified = self.verify(&chain, role, compared, now)?;
+        let peer = Arc::new(Peer {
+            chain,
+            id: verified.id,
+            not_after: verified.not_after,
+            valid_until: verified.valid_until,
+            server_name: compared.map(str::to_owned),
+        });
+        self.memory.remember(key, peer.clone(), now);
+        Ok(peer)
     }
 
     /// Judges `chain`, leaf first, of the peer that plays `role`, at `now`. `server_name` is the

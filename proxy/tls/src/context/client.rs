@@ -1,6 +1,6 @@
 //! What a cluster presents to its endpoints and demands of them.
 
-use std::{net::Ipv4Addr, sync::Arc, time::SystemTime};
+use std::{net::Ipv4Addr, sync::Arc};
 
 use arc_swap::ArcSwapOption;
 use rustls::{
@@ -9,13 +9,10 @@ use rustls::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{ClientAuth, Epochs, TlsVersion, reverify};
+use super::{ClientAuth, Epochs, TlsVersion};
 use crate::{
-    HandshakeError, Identity, MaterialError, Refusal, Slot, TlsStream, Validation,
-    judge::{Judge, Peer},
-    provider,
-    stream::handshake,
-    verify::Role,
+    HandshakeError, Identity, MaterialError, Slot, TlsStream, Validation, judge::Judge, provider,
+    stream::handshake, verify::Role,
 };
 
 #[derive(Clone, Debug)]
@@ -77,12 +74,13 @@ impl ClientContext {
         identity.is_none_or(|slot| slot.is_filled()) && self.params.validation.is_filled()
     }
 
-    pub fn epochs(&self) -> Epochs {
+    /// Epochs of identity and of validation: part of every pool key.
+    pub fn epochs(&self) -> (u64, u64) {
         let identity = self.params.identity.as_ref();
-        Epochs {
-            identity: identity.map_or(0, |slot| slot.epoch()),
-            validation: self.params.validation.epoch(),
-        }
+        (
+            identity.map_or(0, |slot| slot.epoch()),
+            self.params.validation.epoch(),
+        )
     }
 
     /// Connects TLS over `io`. `server_name` is sent as SNI; `alpn` overrides the offered
@@ -98,23 +96,6 @@ impl ClientContext {
     ) -> Result<TlsStream<S>, HandshakeError> {
         // Boxed: a handshake's future is large, and most of a connection's life comes after it.
         Box::pin(handshake::connect(self, io, server_name, alpn)).await
-    }
-
-    /// Judges the peer of a live connection by today's trust.
-    ///
-    /// # Errors
-    /// The rule that refuses it now.
-    pub fn reverify(&self, peer: &Peer, now: SystemTime) -> Result<(), Refusal> {
-        let state = self.state.load();
-        let today = state.as_ref().filter(|state| state.epochs == self.epochs());
-        let judge = today.map(|state| &*state.judge);
-        reverify(
-            Some(&self.params.validation),
-            judge,
-            Role::Server,
-            peer,
-            now,
-        )
     }
 
     /// The state for the material that is there now.
@@ -157,10 +138,7 @@ impl ClientContext {
         config.alpn_protocols.clone_from(&self.params.alpn);
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         Ok(ClientState {
-            epochs: Epochs {
-                identity: identity_epoch,
-                validation: validation_epoch,
-            },
+            epochs: (identity_epoch, validation_epoch),
             identity,
             judge,
             config: Arc::new(config),

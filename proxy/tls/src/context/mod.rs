@@ -9,17 +9,8 @@
 mod client;
 mod server;
 
-use std::sync::Arc;
-
 pub use client::{ClientContext, ClientParams};
 pub use server::{ServerContext, ServerParams};
-
-use crate::{
-    Refusal, Slot, Validation,
-    judge::{Judge, Peer},
-    verify::Role,
-};
-use std::time::SystemTime;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {
@@ -36,32 +27,5 @@ pub enum ClientAuth {
     Required,
 }
 
-/// Which material a handshake used: part of every pool key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Epochs {
-    pub identity: u64,
-    pub validation: u64,
-}
-
-/// Judges the peer of a live connection by today's trust; with the judge's memory where it is
-/// today's too.
-fn reverify(
-    slot: Option<&Arc<Slot<Validation>>>,
-    judge: Option<&Judge>,
-    role: Role,
-    peer: &Peer,
-    now: SystemTime,
-) -> Result<(), Refusal> {
-    let server_name = peer.server_name.as_deref();
-    if let (Some(judge), Some((leaf, intermediates))) = (judge, peer.chain.split_first()) {
-        return judge
-            .judge(leaf, intermediates, server_name, now)
-            .map(|_| ());
-    }
-    let validation = slot
-        .and_then(|slot| slot.load())
-        .ok_or_else(Refusal::no_trust)?;
-    validation
-        .verify(&peer.chain, role, server_name, now)
-        .map(|_| ())
-}
+/// Epochs of identity and of validation; 0 for what is not used.
+pub(crate) type Epochs = (u64, u64);

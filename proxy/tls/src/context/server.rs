@@ -1,6 +1,6 @@
 //! What a listener's filter chain presents and demands.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use rustls::{
@@ -10,12 +10,9 @@ use rustls::{
     sign::SingleCertAndKey,
 };
 
-use super::{ClientAuth, Epochs, TlsVersion, reverify};
+use super::{ClientAuth, Epochs, TlsVersion};
 use crate::{
-    HandshakeError, Identity, MaterialError, Refusal, Slot, Validation,
-    judge::{Judge, Peer},
-    provider,
-    verify::Role,
+    HandshakeError, Identity, MaterialError, Slot, Validation, judge::Judge, provider, verify::Role,
 };
 
 #[derive(Clone, Debug)]
@@ -84,22 +81,12 @@ impl ServerContext {
         self.params.identity.is_filled() && self.validation().is_none_or(|slot| slot.is_filled())
     }
 
-    pub fn epochs(&self) -> Epochs {
-        Epochs {
-            identity: self.params.identity.epoch(),
-            validation: self.validation().map_or(0, |slot| slot.epoch()),
-        }
-    }
-
-    /// Judges the peer of a live connection by today's trust.
-    ///
-    /// # Errors
-    /// The rule that refuses it now.
-    pub fn reverify(&self, peer: &Peer, now: SystemTime) -> Result<(), Refusal> {
-        let state = self.state.load();
-        let today = state.as_ref().filter(|state| state.epochs == self.epochs());
-        let judge = today.and_then(|state| state.judge.as_deref());
-        reverify(self.validation(), judge, Role::Client, peer, now)
+    /// Epochs of identity and of validation.
+    pub fn epochs(&self) -> (u64, u64) {
+        (
+            self.params.identity.epoch(),
+            self.validation().map_or(0, |slot| slot.epoch()),
+        )
     }
 
     /// The state for the material that is there now.
@@ -136,10 +123,7 @@ impl ServerContext {
         let mut without_alpn = config.clone();
         without_alpn.alpn_protocols.clear();
         Ok(ServerState {
-            epochs: Epochs {
-                identity: identity_epoch,
-                validation: validation_epoch,
-            },
+            epochs: (identity_epoch, validation_epoch),
             identity,
             judge,
             config: Arc::new(config),
@@ -174,7 +158,7 @@ impl ServerContext {
     }
 
     /// The validation, unless no certificate is asked for.
-    fn validation(&self) -> Option<&Arc<Slot<Validation>>> {
+    pub(crate) fn validation(&self) -> Option<&Arc<Slot<Validation>>> {
         let asked = self.params.client_auth != ClientAuth::None;
         self.params.validation.as_ref().filter(|_| asked)
     }

@@ -17,8 +17,10 @@ use super::{
     session::{FillError, Session},
 };
 use crate::{
-    ClientAuth, ClientContext, Refusal, ServerContext,
-    judge::{Judge, Peer, Verdict, take_verdict},
+    ClientAuth, ClientContext, Peer, Refusal, ServerContext, Slot, Validation,
+    context::Epochs,
+    judge::{Judge, Verdict, take_verdict},
+    verify::Role,
 };
 
 /// Answers a ClientHello.
@@ -52,12 +54,7 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     driver.run().await?;
     let peer = driver.peer(state.judge.as_deref(), None)?;
     let stream = driver.finish(peer, Some(state.identity.clone()), state.epochs);
-    if context.epochs() != stream.epochs()
-        && let Some(peer) = stream.peer()
-    {
-        context.reverify(peer, SystemTime::now())?;
-    }
-    Ok(stream)
+    still_welcome(stream, context.validation(), Role::Client)
 }
 
 /// Opens a connection.
@@ -73,10 +70,22 @@ pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     driver.run().await?;
     let peer = driver.peer(Some(&state.judge), server_name)?;
     let stream = driver.finish(peer, state.identity.clone(), state.epochs);
-    if context.epochs() != stream.epochs()
-        && let Some(peer) = stream.peer()
-    {
-        context.reverify(peer, SystemTime::now())?;
+    still_welcome(stream, Some(&context.params().validation), Role::Server)
+}
+
+/// Judges the peer again if trust changed while the handshake went on.
+fn still_welcome<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: TlsStream<S>,
+    slot: Option<&Arc<Slot<Validation>>>,
+    role: Role,
+) -> Result<TlsStream<S>, HandshakeError> {
+    let (Some(slot), Some(peer)) = (slot, stream.peer()) else {
+        return Ok(stream);
+    };
+    let (_, epoch) = stream.epochs();
+    if slot.epoch() != epoch {
+        let validation = slot.load().ok_or_else(Refusal::no_trust)?;
+        validation.reverify(peer, role, SystemTime::now())?;
     }
     Ok(stream)
 }
@@ -190,7 +199,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         self,
         peer: Option<Arc<Peer>>,
         identity: Option<Arc<crate::Identity>>,
-        epochs: crate::Epochs,
+        epochs: Epochs,
     ) -> TlsStream<S> {
         TlsStream::new(self.io, self.session, peer, identity, epochs)
     }

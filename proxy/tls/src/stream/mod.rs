@@ -25,7 +25,7 @@ pub use error::HandshakeError;
 pub use inspect::{Inspected, PendingTls, inspect};
 use session::{FillError, Plaintext, Session};
 
-use crate::{Epochs, Identity, Peer, provider};
+use crate::{Identity, Peer, context::Epochs, provider};
 
 /// An established TLS connection. Reads take a buffer only when there is something to read:
 /// see [`TlsStream::poll_readable`].
@@ -67,8 +67,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         self.identity.as_ref()
     }
 
-    /// Which material the handshake used; compare with the context's to see whether it is current.
-    pub fn epochs(&self) -> Epochs {
+    /// Epochs of identity and of validation that the handshake used; compare with the context's.
+    pub fn epochs(&self) -> (u64, u64) {
         self.epochs
     }
 
