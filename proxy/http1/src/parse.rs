@@ -1,0 +1,490 @@
+//! Heads from bytes: httparse finds the lines, this module decides what they mean.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, BytesMut};
+use smallvec::SmallVec;
+
+use crate::{
+    error::ParseError,
+    head::{Field, Fields, Framing, Known, RequestHead, ResponseHead, Version},
+};
+
+/// The most header lines that can be parsed, whatever is configured.
+const MAX_FIELDS: usize = 256;
+
+/// Bounds of one head.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of the whole head.
+    pub head: usize,
+    /// Header lines.
+    pub fields: usize,
+}
+
+impl Default for Limits {
+    /// Envoy's: 60 KiB (`max_request_headers_kb`) and 100 (`max_headers_count`).
+    fn default() -> Self {
+        Self {
+            head: 60 * 1024,
+            fields: 100,
+        }
+    }
+}
+
+/// Takes one request head off the front of `buffer`; `None` if it is not all there yet.
+///
+/// # Errors
+/// The connection cannot be used any more.
+pub fn parse_request(
+    buffer: &mut BytesMut,
+    limits: Limits,
+) -> Result<Option<RequestHead>, ParseError> {
+    skip_empty_lines(buffer);
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    let status = request
+        .parse_with_uninit_headers(buffer, &mut lines)
+        .map_err(refusal)?;
+    let httparse::Status::Complete(length) = status else {
+        return incomplete(buffer, limits);
+    };
+    check_size(&buffer[..length], request.headers.len(), limits)?;
+    let at = Offsets::new(buffer);
+    let method = at.of(request.method.unwrap_or_default().as_bytes());
+    let target = at.of(request.path.unwrap_or_default().as_bytes());
+    let version = version(request.version)?;
+    let list = at.fields(request.headers);
+    let bytes = buffer.split_to(length).freeze();
+    finish_request(Fields { bytes, list }, version, method, target).map(Some)
+}
+
+/// Takes one response head off the front of `buffer`; `None` if it is not all there yet. The
+/// method of the request decides whether a body follows.
+///
+/// # Errors
+/// The connection cannot be used any more.
+pub fn parse_response(
+    buffer: &mut BytesMut,
+    limits: Limits,
+    request_method: &[u8],
+) -> Result<Option<ResponseHead>, ParseError> {
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut []);
+    let status = httparse::ParserConfig::default()
+        .parse_response_with_uninit_headers(&mut response, buffer, &mut lines)
+        .map_err(refusal)?;
+    let httparse::Status::Complete(length) = status else {
+        return incomplete(buffer, limits);
+    };
+    check_size(&buffer[..length], response.headers.len(), limits)?;
+    let at = Offsets::new(buffer);
+    let reason = at.of(response.reason.unwrap_or_default().as_bytes());
+    let version = version(response.version)?;
+    let status = response.code.ok_or(ParseError::Malformed)?;
+    let list = at.fields(response.headers);
+    let bytes = buffer.split_to(length).freeze();
+    finish_response(
+        Fields { bytes, list },
+        version,
+        status,
+        reason,
+        request_method,
+    )
+    .map(Some)
+}
+
+/// A client may send empty lines after a body (RFC 9112, section 2.2).
+fn skip_empty_lines(buffer: &mut BytesMut) {
+    while buffer.starts_with(b"\r\n") {
+        buffer.advance(2);
+    }
+}
+
+fn refusal(error: httparse::Error) -> ParseError {
+    match error {
+        httparse::Error::TooManyHeaders => ParseError::TooManyHeaders,
+        httparse::Error::Version => ParseError::Version,
+        _ => ParseError::Malformed,
+    }
+}
+
+fn incomplete<T>(buffer: &BytesMut, limits: Limits) -> Result<Option<T>, ParseError> {
+    if buffer.len() > limits.head {
+        return Err(ParseError::HeadTooLarge);
+    }
+    check_line_ends(buffer)?;
+    Ok(None)
+}
+
+fn check_size(head: &[u8], fields: usize, limits: Limits) -> Result<(), ParseError> {
+    if head.len() > limits.head {
+        return Err(ParseError::HeadTooLarge);
+    }
+    if fields > limits.fields {
+        return Err(ParseError::TooManyHeaders);
+    }
+    check_line_ends(head)
+}
+
+/// httparse takes LF alone as a line end; a peer that does not would see other lines than we do.
+fn check_line_ends(head: &[u8]) -> Result<(), ParseError> {
+    let bare = |at: usize| at == 0 || head[at - 1] != b'\r';
+    if memchr::memchr_iter(b'\n', head).any(bare) {
+        return Err(ParseError::BareLf);
+    }
+    Ok(())
+}
+
+fn version(minor: Option<u8>) -> Result<Version, ParseError> {
+    match minor {
+        Some(0) => Ok(Version::Http10),
+        Some(1) => Ok(Version::Http11),
+        _ => Err(ParseError::Version),
+    }
+}
+
+/// Turns slices of the buffer into offsets, which survive that it is split off.
+struct Offsets {
+    base: usize,
+}
+
+impl Offsets {
+    fn new(buffer: &[u8]) -> Self {
+        Self {
+            base: buffer.as_ptr() as usize,
+        }
+    }
+
+    /// Heads are far below 4 GiB: [`Limits`] has been checked.
+    fn of(&self, part: &[u8]) -> (u32, u32) {
+        if part.is_empty() {
+            return (0, 0);
+        }
+        let start = part.as_ptr() as usize - self.base;
+        (start as u32, (start + part.len()) as u32)
+    }
+
+    fn fields<const N: usize>(&self, headers: &[httparse::Header<'_>]) -> SmallVec<[Field; N]>
+    where
+        [Field; N]: smallvec::Array<Item = Field>,
+    {
+        headers
+            .iter()
+            .map(|header| Field {
+                known: classify(header.name.as_bytes()),
+                hop_by_hop: false,
+                name: self.of(header.name.as_bytes()),
+                value: self.of(header.value),
+            })
+            .collect()
+    }
+}
+
+fn classify(name: &[u8]) -> Known {
+    const TABLE: &[(&str, Known)] = &[
+        ("te", Known::Te),
+        ("host", Known::Host),
+        ("date", Known::Date),
+        ("via", Known::Via),
+        ("expect", Known::Expect),
+        ("server", Known::Server),
+        ("upgrade", Known::Upgrade),
+        ("connection", Known::Connection),
+        ("keep-alive", Known::KeepAlive),
+        ("content-type", Known::ContentType),
+        ("x-request-id", Known::XRequestId),
+        ("content-length", Known::ContentLength),
+        ("x-forwarded-for", Known::XForwardedFor),
+        ("x-forwarded-host", Known::XForwardedHost),
+        ("x-forwarded-port", Known::XForwardedPort),
+        ("proxy-connection", Known::ProxyConnection),
+        ("x-forwarded-proto", Known::XForwardedProto),
+        ("transfer-encoding", Known::TransferEncoding),
+        ("x-forwarded-client-cert", Known::XForwardedClientCert),
+    ];
+    let found = TABLE.iter().find(|(known, _)| {
+        known.len() == name.len() && name.eq_ignore_ascii_case(known.as_bytes())
+    });
+    match found {
+        Some((_, known)) => *known,
+        None if name.len() > 8 && name[..8].eq_ignore_ascii_case(b"x-envoy-") => Known::XEnvoy,
+        None => Known::Other,
+    }
+}
+
+fn finish_request(
+    mut fields: Fields,
+    version: Version,
+    method: (u32, u32),
+    target: (u32, u32),
+) -> Result<RequestHead, ParseError> {
+    let connection = Connection::read(&mut fields);
+    let facts = Facts::read(&fields)?;
+    let framing = match (facts.chunked, facts.length) {
+        (true, Some(_)) => return Err(ParseError::LengthAndEncoding),
+        (true, None) if version == Version::Http10 => return Err(ParseError::TransferEncoding),
+        (true, None) => Framing::Chunked,
+        (false, None | Some(0)) => Framing::None,
+        (false, Some(length)) => Framing::Length(length),
+    };
+    let target_parts = split_target(&fields, method, target)?;
+    let authority = match (target_parts.authority, facts.host) {
+        (_, HostField::Several) => return Err(ParseError::Host),
+        (_, HostField::Missing) if version == Version::Http11 => return Err(ParseError::Host),
+        (Some(authority), _) => authority,
+        (None, HostField::One(host)) => host,
+        (None, HostField::Missing) => (0, 0),
+    };
+    if !is_authority(fields.slice(authority)) {
+        return Err(ParseError::InvalidHost);
+    }
+    let keep_alive = match version {
+        Version::Http11 => !connection.close,
+        Version::Http10 => connection.keep_alive && !connection.close,
+    };
+    let expect = fields.known(Known::Expect);
+    let upgrade = facts
+        .upgrade
+        .filter(|_| connection.upgrade && version == Version::Http11);
+    Ok(RequestHead {
+        expect_continue: version == Version::Http11
+            && expect.is_some_and(|e| e.eq_ignore_ascii_case(b"100-continue")),
+        version,
+        framing,
+        keep_alive,
+        upgrade,
+        method,
+        target,
+        authority,
+        path: target_parts.path,
+        scheme: target_parts.scheme,
+        fields,
+    })
+}
+
+fn finish_response(
+    mut fields: Fields,
+    version: Version,
+    status: u16,
+    reason: (u32, u32),
+    request_method: &[u8],
+) -> Result<ResponseHead, ParseError> {
+    if !(100..1000).contains(&status) {
+        return Err(ParseError::Malformed);
+    }
+    let connection = Connection::read(&mut fields);
+    let facts = Facts::read(&fields)?;
+    if facts.chunked && facts.length.is_some() {
+        return Err(ParseError::LengthAndEncoding);
+    }
+    if facts.chunked && version == Version::Http10 {
+        return Err(ParseError::TransferEncoding);
+    }
+    let tunnel = request_method == b"CONNECT" && (200..300).contains(&status);
+    let bodyless = status < 200 || status == 204 || status == 304 || request_method == b"HEAD";
+    let framing = match (bodyless || tunnel, facts.chunked, facts.length) {
+        (true, ..) | (false, false, Some(0)) => Framing::None,
+        (false, true, _) => Framing::Chunked,
+        (false, false, Some(length)) => Framing::Length(length),
+        (false, false, None) => Framing::Close,
+    };
+    let persistent = match version {
+        Version::Http11 => !connection.close,
+        Version::Http10 => connection.keep_alive && !connection.close,
+    };
+    Ok(ResponseHead {
+        upgrade: connection.upgrade && facts.upgrade.is_some(),
+        version,
+        status,
+        framing,
+        keep_alive: persistent && framing != Framing::Close,
+        reason,
+        fields,
+    })
+}
+
+/// What `Connection` says.
+#[derive(Default)]
+struct Connection {
+    close: bool,
+    keep_alive: bool,
+    upgrade: bool,
+}
+
+impl Connection {
+    /// Also marks the fields that `Connection` names as hop-by-hop.
+    fn read(fields: &mut Fields) -> Self {
+        let mut connection = Self::default();
+        let values: SmallVec<[(u32, u32); 2]> = fields
+            .list
+            .iter()
+            .filter(|field| field.known == Known::Connection)
+            .map(|field| field.value)
+            .collect();
+        for value in values {
+            let value = fields.bytes.slice(value.0 as usize..value.1 as usize);
+            for token in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                if token.eq_ignore_ascii_case(b"close") {
+                    connection.close = true;
+                } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                    connection.keep_alive = true;
+                } else if token.eq_ignore_ascii_case(b"upgrade") {
+                    connection.upgrade = true;
+                } else if !token.is_empty() {
+                    mark_hop_by_hop(fields, token);
+                }
+            }
+        }
+        connection
+    }
+}
+
+/// A client must not be able to name away what proxies and policies rely on.
+fn mark_hop_by_hop(fields: &mut Fields, token: &[u8]) {
+    let bytes = fields.bytes.clone();
+    for field in &mut fields.list {
+        let name = &bytes[field.name.0 as usize..field.name.1 as usize];
+        if matches!(field.known, Known::Other | Known::Te) && name.eq_ignore_ascii_case(token) {
+            field.hop_by_hop = true;
+        }
+    }
+}
+
+enum HostField {
+    Missing,
+    One((u32, u32)),
+    Several,
+}
+
+/// What the framing, Host and Upgrade fields say, each checked against repetition.
+struct Facts {
+    host: HostField,
+    length: Option<u64>,
+    chunked: bool,
+    upgrade: Option<(u32, u32)>,
+}
+
+impl Facts {
+    fn read(fields: &Fields) -> Result<Self, ParseError> {
+        let mut facts = Self {
+            host: HostField::Missing,
+            length: None,
+            chunked: false,
+            upgrade: None,
+        };
+        for field in &fields.list {
+            let value = fields.slice(field.value);
+            match field.known {
+                Known::Host => {
+                    facts.host = match facts.host {
+                        HostField::Missing => HostField::One(field.value),
+                        _ => HostField::Several,
+                    }
+                }
+                Known::ContentLength if facts.length.is_some() => {
+                    return Err(ParseError::ContentLength);
+                }
+                Known::ContentLength => facts.length = Some(content_length(value)?),
+                Known::TransferEncoding => {
+                    if facts.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                        return Err(ParseError::TransferEncoding);
+                    }
+                    facts.chunked = true;
+                }
+                Known::Upgrade => facts.upgrade = Some(field.value),
+                _ => {}
+            }
+        }
+        Ok(facts)
+    }
+}
+
+/// Digits and nothing else: no sign, no list, no space.
+fn content_length(value: &[u8]) -> Result<u64, ParseError> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(ParseError::ContentLength);
+    }
+    std::str::from_utf8(value)
+        .ok()
+        .and_then(|digits| digits.parse().ok())
+        .ok_or(ParseError::ContentLength)
+}
+
+struct Target {
+    authority: Option<(u32, u32)>,
+    path: Option<(u32, u32)>,
+    scheme: Option<&'static str>,
+}
+
+/// The four forms of RFC 9112, section 3.2.
+fn split_target(
+    fields: &Fields,
+    method: (u32, u32),
+    (start, end): (u32, u32),
+) -> Result<Target, ParseError> {
+    let target = fields.slice((start, end));
+    let method = fields.slice(method);
+    // Envoy refuses fragments too: what comes after '#' is never sent.
+    if target.contains(&b'#') {
+        return Err(ParseError::Target);
+    }
+    if method == b"CONNECT" {
+        let has_port = target.rsplit(|b| *b == b':').next().is_some_and(|port| {
+            port.len() < target.len() && !port.is_empty() && port.iter().all(u8::is_ascii_digit)
+        });
+        return if has_port {
+            Ok(Target {
+                authority: Some((start, end)),
+                path: None,
+                scheme: None,
+            })
+        } else {
+            Err(ParseError::Target)
+        };
+    }
+    if target.first() == Some(&b'/') || (target == b"*" && method == b"OPTIONS") {
+        return Ok(Target {
+            authority: None,
+            path: Some((start, end)),
+            scheme: None,
+        });
+    }
+    let (scheme, prefix) = if has_prefix(target, b"http://") {
+        ("http", 7)
+    } else if has_prefix(target, b"https://") {
+        ("https", 8)
+    } else {
+        return Err(ParseError::Target);
+    };
+    let rest = &target[prefix..];
+    let length = rest
+        .iter()
+        .position(|b| matches!(b, b'/' | b'?'))
+        .unwrap_or(rest.len());
+    let authority_end = start + (prefix + length) as u32;
+    match rest.get(length) {
+        _ if length == 0 => Err(ParseError::Target),
+        // A query without a path has no origin form of its own.
+        Some(b'?') => Err(ParseError::Target),
+        next => Ok(Target {
+            authority: Some((start + prefix as u32, authority_end)),
+            path: next.map(|_| (authority_end, end)),
+            scheme: Some(scheme),
+        }),
+    }
+}
+
+fn has_prefix(text: &[u8], prefix: &[u8]) -> bool {
+    text.len() >= prefix.len() && text[..prefix.len()].eq_ignore_ascii_case(prefix)
+}
+
+/// `uri-host [":" port]` without user information.
+fn is_authority(authority: &[u8]) -> bool {
+    authority
+        .iter()
+        .all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(b))
+}
+
+#[cfg(test)]
+mod tests;
