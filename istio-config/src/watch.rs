@@ -1,0 +1,207 @@
+//! Keeps a proxy's configuration in step with a folder.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use ithildin_xds::ResourceSet;
+use notify::{RecursiveMode, Watcher as _};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
+use tracing::{info, warn};
+
+use crate::{
+    build::build,
+    error::ConfigError,
+    load::{Fingerprint, fingerprint, load},
+    node::Node,
+    resources::Built,
+};
+
+/// How long a folder must be quiet before it is read: an editor or `cp` writes in several steps.
+const QUIET: Duration = Duration::from_millis(50);
+/// Longest wait for that quiet.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+/// How often the folder is looked at in any case: some file systems notify nobody, and links may
+/// point to where nobody watches.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A folder of Istio and Kubernetes resources, watched for one node until it is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    state: watch::Receiver<Arc<ResourceSet>>,
+    errors: watch::Receiver<Arc<[ConfigError]>>,
+    task: JoinHandle<()>,
+}
+
+impl Watcher {
+    /// Reads `dir` once and follows it from then on. Must be called inside a tokio runtime.
+    ///
+    /// When the first read fails, the set is empty and [`errors`](Self::errors) says why; later
+    /// the last good set stays while there are errors.
+    pub async fn start(dir: PathBuf, node: Node) -> Self {
+        let (resources_tx, state) = watch::channel(Arc::default());
+        let (errors_tx, errors) = watch::channel(Arc::from([]));
+        let mut follower = Follower {
+            dir,
+            node,
+            seen: None,
+            resources: resources_tx,
+            errors: errors_tx,
+        };
+        follower.read(true).await;
+        let task = tokio::spawn(follower.run());
+        Self {
+            state,
+            errors,
+            task,
+        }
+    }
+
+    /// The last good configuration. A resource that did not change keeps its `Arc`.
+    pub fn resources(&self) -> watch::Receiver<Arc<ResourceSet>> {
+        self.state.clone()
+    }
+
+    /// What is wrong with the folder now; empty if nothing is.
+    pub fn errors(&self) -> watch::Receiver<Arc<[ConfigError]>> {
+        self.errors.clone()
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Follower {
+    dir: PathBuf,
+    node: Node,
+    /// The state of the files that was read last.
+    seen: Option<Fingerprint>,
+    resources: watch::Sender<Arc<ResourceSet>>,
+    errors: watch::Sender<Arc<[ConfigError]>>,
+}
+
+impl Follower {
+    async fn run(mut self) {
+        let (events, mut changes) = mpsc::channel(1);
+        let watching = watch_folder(&self.dir, events);
+        if let Err(error) = &watching {
+            warn!(dir = %self.dir.display(), %error, "cannot watch the folder, polling it");
+        }
+        loop {
+            let event = timeout(POLL_INTERVAL, changes.recv()).await;
+            let changed = matches!(event, Ok(Some(())));
+            if changed {
+                settle(&mut changes).await;
+            } else if matches!(event, Ok(None)) {
+                // Without a watch the channel is closed, and only the clock is left.
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+            self.read(changed).await;
+        }
+    }
+
+    /// Reads the folder if it changed, or its files look different from what was read last.
+    async fn read(&mut self, changed: bool) {
+        let (dir, node, seen) = (self.dir.clone(), self.node.clone(), self.seen.clone());
+        let read = move || {
+            let now = fingerprint(&dir);
+            if !changed && seen.as_ref() == Some(&now) {
+                return None;
+            }
+            Some((now, load(&dir).and_then(|resources| build(&resources, &node))))
+        };
+        let read = match tokio::task::spawn_blocking(read).await {
+            Ok(read) => read,
+            Err(error) => {
+                warn!(%error, "reading the configuration failed");
+                return;
+            }
+        };
+        let Some((fingerprint, result)) = read else {
+            return;
+        };
+        self.seen = Some(fingerprint);
+        match result {
+            Ok(built) => self.publish(built),
+            Err(errors) => self.refuse(errors),
+        }
+    }
+
+    fn publish(&self, built: Built) {
+        for warning in &built.warnings {
+            warn!(%warning, "configuration");
+        }
+        let old = self.resources.borrow().clone();
+        let new = keep_unchanged(&old, built.resources);
+        info!(
+            listeners = new.listeners.len(),
+            routes = new.routes.len(),
+            clusters = new.clusters.len(),
+            "configuration read"
+        );
+        self.errors.send_replace(Arc::from([]));
+        self.resources.send_replace(Arc::new(new));
+    }
+
+    fn refuse(&self, errors: Vec<ConfigError>) {
+        for error in &errors {
+            warn!(%error, "configuration refused, the last good one stays");
+        }
+        self.errors.send_replace(errors.into());
+    }
+}
+
+/// Events of the folder until the watcher is dropped.
+fn watch_folder(
+    dir: &Path,
+    events: mpsc::Sender<()>,
+) -> notify::Result<notify::RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let read_only = matches!(&event, Ok(event) if event.kind.is_access());
+        if !read_only {
+            // A full channel means that a change is waiting already.
+            let _ = events.try_send(());
+        }
+    })?;
+    watcher.watch(dir, RecursiveMode::Recursive)?;
+    Ok(watcher)
+}
+
+/// Waits until no more changes come.
+async fn settle(changes: &mut mpsc::Receiver<()>) {
+    let deadline = Instant::now() + MAX_WAIT;
+    while let Ok(Some(())) = timeout_at(deadline.min(Instant::now() + QUIET), changes.recv()).await
+    {
+    }
+}
+
+/// `new`, but with the `Arc` of `old` for each resource that is equal.
+fn keep_unchanged(old: &ResourceSet, mut new: ResourceSet) -> ResourceSet {
+    fn keep<T: PartialEq>(
+        old: &std::collections::BTreeMap<String, Arc<T>>,
+        new: &mut std::collections::BTreeMap<String, Arc<T>>,
+    ) {
+        for (name, value) in new {
+            if let Some(known) = old.get(name).filter(|known| known == &value) {
+                *value = known.clone();
+            }
+        }
+    }
+    keep(&old.listeners, &mut new.listeners);
+    keep(&old.clusters, &mut new.clusters);
+    keep(&old.routes, &mut new.routes);
+    keep(&old.endpoints, &mut new.endpoints);
+    new
+}
+
+#[cfg(any())]
+mod tests;
