@@ -5,9 +5,13 @@
 
 pub mod kind;
 pub mod resources;
+pub mod sds;
 pub mod secrets;
+pub mod serve;
 pub mod subscription;
+mod watch_paths;
 
 pub use kind::ResourceKind;
 pub use resources::ResourceSet;
+pub use sds::{LocalSecrets, SdsOptions, SdsServer};
 pub use secrets::{SecretRef, SecretState, SecretSubscriber};

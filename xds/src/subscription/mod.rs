@@ -16,6 +16,7 @@
 mod client_delta;
 mod client_sotw;
 mod interest;
+mod server;
 mod server_delta;
 mod server_sotw;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use ithildin_proto::pb::google::protobuf::Any;
 pub use client_delta::{DeltaClient, Verdict};
 pub use client_sotw::SotwClient;
 pub use interest::Interest;
+pub use server::{Claims, Server};
 pub use server_delta::DeltaServer;
 pub use server_sotw::SotwServer;
 

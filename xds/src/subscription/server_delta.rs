@@ -1,12 +1,15 @@
 //! The server's half of the incremental protocol.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ithildin_proto::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
+use ithildin_proto::pb::envoy::{
+    config::core::v3::Node,
+    service::discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
+    },
 };
 
-use super::{Catalog, Heard, Interest, Version, set_version};
+use super::{Catalog, Claims, Heard, Interest, Server, Version, set_version};
 use crate::ResourceKind;
 
 /// One type on one stream.
@@ -37,8 +40,11 @@ enum State {
     Steady,
 }
 
-impl DeltaServer {
-    pub fn new(kind: ResourceKind) -> Self {
+impl Server for DeltaServer {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+
+    fn new(kind: ResourceKind) -> Self {
         Self {
             kind,
             interest: Interest::default(),
@@ -50,18 +56,15 @@ impl DeltaServer {
         }
     }
 
-    /// What the peer wants now.
-    pub fn interest(&self) -> &Interest {
+    fn interest(&self) -> &Interest {
         &self.interest
     }
 
-    /// Whether every response that was sent has been accepted or refused.
-    pub fn settled(&self) -> bool {
+    fn settled(&self) -> bool {
         self.nonce.is_none() || self.judged
     }
 
-    /// Takes a request; ask [`DeltaServer::respond`] afterwards.
-    pub fn request(&mut self, request: &DeltaDiscoveryRequest) -> Heard {
+    fn request(&mut self, request: &DeltaDiscoveryRequest) -> Heard {
         let heard = self.judge(request);
         if heard == Heard::First {
             self.begin(request);
@@ -72,8 +75,11 @@ impl DeltaServer {
         heard
     }
 
-    /// The response that is due, if any.
-    pub fn respond(&mut self, catalog: &Catalog) -> Option<DeltaDiscoveryResponse> {
+    fn respond(
+        &mut self,
+        catalog: &Catalog,
+        undecided: &BTreeSet<String>,
+    ) -> Option<DeltaDiscoveryResponse> {
         if self.state == State::Silent {
             return None;
         }
@@ -84,7 +90,7 @@ impl DeltaServer {
                 |(name, r)| !matches!(self.told.get(*name), Some(Told::Has(v)) if *v == r.version),
             )
             .collect();
-        let removed = self.removed(catalog);
+        let removed = self.removed(catalog, undecided);
         if changed.is_empty() && removed.is_empty() && self.state == State::Steady {
             return None;
         }
@@ -123,8 +129,7 @@ impl DeltaServer {
         })
     }
 
-    /// Has these sent again although their versions did not change.
-    pub fn forget<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+    fn forget<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
         for name in names {
             if matches!(self.told.get(name), Some(Told::Has(_))) {
                 self.told.remove(name);
@@ -132,6 +137,23 @@ impl DeltaServer {
         }
     }
 
+    /// A delta client that wants a name again subscribes to it again, which is always answered.
+    fn allow_repeat(&mut self) {}
+
+    fn node(request: &DeltaDiscoveryRequest) -> Option<&Node> {
+        request.node.as_ref()
+    }
+
+    fn type_url(request: &DeltaDiscoveryRequest) -> &str {
+        &request.type_url
+    }
+
+    fn claims(request: &DeltaDiscoveryRequest) -> Claims {
+        Claims::Names(request.initial_resource_versions.keys().cloned().collect())
+    }
+}
+
+impl DeltaServer {
     fn judge(&mut self, request: &DeltaDiscoveryRequest) -> Heard {
         if self.state == State::Silent {
             return Heard::First;
@@ -190,7 +212,7 @@ impl DeltaServer {
     }
 
     /// Names that the peer has, or asked for by name, and that do not exist.
-    fn removed(&self, catalog: &Catalog) -> Vec<String> {
+    fn removed(&self, catalog: &Catalog, undecided: &BTreeSet<String>) -> Vec<String> {
         let had = self
             .told
             .iter()
@@ -203,7 +225,7 @@ impl DeltaServer {
             .filter(|name| !self.told.contains_key(*name));
         let mut removed: Vec<_> = had
             .chain(asked)
-            .filter(|name| !catalog.contains_key(*name))
+            .filter(|name| !catalog.contains_key(*name) && !undecided.contains(*name))
             .cloned()
             .collect();
         removed.sort_unstable();

@@ -1,10 +1,13 @@
 //! The server's half of the state-of-the-world protocol.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ithildin_proto::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use ithildin_proto::pb::envoy::{
+    config::core::v3::Node,
+    service::discovery::v3::{DiscoveryRequest, DiscoveryResponse},
+};
 
-use super::{Catalog, Heard, Interest, Version, interest::WILDCARD, set_version};
+use super::{Catalog, Claims, Heard, Interest, Server, Version, interest::WILDCARD, set_version};
 use crate::ResourceKind;
 
 /// One type on one stream.
@@ -21,7 +24,7 @@ pub struct SotwServer {
     nonce: Option<String>,
     /// Whether the newest response was accepted or refused already.
     judged: bool,
-    /// A repeated request is answered once more, see [`SotwServer::allow_repeat`].
+    /// A repeated request is answered once more, see [`Server::allow_repeat`].
     repeat: Repeat,
 }
 
@@ -40,8 +43,11 @@ enum Repeat {
     Allowed,
 }
 
-impl SotwServer {
-    pub fn new(kind: ResourceKind) -> Self {
+impl Server for SotwServer {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
+
+    fn new(kind: ResourceKind) -> Self {
         Self {
             kind,
             interest: Interest::default(),
@@ -55,18 +61,15 @@ impl SotwServer {
         }
     }
 
-    /// What the peer wants now.
-    pub fn interest(&self) -> &Interest {
+    fn interest(&self) -> &Interest {
         &self.interest
     }
 
-    /// Whether every response that was sent has been accepted or refused.
-    pub fn settled(&self) -> bool {
+    fn settled(&self) -> bool {
         self.nonce.is_none() || self.judged
     }
 
-    /// Takes a request; ask [`SotwServer::respond`] afterwards.
-    pub fn request(&mut self, request: &DiscoveryRequest) -> Heard {
+    fn request(&mut self, request: &DiscoveryRequest) -> Heard {
         let heard = self.judge(request);
         if heard == Heard::Stale {
             return heard;
@@ -86,8 +89,7 @@ impl SotwServer {
         heard
     }
 
-    /// The response that is due, if any.
-    pub fn respond(&mut self, catalog: &Catalog) -> Option<DiscoveryResponse> {
+    fn respond(&mut self, catalog: &Catalog, _: &BTreeSet<String>) -> Option<DiscoveryResponse> {
         let due: Vec<_> = match self.state {
             State::Silent => return None,
             State::Owes | State::Steady if self.kind.full_state() => {
@@ -129,20 +131,34 @@ impl SotwServer {
         })
     }
 
-    /// Has these sent again although their versions did not change: Envoy waits for the endpoints of
-    /// a cluster that it warms, also of one that it knows.
-    pub fn forget<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+    fn forget<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
         for name in names {
             self.sent.remove(name);
         }
     }
 
-    /// The next request that repeats an accepted one is answered in full, once. Envoy repeats its
-    /// EDS request, names and nonce unchanged, when it warms a cluster anew.
-    pub fn allow_repeat(&mut self) {
+    fn allow_repeat(&mut self) {
         self.repeat = Repeat::Allowed;
     }
 
+    fn node(request: &DiscoveryRequest) -> Option<&Node> {
+        request.node.as_ref()
+    }
+
+    fn type_url(request: &DiscoveryRequest) -> &str {
+        &request.type_url
+    }
+
+    /// A version is of all names together.
+    fn claims(request: &DiscoveryRequest) -> Claims {
+        match request.version_info.is_empty() {
+            true => Claims::default(),
+            false => Claims::Everything,
+        }
+    }
+}
+
+impl SotwServer {
     fn judge(&mut self, request: &DiscoveryRequest) -> Heard {
         if self.state == State::Silent {
             return Heard::First;

@@ -11,10 +11,12 @@ use ithildin_proto::pb::envoy::service::discovery::v3::{
 };
 use proptest::prelude::*;
 
-use super::catalog;
+use super::{catalog, respond};
 use crate::{
     ResourceKind,
-    subscription::{Catalog, DeltaClient, DeltaServer, Interest, SotwClient, SotwServer, Verdict},
+    subscription::{
+        Catalog, DeltaClient, DeltaServer, Interest, Server, SotwClient, SotwServer, Verdict,
+    },
 };
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -215,7 +217,7 @@ impl Pair for Sotw {
     }
 
     fn respond(&mut self, world: &Catalog) -> Option<DiscoveryResponse> {
-        self.server.respond(world)
+        respond(&mut self.server, world)
     }
 
     fn take(&mut self, response: &DiscoveryResponse, refuse: bool) -> DiscoveryRequest {
@@ -278,7 +280,7 @@ impl Pair for Delta {
     }
 
     fn respond(&mut self, world: &Catalog) -> Option<DeltaDiscoveryResponse> {
-        self.server.respond(world)
+        respond(&mut self.server, world)
     }
 
     fn take(&mut self, response: &DeltaDiscoveryResponse, refuse: bool) -> DeltaDiscoveryRequest {
@@ -338,7 +340,7 @@ proptest! {
             if let Event::Set(name, version) = event {
                 set(&mut world, name, version);
             }
-            for resource in server.respond(&world).into_iter().flat_map(|r| r.resources) {
+            for resource in respond(&mut server, &world).into_iter().flat_map(|r| r.resources) {
                 let version: Arc<str> = resource.version.into();
                 let before = last.insert(resource.name.clone(), version.clone());
                 prop_assert_ne!(before, Some(version));

@@ -2,10 +2,10 @@
 
 use ithildin_proto::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
-use super::{bodies, catalog, error, names};
+use super::{bodies, catalog, error, names, respond};
 use crate::{
     ResourceKind,
-    subscription::{DeltaClient, DeltaServer, Heard, Interest, Verdict},
+    subscription::{DeltaClient, DeltaServer, Heard, Interest, Server, Verdict},
 };
 
 #[derive(Default)]
@@ -38,7 +38,7 @@ fn run(case: &str, steps: Vec<Step>) {
                 expected
             }
         };
-        let sent = server.respond(&world).map(|response| {
+        let sent = respond(&mut server, &world).map(|response| {
             let mut text = bodies(response.resources.iter().flat_map(|r| &r.resource));
             for name in &response.removed_resources {
                 text.push_str(&format!(" -{name}"));
@@ -46,7 +46,11 @@ fn run(case: &str, steps: Vec<Step>) {
             text.trim().to_owned()
         });
         assert_eq!(sent.as_deref(), expected, "{case}, step {i}");
-        assert_eq!(server.respond(&world), None, "{case}, step {i}: sent twice");
+        assert_eq!(
+            respond(&mut server, &world),
+            None,
+            "{case}, step {i}: sent twice"
+        );
     }
 }
 
@@ -183,6 +187,22 @@ fn by_name() {
 }
 
 #[test]
+fn nothing_is_said_of_what_is_undecided() {
+    let mut server = DeltaServer::new(ResourceKind::Secret);
+    server.request(&wire(&add("a b")));
+    let undecided = ["a".to_owned()].into();
+    let response = server.respond(&catalog(""), &undecided).unwrap();
+    assert_eq!(response.removed_resources, ["b"]);
+    assert_eq!(server.respond(&catalog(""), &undecided), None);
+    assert_eq!(
+        respond(&mut server, &catalog(""))
+            .unwrap()
+            .removed_resources,
+        ["a"]
+    );
+}
+
+#[test]
 fn everything() {
     use Heard::{First, Spontaneous};
     run(
@@ -217,9 +237,9 @@ fn a_client_tells_what_is_in_force() {
     let mut client = DeltaClient::new(ResourceKind::Secret, Interest::of(["a", "b"]));
     let mut server = DeltaServer::new(ResourceKind::Secret);
     server.request(&client.connect().unwrap());
-    let response = server.respond(&catalog("a=1 b=1")).unwrap();
+    let response = respond(&mut server, &catalog("a=1 b=1")).unwrap();
     client.answer(&response, &Verdict::default());
-    let response = server.respond(&catalog("a=2 b=2")).unwrap();
+    let response = respond(&mut server, &catalog("a=2 b=2")).unwrap();
     let refused = Verdict {
         refused: [("b".to_owned(), "bad".to_owned())].into(),
     };

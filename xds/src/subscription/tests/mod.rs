@@ -2,11 +2,11 @@ mod convergence;
 mod delta;
 mod sotw;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ithildin_proto::pb::google::{protobuf::Any, rpc::Status};
 
-use super::{Catalog, Resource};
+use super::{Catalog, Resource, Server};
 
 /// `a=1 b=2`: resources and their versions; the body says both.
 fn catalog(text: &str) -> Catalog {
@@ -41,4 +41,8 @@ fn error(message: &str) -> Option<Status> {
         message: message.into(),
         details: Vec::new(),
     })
+}
+
+fn respond<S: Server>(server: &mut S, world: &Catalog) -> Option<S::Response> {
+    server.respond(world, &BTreeSet::new())
 }

@@ -2,10 +2,10 @@
 
 use ithildin_proto::pb::envoy::service::discovery::v3::DiscoveryRequest;
 
-use super::{bodies, catalog, error, names};
+use super::{bodies, catalog, error, names, respond};
 use crate::{
     ResourceKind,
-    subscription::{Heard, Interest, SotwClient, SotwServer},
+    subscription::{Heard, Interest, Server, SotwClient, SotwServer},
 };
 
 /// One event and what must come of it.
@@ -42,9 +42,13 @@ fn run(case: &str, kind: ResourceKind, steps: Vec<Step>) {
                 expected
             }
         };
-        let sent = server.respond(&world).map(|r| bodies(&r.resources));
+        let sent = respond(&mut server, &world).map(|r| bodies(&r.resources));
         assert_eq!(sent.as_deref(), expected, "{case}, step {i}");
-        assert_eq!(server.respond(&world), None, "{case}, step {i}: sent twice");
+        assert_eq!(
+            respond(&mut server, &world),
+            None,
+            "{case}, step {i}: sent twice"
+        );
     }
 }
 
@@ -203,27 +207,27 @@ fn a_warming_cluster_gets_its_endpoints_again() {
         ..Default::default()
     };
     server.request(&request(""));
-    server.respond(&world).unwrap();
+    respond(&mut server, &world).unwrap();
     server.request(&request("1"));
     server.forget(["a"]);
-    let pushed = server.respond(&world).unwrap();
+    let pushed = respond(&mut server, &world).unwrap();
     assert_eq!(bodies(&pushed.resources), "a=1");
     server.request(&request("2"));
 
     server.request(&request("2"));
     assert_eq!(
-        server.respond(&world),
+        respond(&mut server, &world),
         None,
         "a repeat that nothing explains"
     );
     server.allow_repeat();
     server.request(&request("2"));
-    let repeated = server.respond(&world).unwrap();
+    let repeated = respond(&mut server, &world).unwrap();
     assert_eq!(bodies(&repeated.resources), "a=1 b=1");
     server.request(&request("3"));
     server.request(&request("3"));
     assert_eq!(
-        server.respond(&world),
+        respond(&mut server, &world),
         None,
         "one repeat, not an endless one"
     );
@@ -234,7 +238,7 @@ fn versions_follow_the_content() {
     let version = |text: &str| {
         let mut server = SotwServer::new(ResourceKind::Cluster);
         server.request(&DiscoveryRequest::default());
-        server.respond(&catalog(text)).unwrap().version_info
+        respond(&mut server, &catalog(text)).unwrap().version_info
     };
     assert_eq!(version("a=7"), "7");
     assert_eq!(version("a=1 b=1"), version("a=1 b=1"));
@@ -252,14 +256,14 @@ fn a_client_remembers_its_version_but_not_its_nonce() {
         ("", "")
     );
     server.request(&first);
-    let response = server.respond(&catalog("a=1")).unwrap();
+    let response = respond(&mut server, &catalog("a=1")).unwrap();
     let ack = client.answer(&response, Ok(()));
     assert_eq!(
         (ack.version_info.as_str(), ack.response_nonce.as_str()),
         ("1", "1")
     );
     server.request(&ack);
-    let response = server.respond(&catalog("a=2")).unwrap();
+    let response = respond(&mut server, &catalog("a=2")).unwrap();
     let nack = client.answer(&response, Err("bad".into()));
     assert_eq!(
         (nack.version_info.as_str(), nack.response_nonce.as_str()),

@@ -1,0 +1,230 @@
+//! The gRPC service: one task per stream, which turns requests, new identities and changed files
+//! into responses. A slow peer gets the newest state and never a backlog.
+
+use std::{pin::Pin, sync::Arc};
+
+use ithildin_proto::pb::envoy::service::{
+    discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    },
+    secret::v3::secret_discovery_service_server::{
+        SecretDiscoveryService, SecretDiscoveryServiceServer,
+    },
+};
+use ithildin_spiffe::{Caller, IdentityState, Provider};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Extensions, Request, Response, Status, Streaming, transport::server::UdsConnectInfo};
+use tracing::{debug, warn};
+
+use super::{
+    files::FileSecrets, options::SdsOptions, resolve::Answer, session::Session,
+    validator::Validator,
+};
+use crate::{
+    ResourceKind,
+    subscription::{DeltaServer, Heard, Server, SotwServer},
+};
+
+/// The secret discovery service over a provider of identities. A clone serves the same.
+#[derive(Clone)]
+pub struct SdsServer {
+    provider: Arc<dyn Provider>,
+    options: Arc<SdsOptions>,
+    files: FileSecrets,
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl SdsServer {
+    /// Must be called inside a tokio runtime, which then watches the files of file secrets.
+    pub fn new(provider: Arc<dyn Provider>, options: SdsOptions) -> Self {
+        Self {
+            provider,
+            options: Arc::new(options),
+            files: FileSecrets::new(),
+        }
+    }
+
+    /// The service to add to a gRPC server.
+    pub fn into_service(self) -> SecretDiscoveryServiceServer<Self> {
+        SecretDiscoveryServiceServer::new(self)
+    }
+
+    fn open<M: Server>(&self, request: Request<Streaming<M::Request>>) -> Responses<M::Response> {
+        let caller = caller(request.extensions());
+        debug!(?caller, "an SDS stream begins");
+        // One slot: a response is made when the peer has taken the one before.
+        let (sender, responses) = mpsc::channel(1);
+        let stream = SdsStream {
+            machine: M::new(ResourceKind::Secret),
+            session: self.session(caller),
+            identity: self.provider.identities(&caller),
+            validator: Validator::for_node(None, self.options.disable_spiffe_cert_validation),
+            options: Arc::clone(&self.options),
+        };
+        tokio::spawn(stream.run(request.into_inner(), sender));
+        Box::pin(ReceiverStream::new(responses))
+    }
+
+    fn session(&self, caller: Caller) -> Session {
+        Session::new(Arc::clone(&self.options), caller, self.files.clone())
+    }
+}
+
+#[async_trait::async_trait]
+impl SecretDiscoveryService for SdsServer {
+    type StreamSecretsStream = Responses<DiscoveryResponse>;
+    type DeltaSecretsStream = Responses<DeltaDiscoveryResponse>;
+
+    async fn stream_secrets(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        Ok(Response::new(self.open::<SotwServer>(request)))
+    }
+
+    async fn delta_secrets(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
+        Ok(Response::new(self.open::<DeltaServer>(request)))
+    }
+
+    /// Answers the names that can be answered; fails if none can.
+    async fn fetch_secrets(
+        &self,
+        request: Request<DiscoveryRequest>,
+    ) -> Result<Response<DiscoveryResponse>, Status> {
+        let caller = caller(request.extensions());
+        let request = request.into_inner();
+        check_type(&request.type_url)?;
+        let identity = self.provider.identities(&caller).borrow().clone();
+        let disabled = self.options.disable_spiffe_cert_validation;
+        let validator = Validator::for_node(request.node.as_ref(), disabled);
+        let mut machine = SotwServer::new(ResourceKind::Secret);
+        machine.request(&request);
+        let mut session = self.session(caller);
+        let view = session.refresh(machine.interest(), &identity, validator);
+        match machine.respond(&view.catalog, &view.undecided) {
+            Some(response) => Ok(Response::new(DiscoveryResponse {
+                nonce: String::new(),
+                ..response
+            })),
+            None => Err(refusal(&session, &identity)),
+        }
+    }
+}
+
+/// One stream of either protocol.
+struct SdsStream<M> {
+    machine: M,
+    session: Session,
+    identity: watch::Receiver<IdentityState>,
+    validator: Validator,
+    options: Arc<SdsOptions>,
+}
+
+impl<M: Server> SdsStream<M> {
+    async fn run(
+        mut self,
+        mut requests: Streaming<M::Request>,
+        responses: mpsc::Sender<Result<M::Response, Status>>,
+    ) {
+        let end = loop {
+            let step = tokio::select! {
+                request = requests.message() => match request {
+                    Ok(Some(request)) => self.take(&request),
+                    Ok(None) => return,
+                    Err(status) => {
+                        debug!(%status, "an SDS stream is lost");
+                        return;
+                    }
+                },
+                changed = self.identity.changed() => {
+                    changed.map_err(|_| Status::unavailable("the source of identities has ended"))
+                }
+                () = self.session.file_changed() => Ok(()),
+            };
+            if let Err(status) = step {
+                break status;
+            }
+            let Ok(permit) = responses.reserve().await else {
+                return;
+            };
+            if let Some(response) = self.respond() {
+                permit.send(Ok(response));
+            }
+        };
+        let _ = responses.send(Err(end)).await;
+    }
+
+    fn take(&mut self, request: &M::Request) -> Result<(), Status> {
+        check_type(M::type_url(request))?;
+        if let Some(node) = M::node(request) {
+            let disabled = self.options.disable_spiffe_cert_validation;
+            self.validator = Validator::for_node(Some(node), disabled);
+        }
+        match self.machine.request(request) {
+            Heard::First => self.session.claim(M::claims(request)),
+            Heard::Nack(reason) => warn!(
+                names = ?self.machine.interest().names(),
+                reason, "a peer refuses a secret"
+            ),
+            Heard::Stale => debug!("an SDS request answers an older response"),
+            Heard::Ack | Heard::Spontaneous => {}
+        }
+        Ok(())
+    }
+
+    fn respond(&mut self) -> Option<M::Response> {
+        let identity = self.identity.borrow_and_update().clone();
+        let interest = self.machine.interest();
+        let view = self.session.refresh(interest, &identity, self.validator);
+        self.machine.respond(&view.catalog, &view.undecided)
+    }
+}
+
+/// The caller, by the socket's peer; or as a layer above has put it into the request.
+fn caller(extensions: &Extensions) -> Caller {
+    if let Some(caller) = extensions.get::<Caller>() {
+        return *caller;
+    }
+    let peer = extensions
+        .get::<UdsConnectInfo>()
+        .and_then(|info| info.peer_cred);
+    peer.map_or_else(Caller::default, |peer| Caller {
+        uid: Some(peer.uid()),
+        gid: Some(peer.gid()),
+        pid: peer.pid(),
+    })
+}
+
+fn check_type(url: &str) -> Result<(), Status> {
+    match url.is_empty() || url == ResourceKind::Secret.url() {
+        true => Ok(()),
+        false => Err(Status::invalid_argument(format!(
+            "this service has secrets and no {url:?}"
+        ))),
+    }
+}
+
+/// Why a unary call has nothing to return.
+fn refusal(session: &Session, identity: &IdentityState) -> Status {
+    let reasons: Vec<_> = session
+        .answers()
+        .values()
+        .filter_map(|answer| match answer {
+            Answer::Secret(_) => None,
+            Answer::Pending(reason) | Answer::Unknown(reason) | Answer::Gone { reason, .. } => {
+                Some(reason.to_string())
+            }
+        })
+        .collect();
+    let pending = matches!(identity, IdentityState::Waiting(_));
+    match (reasons.is_empty(), pending) {
+        (_, true) => Status::unavailable(reasons.join("; ")),
+        (true, false) => Status::not_found("there is no secret"),
+        (false, false) => Status::not_found(reasons.join("; ")),
+    }
+}

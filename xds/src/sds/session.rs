@@ -1,0 +1,200 @@
+//! The secrets of one stream: which names it asked for, what they mean now, and what it held before.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hasher},
+    sync::Arc,
+};
+
+use ithildin_proto::{
+    pack,
+    pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret},
+};
+use ithildin_spiffe::{Caller, IdentityState};
+use prost::Message;
+use tokio::sync::watch;
+use tokio_stream::{StreamMap, wrappers::WatchStream};
+use tracing::{debug, info, warn};
+
+use super::{
+    files::{self, FileName, FileSecrets, FileState},
+    options::SdsOptions,
+    resolve::{Answer, resolve, wildcard},
+    validator::Validator,
+};
+use crate::subscription::{Catalog, Claims, Interest, Resource};
+
+/// One stream's view of the secrets.
+pub(super) struct Session {
+    options: Arc<SdsOptions>,
+    caller: Caller,
+    files: FileSecrets,
+    /// By name; those of the stream's file secrets.
+    file_states: BTreeMap<String, FileState>,
+    file_changes: StreamMap<String, WatchStream<FileState>>,
+    /// From before this stream, as the peer says.
+    claims: Claims,
+    answers: BTreeMap<String, Answer>,
+    view: View,
+}
+
+/// What a machine needs to respond.
+#[derive(Default)]
+pub(super) struct View {
+    pub(super) catalog: Catalog,
+    pub(super) undecided: BTreeSet<String>,
+}
+
+impl Session {
+    pub(super) fn new(options: Arc<SdsOptions>, caller: Caller, files: FileSecrets) -> Self {
+        Self {
+            options,
+            caller,
+            files,
+            file_states: BTreeMap::new(),
+            file_changes: StreamMap::new(),
+            claims: Claims::default(),
+            answers: BTreeMap::new(),
+            view: View::default(),
+        }
+    }
+
+    pub(super) fn claim(&mut self, claims: Claims) {
+        self.claims = claims;
+    }
+
+    /// The last answers by name, for whoever must say why there is no secret.
+    pub(super) fn answers(&self) -> &BTreeMap<String, Answer> {
+        &self.answers
+    }
+
+    /// Waits until a file secret of this stream changes; for ever if it has none.
+    pub(super) async fn file_changed(&mut self) {
+        use tokio_stream::StreamExt;
+        match self.file_changes.next().await {
+            Some((name, state)) => {
+                self.file_states.insert(name, state);
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Resolves all that `interest` names anew.
+    pub(super) fn refresh(
+        &mut self,
+        interest: &Interest,
+        identity: &IdentityState,
+        validator: Validator,
+    ) -> &View {
+        self.drop_files(interest);
+        let mut names = interest.names().clone();
+        if interest.is_wildcard() {
+            names.extend(wildcard(identity));
+            names.extend(self.view.catalog.keys().cloned());
+        }
+        let before = std::mem::take(&mut self.view);
+        let mut answers = BTreeMap::new();
+        for name in names {
+            let answer = self.answer(&name, identity, validator);
+            let held = before.catalog.get(&name);
+            let holds = held.is_some() || self.claims.contains(&name);
+            report(&name, &answer, self.answers.get(&name), holds);
+            match &answer {
+                Answer::Secret(secret) => self.put(&name, secret, held),
+                Answer::Gone { tombstone, .. } if holds => self.put(&name, tombstone, held),
+                Answer::Gone { .. } | Answer::Unknown(_) => {}
+                Answer::Pending(_) => {
+                    if let Some(held) = held {
+                        self.view.catalog.insert(name.clone(), Arc::clone(held));
+                    }
+                    self.view.undecided.insert(name.clone());
+                }
+            }
+            answers.insert(name, answer);
+        }
+        self.answers = answers;
+        &self.view
+    }
+
+    fn answer(&mut self, name: &str, identity: &IdentityState, validator: Validator) -> Answer {
+        match FileName::parse(name) {
+            None => resolve(name, identity, &self.options, validator),
+            Some(Err(reason)) => Answer::Unknown(reason.into()),
+            Some(Ok(_)) if !files::may_read(&self.caller) => {
+                Answer::Unknown("files are served only to the agent's own user and to root".into())
+            }
+            Some(Ok(file)) => match self.file_state(name, file) {
+                FileState::Ready(secret) => Answer::Secret(secret),
+                FileState::Missing(reason) => Answer::Pending(reason),
+            },
+        }
+    }
+
+    fn file_state(&mut self, name: &str, file: FileName) -> FileState {
+        if let Some(state) = self.file_states.get(name) {
+            return state.clone();
+        }
+        let mut receiver: watch::Receiver<FileState> = self.files.subscribe(name, file);
+        let state = receiver.borrow_and_update().clone();
+        let changes = WatchStream::from_changes(receiver);
+        self.file_changes.insert(name.to_owned(), changes);
+        self.file_states.insert(name.to_owned(), state.clone());
+        state
+    }
+
+    fn drop_files(&mut self, interest: &Interest) {
+        let changes = &mut self.file_changes;
+        self.file_states.retain(|name, _| {
+            let wanted = interest.contains(name);
+            if !wanted {
+                changes.remove(name);
+            }
+            wanted
+        });
+    }
+
+    /// An unchanged secret keeps its entry.
+    fn put(&mut self, name: &str, secret: &Secret, held: Option<&Arc<Resource>>) {
+        let version = version(secret);
+        let resource = match held {
+            Some(held) if *held.version == *version => Arc::clone(held),
+            _ => Arc::new(Resource {
+                version: version.into(),
+                body: pack(secret),
+            }),
+        };
+        self.view.catalog.insert(name.to_owned(), resource);
+    }
+}
+
+/// A hash of the public part: a certificate's public key stands for its private one. It is the same
+/// on every stream and after a restart, so that a reconnecting client is not sent what it holds.
+fn version(secret: &Secret) -> String {
+    let mut hasher = DefaultHasher::new();
+    match &secret.r#type {
+        Some(secret::Type::TlsCertificate(certificate)) => {
+            if let Some(chain) = &certificate.certificate_chain {
+                hasher.write(&chain.encode_to_vec());
+            }
+        }
+        _ => hasher.write(&secret.encode_to_vec()),
+    }
+    format!("{:016x}", hasher.finish())
+}
+
+fn report(name: &str, answer: &Answer, before: Option<&Answer>, holds: bool) {
+    if before == Some(answer) {
+        return;
+    }
+    match (answer, before) {
+        (Answer::Secret(_), Some(Answer::Secret(_))) => debug!(name, "a secret has changed"),
+        (Answer::Secret(_), _) => info!(name, "a secret is served"),
+        (Answer::Pending(reason), _) => info!(name, %reason, "a secret is waited for"),
+        (Answer::Gone { reason, .. }, _) if holds => {
+            warn!(name, %reason, "a secret is withdrawn; one that nobody trusts replaces it");
+        }
+        (Answer::Gone { reason, .. } | Answer::Unknown(reason), _) => {
+            warn!(name, %reason, "a secret is held back until there is one");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Where gRPC services listen: a Unix socket, or TCP on loopback.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener},
+    os::unix::{fs::MetadataExt, net::UnixListener},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+/// How long open streams may go on after the server was told to stop.
+const GRACE: Duration = Duration::from_secs(1);
+/// A peer that is silent for this long is asked for a sign of life.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// A socket that services can be served on.
+#[derive(Debug)]
+pub struct Socket(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Unix {
+        listener: UnixListener,
+        path: PathBuf,
+    },
+    Tcp(TcpListener),
+}
+
+impl Socket {
+    /// Opens a Unix socket with the permission bits `mode`, and the folder for it if there is none.
+    ///
+    /// A dead socket of our own user is replaced. A live one, another user's or a file of another
+    /// kind is left alone.
+    ///
+    /// # Errors
+    /// `AddrInUse`, or what the system says, with the path in the text.
+    pub fn unix(path: &Path, mode: u32) -> io::Result<Self> {
+        check_ours(path)?;
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(|error| {
+                let folder = folder.display();
+                io::Error::new(error.kind(), format!("cannot create {folder}: {error}"))
+            })?;
+        }
+        let listener = ithildin_sys::socket::listen_unix(path, mode)?;
+        let path = path.to_path_buf();
+        Ok(Self(Kind::Unix { listener, path }))
+    }
+
+    /// Opens a TCP socket. Callers have no identity there: it must be a loopback address.
+    ///
+    /// # Errors
+    /// `InvalidInput` for another address, or what the system says, with the address in the text.
+    pub fn tcp(addr: SocketAddr) -> io::Result<Self> {
+        if !addr.ip().is_loopback() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{addr} is not a loopback address"),
+            ));
+        }
+        let options = ithildin_sys::socket::ListenOptions {
+            reuse_port: false,
+            ..Default::default()
+        };
+        Ok(Self(Kind::Tcp(ithildin_sys::socket::listen(
+            addr, &options,
+        )?)))
+    }
+
+    /// The address of a TCP socket.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.0 {
+            Kind::Unix { .. } => None,
+            Kind::Tcp(listener) => listener.local_addr().ok(),
+        }
+    }
+
+    /// Serves `routes` until `shutdown` ends; a Unix socket is removed then, if it is still ours.
+    ///
+    /// # Errors
+    /// Those of accepting connections.
+    pub async fn serve(
+        self,
+        routes: Routes,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let signal = async move {
+            shutdown.await;
+            let _ = stop.send(());
+        };
+        let router = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .add_routes(routes);
+        let cleanup = Cleanup::of(&self.0);
+        // Streams last for as long as their peers wish: the grace ends them.
+        let end = async move {
+            if stopped.await.is_ok() {
+                tokio::time::sleep(GRACE).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        let served = async move {
+            match self.0 {
+                Kind::Unix { listener, .. } => {
+                    let listener = tokio::net::UnixListener::from_std(listener)?;
+                    let incoming = UnixListenerStream::new(listener);
+                    let serving = router.serve_with_incoming_shutdown(incoming, signal);
+                    serving.await.map_err(io::Error::other)
+                }
+                Kind::Tcp(listener) => {
+                    let listener = tokio::net::TcpListener::from_std(listener)?;
+                    let incoming = TcpListenerStream::new(listener);
+                    let serving = router.serve_with_incoming_shutdown(incoming, signal);
+                    serving.await.map_err(io::Error::other)
+                }
+            }
+        };
+        let result = tokio::select! {
+            result = served => result,
+            () = end => Ok(()),
+        };
+        drop(cleanup);
+        result
+    }
+}
+
+/// Removes a socket's file when it is dropped, unless another file has its path now.
+struct Cleanup(Option<(PathBuf, u64)>);
+
+impl Cleanup {
+    fn of(kind: &Kind) -> Self {
+        match kind {
+            Kind::Unix { path, .. } => Self(inode(path).map(|inode| (path.clone(), inode))),
+            Kind::Tcp(_) => Self(None),
+        }
+    }
+}
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        if let Some((path, ours)) = &self.0
+            && inode(path) == Some(*ours)
+        {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    fs::symlink_metadata(path)
+        .ok()
+        .map(|metadata| metadata.ino())
+}
+
+fn check_ours(path: &Path) -> io::Result<()> {
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    let own = rustix::process::geteuid().as_raw();
+    if metadata.uid() == own {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::AddrInUse,
+        format!(
+            "cannot listen on {}: what is there belongs to user {}; remove it or choose another path",
+            path.display(),
+            metadata.uid()
+        ),
+    ))
+}
