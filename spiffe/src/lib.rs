@@ -1,6 +1,7 @@
 //! SPIFFE identity: strict IDs, X.509-SVIDs, bundles, snapshots of all of them at one instant, and
 //! the Workload API, client and server, with a development authority behind it.
 
+pub mod authority;
 pub mod id;
 pub mod jwt;
 pub mod snapshot;

@@ -101,7 +101,7 @@ pub(crate) async fn expire(state: watch::Sender<IdentityState>) {
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             () = sleep((left + Duration::from_millis(1)).min(MAX_EXPIRY_SLEEP)) => {
-                state.send_if_modified(|state| drop_expired(state));
+                state.send_if_modified(drop_expired);
             }
         }
     }

@@ -7,6 +7,9 @@ mod parse;
 mod pem;
 mod signing;
 
+#[cfg(test)]
+mod tests;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::CertificateDer;
