@@ -212,12 +212,10 @@ mod tests {
 
     use super::*;
 
+    type Decoded = (Vec<u8>, Vec<(Bytes, Bytes)>, usize);
+
     /// Feeds `bytes` in pieces of `step`; returns data, trailers and what was left over.
-    fn decode(
-        framing: Framing,
-        bytes: &[u8],
-        step: usize,
-    ) -> Result<(Vec<u8>, Vec<(Bytes, Bytes)>, usize), ParseError> {
+    fn decode(framing: Framing, bytes: &[u8], step: usize) -> Result<Decoded, ParseError> {
         let mut decoder = BodyDecoder::new(framing);
         let mut buffer = BytesMut::new();
         let mut data = Vec::new();

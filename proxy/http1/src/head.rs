@@ -51,6 +51,40 @@ pub enum Known {
     Other,
 }
 
+impl Known {
+    /// By name, in any case.
+    pub fn of(name: &[u8]) -> Self {
+        const TABLE: &[(&str, Known)] = &[
+            ("te", Known::Te),
+            ("host", Known::Host),
+            ("date", Known::Date),
+            ("via", Known::Via),
+            ("expect", Known::Expect),
+            ("server", Known::Server),
+            ("upgrade", Known::Upgrade),
+            ("connection", Known::Connection),
+            ("keep-alive", Known::KeepAlive),
+            ("content-type", Known::ContentType),
+            ("x-request-id", Known::XRequestId),
+            ("content-length", Known::ContentLength),
+            ("x-forwarded-for", Known::XForwardedFor),
+            ("x-forwarded-host", Known::XForwardedHost),
+            ("x-forwarded-port", Known::XForwardedPort),
+            ("proxy-connection", Known::ProxyConnection),
+            ("x-forwarded-proto", Known::XForwardedProto),
+            ("transfer-encoding", Known::TransferEncoding),
+            ("x-forwarded-client-cert", Known::XForwardedClientCert),
+        ];
+        let same =
+            |known: &str| known.len() == name.len() && name.eq_ignore_ascii_case(known.as_bytes());
+        match TABLE.iter().find(|(known, _)| same(known)) {
+            Some((_, known)) => *known,
+            None if name.len() > 8 && name[..8].eq_ignore_ascii_case(b"x-envoy-") => Self::XEnvoy,
+            None => Self::Other,
+        }
+    }
+}
+
 /// One header line. Offsets into the head's bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
@@ -94,6 +128,12 @@ impl Fields {
     pub fn shared(&self, field: &Field) -> Bytes {
         self.bytes
             .slice(field.value.0 as usize..field.value.1 as usize)
+    }
+
+    /// A name as shared bytes, in the peer's case.
+    pub fn shared_name(&self, field: &Field) -> Bytes {
+        self.bytes
+            .slice(field.name.0 as usize..field.name.1 as usize)
     }
 
     /// Whether there is no header at all.
@@ -149,6 +189,15 @@ impl RequestHead {
 
     pub fn path(&self) -> &[u8] {
         self.path.map_or(b"/", |range| self.fields.slice(range))
+    }
+
+    /// A part of this head, such as [`path`](Self::path), as shared bytes.
+    pub fn shared(&self, part: &[u8]) -> Bytes {
+        match part {
+            b"" => Bytes::new(),
+            b"/" => Bytes::from_static(b"/"),
+            part => self.fields.bytes.slice_ref(part),
+        }
     }
 
     pub fn is_connect(&self) -> bool {

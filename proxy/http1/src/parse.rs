@@ -172,44 +172,12 @@ impl Offsets {
         headers
             .iter()
             .map(|header| Field {
-                known: classify(header.name.as_bytes()),
+                known: Known::of(header.name.as_bytes()),
                 hop_by_hop: false,
                 name: self.of(header.name.as_bytes()),
                 value: self.of(header.value),
             })
             .collect()
-    }
-}
-
-fn classify(name: &[u8]) -> Known {
-    const TABLE: &[(&str, Known)] = &[
-        ("te", Known::Te),
-        ("host", Known::Host),
-        ("date", Known::Date),
-        ("via", Known::Via),
-        ("expect", Known::Expect),
-        ("server", Known::Server),
-        ("upgrade", Known::Upgrade),
-        ("connection", Known::Connection),
-        ("keep-alive", Known::KeepAlive),
-        ("content-type", Known::ContentType),
-        ("x-request-id", Known::XRequestId),
-        ("content-length", Known::ContentLength),
-        ("x-forwarded-for", Known::XForwardedFor),
-        ("x-forwarded-host", Known::XForwardedHost),
-        ("x-forwarded-port", Known::XForwardedPort),
-        ("proxy-connection", Known::ProxyConnection),
-        ("x-forwarded-proto", Known::XForwardedProto),
-        ("transfer-encoding", Known::TransferEncoding),
-        ("x-forwarded-client-cert", Known::XForwardedClientCert),
-    ];
-    let found = TABLE.iter().find(|(known, _)| {
-        known.len() == name.len() && name.eq_ignore_ascii_case(known.as_bytes())
-    });
-    match found {
-        Some((_, known)) => *known,
-        None if name.len() > 8 && name[..8].eq_ignore_ascii_case(b"x-envoy-") => Known::XEnvoy,
-        None => Known::Other,
     }
 }
 

@@ -1,0 +1,179 @@
+//! A header list that both protocols share: names and values as bytes that nobody copies.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use ithildin_http1::Known;
+
+/// One header. `known` is found once, where the head is parsed.
+#[derive(Clone, Debug)]
+pub(super) struct Field {
+    pub(super) known: Known,
+    pub(super) name: Name,
+    pub(super) value: Bytes,
+}
+
+/// A header name as its source has it.
+#[derive(Clone, Debug)]
+pub(super) enum Name {
+    /// Of an HTTP/1 message, in the case that the peer wrote.
+    Raw(Bytes),
+    Typed(HeaderName),
+    Static(&'static str),
+}
+
+impl Name {
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Raw(name) => name,
+            Self::Typed(name) => name.as_str().as_bytes(),
+            Self::Static(name) => name.as_bytes(),
+        }
+    }
+
+    fn to_typed(&self) -> Option<HeaderName> {
+        match self {
+            Self::Raw(name) => HeaderName::from_bytes(name).ok(),
+            Self::Typed(name) => Some(name.clone()),
+            Self::Static(name) => Some(HeaderName::from_static(name)),
+        }
+    }
+}
+
+/// The headers of one message, in order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Headers(Vec<Field>);
+
+/// Room for what we add to a request or response.
+const ADDED: usize = 6;
+
+impl Headers {
+    /// Of an HTTP/1 message, without what concerns its connection only.
+    pub(super) fn from_http1(fields: &ithildin_http1::head::Fields) -> Self {
+        let mut list = Vec::with_capacity(fields.len() + ADDED);
+        for (field, ..) in fields.iter() {
+            if !field.hop_by_hop && !is_connection_specific(field.known) {
+                list.push(Field {
+                    known: field.known,
+                    name: Name::Raw(fields.shared_name(field)),
+                    value: fields.shared(field),
+                });
+            }
+        }
+        Self(list)
+    }
+
+    /// Of an HTTP/2 message, whose connection-specific headers `h2` has refused.
+    pub(super) fn from_map(map: HeaderMap) -> Self {
+        let mut list = Vec::with_capacity(map.len() + ADDED);
+        let mut last = None;
+        for (name, value) in map {
+            let Some(name) = name.or_else(|| last.clone()) else {
+                continue;
+            };
+            let known = Known::of(name.as_str().as_bytes());
+            last = Some(name.clone());
+            if known == Known::Host || is_connection_specific(known) {
+                continue;
+            }
+            list.push(Field {
+                known,
+                name: Name::Typed(name),
+                value: Bytes::from(value),
+            });
+        }
+        Self(list)
+    }
+
+    /// For an HTTP/2 message.
+    pub(super) fn into_map(self) -> HeaderMap {
+        let mut map = HeaderMap::with_capacity(self.0.len());
+        for field in self.0 {
+            let value = HeaderValue::from_maybe_shared(field.value);
+            if let (Some(name), Ok(value)) = (field.name.to_typed(), value) {
+                map.append(name, value);
+            }
+        }
+        map
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Field> {
+        self.0.iter()
+    }
+
+    /// The first value of a known header.
+    pub(super) fn known(&self, known: Known) -> Option<&Bytes> {
+        let field = self.0.iter().find(|field| field.known == known)?;
+        Some(&field.value)
+    }
+
+    /// The first value under `name`, in any case.
+    pub(super) fn get(&self, name: &str) -> Option<&Bytes> {
+        let field = self.0.iter().find(|field| is_named(field, name))?;
+        Some(&field.value)
+    }
+
+    /// All values under `name` as one list, as matchers see them.
+    pub(super) fn joined(&self, name: &str) -> Option<Bytes> {
+        let mut values = self.0.iter().filter(|field| is_named(field, name));
+        let first = values.next()?.value.clone();
+        let mut joined: Option<Vec<u8>> = None;
+        for field in values {
+            let list = joined.get_or_insert_with(|| first.to_vec());
+            list.push(b',');
+            list.extend_from_slice(&field.value);
+        }
+        Some(joined.map_or(first, Bytes::from))
+    }
+
+    pub(super) fn remove_known(&mut self, known: Known) {
+        self.0.retain(|field| field.known != known);
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        self.0.retain(|field| !is_named(field, name));
+    }
+
+    pub(super) fn retain(&mut self, keep: impl FnMut(&Field) -> bool) {
+        self.0.retain(keep);
+    }
+
+    /// Adds without looking for others of that name.
+    pub(super) fn push(&mut self, known: Known, name: &'static str, value: impl Into<Bytes>) {
+        self.0.push(Field {
+            known,
+            name: Name::Static(name),
+            value: value.into(),
+        });
+    }
+
+    /// Replaces all of that name.
+    pub(super) fn set(&mut self, known: Known, name: &'static str, value: impl Into<Bytes>) {
+        self.remove(name);
+        self.push(known, name, value);
+    }
+
+    pub(super) fn append(&mut self, name: HeaderName, value: Bytes) {
+        self.0.push(Field {
+            known: Known::of(name.as_str().as_bytes()),
+            name: Name::Typed(name),
+            value,
+        });
+    }
+}
+
+fn is_named(field: &Field, name: &str) -> bool {
+    field.name.as_bytes().eq_ignore_ascii_case(name.as_bytes())
+}
+
+/// Framing and connection headers are written anew for each hop.
+fn is_connection_specific(known: Known) -> bool {
+    matches!(
+        known,
+        Known::Connection
+            | Known::KeepAlive
+            | Known::ProxyConnection
+            | Known::TransferEncoding
+            | Known::ContentLength
+            | Known::Upgrade
+    )
+}

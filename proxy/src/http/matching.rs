@@ -1,0 +1,178 @@
+//! Which route a request takes: host, then routes in order (`envoy.config.route.v3`).
+
+use std::sync::Arc;
+
+use super::request::Request;
+use crate::config::route::{
+    HeaderMatch, PathMatch, QueryMatch, Route, RouteMatch, RouteTable, StringMatch, StringPattern,
+    ValueMatch, VirtualHost,
+};
+
+impl RouteTable {
+    /// The virtual host of `authority`: exact, longest suffix, longest prefix, then `*`.
+    pub(super) fn virtual_host(&self, authority: &str) -> Option<&VirtualHost> {
+        let lower = authority.to_ascii_lowercase();
+        let host = match self.ignore_port_in_host_matching {
+            true => without_port(&lower),
+            false => &lower,
+        };
+        let index = self
+            .exact
+            .get(host)
+            .or_else(|| {
+                longest(&self.suffixes, |suffix| {
+                    host.len() > suffix.len() && host.ends_with(suffix)
+                })
+            })
+            .or_else(|| {
+                longest(&self.prefixes, |prefix| {
+                    host.len() > prefix.len() && host.starts_with(prefix)
+                })
+            })
+            .or(self.any.as_ref())?;
+        self.hosts.get(*index)
+    }
+}
+
+impl VirtualHost {
+    /// The first route that matches.
+    pub(super) fn route(&self, request: &Request) -> Option<&Arc<Route>> {
+        self.routes
+            .iter()
+            .find(|route| route.matches.admits(request))
+    }
+}
+
+/// The list is sorted, longest first.
+fn longest<'a>(list: &'a [(Box<str>, usize)], admits: impl Fn(&str) -> bool) -> Option<&'a usize> {
+    list.iter()
+        .find(|(part, _)| admits(part))
+        .map(|(_, index)| index)
+}
+
+/// `host:port` and `[v6]:port` without the port.
+pub(super) fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port))
+            if port.bytes().all(|b| b.is_ascii_digit())
+                && (!host.contains(':') || host.ends_with(']')) =>
+        {
+            host
+        }
+        _ => authority,
+    }
+}
+
+impl RouteMatch {
+    fn admits(&self, request: &Request) -> bool {
+        self.path.admits(request, self.case_sensitive)
+            && (!self.grpc_only || request.is_grpc())
+            && self.headers.iter().all(|header| header.admits(request))
+            && self.query.iter().all(|query| query.admits(request))
+    }
+}
+
+impl PathMatch {
+    fn admits(&self, request: &Request, case_sensitive: bool) -> bool {
+        let path = request.path_only();
+        let starts = |prefix: &str| {
+            path.get(..prefix.len())
+                .is_some_and(|start| match case_sensitive {
+                    true => start == prefix.as_bytes(),
+                    false => start.eq_ignore_ascii_case(prefix.as_bytes()),
+                })
+        };
+        match self {
+            Self::Connect => request.is_connect(),
+            _ if request.is_connect() && request.path.is_empty() => false,
+            Self::Prefix(prefix) => starts(prefix),
+            Self::SeparatedPrefix(prefix) => {
+                starts(prefix) && matches!(path.get(prefix.len()), None | Some(b'/'))
+            }
+            Self::Exact(exact) => starts(exact) && path.len() == exact.len(),
+            Self::Regex(regex) => regex.is_match(path),
+        }
+    }
+}
+
+impl HeaderMatch {
+    fn admits(&self, request: &Request) -> bool {
+        let joined;
+        let value: Option<&[u8]> = match &*self.name {
+            ":method" => Some(&request.method),
+            ":authority" | "host" => Some(&request.authority),
+            ":path" => Some(&request.path),
+            ":scheme" => request.scheme.map(str::as_bytes),
+            name => {
+                joined = request.headers.joined(name);
+                joined.as_deref()
+            }
+        };
+        let value = value.or(self.missing_is_empty.then_some(&b""[..]));
+        match (&self.value, value) {
+            (ValueMatch::Present(present), value) => (value.is_some() == *present) != self.invert,
+            // Without the header there is nothing to match, inverted or not.
+            (_, None) => false,
+            (matcher, Some(value)) => matcher.admits(value) != self.invert,
+        }
+    }
+}
+
+impl QueryMatch {
+    fn admits(&self, request: &Request) -> bool {
+        let value = request.query().and_then(|query| {
+            query.split(|b| *b == b'&').find_map(|pair| {
+                let mut parts = pair.splitn(2, |b| *b == b'=');
+                (parts.next() == Some(self.name.as_bytes()))
+                    .then(|| parts.next().unwrap_or_default())
+            })
+        });
+        match (&self.value, value) {
+            (ValueMatch::Present(present), value) => value.is_some() == *present,
+            (matcher, Some(value)) => matcher.admits(value),
+            (_, None) => false,
+        }
+    }
+}
+
+impl ValueMatch {
+    fn admits(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Present(present) => *present,
+            Self::String(matcher) => matcher.admits(value),
+            Self::Range(start, end) => std::str::from_utf8(value)
+                .ok()
+                .and_then(|text| text.parse::<i64>().ok())
+                .is_some_and(|number| (*start..*end).contains(&number)),
+        }
+    }
+}
+
+impl StringMatch {
+    fn admits(&self, value: &[u8]) -> bool {
+        if let StringPattern::Regex(regex) = &self.pattern {
+            return regex.is_match(value);
+        }
+        let lower;
+        let value = match self.ignore_case {
+            true => {
+                lower = value.to_ascii_lowercase();
+                &lower
+            }
+            false => value,
+        };
+        let fold = |pattern: &str| match self.ignore_case {
+            true => pattern.to_ascii_lowercase().into_bytes(),
+            false => pattern.as_bytes().to_vec(),
+        };
+        match &self.pattern {
+            StringPattern::Exact(pattern) => value == fold(pattern),
+            StringPattern::Prefix(pattern) => value.starts_with(&fold(pattern)),
+            StringPattern::Suffix(pattern) => value.ends_with(&fold(pattern)),
+            StringPattern::Contains(pattern) => {
+                memchr::memmem::find(value, &fold(pattern)).is_some()
+            }
+            StringPattern::Regex(_) => false,
+        }
+    }
+}

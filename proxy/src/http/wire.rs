@@ -1,0 +1,154 @@
+//! An HTTP/1 connection, downstream or upstream: a stream and the bytes read ahead of need.
+//!
+//! A message is read while another is written, so the stream is borrowed only inside a poll.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use ithildin_http1::{BodyDecoder, BodyEvent, ParseError};
+use tokio::io::AsyncWrite;
+
+use crate::io::{BufferPool, Stream};
+
+/// Read at least this much at once, in bytes: one TLS record.
+const READ_SIZE: usize = 16 * 1024;
+
+/// What went wrong on one side.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WireError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Protocol(#[from] ParseError),
+}
+
+pub(super) struct Wire<'w> {
+    stream: RefCell<Stream>,
+    buffer: RefCell<BytesMut>,
+    buffers: &'w BufferPool,
+}
+
+impl<'w> Wire<'w> {
+    pub(super) fn new(stream: Stream, read_ahead: BytesMut, buffers: &'w BufferPool) -> Self {
+        Self {
+            stream: RefCell::new(stream),
+            buffer: RefCell::new(read_ahead),
+            buffers,
+        }
+    }
+
+    pub(super) fn into_parts(self) -> (Stream, BytesMut) {
+        (self.stream.into_inner(), self.buffer.into_inner())
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.stream.borrow().live().is_draining()
+    }
+
+    pub(super) fn has_read_ahead(&self) -> bool {
+        !self.buffer.borrow().is_empty()
+    }
+
+    /// Looks at what was read ahead.
+    pub(super) fn with_buffer<T>(&self, f: impl FnOnce(&mut BytesMut) -> T) -> T {
+        f(&mut self.buffer.borrow_mut())
+    }
+
+    /// Gives the read buffer back if nothing is in it: an idle connection holds none.
+    pub(super) fn release_buffer(&self) {
+        let mut buffer = self.buffer.borrow_mut();
+        if buffer.is_empty() && buffer.capacity() > 0 {
+            self.buffers.give(std::mem::take(&mut *buffer));
+        }
+    }
+
+    /// Resolves when there is something to read, or the peer closed, or we should drain.
+    pub(super) async fn readable_or_draining(&self) -> io::Result<()> {
+        poll_fn(|cx| {
+            let mut stream = self.stream.borrow_mut();
+            if let Poll::Ready(result) = stream.poll_readable(cx) {
+                return Poll::Ready(result);
+            }
+            if stream.live().is_draining() {
+                return Poll::Ready(Ok(()));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Reads more bytes; 0 is the end.
+    pub(super) async fn fill(&self) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_fill(cx)).await
+    }
+
+    fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut stream = self.stream.borrow_mut();
+        ready!(stream.poll_readable(cx))?;
+        let mut buffer = self.buffer.borrow_mut();
+        if buffer.capacity() == 0 {
+            *buffer = self.buffers.take();
+        }
+        buffer.reserve(READ_SIZE);
+        stream.poll_read_into(cx, &mut buffer)
+    }
+
+    /// The next part of a message's body.
+    pub(super) async fn body(&self, decoder: &mut BodyDecoder) -> Result<BodyEvent, WireError> {
+        loop {
+            let event = decoder.decode(&mut self.buffer.borrow_mut())?;
+            if event != BodyEvent::NeedMore {
+                return Ok(event);
+            }
+            if self.fill().await? == 0 {
+                decoder.end_of_stream()?;
+                return Ok(BodyEvent::End(Vec::new()));
+            }
+        }
+    }
+
+    /// Writes all of `parts` in order.
+    pub(super) async fn write(&self, parts: &mut [Bytes]) -> io::Result<()> {
+        poll_fn(|cx| self.poll_write(cx, parts)).await
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, parts: &mut [Bytes]) -> Poll<io::Result<()>> {
+        let mut stream = self.stream.borrow_mut();
+        while let Some(first) = parts.iter().position(|part| !part.is_empty()) {
+            let rest = &mut parts[first..];
+            let mut written = if rest.len() == 1 {
+                ready!(Pin::new(&mut *stream).poll_write(cx, &rest[0]))?
+            } else {
+                let mut slices = [io::IoSlice::new(&[]); MAX_PARTS];
+                let count = rest.len().min(MAX_PARTS);
+                for (slice, part) in slices.iter_mut().zip(rest.iter()) {
+                    *slice = io::IoSlice::new(part);
+                }
+                ready!(Pin::new(&mut *stream).poll_write_vectored(cx, &slices[..count]))?
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            for part in rest {
+                let taken = written.min(part.len());
+                part.advance(taken);
+                written -= taken;
+            }
+        }
+        Pin::new(&mut *stream).poll_flush(cx)
+    }
+
+    /// Ends our direction.
+    pub(super) async fn shutdown(&self) -> io::Result<()> {
+        poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)).await
+    }
+}
+
+/// The most that one message part is written in: head, chunk start, data, chunk end.
+const MAX_PARTS: usize = 4;
