@@ -3,6 +3,7 @@
 //! Subscription state machines without I/O, ADS and SDS clients and servers around them, and the
 //! loading of bootstrap files.
 
+pub mod ads;
 pub mod kind;
 pub mod resources;
 pub mod sds;
@@ -11,6 +12,7 @@ pub mod serve;
 pub mod subscription;
 mod watch_paths;
 
+pub use ads::AdsServer;
 pub use kind::ResourceKind;
 pub use resources::ResourceSet;
 pub use sds::{LocalSecrets, SdsOptions, SdsServer};
