@@ -45,6 +45,7 @@ mod options;
 mod resolve;
 mod server;
 mod session;
+mod shared;
 mod tombstone;
 mod validator;
 
@@ -53,3 +54,4 @@ pub use options::{
     ALL_BUNDLES, DEFAULT_BUNDLE, DEFAULT_SVID, DISABLED, SdsOptions, SecretName, SecretNames,
 };
 pub use server::SdsServer;
+pub use shared::SharedIdentity;

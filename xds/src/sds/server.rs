@@ -14,7 +14,7 @@ use ithildin_proto::pb::envoy::service::{
 use ithildin_spiffe::{Caller, IdentityState, Provider};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tonic::{Extensions, Request, Response, Status, Streaming, transport::server::UdsConnectInfo};
+use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
 use super::{
@@ -52,7 +52,7 @@ impl SdsServer {
     }
 
     fn open<M: Server>(&self, request: Request<Streaming<M::Request>>) -> Responses<M::Response> {
-        let caller = caller(request.extensions());
+        let caller = Caller::of(&request);
         debug!(?caller, "an SDS stream begins");
         // One slot: a response is made when the peer has taken the one before.
         let (sender, responses) = mpsc::channel(1);
@@ -96,7 +96,7 @@ impl SecretDiscoveryService for SdsServer {
         &self,
         request: Request<DiscoveryRequest>,
     ) -> Result<Response<DiscoveryResponse>, Status> {
-        let caller = caller(request.extensions());
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         check_type(&request.type_url)?;
         let identity = self.provider.identities(&caller).borrow().clone();
@@ -183,21 +183,6 @@ impl<M: Server> SdsStream<M> {
         let view = self.session.refresh(interest, &identity, self.validator);
         self.machine.respond(&view.catalog, &view.undecided)
     }
-}
-
-/// The caller, by the socket's peer; or as a layer above has put it into the request.
-fn caller(extensions: &Extensions) -> Caller {
-    if let Some(caller) = extensions.get::<Caller>() {
-        return *caller;
-    }
-    let peer = extensions
-        .get::<UdsConnectInfo>()
-        .and_then(|info| info.peer_cred);
-    peer.map_or_else(Caller::default, |peer| Caller {
-        uid: Some(peer.uid()),
-        gid: Some(peer.gid()),
-        pid: peer.pid(),
-    })
 }
 
 fn check_type(url: &str) -> Result<(), Status> {
