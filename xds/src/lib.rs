@@ -4,6 +4,8 @@
 //! loading of bootstrap files.
 
 pub mod ads;
+mod backoff;
+mod connect;
 pub mod kind;
 pub mod resources;
 pub mod sds;
@@ -13,7 +15,8 @@ pub mod subscription;
 mod watch_paths;
 
 pub use ads::AdsServer;
+pub use connect::ServerAddress;
 pub use kind::ResourceKind;
 pub use resources::ResourceSet;
-pub use sds::{LocalSecrets, SdsOptions, SdsServer};
+pub use sds::{LocalSecrets, SdsClients, SdsOptions, SdsServer};
 pub use secrets::{SecretRef, SecretState, SecretSubscriber};

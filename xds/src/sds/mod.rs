@@ -37,6 +37,8 @@
 //! When an identity is withdrawn as a whole, so is the trust that came with it. Connections that Envoy
 //! has open live on; Envoy does not verify them again.
 
+mod client;
+mod client_stream;
 mod crl;
 mod encode;
 mod files;
@@ -49,6 +51,7 @@ mod shared;
 mod tombstone;
 mod validator;
 
+pub use client::{ClusterLookup, SdsClients, SecretCheck};
 pub use local::LocalSecrets;
 pub use options::{
     ALL_BUNDLES, DEFAULT_BUNDLE, DEFAULT_SVID, DISABLED, SdsOptions, SecretName, SecretNames,
