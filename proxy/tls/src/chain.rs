@@ -184,6 +184,12 @@ fn inspect(
             format!("its root is valid from {since} on only"),
         ));
     }
+    if root
+        .path_len
+        .is_some_and(|most| path.intermediate_certificates().count() > most)
+    {
+        return Err(failure(&Error::PathLenConstraintViolated, request));
+    }
     let mut until = root.not_after;
     // From the leaf upwards: each certificate with the one that signed it.
     let mut signed: &webpki::Cert<'_> = path.end_entity();

@@ -121,6 +121,8 @@ pub(crate) struct AnchorMeta {
     pub(crate) der: CertificateDer<'static>,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
+    /// How many intermediates may stand below it; webpki leaves this aside for an anchor.
+    pub(crate) path_len: Option<usize>,
 }
 
 impl Anchors {
@@ -194,6 +196,7 @@ fn anchor(der: &CertificateDer<'static>) -> Result<(Speaks, Anchor), String> {
         der: der.clone(),
         not_before: certificate::not_before(&certificate),
         not_after: certificate::not_after(&certificate),
+        path_len: path_len(&certificate),
     };
     let anchor = Anchor {
         anchor: anchor.to_owned(),
@@ -211,6 +214,12 @@ fn speaks(certificate: &X509Certificate<'_>) -> Result<Speaks, String> {
         SignerDomain::Domain(domain) => Speaks::For(domain),
         SignerDomain::Malformed => Speaks::ForNobody,
     })
+}
+
+fn path_len(certificate: &X509Certificate<'_>) -> Option<usize> {
+    let constraints = certificate.basic_constraints().ok()??;
+    let most = constraints.value.path_len_constraint?;
+    Some(usize::try_from(most).unwrap_or(usize::MAX))
 }
 
 /// Version 1 certificates, some web roots, have no extension to say so.

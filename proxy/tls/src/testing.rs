@@ -1,10 +1,6 @@
 //! Authorities, certificates and contexts for tests.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ithildin_spiffe::TrustDomain;
 use rcgen::{
@@ -20,10 +16,6 @@ use crate::{
 };
 
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
-
-pub(crate) fn now() -> SystemTime {
-    SystemTime::now()
-}
 
 pub(crate) fn domain(name: &str) -> TrustDomain {
     TrustDomain::parse(name).unwrap()

@@ -290,10 +290,13 @@ impl Validation {
 
     fn chain_refusal(&self, failure: chain::Failure, request: &chain::Request<'_>) -> Refusal {
         let chain::Failure { rule, mut reason } = failure;
-        let foreign = match &self.trust {
-            Trust::Spiffe(bundles) => chain::foreign_signer_of_bundles(bundles, request),
-            Trust::Ca(roots) => chain::foreign_signer(roots, request),
-            Trust::AcceptUntrusted => None,
+        let foreign = match (&self.trust, request.domain) {
+            (Trust::Ca(roots), _) => chain::foreign_signer(roots, request),
+            (Trust::Spiffe(bundles), Some(domain)) => bundles
+                .get(domain)
+                .and_then(|own| chain::foreign_signer(own, request))
+                .or_else(|| chain::foreign_signer_of_bundles(bundles, request)),
+            _ => None,
         };
         let mut rule = rule;
         if let Some(foreign) = foreign {
@@ -485,3 +488,6 @@ fn domain_list(bundles: &BTreeMap<TrustDomain, Arc<Roots>>) -> String {
         shown.join(", ")
     }
 }
+
+#[cfg(test)]
+mod tests;
