@@ -99,36 +99,41 @@ impl Session {
         })
     }
 
-    /// Takes ciphertext that was read elsewhere.
+    /// Takes ciphertext that was read elsewhere, after what rustls has taken before and not looked at.
     pub(super) fn feed(
         &mut self,
         mut ciphertext: &[u8],
         sink: &mut ReadBuf<'_>,
     ) -> Result<(), FillError> {
-        while !ciphertext.is_empty() {
-            if self
-                .connection
-                .read_tls(&mut ciphertext)
-                .map_err(FillError::Io)?
-                == 0
-            {
-                // After close_notify whatever follows is ignored (RFC 8446, section 6.1).
+        loop {
+            let waiting = self.process(sink)?;
+            if ciphertext.is_empty() {
                 return Ok(());
-            }
-            let state = self.connection.process_new_packets().map_err(|error| {
-                self.failed = Some(Box::new(error.clone()));
-                FillError::Tls(error)
-            })?;
-            let mut waiting = state.plaintext_bytes_to_read();
-            if waiting > 0 {
-                waiting -= self.drain(sink);
             }
             if waiting > PLAINTEXT_LIMIT {
                 self.surplus = ciphertext.to_vec();
                 return Ok(());
             }
+            let taken = self.connection.read_tls(&mut ciphertext);
+            if taken.map_err(FillError::Io)? == 0 {
+                // After close_notify whatever follows is ignored (RFC 8446, section 6.1).
+                return Ok(());
+            }
         }
-        Ok(())
+    }
+
+    /// Decrypts what rustls has taken; yields how much plaintext waits that found no room.
+    fn process(&mut self, sink: &mut ReadBuf<'_>) -> Result<usize, FillError> {
+        let state = self.connection.process_new_packets().map_err(|error| {
+            self.failed = Some(Box::new(error.clone()));
+            FillError::Tls(error)
+        })?;
+        let waiting = state.plaintext_bytes_to_read();
+        Ok(if waiting > 0 {
+            waiting - self.drain(sink)
+        } else {
+            0
+        })
     }
 
     /// Moves waiting plaintext to `sink`; yields how much.
@@ -146,6 +151,11 @@ impl Session {
             reader.consume(count);
         }
         sink.filled().len() - before
+    }
+
+    #[cfg(test)]
+    pub(super) fn keeps_ciphertext(&self) -> bool {
+        !self.surplus.is_empty()
     }
 
     /// Writes out all ciphertext that waits.

@@ -260,3 +260,37 @@ async fn a_proxy_copies_in_both_directions() {
     assert_eq!(copied.unwrap(), (300_000, 200_000));
     assert!(received_up == up && received_down == down);
 }
+
+/// More plaintext at once than rustls holds: the rest of the ciphertext waits with us.
+#[tokio::test]
+async fn a_burst_that_rustls_cannot_hold_is_kept() {
+    let (server, client) = pair();
+    let (a, b) = duplex(PIPE);
+    // Handshake reads go through; then a full record but for its end, then all that follows.
+    let sizes = vec![60_000];
+    let choppy = Choppy {
+        io: a,
+        sizes,
+        turn: 0,
+        vectored: true,
+    };
+    let (server, client) = tokio::join!(accept(choppy, &server), client.connect(b, None, None));
+    let (mut server, mut client) = (server.unwrap(), client.unwrap());
+    let text = text(16_384 + 100 * 100);
+    client.write_all(&text[..16_384]).await.unwrap();
+    for part in text[16_384..].chunks(100) {
+        client.write_all(part).await.unwrap();
+    }
+    client.shutdown().await.unwrap();
+    server.io.sizes = vec![60_000, 16_000];
+    server.io.turn = 0;
+    let mut received = Vec::new();
+    let mut buf = [0; 1];
+    let mut kept = false;
+    while bounded(server.read(&mut buf)).await.unwrap() > 0 {
+        received.push(buf[0]);
+        kept |= server.session.keeps_ciphertext();
+    }
+    assert!(kept, "the case did not arise");
+    assert!(received == text);
+}

@@ -130,3 +130,18 @@ async fn any_broken_hello_ends_and_does_not_panic() {
         assert!(outcome.is_err(), "{index}");
     }
 }
+
+#[tokio::test]
+async fn what_follows_the_hello_in_its_packet_counts() {
+    let mut bytes = client_hello("web.example.org").await;
+    // A fatal alert, handshake_failure.
+    bytes.extend([21, 3, 3, 0, 2, 2, 40]);
+    let (mut a, b) = duplex(PIPE);
+    a.write_all(&bytes).await.unwrap();
+    let (server, _) = pair();
+    let error = bounded(accept(b, &server)).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the peer sent the alert handshake_failure"
+    );
+}
