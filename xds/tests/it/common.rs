@@ -86,15 +86,41 @@ impl Mesh {
 
     /// Starts the server, again if it runs.
     pub(crate) fn serve(&mut self) {
-        let provider = SharedIdentity::new(self.identity.subscribe());
-        let server = SdsServer::new(Arc::new(provider), self.options.clone());
         let (stop, stopped) = oneshot::channel();
         self.stop = Some(stop);
+        let mut source = self.identity.subscribe();
+        let (sender, identity) = watch::channel(source.borrow_and_update().clone());
+        let provider = SharedIdentity::new(identity);
+        let server = SdsServer::new(Arc::new(provider), self.options.clone());
         let socket = Socket::unix(&self.socket(), 0o600).unwrap();
+        // Streams end with their source, so that a server that is stopped falls silent.
+        let relay = async move {
+            while source.changed().await.is_ok() {
+                sender.send_replace(source.borrow_and_update().clone());
+            }
+            std::future::pending().await
+        };
         let stopped = async move {
-            let _ = stopped.await;
+            tokio::select! {
+                _ = stopped => {}
+                () = relay => {}
+            }
         };
         tokio::spawn(socket.serve(Routes::new(server.into_service()), stopped));
+    }
+
+    /// Stops the server; its socket is gone then.
+    pub(crate) async fn stop(&mut self) {
+        self.stop.take();
+        let socket = self.socket();
+        let gone = async {
+            while socket.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, gone)
+            .await
+            .expect("the server stops");
     }
 
     /// Hands the authority's present state to the SDS server.

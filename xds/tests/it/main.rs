@@ -1,4 +1,5 @@
 //! The crate over real sockets.
 
+mod clients;
 mod common;
 mod sds;
