@@ -3,6 +3,7 @@
 
 pub mod access_log;
 pub mod config;
+pub mod control;
 pub mod io;
 pub mod runtime;
 pub mod server;

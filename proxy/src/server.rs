@@ -4,9 +4,13 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ithildin_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
 use ithildin_xds::{ResourceSet, SecretSubscriber};
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 
-use crate::runtime::RuntimeError;
+use crate::{
+    control::{ConfigErrors, Control, ControlState},
+    runtime::{ListenerReport, Runtime, RuntimeError, RuntimeOptions},
+    worker::Published,
+};
 
 /// What a proxy runs on.
 pub struct ProxyOptions {
@@ -26,7 +30,7 @@ pub struct ProxyOptions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
     /// Not yet; each text names one thing that is waited for.
-    Waiting(Arc<[String]>),
+    Waiting(Arc<[Arc<str>]>),
     Ready,
     Draining,
 }
@@ -35,42 +39,138 @@ pub enum Readiness {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    #[error(transparent)]
     Runtime(#[from] RuntimeError),
 }
 
 /// A running proxy.
 pub struct Proxy {
-    readiness: watch::Receiver<Readiness>,
+    control: Control,
+    runtime: Runtime,
+    readiness: watch::Sender<Readiness>,
+    follow: JoinHandle<()>,
 }
 
 impl Proxy {
     /// Starts workers and control tasks on the calling tokio runtime.
-    pub async fn start(_options: ProxyOptions) -> Result<Self, StartError> {
-        todo!()
+    ///
+    /// # Errors
+    /// Everything that is wrong with the static resources, at once; or why the threads do not start.
+    pub async fn start(options: ProxyOptions) -> Result<Self, StartError> {
+        let control = Control::start(
+            &options.bootstrap,
+            options.resources,
+            options.secrets,
+            options.concurrency,
+        )?;
+        let runtime = Runtime::start(
+            RuntimeOptions {
+                workers: options.concurrency,
+                drain_time: options.drain_time,
+            },
+            Arc::clone(control.published()),
+        )?;
+        let readiness = watch::Sender::new(Readiness::Waiting(["start".into()].into()));
+        let follow = tokio::spawn(follow_readiness(
+            control.state(),
+            runtime.listeners(),
+            Arc::clone(control.published()),
+            readiness.clone(),
+        ));
+        Ok(Self {
+            control,
+            runtime,
+            readiness,
+            follow,
+        })
     }
 
-    /// The state now and each later one.
+    /// The state now and each later one. Once ready it stays so until the proxy drains: later
+    /// changes warm while what was there serves.
     pub fn ready(&self) -> watch::Receiver<Readiness> {
-        self.readiness.clone()
+        self.readiness.subscribe()
+    }
+
+    /// What is refused, warming and published: for admin, and for whoever tells a control plane.
+    pub fn state(&self) -> watch::Receiver<Arc<ControlState>> {
+        self.control.state()
+    }
+
+    /// Where each listener accepts, or why it does not.
+    pub fn listeners(&self) -> watch::Receiver<Arc<ListenerReport>> {
+        self.runtime.listeners()
     }
 
     /// Stops accepting and asks live connections to finish; returns at once.
     pub fn drain(&self) {
-        todo!()
+        self.follow.abort();
+        self.readiness.send_replace(Readiness::Draining);
+        self.runtime.drain();
     }
 
     /// Drains for at most `deadline`, closes the rest, and ends the threads.
-    pub async fn shutdown(self, _deadline: Duration) {
-        todo!()
+    pub async fn shutdown(self, deadline: Duration) {
+        self.drain();
+        self.runtime.shutdown(deadline).await;
     }
 
     /// Downstream connections at this instant.
     pub fn active_connections(&self) -> u64 {
-        todo!()
+        self.runtime.active_connections()
     }
 
     /// Where the admin server listens, if the bootstrap has one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        todo!()
+        None
+    }
+}
+
+async fn follow_readiness(
+    mut state: watch::Receiver<Arc<ControlState>>,
+    mut listeners: watch::Receiver<Arc<ListenerReport>>,
+    published: Arc<Published>,
+    readiness: watch::Sender<Readiness>,
+) {
+    loop {
+        let now = {
+            let state = state.borrow_and_update();
+            let report = listeners.borrow_and_update();
+            judge(&state, &report, published.current.load().version)
+        };
+        let ready = now == Readiness::Ready;
+        if *readiness.borrow() != now {
+            readiness.send_replace(now);
+        }
+        if ready {
+            return;
+        }
+        let open = tokio::select! {
+            changed = state.changed() => changed.is_ok(),
+            changed = listeners.changed() => changed.is_ok(),
+        };
+        if !open {
+            return;
+        }
+    }
+}
+
+fn judge(state: &ControlState, report: &ListenerReport, published: u64) -> Readiness {
+    let mut waiting: Vec<Arc<str>> = state.waiting.to_vec();
+    if !state.started && waiting.is_empty() {
+        waiting.push("the first configuration".into());
+    }
+    for listener in &report.listeners {
+        if let Err(error) = &listener.bound {
+            waiting.push(format!("listener {:?}: {error}", listener.name).into());
+        }
+    }
+    if waiting.is_empty() && report.version != Some(published) {
+        waiting.push("listening sockets".into());
+    }
+    if waiting.is_empty() {
+        Readiness::Ready
+    } else {
+        Readiness::Waiting(waiting.into())
     }
 }

@@ -132,8 +132,11 @@ pub struct Forward {
     pub auto_host_rewrite: bool,
     pub append_x_forwarded_host: bool,
     pub retry: Option<RetryPolicy>,
-    /// Overrides the connection manager's list where set.
-    pub upgrades: Option<Vec<Arc<str>>>,
+    /// Overrides of the connection manager's list: lower-case type, and whether it is passed on.
+    pub upgrades: Vec<(Arc<str>, bool)>,
+    /// The request's `grpc-timeout` limits it in place of `timeout`, to at most this much; zero: no
+    /// cap (`grpc_timeout_header_max`, or the deprecated `max_grpc_timeout`).
+    pub grpc_timeout_max: Option<Duration>,
 }
 
 #[derive(Debug)]

@@ -1,0 +1,221 @@
+//! The bootstrap: its static resources, and the fields that we cannot honour.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ithildin_proto::pb::envoy::{
+    config::bootstrap::v3::{
+        Admin, Bootstrap,
+        bootstrap::{DynamicResources, StaticResources},
+    },
+    extensions::transport_sockets::tls::v3::Secret,
+};
+use ithildin_xds::ResourceSet;
+
+use super::report::{At, ConfigErrors, Report, no_effect, refuse};
+
+/// The static resources by name, and where each stands in the file.
+#[derive(Default)]
+pub(super) struct Statics {
+    pub(super) resources: ResourceSet,
+    pub(super) secrets: BTreeMap<String, Arc<Secret>>,
+    /// `static_resources.listeners[0]` and the like, by the resource's name.
+    pub(super) listener_paths: BTreeMap<String, String>,
+    pub(super) cluster_paths: BTreeMap<String, String>,
+    /// Listeners and clusters also come from a control plane.
+    pub(super) dynamic: bool,
+}
+
+impl Statics {
+    pub(super) fn listener_path(&self, name: &str) -> String {
+        self.listener_paths.get(name).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn cluster_path(&self, name: &str) -> String {
+        self.cluster_paths.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// Reads the bootstrap; the resources themselves are compiled later. What can be read is there even
+/// beside errors, so that everything is reported at once.
+pub(super) fn statics(config: &Bootstrap) -> (Statics, Result<(), ConfigErrors>) {
+    let report = Report::default();
+    let mut statics = Statics::default();
+    check(config, &report);
+    if let Some(resources) = &config.static_resources {
+        let at = report.root("static_resources");
+        index(resources, &mut statics, &at);
+    }
+    if let Some(config) = &config.dynamic_resources {
+        let DynamicResources {
+            lds_config,
+            lds_resources_locator,
+            cds_config,
+            cds_resources_locator,
+            ads_config,
+        } = config;
+        let at = report.root("dynamic_resources");
+        refuse!(at; lds_resources_locator, cds_resources_locator);
+        // Read by the client of the control plane.
+        no_effect!(ads_config);
+        statics.dynamic = lds_config.is_some() || cds_config.is_some();
+    }
+    (statics, report.finish(Some(())))
+}
+
+fn index(resources: &StaticResources, statics: &mut Statics, at: &At<'_>) {
+    let StaticResources {
+        listeners,
+        clusters,
+        secrets,
+    } = resources;
+    for (i, listener) in listeners.iter().enumerate() {
+        let at = at.index("listeners", i);
+        let mut listener = listener.clone();
+        if listener.name.is_empty() {
+            // Envoy makes a name up too; ours is stable.
+            listener.name = format!("listener_{i}");
+        }
+        let name = listener.name.clone();
+        if statics
+            .listener_paths
+            .insert(name.clone(), at.to_string())
+            .is_some()
+        {
+            at.field("name")
+                .error(format_args!("{name:?} is the name of another listener"));
+        }
+        statics.resources.listeners.insert(name, Arc::new(listener));
+    }
+    for (i, cluster) in clusters.iter().enumerate() {
+        let at = at.index("clusters", i);
+        let name = cluster.name.clone();
+        if statics
+            .cluster_paths
+            .insert(name.clone(), at.to_string())
+            .is_some()
+        {
+            at.field("name")
+                .error(format_args!("{name:?} is the name of another cluster"));
+        }
+        statics
+            .resources
+            .clusters
+            .insert(name, Arc::new(cluster.clone()));
+    }
+    for (i, secret) in secrets.iter().enumerate() {
+        let known = statics
+            .secrets
+            .insert(secret.name.clone(), Arc::new(secret.clone()));
+        if known.is_some() {
+            let at = at.index("secrets", i);
+            at.field("name").error(format_args!(
+                "{:?} is the name of another secret",
+                secret.name
+            ));
+        }
+    }
+}
+
+#[allow(deprecated)]
+fn check(config: &Bootstrap, report: &Report) {
+    #[rustfmt::skip]
+    let Bootstrap {
+        static_resources: _, dynamic_resources: _,
+        node, node_context_params, cluster_manager, hds_config, flags_path, stats_sinks,
+        deferred_stat_options, stats_config, stats_flush_interval, watchdog, watchdogs, tracing,
+        layered_runtime, admin, overload_manager, enable_dispatcher_stats, header_prefix,
+        stats_server_version_override, use_tcp_for_dns_lookups, dns_resolution_config,
+        typed_dns_resolver_config, bootstrap_extensions, fatal_actions, config_sources,
+        default_config_source, default_socket_interface, certificate_provider_instances,
+        inline_headers, perf_tracing_file_path, default_regex_engine, xds_delegate_extension,
+        xds_config_tracker_extension, listener_manager, application_log_config,
+        grpc_async_client_manager_config, memory_allocator_manager, enable_worker_cpu_affinity,
+        stats_flush, stats_eviction,
+    } = config;
+    // Who we are; Envoy's own memory, threads, watchdogs, traces and statistics; and its runtime
+    // flags, which say how Envoy's code behaves and not ours.
+    no_effect!(
+        node,
+        node_context_params,
+        flags_path,
+        deferred_stat_options,
+        stats_config,
+        stats_flush_interval,
+        watchdog,
+        watchdogs,
+        layered_runtime,
+        enable_dispatcher_stats,
+        stats_server_version_override,
+        fatal_actions,
+        inline_headers,
+        perf_tracing_file_path,
+        application_log_config,
+        grpc_async_client_manager_config,
+        memory_allocator_manager,
+        enable_worker_cpu_affinity,
+        stats_flush,
+        stats_eviction,
+    );
+    let at = Top(report);
+    at.refuse("cluster_manager", cluster_manager);
+    at.refuse("hds_config", hds_config);
+    at.refuse("header_prefix", header_prefix);
+    at.refuse("use_tcp_for_dns_lookups", use_tcp_for_dns_lookups);
+    at.refuse("dns_resolution_config", dns_resolution_config);
+    at.refuse("config_sources", config_sources);
+    at.refuse("default_config_source", default_config_source);
+    at.refuse("default_socket_interface", default_socket_interface);
+    at.refuse(
+        "certificate_provider_instances",
+        certificate_provider_instances,
+    );
+    at.refuse("default_regex_engine", default_regex_engine);
+    at.refuse("xds_delegate_extension", xds_delegate_extension);
+    at.refuse("xds_config_tracker_extension", xds_config_tracker_extension);
+    at.refuse("listener_manager", listener_manager);
+    at.skip("stats_sinks", stats_sinks);
+    at.skip("tracing", tracing);
+    at.skip("bootstrap_extensions", bootstrap_extensions);
+    at.refuse("overload_manager", overload_manager);
+    at.skip("typed_dns_resolver_config", typed_dns_resolver_config);
+    if let Some(admin) = admin {
+        admin_fields(admin, &report.root("admin"));
+    }
+}
+
+#[allow(deprecated)]
+fn admin_fields(config: &Admin, at: &At<'_>) {
+    let Admin {
+        access_log,
+        access_log_path,
+        profile_path,
+        address,
+        socket_options,
+        ignore_global_conn_limit,
+        allow_paths,
+    } = config;
+    no_effect!(profile_path, address, ignore_global_conn_limit);
+    refuse!(at; socket_options, allow_paths);
+    if !access_log.is_empty() || !access_log_path.is_empty() {
+        at.field("access_log")
+            .warn("is not supported; requests to the admin server are not logged");
+    }
+}
+
+/// The top of the file, whose fields have no parent.
+struct Top<'a>(&'a Report);
+
+impl Top<'_> {
+    fn refuse<T: Default + PartialEq>(&self, name: &str, value: &T) {
+        if *value != T::default() {
+            self.0.root(name).error("is not supported");
+        }
+    }
+
+    /// Leaves out what changes no traffic.
+    fn skip<T: Default + PartialEq>(&self, name: &str, value: &T) {
+        if *value != T::default() {
+            self.0.root(name).warn("is not supported; it is left out");
+        }
+    }
+}

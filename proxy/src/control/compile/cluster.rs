@@ -1,0 +1,549 @@
+//! Clusters: discovery, load balancing, limits and transport.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use ithildin_proto::pb::envoy::{
+    config::{
+        cluster::v3::{
+            CircuitBreakers as CircuitBreakersProto, Cluster as ClusterProto, LoadBalancingPolicy,
+            UpstreamConnectionOptions,
+            circuit_breakers::Thresholds,
+            cluster::{
+                ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig,
+                LbPolicy as LbPolicyProto, OriginalDstLbConfig, TransportSocketMatch,
+            },
+        },
+        core::v3::{BindConfig, RoutingPriority, TcpKeepalive as KeepaliveProto},
+    },
+    extensions::load_balancing_policies::{
+        least_request::v3::LeastRequest, random::v3::Random, round_robin::v3::RoundRobin,
+    },
+};
+
+use super::{
+    Compiler, address, ads_source, cluster_http,
+    dns::{self, DnsSpec},
+    endpoints::{self, Placement},
+    listener::DEFAULT_BUFFER_LIMIT,
+};
+use crate::{
+    config::cluster::{
+        CircuitBreakers, Cluster, ClusterKind, EndpointSet, LbPolicy, TcpKeepalive, Transports,
+    },
+    control::{
+        any,
+        report::{At, no_effect, refuse},
+        secrets::SecretKey,
+    },
+};
+
+/// Envoy's defaults.
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_PANIC_THRESHOLD: f64 = 50.0;
+const DEFAULT_CHOICE_COUNT: u32 = 2;
+const DEFAULT_LIMIT: u32 = 1024;
+const DEFAULT_MAX_RETRIES: u32 = 3;
+
+/// A cluster, and what it waits for.
+#[derive(Debug)]
+pub(in crate::control) struct CompiledCluster {
+    pub(in crate::control) cluster: Arc<Cluster>,
+    pub(in crate::control) secrets: Vec<SecretKey>,
+    pub(in crate::control) discovery: Discovery,
+    pub(super) placement: Placement,
+}
+
+/// Where endpoints come from.
+#[derive(Debug)]
+pub(in crate::control) enum Discovery {
+    /// They stand in the configuration, or there are none.
+    Fixed,
+    Eds {
+        name: Arc<str>,
+        /// `None`: they are waited for as long as it takes.
+        timeout: Option<Duration>,
+    },
+    Dns(DnsSpec),
+}
+
+pub(super) fn cluster(
+    config: &ClusterProto,
+    compiler: &mut Compiler,
+    at: &At<'_>,
+) -> Option<CompiledCluster> {
+    unsupported(config, at);
+    if config.name.is_empty() {
+        at.field("name").error("is empty");
+    }
+    let name: Arc<str> = config.name.as_str().into();
+    let kind = kind(config, at);
+    let protocol = cluster_http::options(config, at);
+    let match_name = protocol.is_some_and(|(_, http)| http.auto_san_validation);
+    let mut secrets = Vec::new();
+    let (transports, placement) = transports(config, &name, match_name, compiler, &mut secrets, at);
+    let found = kind.and_then(|kind| discovery(config, kind, &placement, compiler, at));
+    let lb = lb_policy(config, kind, at);
+    let limits = circuit_breakers(config.circuit_breakers.as_ref(), at);
+    let bind = bind(config.upstream_bind_config.as_ref(), at);
+    let connection = config.upstream_connection_options.as_ref();
+    let keepalive = connection.and_then(|config| keepalive(config, at));
+    let panic_threshold = common_lb(config.common_lb_config.as_ref(), at);
+    let stat_name: Arc<str> = match config.alt_stat_name.as_str() {
+        "" => Arc::clone(&name),
+        other => other.into(),
+    };
+    let (protocol, http) = protocol?;
+    let (discovery, endpoints) = found?;
+    let cluster = Cluster {
+        generation: compiler.next_generation(),
+        stat_name,
+        kind: kind?,
+        connect_timeout: at
+            .limit(
+                "connect_timeout",
+                &config.connect_timeout,
+                Some(DEFAULT_CONNECT_TIMEOUT),
+            )
+            .unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+        lb: lb?,
+        endpoints: Arc::new(ArcSwap::from_pointee(endpoints)),
+        transport: transports?,
+        protocol,
+        http,
+        limits,
+        keepalive,
+        bind,
+        buffer_limit: config
+            .per_connection_buffer_limit_bytes
+            .map_or(DEFAULT_BUFFER_LIMIT, |value| value.value),
+        panic_threshold,
+        stats: compiler.cluster_stats(&name),
+        name,
+    };
+    Some(CompiledCluster {
+        cluster: Arc::new(cluster),
+        secrets,
+        discovery,
+        placement,
+    })
+}
+
+/// Refuses or passes over each field that [`cluster`] does not read.
+fn unsupported(config: &ClusterProto, at: &At<'_>) {
+    #[rustfmt::skip]
+    let ClusterProto {
+        transport_socket_matches: _, name: _, alt_stat_name: _, eds_cluster_config: _,
+        connect_timeout: _, per_connection_buffer_limit_bytes: _, lb_policy: _, load_assignment: _,
+        max_requests_per_connection: _, circuit_breakers: _, upstream_http_protocol_options: _,
+        common_http_protocol_options: _, http_protocol_options: _, http2_protocol_options: _,
+        typed_extension_protocol_options: _, dns_refresh_rate: _, dns_jitter: _,
+        dns_failure_refresh_rate: _, respect_dns_ttl: _, dns_lookup_family: _, dns_resolvers: _,
+        use_tcp_for_dns_lookups: _, dns_resolution_config: _, typed_dns_resolver_config: _,
+        upstream_bind_config: _, common_lb_config: _, transport_socket: _, protocol_selection: _,
+        upstream_connection_options: _, load_balancing_policy: _, cluster_discovery_type: _,
+        lb_config: _,
+        transport_socket_matcher, stats_matcher, per_connection_buffer_high_watermark_timeout,
+        health_checks, wait_for_warm_on_init, outlier_detection, cleanup_interval,
+        lb_subset_config, metadata, close_connections_on_host_health_failure,
+        ignore_health_on_host_removal, filters, lrs_server, lrs_report_endpoint_metrics,
+        track_timeout_budgets, upstream_config, track_cluster_stats, preconnect_policy,
+        connection_pool_per_downstream_connection, queuing_policies,
+    } = config;
+    // Statistics and load reports; settings of health checks, which are refused; and how long an
+    // unused original destination is remembered, which is not at all.
+    no_effect!(
+        stats_matcher,
+        wait_for_warm_on_init,
+        cleanup_interval,
+        metadata,
+        ignore_health_on_host_removal,
+        lrs_server,
+        lrs_report_endpoint_metrics,
+        track_timeout_budgets,
+        track_cluster_stats,
+    );
+    refuse!(
+        at;
+        transport_socket_matcher, per_connection_buffer_high_watermark_timeout, health_checks,
+        outlier_detection, lb_subset_config, close_connections_on_host_health_failure, filters,
+        upstream_config, preconnect_policy, connection_pool_per_downstream_connection,
+        queuing_policies,
+    );
+}
+
+fn kind(config: &ClusterProto, at: &At<'_>) -> Option<ClusterKind> {
+    let value = match &config.cluster_discovery_type {
+        None => DiscoveryType::Static as i32,
+        Some(ClusterDiscoveryType::Type(value)) => *value,
+        Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            at.field("cluster_type")
+                .error(format_args!("{:?} is not supported", custom.name));
+            return None;
+        }
+    };
+    Some(match at.enumeration("type", value)? {
+        DiscoveryType::Static => ClusterKind::Static,
+        DiscoveryType::StrictDns => ClusterKind::StrictDns,
+        DiscoveryType::LogicalDns => ClusterKind::LogicalDns,
+        DiscoveryType::Eds => ClusterKind::Eds,
+        DiscoveryType::OriginalDst => ClusterKind::OriginalDst,
+    })
+}
+
+fn discovery(
+    config: &ClusterProto,
+    kind: ClusterKind,
+    placement: &Placement,
+    compiler: &Compiler,
+    at: &At<'_>,
+) -> Option<(Discovery, EndpointSet)> {
+    let assignment_at = at.field("load_assignment");
+    let assignment = config.load_assignment.as_ref();
+    if config.eds_cluster_config.is_some() && kind != ClusterKind::Eds {
+        at.field("eds_cluster_config")
+            .error("may only be set with type EDS");
+    }
+    if assignment.is_some() && matches!(kind, ClusterKind::Eds | ClusterKind::OriginalDst) {
+        assignment_at.error("may not be set with type EDS or ORIGINAL_DST");
+    }
+    match kind {
+        ClusterKind::Static => {
+            let none = EndpointSet::default();
+            let set = match assignment {
+                Some(config) => {
+                    let workers = compiler.workers;
+                    endpoints::fixed(config, placement, workers, &none, &assignment_at)?
+                }
+                None => none,
+            };
+            Some((Discovery::Fixed, set))
+        }
+        ClusterKind::OriginalDst => Some((Discovery::Fixed, EndpointSet::default())),
+        ClusterKind::Eds => {
+            let eds = eds(config, &at.field("eds_cluster_config"))?;
+            Some((eds, EndpointSet::default()))
+        }
+        ClusterKind::StrictDns | ClusterKind::LogicalDns => {
+            let Some(assignment) = assignment else {
+                assignment_at.error("is required");
+                return None;
+            };
+            let targets = endpoints::dns_targets(assignment, placement, &assignment_at);
+            let logical = kind == ClusterKind::LogicalDns;
+            if logical && targets.len() != 1 {
+                assignment_at.error("LOGICAL_DNS clusters must have exactly one endpoint");
+            }
+            let spec = dns::spec(config, targets, logical, at)?;
+            Some((Discovery::Dns(spec), EndpointSet::default()))
+        }
+    }
+}
+
+fn eds(config: &ClusterProto, at: &At<'_>) -> Option<Discovery> {
+    let Some(EdsClusterConfig {
+        eds_config,
+        service_name,
+    }) = &config.eds_cluster_config
+    else {
+        at.error("is required with type EDS");
+        return None;
+    };
+    let timeout = ads_source(eds_config.as_ref(), &at.field("eds_config"))?;
+    let name = if service_name.is_empty() {
+        &config.name
+    } else {
+        service_name
+    };
+    Some(Discovery::Eds {
+        name: name.as_str().into(),
+        timeout,
+    })
+}
+
+fn transports(
+    config: &ClusterProto,
+    name: &Arc<str>,
+    match_name: bool,
+    compiler: &mut Compiler,
+    secrets: &mut Vec<SecretKey>,
+    at: &At<'_>,
+) -> (Option<Transports>, Placement) {
+    let label: Arc<str> = format!("cluster {name:?}").into();
+    let mut placement = Placement::default();
+    let mut all = Vec::with_capacity(1 + config.transport_socket_matches.len());
+    let mut add = |socket: Option<&_>, at: &At<'_>| {
+        let made = compiler
+            .tls
+            .client(&label, socket, match_name, &mut compiler.secrets, at);
+        made.map(|(transport, keys)| {
+            secrets.extend(keys);
+            all.push(transport);
+        })
+    };
+    let mut sound = add(
+        config.transport_socket.as_ref(),
+        &at.field("transport_socket"),
+    );
+    for (i, entry) in config.transport_socket_matches.iter().enumerate() {
+        let TransportSocketMatch {
+            name,
+            r#match,
+            transport_socket,
+        } = entry;
+        no_effect!(name);
+        let at = at.index("transport_socket_matches", i);
+        let criteria = r#match.clone().unwrap_or_default();
+        placement
+            .matches
+            .push(endpoints::match_criteria(&criteria, &at));
+        let added = add(transport_socket.as_ref(), &at.field("transport_socket"));
+        sound = sound.and(added);
+    }
+    secrets.sort();
+    secrets.dedup();
+    (sound.map(|()| Transports(all)), placement)
+}
+
+fn lb_policy(config: &ClusterProto, kind: Option<ClusterKind>, at: &At<'_>) -> Option<LbPolicy> {
+    if let Some(policy) = &config.load_balancing_policy {
+        return typed_lb_policy(policy, &at.field("load_balancing_policy"));
+    }
+    let policy = match at.enumeration("lb_policy", config.lb_policy)? {
+        LbPolicyProto::RoundRobin => LbPolicy::RoundRobin,
+        LbPolicyProto::LeastRequest => LbPolicy::LeastRequest(DEFAULT_CHOICE_COUNT),
+        LbPolicyProto::Random => LbPolicy::Random,
+        LbPolicyProto::ClusterProvided => LbPolicy::ClusterProvided,
+        other => {
+            at.field("lb_policy")
+                .error(format_args!("{} is not supported", other.as_str_name()));
+            return None;
+        }
+    };
+    let original_dst = kind == Some(ClusterKind::OriginalDst);
+    if original_dst != (policy == LbPolicy::ClusterProvided) && kind.is_some() {
+        at.field("lb_policy")
+            .error("CLUSTER_PROVIDED goes with type ORIGINAL_DST, and with no other");
+    }
+    lb_config(config.lb_config.as_ref(), policy, at)
+}
+
+fn lb_config(config: Option<&LbConfig>, policy: LbPolicy, at: &At<'_>) -> Option<LbPolicy> {
+    match config {
+        None => Some(policy),
+        Some(LbConfig::LeastRequestLbConfig(config)) => {
+            let at = at.field("least_request_lb_config");
+            at.unset("active_request_bias", &config.active_request_bias);
+            at.unset("slow_start_config", &config.slow_start_config);
+            let count = config.choice_count.map(|value| value.value);
+            choices(policy, count, &at)
+        }
+        Some(LbConfig::RoundRobinLbConfig(config)) => {
+            let at = at.field("round_robin_lb_config");
+            at.unset("slow_start_config", &config.slow_start_config);
+            Some(policy)
+        }
+        Some(LbConfig::OriginalDstLbConfig(config)) => {
+            let OriginalDstLbConfig {
+                use_http_header,
+                http_header_name,
+                upstream_port_override,
+                metadata_key,
+            } = config;
+            let at = at.field("original_dst_lb_config");
+            refuse!(
+                at;
+                use_http_header, http_header_name, upstream_port_override, metadata_key,
+            );
+            Some(policy)
+        }
+        // Settings of policies that are refused, or not chosen.
+        Some(LbConfig::RingHashLbConfig(_) | LbConfig::MaglevLbConfig(_)) => Some(policy),
+    }
+}
+
+fn choices(policy: LbPolicy, count: Option<u32>, at: &At<'_>) -> Option<LbPolicy> {
+    match (policy, count) {
+        (LbPolicy::LeastRequest(_), Some(count)) if count < 2 => {
+            at.field("choice_count")
+                .error(format_args!("{count} is less than 2"));
+            None
+        }
+        (LbPolicy::LeastRequest(_), Some(count)) => Some(LbPolicy::LeastRequest(count)),
+        _ => Some(policy),
+    }
+}
+
+/// The first policy of the list that is known, as Envoy takes it.
+fn typed_lb_policy(config: &LoadBalancingPolicy, at: &At<'_>) -> Option<LbPolicy> {
+    for (i, policy) in config.policies.iter().enumerate() {
+        let at = at.index("policies", i);
+        let Some(extension) = policy.typed_extension_config.as_ref() else {
+            continue;
+        };
+        let at = at.field("typed_extension_config");
+        let Some(config) = &extension.typed_config else {
+            continue;
+        };
+        let at_config = at.field("typed_config");
+        if any::is::<RoundRobin>(config) {
+            let config: RoundRobin = any::read(config, &at_config)?;
+            at_config.unset("slow_start_config", &config.slow_start_config);
+            at_config.unset("locality_lb_config", &config.locality_lb_config);
+            return Some(LbPolicy::RoundRobin);
+        }
+        if any::is::<Random>(config) {
+            let config: Random = any::read(config, &at_config)?;
+            at_config.unset("locality_lb_config", &config.locality_lb_config);
+            return Some(LbPolicy::Random);
+        }
+        if any::is::<LeastRequest>(config) {
+            let config: LeastRequest = any::read(config, &at_config)?;
+            at_config.unset("active_request_bias", &config.active_request_bias);
+            at_config.unset("slow_start_config", &config.slow_start_config);
+            at_config.unset("locality_lb_config", &config.locality_lb_config);
+            at_config.not_true("enable_full_scan", &config.enable_full_scan);
+            at_config.unset("selection_method", &config.selection_method);
+            let policy = LbPolicy::LeastRequest(DEFAULT_CHOICE_COUNT);
+            return choices(
+                policy,
+                config.choice_count.map(|value| value.value),
+                &at_config,
+            );
+        }
+        any::unsupported(config, &at);
+        return None;
+    }
+    at.field("policies").error("has no policy");
+    None
+}
+
+fn circuit_breakers(config: Option<&CircuitBreakersProto>, at: &At<'_>) -> CircuitBreakers {
+    let mut limits = CircuitBreakers {
+        max_connections: DEFAULT_LIMIT,
+        max_pending_requests: DEFAULT_LIMIT,
+        max_requests: DEFAULT_LIMIT,
+        max_retries: DEFAULT_MAX_RETRIES,
+    };
+    let Some(CircuitBreakersProto {
+        thresholds,
+        per_host_thresholds,
+    }) = config
+    else {
+        return limits;
+    };
+    let at = at.field("circuit_breakers");
+    refuse!(at; per_host_thresholds);
+    for (i, threshold) in thresholds.iter().enumerate() {
+        let Thresholds {
+            priority,
+            max_connections,
+            max_pending_requests,
+            max_requests,
+            max_retries,
+            retry_budget,
+            track_remaining,
+            max_connection_pools,
+        } = threshold;
+        let at = at.index("thresholds", i);
+        no_effect!(track_remaining);
+        // Routes of high priority are refused, so their limits act on nothing.
+        if at.enumeration("priority", *priority) != Some(RoutingPriority::Default) {
+            continue;
+        }
+        refuse!(at; retry_budget, max_connection_pools);
+        let set = |limit: &mut u32, value: &Option<_>| {
+            if let Some(ithildin_proto::pb::google::protobuf::UInt32Value { value }) = value {
+                *limit = *value;
+            }
+        };
+        set(&mut limits.max_connections, max_connections);
+        set(&mut limits.max_pending_requests, max_pending_requests);
+        set(&mut limits.max_requests, max_requests);
+        set(&mut limits.max_retries, max_retries);
+    }
+    limits
+}
+
+fn bind(config: Option<&BindConfig>, at: &At<'_>) -> Option<SocketAddr> {
+    let BindConfig {
+        source_address,
+        freebind,
+        socket_options,
+        extra_source_addresses,
+        additional_source_addresses,
+        local_address_selector,
+        validate_network_namespaces,
+    } = config?;
+    let at = at.field("upstream_bind_config");
+    at.not_true("freebind", freebind);
+    refuse!(
+        at;
+        socket_options, extra_source_addresses, additional_source_addresses,
+        local_address_selector, validate_network_namespaces,
+    );
+    address::source(source_address.as_ref()?, &at.field("source_address"))
+}
+
+fn keepalive(config: &UpstreamConnectionOptions, at: &At<'_>) -> Option<TcpKeepalive> {
+    let UpstreamConnectionOptions {
+        tcp_keepalive,
+        set_local_interface_name_on_upstream_connections,
+        happy_eyeballs_config,
+    } = config;
+    let at = at.field("upstream_connection_options");
+    // For logs; and an order among several addresses of one endpoint, which are refused.
+    no_effect!(
+        set_local_interface_name_on_upstream_connections,
+        happy_eyeballs_config
+    );
+    let KeepaliveProto {
+        keepalive_probes,
+        keepalive_time,
+        keepalive_interval,
+    } = tcp_keepalive.as_ref()?;
+    let at = at.field("tcp_keepalive");
+    let seconds = |name: &str, value: &Option<_>| {
+        let ithildin_proto::pb::google::protobuf::UInt32Value { value } = (*value)?;
+        if value == 0 {
+            at.field(name).error("is 0; it must be at least 1");
+        }
+        Some(Duration::from_secs(value.into()))
+    };
+    Some(TcpKeepalive {
+        probes: keepalive_probes.map(|value| value.value),
+        time: seconds("keepalive_time", keepalive_time),
+        interval: seconds("keepalive_interval", keepalive_interval),
+    })
+}
+
+fn common_lb(config: Option<&CommonLbConfig>, at: &At<'_>) -> u32 {
+    let config = config.cloned().unwrap_or_default();
+    let CommonLbConfig {
+        healthy_panic_threshold,
+        update_merge_window,
+        ignore_new_hosts_until_first_hc,
+        close_connections_on_host_set_change,
+        consistent_hashing_lb_config,
+        override_host_status,
+        locality_config_specifier,
+    } = &config;
+    let at = at.field("common_lb_config");
+    // Batching of updates; of health checks, which are refused; of policies, which are too.
+    no_effect!(
+        update_merge_window,
+        ignore_new_hosts_until_first_hc,
+        consistent_hashing_lb_config,
+    );
+    refuse!(
+        at;
+        close_connections_on_host_set_change, override_host_status, locality_config_specifier,
+    );
+    let percent = healthy_panic_threshold.map_or(DEFAULT_PANIC_THRESHOLD, |value| value.value);
+    if !(0.0..=100.0).contains(&percent) {
+        at.field("healthy_panic_threshold")
+            .error(format_args!("{percent} is not from 0 to 100"));
+    }
+    // The comparison is of whole percents in Envoy too.
+    percent as u32
+}

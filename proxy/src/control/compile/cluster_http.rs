@@ -1,0 +1,282 @@
+//! Upstream HTTP: `HttpProtocolOptions`, and the deprecated fields of a cluster that it replaced.
+
+use std::{collections::HashMap, time::Duration};
+
+use ithildin_proto::pb::{
+    envoy::{
+        config::{
+            cluster::v3::{Cluster as ClusterProto, cluster::ClusterProtocolSelection},
+            core::v3::{
+                Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions,
+                UpstreamHttpProtocolOptions,
+            },
+        },
+        extensions::{
+            filters::{
+                http::upstream_codec::v3::UpstreamCodec,
+                network::http_connection_manager::v3::{HttpFilter, http_filter},
+            },
+            upstreams::http::v3::{
+                HttpProtocolOptions,
+                http_protocol_options::{
+                    AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions,
+                    UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
+                },
+            },
+        },
+    },
+    google::protobuf::Any,
+};
+use prost::Name;
+
+use super::http::{http1_unsupported, http2_options};
+use crate::{
+    config::{
+        cluster::{UpstreamHttp, UpstreamProtocol},
+        http::Http2Options,
+    },
+    control::{
+        any,
+        report::{At, no_effect, refuse},
+    },
+};
+
+/// Envoy's default for connections without requests.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// The version that is spoken, and its settings.
+pub(super) fn options(
+    config: &ClusterProto,
+    at: &At<'_>,
+) -> Option<(UpstreamProtocol, UpstreamHttp)> {
+    match extension(&config.typed_extension_protocol_options, at) {
+        Extension::None => Some(deprecated(config, at)),
+        Extension::Http(options, key) => {
+            let at = at.key("typed_extension_protocol_options", key);
+            Some(typed(&options, &at))
+        }
+        Extension::Bad => None,
+    }
+}
+
+enum Extension<'a> {
+    None,
+    Http(Box<HttpProtocolOptions>, &'a str),
+    Bad,
+}
+
+fn extension<'a>(configs: &'a HashMap<String, Any>, at: &At<'_>) -> Extension<'a> {
+    let mut found = Extension::None;
+    for (key, config) in configs {
+        let at = at.key("typed_extension_protocol_options", key);
+        if !any::is::<HttpProtocolOptions>(config) {
+            at.error(format_args!(
+                "type {} is not supported; only {} is",
+                any::type_name(config),
+                HttpProtocolOptions::full_name()
+            ));
+            return Extension::Bad;
+        }
+        match any::read(config, &at) {
+            Some(options) => found = Extension::Http(Box::new(options), key),
+            None => return Extension::Bad,
+        }
+    }
+    found
+}
+
+fn typed(config: &HttpProtocolOptions, at: &At<'_>) -> (UpstreamProtocol, UpstreamHttp) {
+    let HttpProtocolOptions {
+        common_http_protocol_options,
+        upstream_http_protocol_options,
+        http_filters,
+        header_validation_config,
+        outlier_detection,
+        request_mirror_policies,
+        hash_policy,
+        retry_policy,
+        upstream_protocol_options,
+    } = config;
+    refuse!(
+        at;
+        header_validation_config, outlier_detection, request_mirror_policies, hash_policy,
+        retry_policy,
+    );
+    for (i, filter) in http_filters.iter().enumerate() {
+        upstream_filter(filter, &at.index("http_filters", i));
+    }
+    let (protocol, http2) = protocol(upstream_protocol_options.as_ref(), at);
+    let mut http = settings(common_http_protocol_options.as_ref(), http2, at);
+    upstream_options(upstream_http_protocol_options.as_ref(), &mut http, at);
+    (protocol, http)
+}
+
+fn protocol(
+    config: Option<&UpstreamProtocolOptions>,
+    at: &At<'_>,
+) -> (UpstreamProtocol, Http2Options) {
+    let (name, protocol, http1, http2) = match config {
+        None => {
+            at.error(
+                "one of explicit_http_config, use_downstream_protocol_config and auto_config is \
+                 required",
+            );
+            ("", UpstreamProtocol::Http1, &None, &None)
+        }
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config,
+        })) => return explicit(protocol_config.as_ref(), &at.field("explicit_http_config")),
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+            http_protocol_options,
+            http2_protocol_options,
+            http3_protocol_options,
+        })) => {
+            let at = at.field("use_downstream_protocol_config");
+            refuse!(at; http3_protocol_options);
+            let name = "use_downstream_protocol_config";
+            let protocol = UpstreamProtocol::Downstream;
+            (
+                name,
+                protocol,
+                http_protocol_options,
+                http2_protocol_options,
+            )
+        }
+        Some(UpstreamProtocolOptions::AutoConfig(AutoHttpConfig {
+            http_protocol_options,
+            http2_protocol_options,
+            http3_protocol_options,
+            alternate_protocols_cache_options,
+        })) => {
+            let at = at.field("auto_config");
+            refuse!(at; http3_protocol_options, alternate_protocols_cache_options);
+            let protocol = UpstreamProtocol::Auto;
+            (
+                "auto_config",
+                protocol,
+                http_protocol_options,
+                http2_protocol_options,
+            )
+        }
+    };
+    let at = at.field(name);
+    http1_options(http1.as_ref(), &at);
+    let http2 = http2_options(http2.as_ref(), &at.field("http2_protocol_options"));
+    (protocol, http2)
+}
+
+fn explicit(config: Option<&ProtocolConfig>, at: &At<'_>) -> (UpstreamProtocol, Http2Options) {
+    let http2_field = at.field("http2_protocol_options");
+    match config {
+        Some(ProtocolConfig::Http2ProtocolOptions(config)) => (
+            UpstreamProtocol::Http2,
+            http2_options(Some(config), &http2_field),
+        ),
+        Some(ProtocolConfig::HttpProtocolOptions(config)) => {
+            http1_options(Some(config), at);
+            (UpstreamProtocol::Http1, http2_options(None, &http2_field))
+        }
+        Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
+            at.field("http3_protocol_options").error("is not supported");
+            (UpstreamProtocol::Http1, http2_options(None, &http2_field))
+        }
+        None => {
+            at.error("one of http_protocol_options and http2_protocol_options is required");
+            (UpstreamProtocol::Http1, http2_options(None, &http2_field))
+        }
+    }
+}
+
+/// The fields of the cluster itself, from before `HttpProtocolOptions`.
+fn deprecated(config: &ClusterProto, at: &At<'_>) -> (UpstreamProtocol, UpstreamHttp) {
+    let http2: Option<&Http2ProtocolOptions> = config.http2_protocol_options.as_ref();
+    let downstream = ClusterProtocolSelection::UseDownstreamProtocol as i32;
+    let protocol = match (config.protocol_selection == downstream, http2) {
+        (true, _) => UpstreamProtocol::Downstream,
+        (false, Some(_)) => UpstreamProtocol::Http2,
+        (false, None) => UpstreamProtocol::Http1,
+    };
+    http1_options(config.http_protocol_options.as_ref(), at);
+    let http2 = http2_options(http2, &at.field("http2_protocol_options"));
+    let mut http = settings(config.common_http_protocol_options.as_ref(), http2, at);
+    upstream_options(
+        config.upstream_http_protocol_options.as_ref(),
+        &mut http,
+        at,
+    );
+    if let Some(max) = config.max_requests_per_connection {
+        http.max_requests_per_connection = max.value;
+    }
+    (protocol, http)
+}
+
+fn http1_options(config: Option<&Http1ProtocolOptions>, at: &At<'_>) {
+    let Some(config) = config else {
+        return;
+    };
+    let at = at.field("http_protocol_options");
+    // `allow_absolute_url` and HTTP/1.0 are of servers; trailers are passed on either way.
+    http1_unsupported(config, &at);
+}
+
+fn settings(config: Option<&CommonOptions>, http2: Http2Options, at: &At<'_>) -> UpstreamHttp {
+    let at = at.field("common_http_protocol_options");
+    let config = config.cloned().unwrap_or_default();
+    let CommonOptions {
+        idle_timeout,
+        max_connection_duration,
+        max_connection_duration_jitter,
+        max_headers_count,
+        max_response_headers_kb,
+        max_stream_duration,
+        headers_with_underscores_action,
+        max_requests_per_connection,
+    } = &config;
+    // Of servers only.
+    no_effect!(headers_with_underscores_action);
+    refuse!(
+        at;
+        max_connection_duration_jitter, max_headers_count, max_response_headers_kb,
+        max_stream_duration,
+    );
+    UpstreamHttp {
+        idle_timeout: at.limit("idle_timeout", idle_timeout, Some(DEFAULT_IDLE_TIMEOUT)),
+        max_connection_duration: at.limit("max_connection_duration", max_connection_duration, None),
+        max_requests_per_connection: max_requests_per_connection.map_or(0, |value| value.value),
+        auto_sni: false,
+        auto_san_validation: false,
+        max_concurrent_streams: http2.max_concurrent_streams,
+        initial_stream_window: http2.initial_stream_window,
+        initial_connection_window: http2.initial_connection_window,
+    }
+}
+
+fn upstream_options(
+    config: Option<&UpstreamHttpProtocolOptions>,
+    http: &mut UpstreamHttp,
+    at: &At<'_>,
+) {
+    let Some(UpstreamHttpProtocolOptions {
+        auto_sni,
+        auto_san_validation,
+        override_auto_sni_header,
+    }) = config
+    else {
+        return;
+    };
+    let at = at.field("upstream_http_protocol_options");
+    refuse!(at; override_auto_sni_header);
+    http.auto_sni = *auto_sni;
+    http.auto_san_validation = *auto_san_validation;
+}
+
+fn upstream_filter(filter: &HttpFilter, at: &At<'_>) {
+    match &filter.config_type {
+        Some(http_filter::ConfigType::TypedConfig(config)) if any::is::<UpstreamCodec>(config) => {}
+        Some(http_filter::ConfigType::TypedConfig(config)) => any::unsupported(config, at),
+        Some(http_filter::ConfigType::ConfigDiscovery(_)) => {
+            at.field("config_discovery").error("is not supported");
+        }
+        None => at.error(format_args!("filter {:?} has no typed_config", filter.name)),
+    }
+}

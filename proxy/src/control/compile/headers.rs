@@ -1,0 +1,100 @@
+//! Header additions and removals.
+
+use http::HeaderName;
+use ithildin_proto::pb::envoy::config::core::v3::{
+    HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction,
+};
+
+use super::access_log;
+use crate::config::route::{AppendAction, HeaderAddition, HeaderMutations};
+use crate::control::report::At;
+
+/// The operations of one level; `kind` is `request` or `response`.
+pub(super) fn mutations(
+    kind: Kind,
+    add: &[HeaderValueOption],
+    remove: &[String],
+    at: &At<'_>,
+) -> HeaderMutations {
+    let (add_field, remove_field) = match kind {
+        Kind::Request => ("request_headers_to_add", "request_headers_to_remove"),
+        Kind::Response => ("response_headers_to_add", "response_headers_to_remove"),
+    };
+    let add = add.iter().enumerate();
+    let remove = remove.iter().enumerate();
+    HeaderMutations {
+        remove: remove
+            .filter_map(|(i, name)| removal(name, &at.index(remove_field, i)))
+            .collect(),
+        add: add
+            .filter_map(|(i, option)| addition(option, &at.index(add_field, i)))
+            .collect(),
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Request,
+    Response,
+}
+
+fn removal(name: &str, at: &At<'_>) -> Option<HeaderName> {
+    let name = header_name(name, at)?;
+    if name == http::header::HOST {
+        at.error("the host header cannot be removed");
+        return None;
+    }
+    Some(name)
+}
+
+fn addition(option: &HeaderValueOption, at: &At<'_>) -> Option<HeaderAddition> {
+    let HeaderValueOption {
+        header,
+        append,
+        append_action,
+        keep_empty_value,
+    } = option;
+    let Some(HeaderValue {
+        key,
+        value,
+        raw_value,
+    }) = header
+    else {
+        at.field("header").error("is required");
+        return None;
+    };
+    let at_header = at.field("header");
+    at_header.unset("raw_value", raw_value);
+    let name = header_name(key, &at_header.field("key"));
+    let value = at_header.field("value").check(access_log::template(value));
+    let action = match append {
+        // The deprecated form, which `append_action` replaced.
+        Some(append) if append.value => AppendAction::AppendOrAdd,
+        Some(_) => AppendAction::OverwriteOrAdd,
+        None => match at.enumeration("append_action", *append_action)? {
+            HeaderAppendAction::AppendIfExistsOrAdd => AppendAction::AppendOrAdd,
+            HeaderAppendAction::AddIfAbsent => AppendAction::AddIfAbsent,
+            HeaderAppendAction::OverwriteIfExistsOrAdd => AppendAction::OverwriteOrAdd,
+            HeaderAppendAction::OverwriteIfExists => AppendAction::OverwriteIfExists,
+        },
+    };
+    Some(HeaderAddition {
+        name: name?,
+        value: value?,
+        action,
+        keep_empty: *keep_empty_value,
+    })
+}
+
+/// A real header's name; the pseudo headers cannot be changed this way, in Envoy neither.
+fn header_name(name: &str, at: &At<'_>) -> Option<HeaderName> {
+    if name.starts_with(':') {
+        at.error(format_args!("the pseudo header {name:?} cannot be changed"));
+        return None;
+    }
+    let parsed = HeaderName::try_from(name);
+    if parsed.is_err() {
+        at.error(format_args!("{name:?} is not a header name"));
+    }
+    parsed.ok()
+}

@@ -1,0 +1,583 @@
+//! The HTTP connection manager.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use ithildin_proto::pb::envoy::{
+    config::core::v3::{
+        Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions,
+        http_protocol_options::HeadersWithUnderscoresAction,
+    },
+    extensions::{
+        filters::network::http_connection_manager::v3::{
+            HttpConnectionManager, Rds, RequestIdExtension,
+            http_connection_manager::{
+                CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
+                ServerHeaderTransformation, SetCurrentClientCertDetails, StripPortMode, Tracing,
+                UpgradeConfig,
+            },
+        },
+        request_id::uuid::v3::UuidRequestIdConfig,
+    },
+};
+
+use super::{Compiler, ListenerParts, RouteDependency, access_log, http_filters, routes};
+use crate::{
+    config::http::{
+        ClientCertDetails, Codec, ForwardClientCert, Http1Options, Http2Options, HttpManager,
+        HttpTimeouts, ServerHeader, UnderscoreAction,
+    },
+    control::{
+        any,
+        report::{At, no_effect, refuse},
+    },
+};
+
+/// Envoy's defaults.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+const DEFAULT_STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_DELAYED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+const DEFAULT_MAX_HEADERS_KB: u32 = 60;
+const DEFAULT_MAX_HEADERS: u32 = 100;
+const DEFAULT_SERVER_NAME: &str = "envoy";
+/// Largest `max_request_headers_kb`; Envoy's.
+const MAX_HEADERS_KB: u32 = 8192;
+/// Envoy has no limit on the time of a request head unless one is configured; a peer that sends a
+/// byte a minute would hold a connection for ever, so we have one.
+const DEFAULT_HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
+/// Envoy's defaults since 1.36: streams per connection, and windows in bytes.
+const DEFAULT_MAX_STREAMS: u32 = 1024;
+const DEFAULT_STREAM_WINDOW: u32 = 16 << 20;
+const DEFAULT_CONNECTION_WINDOW: u32 = 24 << 20;
+/// Smallest and largest window (RFC 9113, section 6.9.2, and Envoy's lower bound).
+const MIN_WINDOW: u32 = 65_535;
+const MAX_WINDOW: u32 = (1 << 31) - 1;
+
+/// Compiles one connection manager.
+pub(super) fn manager(
+    config: &HttpConnectionManager,
+    compiler: &mut Compiler,
+    parts: &mut ListenerParts,
+    at: &At<'_>,
+) -> Option<HttpManager> {
+    let errors = at.errors();
+    unsupported(config, at);
+    let HttpConnectionManager {
+        codec_type,
+        stat_prefix,
+        http_filters,
+        common_http_protocol_options,
+        http_protocol_options,
+        http2_protocol_options,
+        server_name,
+        server_header_transformation,
+        access_log,
+        use_remote_address,
+        xff_num_trusted_hops,
+        skip_xff_append,
+        via,
+        generate_request_id,
+        preserve_external_request_id,
+        always_set_request_id_in_response,
+        forward_client_cert_details,
+        set_current_client_cert_details,
+        proxy_100_continue,
+        upgrade_configs,
+        normalize_path,
+        merge_slashes,
+        append_x_forwarded_port,
+        route_specifier,
+        strip_port_mode,
+        ..
+    } = config;
+    if stat_prefix.is_empty() {
+        at.field("stat_prefix").error("is empty");
+    }
+    let common = common_http_protocol_options.clone().unwrap_or_default();
+    let suppress_envoy_headers = http_filters::check(http_filters, at);
+    let routes = route_source(route_specifier.as_ref(), compiler, parts, at);
+    let manager = HttpManager {
+        codec: codec(*codec_type, at)?,
+        stat_prefix: stat_prefix.as_str().into(),
+        routes: routes?,
+        server_name: non_empty(server_name, DEFAULT_SERVER_NAME).into(),
+        server_header: server_header(*server_header_transformation, at)?,
+        use_remote_address: use_remote_address.is_some_and(|value| value.value),
+        skip_xff_append: *skip_xff_append,
+        xff_num_trusted_hops: *xff_num_trusted_hops,
+        append_x_forwarded_port: *append_x_forwarded_port,
+        generate_request_id: generate_request_id.is_none_or(|value| value.value),
+        preserve_external_request_id: *preserve_external_request_id,
+        always_set_request_id_in_response: *always_set_request_id_in_response,
+        proxy_100_continue: *proxy_100_continue,
+        via: (!via.is_empty()).then(|| via.as_str().into()),
+        forward_client_cert: forward_client_cert(*forward_client_cert_details, at)?,
+        client_cert_details: client_cert_details(set_current_client_cert_details.as_ref(), at),
+        normalize_path: normalize_path.is_some_and(|value| value.value),
+        merge_slashes: *merge_slashes,
+        strip_any_host_port: matches!(strip_port_mode, Some(StripPortMode::StripAnyHostPort(true))),
+        suppress_envoy_headers,
+        upgrades: upgrades(upgrade_configs, at),
+        timeouts: timeouts(config, &common, at),
+        http1: http1_options(http_protocol_options.as_ref(), at),
+        http2: http2_options(
+            http2_protocol_options.as_ref(),
+            &at.field("http2_protocol_options"),
+        ),
+        max_request_headers_kb: max_headers_kb(config, at),
+        max_headers_count: common
+            .max_headers_count
+            .map_or(DEFAULT_MAX_HEADERS, |value| value.value),
+        headers_with_underscores: underscores(&common, at)?,
+        access_log: access_log::loggers(access_log, compiler, at),
+        stats: compiler.http_stats(stat_prefix),
+    };
+    common_options(&common, &at.field("common_http_protocol_options"));
+    (at.errors() == errors).then_some(manager)
+}
+
+/// Refuses or passes over each field that [`manager`] does not read; the pattern names every field,
+/// so that a new one does not compile.
+fn unsupported(config: &HttpConnectionManager, at: &At<'_>) {
+    #[rustfmt::skip]
+    let HttpConnectionManager {
+        codec_type: _, stat_prefix: _, http_filters: _, common_http_protocol_options: _,
+        http_protocol_options: _, http2_protocol_options: _, server_name: _,
+        server_header_transformation: _, max_request_headers_kb: _, stream_idle_timeout: _,
+        request_timeout: _, request_headers_timeout: _, drain_timeout: _, delayed_close_timeout: _,
+        access_log: _, use_remote_address: _, xff_num_trusted_hops: _, skip_xff_append: _, via: _,
+        generate_request_id: _, preserve_external_request_id: _,
+        always_set_request_id_in_response: _, forward_client_cert_details: _,
+        set_current_client_cert_details: _, proxy_100_continue: _, upgrade_configs: _,
+        normalize_path: _, merge_slashes: _, append_x_forwarded_port: _, route_specifier: _,
+        strip_port_mode: _,
+        add_user_agent, tracing, http1_safe_max_connection_duration, http3_protocol_options,
+        scheme_header_transformation, stream_flush_timeout, drain_timeout_jitter,
+        access_log_flush_interval, flush_access_log_on_new_request, access_log_options,
+        original_ip_detection_extensions, early_header_mutation_extensions,
+        internal_address_config, forward_client_cert_matcher,
+        represent_ipv4_remote_address_as_ipv4_mapped_ipv6, path_with_escaped_slashes_action,
+        request_id_extension, local_reply_config, strip_matching_host_port,
+        stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot,
+        proxy_status_config, typed_header_validation_config, append_local_overload,
+        add_proxy_protocol_connection_state, forward_proto_config,
+    } = config;
+    // HTTP/3 options without an HTTP/3 codec.
+    no_effect!(http3_protocol_options, add_proxy_protocol_connection_state);
+    refuse!(
+        at;
+        scheme_header_transformation, stream_flush_timeout, drain_timeout_jitter,
+        http1_safe_max_connection_duration, access_log_flush_interval,
+        flush_access_log_on_new_request, access_log_options, original_ip_detection_extensions,
+        early_header_mutation_extensions, internal_address_config, forward_client_cert_matcher,
+        represent_ipv4_remote_address_as_ipv4_mapped_ipv6, local_reply_config,
+        strip_matching_host_port, path_normalization_options, strip_trailing_host_dot,
+        proxy_status_config, typed_header_validation_config, append_local_overload,
+        forward_proto_config,
+    );
+    at.not_true("add_user_agent", add_user_agent);
+    at.not_true(
+        "stream_error_on_invalid_http_message",
+        stream_error_on_invalid_http_message,
+    );
+    escaped_slashes(*path_with_escaped_slashes_action, at);
+    if let Some(extension) = request_id_extension {
+        request_id(extension, &at.field("request_id_extension"));
+    }
+    if let Some(tracing) = tracing {
+        tracing_config(tracing, &at.field("tracing"));
+    }
+}
+
+fn route_source(
+    specifier: Option<&RouteSpecifier>,
+    compiler: &mut Compiler,
+    parts: &mut ListenerParts,
+    at: &At<'_>,
+) -> Option<Arc<ArcSwapOption<crate::config::RouteTable>>> {
+    match specifier {
+        Some(RouteSpecifier::RouteConfig(config)) => {
+            let at = at.field("route_config");
+            let table = Arc::new(routes::table(config, &at));
+            if config.validate_clusters.is_none_or(|value| value.value) {
+                parts.cluster_references.extend(
+                    routes::cluster_references(&table)
+                        .map(|(path, name)| (format!("{at}.{path}"), Arc::clone(name))),
+                );
+            }
+            Some(Arc::new(ArcSwapOption::from(Some(table))))
+        }
+        Some(RouteSpecifier::Rds(rds)) => rds_slot(rds, compiler, parts, &at.field("rds")),
+        Some(RouteSpecifier::ScopedRoutes(_)) => {
+            at.field("scoped_routes").error("is not supported");
+            None
+        }
+        None => {
+            at.error("one of route_config and rds is required");
+            None
+        }
+    }
+}
+
+fn rds_slot(
+    rds: &Rds,
+    compiler: &mut Compiler,
+    parts: &mut ListenerParts,
+    at: &At<'_>,
+) -> Option<Arc<ArcSwapOption<crate::config::RouteTable>>> {
+    let Rds {
+        config_source,
+        route_config_name,
+    } = rds;
+    let timeout = super::ads_source(config_source.as_ref(), &at.field("config_source"))?;
+    if route_config_name.is_empty() {
+        at.field("route_config_name").error("is empty");
+        return None;
+    }
+    let name: Arc<str> = route_config_name.as_str().into();
+    let slot = compiler.route_slot(&name);
+    parts.routes.push(RouteDependency { name, timeout });
+    Some(slot)
+}
+
+fn codec(value: i32, at: &At<'_>) -> Option<Codec> {
+    match at.enumeration("codec_type", value)? {
+        CodecType::Auto => Some(Codec::Auto),
+        CodecType::Http1 => Some(Codec::Http1),
+        CodecType::Http2 => Some(Codec::Http2),
+        CodecType::Http3 => {
+            at.field("codec_type").error("HTTP3 is not supported");
+            None
+        }
+    }
+}
+
+fn server_header(value: i32, at: &At<'_>) -> Option<ServerHeader> {
+    Some(
+        match at.enumeration("server_header_transformation", value)? {
+            ServerHeaderTransformation::Overwrite => ServerHeader::Overwrite,
+            ServerHeaderTransformation::AppendIfAbsent => ServerHeader::AppendIfAbsent,
+            ServerHeaderTransformation::PassThrough => ServerHeader::PassThrough,
+        },
+    )
+}
+
+fn forward_client_cert(value: i32, at: &At<'_>) -> Option<ForwardClientCert> {
+    Some(
+        match at.enumeration("forward_client_cert_details", value)? {
+            ForwardClientCertDetails::Sanitize => ForwardClientCert::Sanitize,
+            ForwardClientCertDetails::ForwardOnly => ForwardClientCert::ForwardOnly,
+            ForwardClientCertDetails::AppendForward => ForwardClientCert::AppendForward,
+            ForwardClientCertDetails::SanitizeSet => ForwardClientCert::SanitizeSet,
+            ForwardClientCertDetails::AlwaysForwardOnly => ForwardClientCert::AlwaysForwardOnly,
+        },
+    )
+}
+
+fn client_cert_details(
+    config: Option<&SetCurrentClientCertDetails>,
+    at: &At<'_>,
+) -> ClientCertDetails {
+    let Some(SetCurrentClientCertDetails {
+        subject,
+        cert,
+        chain,
+        dns,
+        uri,
+        issuer,
+        format,
+    }) = config
+    else {
+        return ClientCertDetails::default();
+    };
+    let at = at.field("set_current_client_cert_details");
+    refuse!(at; issuer, format);
+    ClientCertDetails {
+        subject: subject.is_some_and(|value| value.value),
+        cert: *cert,
+        chain: *chain,
+        dns: *dns,
+        uri: *uri,
+    }
+}
+
+fn upgrades(configs: &[UpgradeConfig], at: &At<'_>) -> Vec<Arc<str>> {
+    let configs = configs.iter().enumerate();
+    configs
+        .filter_map(|(i, config)| {
+            let UpgradeConfig {
+                upgrade_type,
+                filters,
+                enabled,
+            } = config;
+            let at = at.index("upgrade_configs", i);
+            refuse!(at; filters);
+            if upgrade_type.is_empty() {
+                at.field("upgrade_type").error("is empty");
+            }
+            let on = enabled.is_none_or(|value| value.value);
+            on.then(|| upgrade_type.to_ascii_lowercase().into())
+        })
+        .collect()
+}
+
+fn timeouts(
+    config: &HttpConnectionManager,
+    common: &HttpProtocolOptions,
+    at: &At<'_>,
+) -> HttpTimeouts {
+    let common_at = at.field("common_http_protocol_options");
+    HttpTimeouts {
+        idle: common_at.limit(
+            "idle_timeout",
+            &common.idle_timeout,
+            Some(DEFAULT_IDLE_TIMEOUT),
+        ),
+        max_connection_duration: common_at.limit(
+            "max_connection_duration",
+            &common.max_connection_duration,
+            None,
+        ),
+        stream_idle: at.limit(
+            "stream_idle_timeout",
+            &config.stream_idle_timeout,
+            Some(DEFAULT_STREAM_IDLE_TIMEOUT),
+        ),
+        request: at.limit("request_timeout", &config.request_timeout, None),
+        request_headers: at.limit(
+            "request_headers_timeout",
+            &config.request_headers_timeout,
+            Some(DEFAULT_HEADERS_TIMEOUT),
+        ),
+        drain: at
+            .duration("drain_timeout", &config.drain_timeout)
+            .unwrap_or(DEFAULT_DRAIN_TIMEOUT),
+        delayed_close: at.limit(
+            "delayed_close_timeout",
+            &config.delayed_close_timeout,
+            Some(DEFAULT_DELAYED_CLOSE_TIMEOUT),
+        ),
+    }
+}
+
+fn max_headers_kb(config: &HttpConnectionManager, at: &At<'_>) -> u32 {
+    let Some(limit) = config.max_request_headers_kb else {
+        return DEFAULT_MAX_HEADERS_KB;
+    };
+    if !(1..=MAX_HEADERS_KB).contains(&limit.value) {
+        at.field("max_request_headers_kb").error(format_args!(
+            "{} is not from 1 to {MAX_HEADERS_KB}",
+            limit.value
+        ));
+    }
+    limit.value
+}
+
+fn underscores(common: &HttpProtocolOptions, at: &At<'_>) -> Option<UnderscoreAction> {
+    let at = at.field("common_http_protocol_options");
+    let value = common.headers_with_underscores_action;
+    Some(
+        match at.enumeration("headers_with_underscores_action", value)? {
+            HeadersWithUnderscoresAction::Allow => UnderscoreAction::Allow,
+            HeadersWithUnderscoresAction::RejectRequest => UnderscoreAction::RejectRequest,
+            HeadersWithUnderscoresAction::DropHeader => UnderscoreAction::DropHeader,
+        },
+    )
+}
+
+fn common_options(config: &HttpProtocolOptions, at: &At<'_>) {
+    let HttpProtocolOptions {
+        idle_timeout,
+        max_connection_duration,
+        max_connection_duration_jitter,
+        max_headers_count,
+        max_response_headers_kb,
+        max_stream_duration,
+        headers_with_underscores_action,
+        max_requests_per_connection,
+    } = config;
+    // Read by the caller.
+    no_effect!(
+        idle_timeout,
+        max_connection_duration,
+        max_headers_count,
+        headers_with_underscores_action,
+    );
+    refuse!(at; max_connection_duration_jitter, max_response_headers_kb, max_stream_duration);
+    if max_requests_per_connection.is_some_and(|value| value.value > 0) {
+        at.field("max_requests_per_connection")
+            .error("is not supported");
+    }
+}
+
+/// HTTP/1 options of a connection manager.
+fn http1_options(config: Option<&Http1ProtocolOptions>, at: &At<'_>) -> Http1Options {
+    let at = at.field("http_protocol_options");
+    let config = config.cloned().unwrap_or_default();
+    http1_unsupported(&config, &at);
+    Http1Options {
+        accept_http_10: config.accept_http_10,
+        allow_absolute_url: config.allow_absolute_url.is_none_or(|value| value.value),
+        enable_trailers: config.enable_trailers,
+    }
+}
+
+/// Refuses what neither side does.
+pub(super) fn http1_unsupported(config: &Http1ProtocolOptions, at: &At<'_>) {
+    let Http1ProtocolOptions {
+        allow_absolute_url,
+        accept_http_10,
+        default_host_for_http_10,
+        header_key_format,
+        enable_trailers,
+        allow_chunked_length,
+        override_stream_error_on_invalid_http_message,
+        send_fully_qualified_url,
+        use_balsa_parser,
+        allow_custom_methods,
+        ignore_http_11_upgrade,
+    } = config;
+    // The first three are read by the caller; the choice of a parser is Envoy's own affair.
+    no_effect!(
+        allow_absolute_url,
+        accept_http_10,
+        enable_trailers,
+        use_balsa_parser,
+        allow_custom_methods,
+    );
+    refuse!(
+        at;
+        default_host_for_http_10, header_key_format, allow_chunked_length,
+        send_fully_qualified_url, ignore_http_11_upgrade,
+    );
+    at.not_true(
+        "override_stream_error_on_invalid_http_message",
+        override_stream_error_on_invalid_http_message,
+    );
+}
+
+/// HTTP/2 options of either side, with Envoy's defaults.
+pub(super) fn http2_options(config: Option<&Http2ProtocolOptions>, at: &At<'_>) -> Http2Options {
+    let config = config.cloned().unwrap_or_default();
+    let Http2ProtocolOptions {
+        hpack_table_size,
+        max_concurrent_streams,
+        initial_stream_window_size,
+        initial_connection_window_size,
+        allow_connect,
+        allow_metadata,
+        max_outbound_frames,
+        max_outbound_control_frames,
+        max_consecutive_inbound_frames_with_empty_payload,
+        max_inbound_priority_frames_per_stream,
+        max_inbound_window_update_frames_per_data_frame_sent,
+        stream_error_on_invalid_http_messaging,
+        override_stream_error_on_invalid_http_message,
+        custom_settings_parameters,
+        connection_keepalive,
+        use_oghttp2_codec,
+        max_metadata_size,
+        enable_huffman_encoding,
+        max_header_field_size_kb,
+        disallow_obs_text,
+        stream_reset_burst,
+        stream_reset_rate,
+    } = &config;
+    // Which codec, how it compresses, and metadata frames that are refused below.
+    no_effect!(
+        hpack_table_size,
+        use_oghttp2_codec,
+        max_metadata_size,
+        enable_huffman_encoding
+    );
+    refuse!(
+        at;
+        allow_metadata, max_outbound_frames, max_outbound_control_frames,
+        max_consecutive_inbound_frames_with_empty_payload, max_inbound_priority_frames_per_stream,
+        max_inbound_window_update_frames_per_data_frame_sent,
+        stream_error_on_invalid_http_messaging, custom_settings_parameters, connection_keepalive,
+        max_header_field_size_kb, stream_reset_burst, stream_reset_rate,
+    );
+    at.not_true("disallow_obs_text", disallow_obs_text);
+    at.not_true(
+        "override_stream_error_on_invalid_http_message",
+        override_stream_error_on_invalid_http_message,
+    );
+    let bounded = |name: &str, value: Option<u32>, min: u32, default: u32| {
+        let value = value.unwrap_or(default);
+        if !(min..=MAX_WINDOW).contains(&value) {
+            at.field(name)
+                .error(format_args!("{value} is not from {min} to {MAX_WINDOW}"));
+        }
+        value
+    };
+    Http2Options {
+        max_concurrent_streams: bounded(
+            "max_concurrent_streams",
+            max_concurrent_streams.map(|value| value.value),
+            1,
+            DEFAULT_MAX_STREAMS,
+        ),
+        initial_stream_window: bounded(
+            "initial_stream_window_size",
+            initial_stream_window_size.map(|value| value.value),
+            MIN_WINDOW,
+            DEFAULT_STREAM_WINDOW,
+        ),
+        initial_connection_window: bounded(
+            "initial_connection_window_size",
+            initial_connection_window_size.map(|value| value.value),
+            MIN_WINDOW,
+            DEFAULT_CONNECTION_WINDOW,
+        ),
+        allow_connect: *allow_connect,
+    }
+}
+
+fn escaped_slashes(value: i32, at: &At<'_>) {
+    let name = "path_with_escaped_slashes_action";
+    match at.enumeration(name, value) {
+        Some(
+            PathWithEscapedSlashesAction::ImplementationSpecificDefault
+            | PathWithEscapedSlashesAction::KeepUnchanged,
+        )
+        | None => {}
+        Some(other) => at
+            .field(name)
+            .error(format_args!("{} is not supported", other.as_str_name())),
+    }
+}
+
+fn request_id(config: &RequestIdExtension, at: &At<'_>) {
+    let Some(config) = &config.typed_config else {
+        return;
+    };
+    if !any::is::<UuidRequestIdConfig>(config) {
+        any::unsupported(config, at);
+        return;
+    }
+    // Both fields are about traces, of which there are none.
+    let read = any::read(config, at);
+    if let Some(UuidRequestIdConfig {
+        pack_trace_reason,
+        use_request_id_for_trace_sampling,
+    }) = &read
+    {
+        no_effect!(pack_trace_reason, use_request_id_for_trace_sampling);
+    }
+}
+
+fn tracing_config(config: &Tracing, at: &At<'_>) {
+    // Without a provider Envoy traces nothing either.
+    if let Some(provider) = &config.provider {
+        at.field("provider").warn(format_args!(
+            "tracing with {:?} is not supported; nothing is traced",
+            provider.name
+        ));
+    }
+}
+
+fn non_empty<'a>(text: &'a str, default: &'a str) -> &'a str {
+    if text.is_empty() { default } else { text }
+}

@@ -1,0 +1,256 @@
+//! The compiler: xDS messages to the types of [`crate::config`].
+//!
+//! Invariants: a field that is set and that we do not honour is an error, except for the explicit
+//! lists in `no_effect!`; messages are taken apart without `..`, or beside a function that does, so
+//! that a new field does not compile before somebody decided about it; all errors of a resource are
+//! reported at once, each with its path.
+
+// Deprecated fields are still in configurations: they are honoured, or named in an error.
+#![allow(deprecated)]
+
+mod access_log;
+mod address;
+mod cluster;
+mod cluster_http;
+mod dns;
+mod endpoints;
+mod headers;
+mod http;
+mod http_filters;
+mod listener;
+mod matchers;
+mod retry;
+mod route_action;
+mod routes;
+mod tcp;
+mod tls;
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use ithildin_proto::pb::envoy::config::{
+    cluster::v3::Cluster as ClusterProto,
+    core::v3::{ConfigSource, config_source::ConfigSourceSpecifier},
+    endpoint::v3::ClusterLoadAssignment,
+    listener::v3::Listener as ListenerProto,
+    route::v3::RouteConfiguration,
+};
+
+pub(super) use self::{
+    cluster::{CompiledCluster, Discovery},
+    dns::{DnsSpec, LookupFamily},
+    endpoints::DnsTarget,
+    tls::TlsContexts,
+};
+use super::{
+    report::{At, ConfigErrors, Report, refuse},
+    secrets::{SecretKey, SecretStore},
+};
+use crate::{
+    config::{Listener, RouteTable, cluster::EndpointSet},
+    stats::{ClusterStats, HttpStats, ListenerStats, PerWorker},
+};
+
+/// How long a resource is waited for where the configuration does not say; Envoy's default.
+const DEFAULT_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Where the parts of all compilations come together: secrets, route slots and statistics live on
+/// while a resource is replaced.
+pub(super) struct Compiler {
+    workers: usize,
+    pub(super) secrets: SecretStore,
+    pub(super) tls: TlsContexts,
+    routes: HashMap<Arc<str>, Weak<ArcSwapOption<RouteTable>>>,
+    listener_stats: HashMap<Arc<str>, Weak<ListenerStats>>,
+    http_stats: HashMap<Arc<str>, Weak<HttpStats>>,
+    cluster_stats: HashMap<Arc<str>, Weak<ClusterStats>>,
+    generation: u64,
+}
+
+/// A listener, and what it waits for.
+#[derive(Debug)]
+pub(super) struct CompiledListener {
+    pub(super) listener: Arc<Listener>,
+    pub(super) parts: ListenerParts,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct ListenerParts {
+    pub(super) routes: Vec<RouteDependency>,
+    pub(super) secrets: Vec<SecretKey>,
+    /// Clusters that must exist (`validate_clusters`), each with the place that names it.
+    pub(super) cluster_references: Vec<(String, Arc<str>)>,
+}
+
+/// A route configuration that is fetched.
+#[derive(Clone, Debug)]
+pub(super) struct RouteDependency {
+    pub(super) name: Arc<str>,
+    /// `None`: it is waited for as long as it takes.
+    pub(super) timeout: Option<Duration>,
+}
+
+impl Compiler {
+    pub(super) fn new(workers: usize, secrets: SecretStore) -> Self {
+        Self {
+            workers,
+            secrets,
+            tls: TlsContexts::default(),
+            routes: HashMap::new(),
+            listener_stats: HashMap::new(),
+            http_stats: HashMap::new(),
+            cluster_stats: HashMap::new(),
+            generation: 0,
+        }
+    }
+
+    pub(super) fn listener(
+        &mut self,
+        config: &ListenerProto,
+        path: &str,
+    ) -> Result<CompiledListener, ConfigErrors> {
+        let report = Report::default();
+        let mut parts = ListenerParts::default();
+        let listener = listener::listener(config, self, &mut parts, &report.root(path));
+        let listener = Arc::new(report.finish(listener)?);
+        Ok(CompiledListener { listener, parts })
+    }
+
+    pub(super) fn cluster(
+        &mut self,
+        config: &ClusterProto,
+        path: &str,
+    ) -> Result<CompiledCluster, ConfigErrors> {
+        let report = Report::default();
+        let cluster = cluster::cluster(config, self, &report.root(path));
+        report.finish(cluster)
+    }
+
+    pub(super) fn routes(
+        config: &RouteConfiguration,
+        path: &str,
+    ) -> Result<Arc<RouteTable>, ConfigErrors> {
+        let report = Report::default();
+        let table = routes::table(config, &report.root(path));
+        report.finish(Some(Arc::new(table)))
+    }
+
+    /// The endpoints that `config` gives to `cluster`; those that `previous` has too are kept.
+    pub(super) fn endpoints(
+        &self,
+        config: &ClusterLoadAssignment,
+        cluster: &CompiledCluster,
+        previous: &EndpointSet,
+        path: &str,
+    ) -> Result<EndpointSet, ConfigErrors> {
+        let report = Report::default();
+        let placement = &cluster.placement;
+        let set = endpoints::fixed(
+            config,
+            placement,
+            self.workers,
+            previous,
+            &report.root(path),
+        );
+        report.finish(set)
+    }
+
+    /// The endpoints of a cluster whose names were resolved.
+    pub(super) fn resolved(
+        &self,
+        targets: &[(DnsTarget, Vec<std::net::IpAddr>)],
+        previous: &EndpointSet,
+    ) -> EndpointSet {
+        endpoints::resolved(targets, self.workers, previous)
+    }
+
+    /// The table that connection managers with RDS `name` read, whichever listener they are in.
+    pub(super) fn route_slot(&mut self, name: &Arc<str>) -> Arc<ArcSwapOption<RouteTable>> {
+        kept(&mut self.routes, name, || ArcSwapOption::from(None))
+    }
+
+    /// Forgets what nobody uses any more.
+    pub(super) fn collect(&mut self) {
+        self.secrets.collect();
+        self.routes.retain(|_, slot| slot.strong_count() > 0);
+        self.listener_stats
+            .retain(|_, stats| stats.strong_count() > 0);
+        self.http_stats.retain(|_, stats| stats.strong_count() > 0);
+        self.cluster_stats
+            .retain(|_, stats| stats.strong_count() > 0);
+    }
+
+    fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
+    fn listener_stats(&mut self, name: &str) -> Arc<ListenerStats> {
+        let workers = self.workers;
+        kept(&mut self.listener_stats, &name.into(), || {
+            PerWorker::new(workers)
+        })
+    }
+
+    fn http_stats(&mut self, prefix: &str) -> Arc<HttpStats> {
+        let workers = self.workers;
+        kept(&mut self.http_stats, &prefix.into(), || {
+            PerWorker::new(workers)
+        })
+    }
+
+    fn cluster_stats(&mut self, name: &str) -> Arc<ClusterStats> {
+        let workers = self.workers;
+        kept(&mut self.cluster_stats, &name.into(), || {
+            PerWorker::new(workers)
+        })
+    }
+}
+
+fn kept<K: Eq + Hash + Clone, V>(
+    known: &mut HashMap<K, Weak<V>>,
+    key: &K,
+    new: impl FnOnce() -> V,
+) -> Arc<V> {
+    if let Some(value) = known.get(key).and_then(Weak::upgrade) {
+        return value;
+    }
+    let value = Arc::new(new());
+    known.insert(key.clone(), Arc::downgrade(&value));
+    value
+}
+
+/// Checks the source of routes or endpoints, which is ADS; the result is how long they are waited
+/// for, `None` without limit.
+fn ads_source(source: Option<&ConfigSource>, at: &At<'_>) -> Option<Option<Duration>> {
+    let Some(ConfigSource {
+        authorities,
+        initial_fetch_timeout,
+        resource_api_version,
+        config_source_specifier,
+    }) = source
+    else {
+        at.error("is required");
+        return None;
+    };
+    refuse!(at; authorities);
+    // There is one version: 3.
+    let _ = resource_api_version;
+    match config_source_specifier {
+        Some(ConfigSourceSpecifier::Ads(_)) => {}
+        _ => {
+            at.error("only ads is supported");
+            return None;
+        }
+    }
+    Some(at.limit(
+        "initial_fetch_timeout",
+        initial_fetch_timeout,
+        Some(DEFAULT_FETCH_TIMEOUT),
+    ))
+}

@@ -1,0 +1,118 @@
+//! The TCP proxy filter.
+
+use std::{sync::Arc, time::Duration};
+
+use ithildin_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
+    TcpProxy as TcpProxyProto,
+    tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
+};
+
+use super::{Compiler, access_log};
+use crate::{
+    config::listener::TcpProxy,
+    control::report::{At, no_effect, refuse},
+};
+
+/// Envoy's default.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+pub(super) fn proxy(
+    config: &TcpProxyProto,
+    compiler: &mut Compiler,
+    at: &At<'_>,
+) -> Option<TcpProxy> {
+    let TcpProxyProto {
+        stat_prefix,
+        on_demand,
+        metadata_match,
+        idle_timeout,
+        downstream_idle_timeout,
+        upstream_idle_timeout,
+        access_log,
+        max_connect_attempts,
+        backoff_options,
+        hash_policy,
+        tunneling_config,
+        max_downstream_connection_duration,
+        max_downstream_connection_duration_jitter_percentage,
+        access_log_flush_interval,
+        flush_access_log_on_connected,
+        access_log_options,
+        proxy_protocol_tlvs,
+        proxy_protocol_tlv_merge_policy,
+        upstream_connect_mode,
+        max_early_data_bytes,
+        check_drain_close,
+        cluster_specifier,
+    } = config;
+    // How the TLVs, which are refused, would be merged.
+    no_effect!(proxy_protocol_tlv_merge_policy);
+    refuse!(
+        at;
+        on_demand, metadata_match, downstream_idle_timeout, upstream_idle_timeout,
+        backoff_options, hash_policy, tunneling_config,
+        max_downstream_connection_duration_jitter_percentage, access_log_flush_interval,
+        flush_access_log_on_connected, access_log_options, proxy_protocol_tlvs,
+        upstream_connect_mode, max_early_data_bytes, check_drain_close,
+    );
+    if stat_prefix.is_empty() {
+        at.field("stat_prefix").error("is empty");
+    }
+    let attempts = max_connect_attempts.map_or(1, |value| value.value);
+    if attempts == 0 {
+        at.field("max_connect_attempts")
+            .error("is 0; it must be at least 1");
+    }
+    Some(TcpProxy {
+        stat_prefix: stat_prefix.as_str().into(),
+        clusters: clusters(cluster_specifier.as_ref(), at)?,
+        idle_timeout: at.limit("idle_timeout", idle_timeout, Some(DEFAULT_IDLE_TIMEOUT)),
+        max_connection_duration: at.limit(
+            "max_downstream_connection_duration",
+            max_downstream_connection_duration,
+            None,
+        ),
+        max_connect_attempts: attempts,
+        access_log: access_log::loggers(access_log, compiler, at),
+    })
+}
+
+fn clusters(specifier: Option<&ClusterSpecifier>, at: &At<'_>) -> Option<Vec<(Arc<str>, u32)>> {
+    match specifier {
+        Some(ClusterSpecifier::Cluster(name)) if !name.is_empty() => {
+            Some(vec![(name.as_str().into(), 1)])
+        }
+        Some(ClusterSpecifier::WeightedClusters(WeightedCluster { clusters })) => {
+            let at = at.field("weighted_clusters");
+            if clusters.is_empty() {
+                at.field("clusters").error("is empty");
+            }
+            let clusters = clusters.iter().enumerate();
+            Some(
+                clusters
+                    .map(|(i, c)| weighted(c, &at.index("clusters", i)))
+                    .collect(),
+            )
+        }
+        Some(ClusterSpecifier::Cluster(_)) | None => {
+            at.error("one of cluster and weighted_clusters is required");
+            None
+        }
+    }
+}
+
+fn weighted(config: &ClusterWeight, at: &At<'_>) -> (Arc<str>, u32) {
+    let ClusterWeight {
+        name,
+        weight,
+        metadata_match,
+    } = config;
+    refuse!(at; metadata_match);
+    if name.is_empty() {
+        at.field("name").error("is empty");
+    }
+    if *weight == 0 {
+        at.field("weight").error("is 0; it must be at least 1");
+    }
+    (name.as_str().into(), *weight)
+}

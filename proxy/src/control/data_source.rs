@@ -1,0 +1,40 @@
+//! `DataSource`: bytes that stand in the configuration, in a file or in the environment.
+
+use ithildin_proto::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
+
+use super::report::{At, refuse};
+
+/// The bytes now. A file is read once, as Envoy reads it without `watched_directory`.
+pub(in crate::control) fn read(source: &DataSource, at: &At<'_>) -> Option<Vec<u8>> {
+    let DataSource {
+        watched_directory,
+        specifier,
+    } = source;
+    refuse!(at; watched_directory);
+    match specifier {
+        Some(Specifier::InlineBytes(bytes)) => Some(bytes.clone()),
+        Some(Specifier::InlineString(text)) => Some(text.as_bytes().to_vec()),
+        Some(Specifier::Filename(path)) => match std::fs::read(path) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                at.field("filename")
+                    .error(format_args!("cannot read {path:?}: {error}"));
+                None
+            }
+        },
+        Some(Specifier::EnvironmentVariable(name)) => match std::env::var_os(name) {
+            Some(value) => Some(value.into_encoded_bytes()),
+            None => {
+                at.field("environment_variable")
+                    .error(format_args!("the variable {name:?} is not set"));
+                None
+            }
+        },
+        None => {
+            at.error(
+                "one of filename, inline_bytes, inline_string and environment_variable is required",
+            );
+            None
+        }
+    }
+}

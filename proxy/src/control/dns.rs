@@ -1,0 +1,188 @@
+//! Name resolution for STRICT_DNS and LOGICAL_DNS clusters, off the data path.
+//!
+//! Invariant: a name that stops resolving keeps its last addresses.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{
+    StreamExt,
+    future::{BoxFuture, join_all},
+    stream::FuturesUnordered,
+};
+use hickory_resolver::{
+    TokioResolver,
+    config::{ResolverConfig, ResolverOpts},
+    net::runtime::TokioRuntimeProvider,
+    proto::rr::{RData, RecordType},
+};
+
+use super::compile::{DnsSpec, LookupFamily};
+
+/// Shortest time that a TTL may give, so that a TTL of 0 does not make us ask without pause.
+const MIN_TTL_REFRESH: Duration = Duration::from_secs(1);
+
+/// What one round of lookups found for one cluster.
+pub(super) struct Resolved {
+    pub(super) cluster: Arc<str>,
+    /// Of the cluster that asked: an answer to another one is stale.
+    pub(super) generation: u64,
+    /// In the order of the targets. An error keeps what was there.
+    pub(super) addresses: Vec<Result<Vec<IpAddr>, Arc<str>>>,
+    /// When to ask again.
+    pub(super) refresh: Duration,
+}
+
+/// All lookups that run or wait for their time.
+#[derive(Default)]
+pub(super) struct Dns {
+    /// Made at the first use: most configurations resolve nothing.
+    resolver: Option<Arc<TokioResolver>>,
+    lookups: FuturesUnordered<BoxFuture<'static, Resolved>>,
+}
+
+impl Dns {
+    /// Resolves the names of `spec` after `delay`.
+    pub(super) fn resolve(
+        &mut self,
+        cluster: &Arc<str>,
+        generation: u64,
+        spec: &DnsSpec,
+        delay: Duration,
+    ) {
+        let resolver = Arc::clone(self.resolver.get_or_insert_with(resolver));
+        let (cluster, spec) = (Arc::clone(cluster), spec.clone());
+        self.lookups.push(Box::pin(async move {
+            tokio::time::sleep(delay).await;
+            let (addresses, refresh) = round(&resolver, &spec).await;
+            Resolved {
+                cluster,
+                generation,
+                addresses,
+                refresh,
+            }
+        }));
+    }
+
+    /// The next round that is done; pending while there is none. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Resolved {
+        match self.lookups.next().await {
+            Some(resolved) => resolved,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn resolver() -> Arc<TokioResolver> {
+    let built = TokioResolver::builder_tokio().and_then(|mut builder| {
+        // The refresh rate decides how old an answer may be.
+        builder.options_mut().cache_size = 0;
+        builder.build()
+    });
+    let resolver = built.or_else(|error| {
+        tracing::warn!(%error, "no name servers are configured; only /etc/hosts is consulted");
+        let provider = TokioRuntimeProvider::default();
+        TokioResolver::builder_with_config(ResolverConfig::default(), provider)
+            .with_options(ResolverOpts::default())
+            .build()
+    });
+    Arc::new(resolver.expect("a resolver without name servers can be built"))
+}
+
+type Round = (Vec<Result<Vec<IpAddr>, Arc<str>>>, Duration);
+
+async fn round(resolver: &TokioResolver, spec: &DnsSpec) -> Round {
+    let lookups = spec
+        .targets
+        .iter()
+        .map(|target| addresses(resolver, &target.host, spec.family));
+    let mut refresh = spec.refresh;
+    let mut results = Vec::with_capacity(spec.targets.len());
+    for result in join_all(lookups).await {
+        results.push(match result {
+            Ok((mut addresses, until)) => {
+                if spec.respect_ttl
+                    && let Some(until) = until
+                {
+                    let ttl = until.saturating_duration_since(Instant::now());
+                    refresh = refresh.min(ttl.max(MIN_TTL_REFRESH));
+                }
+                if spec.logical {
+                    addresses.truncate(1);
+                } else {
+                    // Name servers rotate their answers, which is no change.
+                    addresses.sort();
+                }
+                Ok(addresses)
+            }
+            Err(error) => {
+                refresh = spec.failure_refresh;
+                Err(error)
+            }
+        });
+    }
+    let jitter = spec.jitter.mul_f64(fastrand::f64());
+    (results, refresh + jitter)
+}
+
+type Addresses = (Vec<IpAddr>, Option<Instant>);
+
+async fn addresses(
+    resolver: &TokioResolver,
+    host: &str,
+    family: LookupFamily,
+) -> Result<Addresses, Arc<str>> {
+    if let Ok(ip) = host.parse() {
+        return Ok((vec![ip], None));
+    }
+    let v4 = || lookup(resolver, host, RecordType::A);
+    let v6 = || lookup(resolver, host, RecordType::AAAA);
+    match family {
+        LookupFamily::V4Only => v4().await,
+        LookupFamily::V6Only => v6().await,
+        LookupFamily::V6Preferred => first(v6().await, v4).await,
+        LookupFamily::V4Preferred => first(v4().await, v6).await,
+        LookupFamily::All => {
+            let (v4, v6) = futures_util::future::join(v4(), v6()).await;
+            match (v4, v6) {
+                (Ok((mut all, until)), Ok((more, more_until))) => {
+                    all.extend(more);
+                    Ok((all, until.min(more_until)))
+                }
+                (Ok(found), Err(_)) | (Err(_), Ok(found)) => Ok(found),
+                (Err(error), Err(_)) => Err(error),
+            }
+        }
+    }
+}
+
+async fn first<F: Future<Output = Result<Addresses, Arc<str>>>>(
+    preferred: Result<Addresses, Arc<str>>,
+    other: impl FnOnce() -> F,
+) -> Result<Addresses, Arc<str>> {
+    match preferred {
+        Ok(found) if !found.0.is_empty() => Ok(found),
+        _ => other().await,
+    }
+}
+
+async fn lookup(
+    resolver: &TokioResolver,
+    host: &str,
+    kind: RecordType,
+) -> Result<Addresses, Arc<str>> {
+    let found = resolver.lookup(host, kind).await;
+    let found = found.map_err(|error| Arc::from(format!("cannot resolve {host:?}: {error}")))?;
+    let addresses = found
+        .answers()
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::A(address) => Some(IpAddr::V4(address.0)),
+            RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+            _ => None,
+        });
+    Ok((addresses.collect(), Some(found.valid_until())))
+}

@@ -1,0 +1,117 @@
+//! The control runtime: resources and secrets in, snapshots out.
+//!
+//! One task owns the configuration. It compiles what changed, lets the old serve until the new is
+//! warm, and publishes with one atomic swap. Invariants: a resource that is refused keeps its last
+//! good form and stops nothing else; unchanged resources keep their compiled form.
+
+mod any;
+mod bootstrap;
+mod clusters;
+mod compile;
+mod controller;
+mod data_source;
+mod dns;
+mod listeners;
+mod report;
+mod secrets;
+
+use std::sync::Arc;
+
+use ithildin_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
+use ithildin_xds::{ResourceKind, ResourceSet, SecretRef, SecretState, SecretSubscriber};
+use tokio::sync::watch;
+
+use self::controller::Controller;
+pub use self::{
+    report::{ConfigError, ConfigErrors},
+    secrets::SecretStatus,
+};
+use crate::{config::Snapshot, worker::Published};
+
+/// What the control task knows at one instant, for readiness and admin.
+#[derive(Clone, Debug, Default)]
+pub struct ControlState {
+    /// [`Snapshot::version`] that is published.
+    pub version: u64,
+    /// The clusters of the start were warm once, so that listeners may serve.
+    pub started: bool,
+    /// What warms, each text with what it waits for.
+    pub waiting: Arc<[Arc<str>]>,
+    /// Resources whose newest form is refused.
+    pub rejected: Arc<[Rejection]>,
+    pub secrets: Arc<[SecretStatus]>,
+}
+
+/// A resource whose newest form is refused; its last good form, if there was one, serves.
+#[derive(Clone, Debug)]
+pub struct Rejection {
+    pub kind: ResourceKind,
+    pub name: Arc<str>,
+    pub errors: ConfigErrors,
+}
+
+/// The running control task. Dropping it ends the task; what is published stays.
+#[derive(Debug)]
+pub struct Control {
+    published: Arc<Published>,
+    state: watch::Receiver<Arc<ControlState>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Control {
+    /// Compiles the bootstrap's static resources, then follows `resources` on the calling tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the bootstrap, at once.
+    pub fn start(
+        bootstrap: &Bootstrap,
+        resources: watch::Receiver<Arc<ResourceSet>>,
+        secrets: Arc<dyn SecretSubscriber>,
+        workers: usize,
+    ) -> Result<Self, ConfigErrors> {
+        let published = Published::new(Arc::new(Snapshot::default()));
+        let controller = Controller::new(bootstrap, secrets, workers, Arc::clone(&published))?;
+        let state = controller.state();
+        let task = tokio::spawn(controller.run(resources));
+        Ok(Self {
+            published,
+            state,
+            task,
+        })
+    }
+
+    pub fn published(&self) -> &Arc<Published> {
+        &self.published
+    }
+
+    /// The state now and each later one.
+    pub fn state(&self) -> watch::Receiver<Arc<ControlState>> {
+        self.state.clone()
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Whether the proxy would start with `bootstrap` (`--mode validate`). Certificates in files are
+/// read; secrets of SDS are not fetched. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn validate(bootstrap: &Bootstrap) -> Result<(), ConfigErrors> {
+    let published = Published::new(Arc::new(Snapshot::default()));
+    Controller::new(bootstrap, Arc::new(NoSecrets), 1, published).map(drop)
+}
+
+/// Serves nothing.
+struct NoSecrets;
+
+impl SecretSubscriber for NoSecrets {
+    fn subscribe(&self, _: &SecretRef) -> watch::Receiver<SecretState> {
+        watch::channel(SecretState::Pending("not fetched".into())).1
+    }
+}
