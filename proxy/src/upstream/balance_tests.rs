@@ -1,1 +1,165 @@
+//! Expected shares are Envoy's, from its documentation of priority levels and panic.
 
+use super::*;
+use crate::{
+    io::{Registry, Timers},
+    testing,
+    upstream::Home,
+};
+
+/// Per priority: healthy, degraded, unhealthy endpoints.
+fn priorities(counts: &[(usize, usize, usize)], policy: LbPolicy) -> Vec<Priority> {
+    let mut port = 0;
+    let mut priority = |&(healthy, degraded, unhealthy): &(usize, usize, usize)| {
+        let kinds = [
+            (healthy, Health::Healthy),
+            (degraded, Health::Degraded),
+            (unhealthy, Health::Unhealthy),
+        ];
+        let hosts = kinds
+            .iter()
+            .flat_map(|&(count, health)| vec![health; count]);
+        let hosts = hosts.map(|health| {
+            port += 1;
+            host(port, health, 1)
+        });
+        Priority::new(hosts.collect(), policy)
+    };
+    counts.iter().map(&mut priority).collect()
+}
+
+fn host(port: u16, health: Health, weight: u32) -> Rc<Host> {
+    let address = std::net::SocketAddr::from(([192, 0, 2, 1], port));
+    let address = crate::config::cluster::EndpointAddress::Socket(address);
+    let mut endpoint = testing::endpoint(address);
+    endpoint.health = health;
+    endpoint.weight = weight;
+    Rc::new(Host {
+        endpoint: Arc::new(endpoint),
+        pools: Rc::default(),
+    })
+}
+
+fn context() -> Context {
+    Context {
+        cluster: Arc::new(testing::cluster("c", &[])),
+        home: Home {
+            worker: 0,
+            timers: Timers::new(),
+            registry: Registry::new(0, Arc::default()),
+            log: Rc::default(),
+        },
+    }
+}
+
+#[test]
+fn load_follows_health_and_overprovisioning() {
+    use Tier::{Degraded as D, Healthy as H, Panic as P};
+    type Row<'a> = (&'a [(usize, usize, usize)], u32, &'a [(u32, usize, Tier)]);
+    let table: &[Row<'_>] = &[
+        (&[(4, 0, 0)], 50, &[(100, 0, H)]),
+        // 72 % healthy is enough at a factor of 1.4.
+        (&[(72, 0, 28), (100, 0, 0)], 50, &[(100, 0, H)]),
+        (&[(71, 0, 29), (100, 0, 0)], 50, &[(99, 0, H), (100, 1, H)]),
+        (&[(50, 0, 50), (100, 0, 0)], 50, &[(70, 0, H), (100, 1, H)]),
+        (&[(25, 0, 75), (100, 0, 0)], 50, &[(35, 0, H), (100, 1, H)]),
+        (&[(0, 0, 100), (100, 0, 0)], 50, &[(100, 1, H)]),
+        // Healthy ones of all priorities go before degraded ones.
+        (&[(5, 5, 0), (0, 10, 0)], 50, &[(70, 0, H), (100, 0, D)]),
+        // One priority, not in panic: all load, however few.
+        (&[(6, 0, 4)], 50, &[(100, 0, H)]),
+        (&[(4, 0, 6)], 50, &[(100, 0, P)]),
+        (&[(0, 0, 3)], 50, &[(100, 0, P)]),
+        // Without panic nothing is left.
+        (&[(0, 0, 3)], 0, &[]),
+        (&[(1, 0, 9)], 0, &[(100, 0, H)]),
+        (&[(20, 0, 80), (20, 0, 80)], 50, &[(50, 0, P), (100, 1, P)]),
+        (&[], 50, &[]),
+        (&[(0, 0, 0)], 50, &[]),
+    ];
+    for (counts, threshold, expected) in table {
+        let priorities = priorities(counts, LbPolicy::RoundRobin);
+        let shares = shares(&priorities, 140, *threshold);
+        let shares: Vec<_> = shares
+            .iter()
+            .map(|it| (it.until, it.priority, it.tier))
+            .collect();
+        assert_eq!(&shares, expected, "{counts:?} {threshold}");
+    }
+}
+
+#[test]
+fn an_empty_set_has_no_host() {
+    let context = context();
+    for policy in [
+        LbPolicy::RoundRobin,
+        LbPolicy::LeastRequest(2),
+        LbPolicy::Random,
+    ] {
+        let mut hosts = Hosts::new(Vec::new(), policy);
+        assert!(hosts.next(&context).is_none());
+    }
+}
+
+#[test]
+fn round_robin_takes_turns() {
+    let context = context();
+    let hosts = (1..=3).map(|port| host(port, Health::Healthy, 1)).collect();
+    let mut hosts = Hosts::new(hosts, LbPolicy::RoundRobin);
+    let mut pick = || hosts.next(&context).unwrap().endpoint.address.clone();
+    let first: Vec<_> = (0..3).map(|_| pick()).collect();
+    let second: Vec<_> = (0..3).map(|_| pick()).collect();
+    assert_eq!(first, second);
+    assert_ne!(first[0], first[1]);
+    assert_ne!(first[1], first[2]);
+}
+
+#[test]
+fn least_request_avoids_the_busy_host() {
+    let context = context();
+    let list: Vec<_> = (1..=2).map(|port| host(port, Health::Healthy, 1)).collect();
+    list[0].stats(&context).rq_active.add(100);
+    let mut hosts = Hosts::new(list.clone(), LbPolicy::LeastRequest(2));
+    let picks = (0..1000).map(|_| Rc::ptr_eq(hosts.next(&context).unwrap(), &list[0]));
+    let busy = picks.filter(|busy| *busy).count();
+    // Only when both choices fall on it.
+    assert!((150..350).contains(&busy), "{busy}");
+}
+
+#[test]
+fn weights_count_in_round_robin_and_least_request() {
+    let context = context();
+    for policy in [LbPolicy::RoundRobin, LbPolicy::LeastRequest(2)] {
+        let list = vec![host(1, Health::Healthy, 1), host(2, Health::Healthy, 3)];
+        let mut hosts = Hosts::new(list.clone(), policy);
+        let picks = (0..400).map(|_| Rc::ptr_eq(hosts.next(&context).unwrap(), &list[0]));
+        let light = picks.filter(|light| *light).count();
+        assert!(light.abs_diff(100) <= 2, "{policy:?} {light}");
+    }
+}
+
+#[test]
+fn hosts_that_were_tried_are_avoided_as_often_as_asked() {
+    let context = context();
+    let set = testing::endpoints(&[([192, 0, 2, 1], 1).into(), ([192, 0, 2, 1], 2).into()]);
+    let cluster = &context.cluster;
+    let mut balancer = Balancer::new(cluster, &set, |_| Rc::default());
+    let tried = [Arc::clone(&set.priorities[0][0])];
+    let request = LbRequest {
+        excluded: &tried,
+        selection_attempts: 1,
+        ..LbRequest::default()
+    };
+    for _ in 0..10 {
+        let host = balancer.choose(&context, &request).unwrap();
+        assert_ne!(host.endpoint.address, tried[0].address);
+    }
+    // When all were tried, one is taken nevertheless.
+    let tried = &set.priorities[0];
+    let request = LbRequest {
+        excluded: tried,
+        selection_attempts: 3,
+        ..LbRequest::default()
+    };
+    assert!(balancer.choose(&context, &request).is_some());
+}

@@ -1,6 +1,6 @@
 //! Opening a connection to an endpoint: socket, TLS, accounting.
 
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::Cell, io, net::SocketAddr, rc::Rc, sync::Arc};
 
 use ithildin_tls::{ClientContext, HandshakeError, verify::Role};
 use socket2::{SockRef, TcpKeepalive};
@@ -45,6 +45,7 @@ pub(super) async fn connect(
     let stats = context.stats();
     let failure = match result {
         Some(Ok(stream)) => {
+            count.established.set(true);
             return Ok(Connected {
                 local: stream.local(),
                 stream,
@@ -208,6 +209,8 @@ pub(super) struct ConnectionCount {
     context: Rc<Context>,
     host: Rc<Host>,
     usage: Rc<Usage>,
+    /// Once it is, its end makes room for another; whoever failed to connect says so itself.
+    established: Cell<bool>,
 }
 
 impl ConnectionCount {
@@ -223,6 +226,7 @@ impl ConnectionCount {
             context: Rc::clone(context),
             host: Rc::clone(host),
             usage: Rc::clone(usage),
+            established: Cell::new(false),
         }
     }
 
@@ -254,6 +258,8 @@ impl Drop for ConnectionCount {
         stats.upstream_cx_destroy.inc();
         self.host.stats(&self.context).cx_active.dec();
         self.usage.connections.set(self.usage.connections.get() - 1);
-        self.usage.wake(1);
+        if self.established.get() {
+            self.usage.wake(1);
+        }
     }
 }

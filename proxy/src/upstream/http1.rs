@@ -126,7 +126,7 @@ impl Pool {
                 return Ok(connection);
             }
         }
-        self.connect(host).await.map(IdleConnection::fresh)
+        self.connect_alone(host).await.map(IdleConnection::fresh)
     }
 
     fn is_too_old(&self, history: &History) -> bool {

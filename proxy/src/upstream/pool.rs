@@ -168,7 +168,7 @@ impl Pool {
             }
         }
         if !self.speaks_http2.get() {
-            let connected = self.connect(host).await?;
+            let connected = self.connect_alone(host).await?;
             if connected.stream.session().and_then(|tls| tls.alpn()) == Some(b"h2") {
                 self.speaks_http2.set(true);
                 self.share(connected).await?;
@@ -183,6 +183,18 @@ impl Pool {
 
     pub(super) async fn connect(&self, host: &Rc<Host>) -> Result<Connected, UpstreamFailure> {
         connect::connect(&self.context, host, &self.key, &self.usage).await
+    }
+
+    /// Connects for one request; if that fails, the next that waits may try.
+    pub(super) async fn connect_alone(
+        &self,
+        host: &Rc<Host>,
+    ) -> Result<Connected, UpstreamFailure> {
+        let connected = self.connect(host).await;
+        if connected.is_err() {
+            self.usage.wake(1);
+        }
+        connected
     }
 
     fn reap(&self) {
