@@ -3,6 +3,14 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use ithildin_spiffe::{
+    SpiffeId, TrustDomain,
+    authority::{Authority, AuthorityConfig, TrustDomainConfig},
+};
+use ithildin_tls::{
+    ClientAuth, ClientParams, Identity, Roots, ServerParams, Slot, TlsVersion, Trust, Validation,
+};
+use rustls_pki_types::PrivateKeyDer;
 
 use crate::{
     config::{
@@ -153,4 +161,68 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("did not come true in time: {what}");
+}
+
+/// Trust domains with their authorities, for TLS on the data path.
+pub(crate) struct Pki(Authority);
+
+impl Pki {
+    pub(crate) fn new(domains: &[&str]) -> Self {
+        let domain = |name: &&str| TrustDomainConfig::new(TrustDomain::parse(name).unwrap());
+        let config = AuthorityConfig {
+            trust_domains: domains.iter().map(domain).collect(),
+            federation: Vec::new(),
+        };
+        Self(Authority::start(config).unwrap())
+    }
+
+    /// An SVID of an hour.
+    pub(crate) fn identity(&self, id: &str) -> Arc<Identity> {
+        self.identity_for(id, None)
+    }
+
+    pub(crate) fn identity_for(&self, id: &str, ttl: Option<Duration>) -> Arc<Identity> {
+        let id = SpiffeId::parse(id).unwrap();
+        let domain = id.trust_domain_name();
+        let svid = self.0.mint(domain, &id, ttl, &[]).unwrap();
+        let key = PrivateKeyDer::Pkcs8(svid.key.pkcs8_der().to_vec().into());
+        Arc::new(Identity::from_der(svid.chain, key).unwrap())
+    }
+
+    /// Trust in these domains, each bound to its own bundle.
+    pub(crate) fn validation(&self, domains: &[&str]) -> Arc<Validation> {
+        let bundle = |name: &&str| {
+            let domain = TrustDomain::parse(name).unwrap();
+            let roots = self.0.bundle(&domain).unwrap().roots;
+            (domain, Arc::new(Roots::from_der(roots, &[]).unwrap()))
+        };
+        Arc::new(Validation::new(Trust::Spiffe(
+            domains.iter().map(bundle).collect(),
+        )))
+    }
+
+    pub(crate) fn server(&self, id: &str, trusted: &[&str]) -> ServerParams {
+        ServerParams {
+            name: "test".into(),
+            alpn: Vec::new(),
+            versions: (TlsVersion::Tls12, TlsVersion::Tls13),
+            cipher_suites: Vec::new(),
+            curves: Vec::new(),
+            client_auth: ClientAuth::Required,
+            identity: Slot::new(Some(self.identity(id))),
+            validation: Some(Slot::new(Some(self.validation(trusted)))),
+        }
+    }
+
+    pub(crate) fn client(&self, id: &str, trusted: &[&str]) -> ClientParams {
+        ClientParams {
+            name: "test".into(),
+            alpn: Vec::new(),
+            versions: (TlsVersion::Tls12, TlsVersion::Tls13),
+            cipher_suites: Vec::new(),
+            curves: Vec::new(),
+            identity: Some(Slot::new(Some(self.identity(id)))),
+            validation: Slot::new(Some(self.validation(trusted))),
+        }
+    }
 }

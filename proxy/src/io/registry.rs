@@ -288,7 +288,7 @@ impl Table {
         let suspect = |entry: &Entry| {
             let authority = entry.authority.as_ref()?;
             let suspicious = changed.iter().any(|trust| trust.same(&authority.trust))
-                || (expiry && authority.peer_expired(now));
+                || (expiry && authority.is_over(now));
             (suspicious && entry.live.close_reason().is_none()).then(|| Suspect {
                 live: Rc::clone(&entry.live),
                 origin: entry.origin.clone(),

@@ -2,11 +2,13 @@
 
 use std::{
     io::{self, IoSlice},
+    mem::MaybeUninit,
     net::SocketAddr,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -28,8 +30,7 @@ impl Socket {
         }
     }
 
-    /// Ready when bytes can be read, or the peer closed, or the connection broke. Costs no system
-    /// call, and takes no buffer.
+    /// Ready when a read is worth a try. Costs no system call, takes no buffer, and may be wrong.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(socket) => socket.poll_read_ready(cx),
@@ -37,35 +38,29 @@ impl Socket {
         }
     }
 
-    /// Whether the peer has sent something, or gone, as far as the reactor knows. Costs no system
-    /// call while the reactor saw nothing.
-    pub fn is_quiet(&self, cx: &mut Context<'_>) -> bool {
-        if self.poll_readable(cx).is_pending() {
-            return true;
-        }
-        // The reactor may hold readiness of bytes that were read since: ask the kernel.
-        let mut byte = [0u8];
-        match self {
-            Self::Tcp(socket) => would_block(ready_peek(socket, cx, &mut byte)),
-            // A Unix socket has no peek in tokio; a read that finds nothing clears readiness.
-            Self::Unix(socket) => would_block(socket.try_io(Interest::READABLE, || {
-                socket2::SockRef::from(socket)
-                    .peek(&mut [std::mem::MaybeUninit::uninit()])
-                    .map(|_| ())
-            })),
+    /// Ready when there is a byte to read, or the end of the stream, for certain.
+    pub fn poll_arrived(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_readable(cx))?;
+            // When there is nothing this clears readiness, and the loop comes to wait.
+            let peeked = match self {
+                Self::Tcp(socket) => socket.try_io(Interest::READABLE, || peek(socket)),
+                Self::Unix(socket) => socket.try_io(Interest::READABLE, || peek(socket)),
+            };
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return Poll::Ready(other),
+            }
         }
     }
 }
 
-fn ready_peek(socket: &TcpStream, cx: &mut Context<'_>, byte: &mut [u8]) -> io::Result<()> {
-    match socket.poll_peek(cx, &mut ReadBuf::new(byte)) {
-        Poll::Ready(result) => result.map(|_| ()),
-        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-    }
-}
-
-fn would_block(result: io::Result<()>) -> bool {
-    matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+fn peek<'a, S>(socket: &'a S) -> io::Result<()>
+where
+    SockRef<'a>: From<&'a S>,
+{
+    let mut byte = [MaybeUninit::uninit()];
+    SockRef::from(socket).peek(&mut byte).map(|_| ())
 }
 
 impl AsyncRead for Socket {

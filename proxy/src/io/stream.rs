@@ -66,7 +66,8 @@ impl Stream {
         self.session().and_then(TlsStream::peer)
     }
 
-    /// Resolves when plaintext can be read, or the stream ended, without holding a buffer.
+    /// Resolves when a read is worth a try, without holding a buffer meanwhile. It may be wrong:
+    /// who then finds nothing gives its buffer back and waits anew.
     pub async fn readable(&mut self) -> io::Result<()> {
         poll_fn(|cx| self.poll_readable(cx)).await
     }
@@ -114,7 +115,8 @@ impl Stream {
             return false;
         }
         match &mut self.transport {
-            Transport::Plain(socket) => socket.is_quiet(cx),
+            // The reactor may remember readiness of bytes that were read since.
+            Transport::Plain(socket) => socket.poll_arrived(cx).is_pending(),
             Transport::Tls(stream) => stream.poll_readable(cx).is_pending(),
         }
     }

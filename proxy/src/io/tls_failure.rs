@@ -10,7 +10,7 @@ pub fn count(stats: &TlsBlock, error: &HandshakeError) {
         HandshakeError::Refused(refusal) => match refusal.counter {
             "fail_verify_san" => stats.fail_verify_san.inc(),
             "fail_verify_cert_hash" => stats.fail_verify_cert_hash.inc(),
-            "no_certificate" => stats.fail_verify_no_cert.inc(),
+            "fail_verify_no_cert" => stats.fail_verify_no_cert.inc(),
             _ => stats.fail_verify_error.inc(),
         },
         HandshakeError::Alert(_)

@@ -14,8 +14,8 @@ pub struct Authority {
     pub peer: Option<Arc<Peer>>,
     /// What the peer is to us.
     pub role: Role,
-    /// Epoch of the validation slot before the handshake: a change in between is caught.
-    pub validation_epoch: u64,
+    /// Epochs of identity and of validation that the handshake used: a change since is caught.
+    pub epochs: (u64, u64),
 }
 
 /// The slots that decide.
@@ -46,12 +46,14 @@ impl Authority {
 
     /// Whether trust changed since before the handshake.
     pub(super) fn is_stale(&self) -> bool {
-        let (_, validation) = self.trust.epochs();
-        validation != self.validation_epoch || self.trust.identity_withdrawn()
+        self.trust.epochs() != self.epochs
     }
 
-    pub(super) fn peer_expired(&self, now: SystemTime) -> bool {
-        self.peer.as_ref().is_some_and(|peer| peer.not_after < now)
+    /// Whether a certificate of the peer's path, or a CRL, has run out.
+    pub(super) fn is_over(&self, now: SystemTime) -> bool {
+        self.peer
+            .as_ref()
+            .is_some_and(|peer| peer.valid_until < now)
     }
 }
 

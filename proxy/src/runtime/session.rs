@@ -146,10 +146,11 @@ async fn open(worker: &Worker, listener: &Listener, stream: TcpStream) -> Option
 async fn inspect_within(worker: &Worker, listener: &Listener, socket: Socket) -> Option<Opening> {
     let stats = listener.stats.worker(worker.index);
     let limit = listener.inspect_timeout;
-    let first_byte = poll_fn(|cx| socket.poll_readable(cx));
-    if worker.timers.timeout(limit, first_byte).await.is_none() {
+    // A server that speaks first has a client that waits for it: such a socket must come out of
+    // this whole, so that the inspection proper begins with the first byte.
+    let first_byte = poll_fn(|cx| socket.poll_arrived(cx));
+    if limit.is_some() && worker.timers.timeout(limit, first_byte).await.is_none() {
         stats.downstream_pre_cx_timeout.inc();
-        // A server that speaks first has a client that waits for it.
         let go_on = listener.continue_on_inspect_timeout;
         return go_on.then(|| Opening::Plain(socket, BytesMut::new()));
     }
@@ -208,12 +209,16 @@ async fn secure(
     };
     let params = context.params();
     let validation = params.validation.as_ref();
-    let validation_epoch = validation.map_or(0, |slot| slot.epoch());
     let stats = listener.stats.worker(worker.index);
     let limit = chain.handshake_timeout.unwrap_or(DEFAULT_HANDSHAKE_TIMEOUT);
     let handshake = Box::pin(handshake(context, listener, opening));
     let stream = match worker.timers.timeout(Some(limit), handshake).await {
         Some(Ok(stream)) => stream,
+        // Port probes are no failures of TLS.
+        Some(Err(HandshakeError::Io(error))) => {
+            tracing::debug!(listener = %listener.name, %remote, %error, "handshake broke off");
+            return None;
+        }
         Some(Err(error)) => {
             tls_failure::count(&stats.ssl, &error);
             log_failure(worker, listener, chain, remote, &error);
@@ -238,7 +243,7 @@ async fn secure(
         },
         peer: stream.peer().cloned(),
         role: Role::Client,
-        validation_epoch,
+        epochs: stream.epochs(),
     });
     Some((Stream::tls(stream, registration), BytesMut::new()))
 }
@@ -258,6 +263,10 @@ async fn handshake(
     };
     match opening {
         Opening::Tls(pending) => pending.accept(context).await,
+        Opening::Plain(_, read) if read.is_empty() => {
+            let kind = std::io::ErrorKind::UnexpectedEof;
+            Err(std::io::Error::new(kind, "the client left without a word").into())
+        }
         Opening::Plain(..) => Err(HandshakeError::Protocol("not a tls client".into())),
     }
 }

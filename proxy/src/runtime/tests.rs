@@ -10,6 +10,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
+mod tls;
+
 use super::*;
 use crate::{
     config::{Listener, Snapshot, listener::Terminal},

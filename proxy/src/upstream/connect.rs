@@ -101,7 +101,6 @@ async fn secure(
         validation: Some(Arc::clone(&params.validation)),
         identity: params.identity.clone(),
     };
-    let validation_epoch = params.validation.epoch();
     let alpn = match (params.alpn.is_empty(), key.protocol) {
         // As Envoy: the protocol decides where the configuration does not.
         (true, Protocol::Http1) => Some(&[&b"http/1.1"[..]][..]),
@@ -115,7 +114,7 @@ async fn secure(
         trust,
         peer: stream.peer().cloned(),
         role: Role::Server,
-        validation_epoch,
+        epochs: stream.epochs(),
     });
     Ok(Stream::tls(stream, registration))
 }

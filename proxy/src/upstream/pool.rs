@@ -128,6 +128,15 @@ impl Usage {
     }
 }
 
+/// Wakes the next that waits, unless it is forgotten.
+struct WakeNext<'a>(&'a Usage);
+
+impl Drop for WakeNext<'_> {
+    fn drop(&mut self) {
+        self.0.wake(1);
+    }
+}
+
 impl Pool {
     fn new(context: &Rc<Context>, key: PoolKey) -> Rc<Self> {
         Rc::new(Self {
@@ -185,16 +194,15 @@ impl Pool {
         connect::connect(&self.context, host, &self.key, &self.usage).await
     }
 
-    /// Connects for one request; if that fails, the next that waits may try.
+    /// Connects for one request; if that fails or is given up, the next that waits may try.
     pub(super) async fn connect_alone(
         &self,
         host: &Rc<Host>,
     ) -> Result<Connected, UpstreamFailure> {
-        let connected = self.connect(host).await;
-        if connected.is_err() {
-            self.usage.wake(1);
-        }
-        connected
+        let next = WakeNext(&self.usage);
+        let connected = self.connect(host).await?;
+        std::mem::forget(next);
+        Ok(connected)
     }
 
     fn reap(&self) {

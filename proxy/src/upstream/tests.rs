@@ -1,5 +1,8 @@
 //! Pools against real sockets on loopback.
 
+#[path = "tls_tests.rs"]
+mod tls;
+
 use std::{cell::Cell, time::Instant};
 
 use bytes::{Bytes, BytesMut};
