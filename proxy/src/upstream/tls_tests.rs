@@ -14,8 +14,11 @@ const CLIENT: &str = "spiffe://example.org/client";
 /// A TLS server that sends back what it gets, and remembers the SNI and ALPN that it was offered.
 struct TlsServer {
     address: SocketAddr,
-    seen: Rc<RefCell<Vec<(Option<String>, Vec<Vec<u8>>)>>>,
+    seen: Rc<RefCell<Vec<Hello>>>,
 }
+
+/// SNI and ALPN.
+type Hello = (Option<String>, Vec<Vec<u8>>);
 
 impl TlsServer {
     async fn start(context: ServerContext) -> Self {

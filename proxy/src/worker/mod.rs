@@ -30,6 +30,10 @@ pub struct Worker {
     pub log: LogLimit,
     published: Arc<Published>,
     /// A copy that is counted without atomics.
+    #[expect(
+        clippy::redundant_allocation,
+        reason = "the outer count is this worker's own; the inner one is contended by all"
+    )]
     snapshot: RefCell<Rc<Arc<Snapshot>>>,
 }
 
