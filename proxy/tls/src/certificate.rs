@@ -213,3 +213,58 @@ fn hex(bytes: &[u8]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{DnType, SerialNumber};
+
+    use super::*;
+    use crate::testing::{spiffe_root, svid_params};
+
+    #[test]
+    fn a_certificate_is_described_as_envoy_does() {
+        let ca = spiffe_root("example.org");
+        let mut params = svid_params("spiffe://example.org/web");
+        params.serial_number = Some(SerialNumber::from(0x0a_b1_ff_u64));
+        params
+            .distinguished_name
+            .push(DnType::CommonName, " a,b\"c+d<e>f;g\\h#\u{e9} ");
+        params
+            .distinguished_name
+            .push(DnType::CustomDnType(vec![2, 5, 4, 45]), "id");
+        params
+            .distinguished_name
+            .push(DnType::CustomDnType(vec![1, 2, 3, 4]), "x");
+        for name in ["web.example.org", "*.web.example.org"] {
+            let name = rcgen::SanType::DnsName(name.try_into().unwrap());
+            params.subject_alt_names.push(name);
+        }
+        let address = rcgen::SanType::IpAddress([10, 0, 0, 1].into());
+        params.subject_alt_names.push(address);
+        let description = describe(&ca.sign(&params).0).unwrap();
+        assert_eq!(description.serial, "0ab1ff");
+        assert_eq!(
+            description.subject,
+            "1.2.3.4=#78,x500UniqueIdentifier=id,\
+             CN=\\ a\\,b\\\"c\\+d\\<e\\>f\\;g\\\\h#\\C3\\A9\\ ,O=SPIRE,C=US"
+        );
+        assert_eq!(description.issuer, "O=spiffe://example.org");
+        assert_eq!(description.uri_sans, ["spiffe://example.org/web"]);
+        assert_eq!(
+            description.dns_sans,
+            ["web.example.org", "*.web.example.org"]
+        );
+        assert_eq!(description.ip_sans, [IpAddr::from([10, 0, 0, 1])]);
+        let day = Duration::from_secs(24 * 3600);
+        let lifetime = description.not_after.duration_since(description.not_before);
+        assert_eq!(lifetime.unwrap(), day + Duration::from_secs(10));
+        assert_eq!(describe(b"rubbish"), None);
+    }
+
+    #[test]
+    fn times_are_told_in_utc() {
+        let time = |seconds| time_text(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(1_795_324_613), "2026-11-22T05:16:53Z");
+    }
+}

@@ -15,9 +15,10 @@ use crate::{
     Roots,
     certificate::{self, time_text},
     crl::{Crls, Revocation},
+    leaf::Leaf,
     provider,
     roots::{Anchors, SignerDomain, signer_domain},
-    verify::{Leaf, Role},
+    verify::Role,
 };
 
 /// One chain to verify.

@@ -8,6 +8,7 @@ mod chain;
 pub mod context;
 mod crl;
 mod judge;
+mod leaf;
 pub mod material;
 mod memory;
 mod provider;

@@ -116,3 +116,108 @@ pub(crate) fn malformed(what: &'static str, reason: &dyn ToString) -> MaterialEr
         reason: reason.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::prelude::{BASE64_STANDARD, Engine};
+    use rcgen::{KeyPair, PKCS_RSA_SHA256, RsaKeySize};
+
+    use super::*;
+    use crate::testing::{Ca, ca_params, root, spiffe_root, svid_params};
+
+    fn pem(label: &str, der: &[u8]) -> String {
+        let base64 = BASE64_STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{base64}\n-----END {label}-----\n")
+    }
+
+    fn svid(ca: &Ca) -> (String, KeyPair) {
+        let (der, key) = ca.sign(&svid_params("spiffe://example.org/web"));
+        (pem("CERTIFICATE", &der), key)
+    }
+
+    fn error(chain: &str, key: &str) -> String {
+        let identity = Identity::from_pem(chain.as_bytes(), key.as_bytes());
+        identity.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_chain_and_its_key_make_an_identity() {
+        let ca = spiffe_root("example.org");
+        let (chain, key) = svid(&ca);
+        let chain = chain + &pem("CERTIFICATE", &ca.der);
+        let identity =
+            Identity::from_pem(chain.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+        assert_eq!(identity.id.unwrap().as_str(), "spiffe://example.org/web");
+        assert_eq!(identity.certified.cert.len(), 2);
+        assert!(identity.not_after > SystemTime::now());
+
+        let web = root(ca_params("Web PKI"));
+        let params = rcgen::CertificateParams::new(["web.test".to_owned()]).unwrap();
+        assert_eq!(web.identity(&params).id, None);
+    }
+
+    #[test]
+    fn keys_of_all_forms_are_read() {
+        let ca = spiffe_root("example.org");
+        let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
+        let certificate = svid_params("spiffe://example.org/web")
+            .signed_by(&key, &ca.issuer)
+            .unwrap();
+        // The PKCS#1 key lies in the PKCS#8 one, behind a header of 26 bytes.
+        let pkcs8 = key.serialize_der();
+        for (label, der) in [
+            ("PRIVATE KEY", &pkcs8[..]),
+            ("RSA PRIVATE KEY", &pkcs8[26..]),
+        ] {
+            let key = pem(label, der);
+            Identity::from_pem(certificate.pem().as_bytes(), key.as_bytes()).expect(label);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let ca = spiffe_root("example.org");
+        let (chain, key) = svid(&ca);
+        let (_, other) = svid(&ca);
+        let key = key.serialize_pem();
+        assert_eq!(
+            error(&chain, &other.serialize_pem()),
+            "the private key does not belong to the certificate"
+        );
+        assert_eq!(error("", &key), "certificate_chain has no certificate");
+        assert_eq!(error(&key, &key), "certificate_chain has no certificate");
+        for (chain, key, start) in [
+            (&chain, "", "private_key is malformed: "),
+            (&chain, &chain, "private_key is malformed: "),
+            (
+                &chain,
+                &pem("PRIVATE KEY", b"rubbish"),
+                "private_key is malformed: ",
+            ),
+            (
+                &pem("CERTIFICATE", b"rubbish"),
+                &key,
+                "certificate_chain is malformed: ",
+            ),
+        ] {
+            let error = error(chain, key);
+            assert!(error.starts_with(start), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_never_printed() {
+        let ca = spiffe_root("example.org");
+        let (chain, key) = svid(&ca);
+        let pem = key.serialize_pem();
+        let identity = Identity::from_pem(chain.as_bytes(), pem.as_bytes()).unwrap();
+        let text = format!("{identity:?}");
+        let hex: String = key.serialize_der()[40..60]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert!(!text.contains(&hex), "{text}");
+        let error = error(&chain, &pem.replace("PRIVATE", "SECRET"));
+        assert!(!error.contains("MIGH"), "{error}");
+    }
+}

@@ -12,16 +12,14 @@ use std::{
 };
 
 use aws_lc_rs::digest;
-use ithildin_spiffe::{SpiffeId, TrustDomain, x509};
+use ithildin_spiffe::{SpiffeId, TrustDomain};
 use rustls::pki_types::CertificateDer;
-use x509_parser::{certificate::X509Certificate, public_key::PublicKey};
 
 use crate::{
-    Roots, SanMatcher,
-    certificate::{self, Sans, time_text},
-    chain,
+    Roots, SanMatcher, chain,
+    leaf::Leaf,
     memory::{Key, Memory},
-    roots, san,
+    san,
 };
 
 /// How a peer is judged: `CertificateValidationContext` with its trust material.
@@ -186,7 +184,7 @@ impl Validation {
     ) -> Result<Verified, Refusal> {
         let (leaf_der, intermediates) = chain.split_first().ok_or_else(Refusal::no_certificate)?;
         let leaf = Leaf::parse(leaf_der)?;
-        let id = self.leaf_rules(&leaf)?;
+        let id = leaf.check(matches!(self.trust, Trust::Spiffe(_)))?;
         self.check_pins(&leaf)?;
         let verified = self.check_trust(&leaf, intermediates, id, role, now)?;
         self.check_names(&leaf, server_name)?;
@@ -203,33 +201,6 @@ impl Validation {
             Trust::Ca(roots) => vec![(None, roots)],
             Trust::AcceptUntrusted => Vec::new(),
         }
-    }
-
-    /// The rules on the leaf alone; yields the SPIFFE ID that it states.
-    fn leaf_rules(&self, leaf: &Leaf<'_>) -> Result<Option<SpiffeId>, Refusal> {
-        if leaf.sans.uris.len() > 1 {
-            let count = leaf.sans.uris.len();
-            let reason = format!("its certificate has {count} URI SANs; only one can be its name");
-            return Err(leaf.refusal("several_uri_sans", reason));
-        }
-        let claims_spiffe = leaf.sans.uris.iter().any(|uri| roots::is_spiffe(uri));
-        if claims_spiffe || matches!(self.trust, Trust::Spiffe(_)) {
-            return match x509::check_leaf(leaf.der) {
-                Ok(id) => Ok(Some(id)),
-                Err(error) => Err(leaf.refusal(error.rule(), format!("its certificate {error}"))),
-            };
-        }
-        if let Ok(PublicKey::RSA(key)) = leaf.certificate.public_key().parsed() {
-            let bits = key.key_size();
-            if bits < x509::MIN_RSA_BITS {
-                let reason = format!(
-                    "its certificate has an RSA key of {bits} bits; {} are the least",
-                    x509::MIN_RSA_BITS
-                );
-                return Err(leaf.refusal("rsa_key_size", reason));
-            }
-        }
-        Ok(None)
     }
 
     fn check_trust(
@@ -263,7 +234,7 @@ impl Validation {
             }
         };
         let at = if self.allow_expired {
-            youngest_start(leaf, intermediates)
+            leaf.youngest_start(intermediates)
         } else {
             leaf.check_validity(now)?;
             now
@@ -323,7 +294,7 @@ impl Validation {
             hashes.iter().any(|pin| pin == hash.as_ref())
         };
         if pinned(&self.certificate_hashes, leaf.der)
-            || pinned(&self.spki_hashes, leaf.certificate.public_key().raw)
+            || pinned(&self.spki_hashes, leaf.public_key())
         {
             return Ok(());
         }
@@ -379,7 +350,7 @@ impl Refusal {
         Self::without_peer(FAIL_ERROR, "no_trust", reason)
     }
 
-    fn without_peer(counter: &'static str, rule: &'static str, reason: &str) -> Self {
+    pub(crate) fn without_peer(counter: &'static str, rule: &'static str, reason: &str) -> Self {
         Self {
             peer: None,
             bundle: None,
@@ -388,85 +359,6 @@ impl Refusal {
             reason: reason.to_owned(),
         }
     }
-}
-
-/// The peer's leaf, parsed.
-pub(crate) struct Leaf<'a> {
-    pub(crate) der: &'a CertificateDer<'a>,
-    certificate: X509Certificate<'a>,
-    sans: Sans<'a>,
-}
-
-impl<'a> Leaf<'a> {
-    fn parse(der: &'a CertificateDer<'a>) -> Result<Self, Refusal> {
-        let parsed = certificate::parse(der)
-            .and_then(|certificate| Ok((Sans::of(&certificate)?, certificate)));
-        let (sans, certificate) = parsed.map_err(|error| {
-            let reason = format!("the peer's certificate cannot be read: {error}");
-            Refusal::without_peer(FAIL_ERROR, "malformed_certificate", &reason)
-        })?;
-        Ok(Self {
-            der,
-            certificate,
-            sans,
-        })
-    }
-
-    pub(crate) fn not_after(&self) -> SystemTime {
-        certificate::not_after(&self.certificate)
-    }
-
-    fn check_validity(&self, now: SystemTime) -> Result<(), Refusal> {
-        let not_before = certificate::not_before(&self.certificate);
-        if now < not_before {
-            let since = time_text(not_before);
-            let reason = format!("its certificate is valid from {since} on only");
-            return Err(self.refusal("not_yet_valid", reason));
-        }
-        if now > self.not_after() {
-            let since = time_text(self.not_after());
-            return Err(self.refusal("expired", format!("its certificate expired at {since}")));
-        }
-        Ok(())
-    }
-
-    /// All names, for log lines.
-    fn names(&self) -> String {
-        let text = [&self.sans.uris, &self.sans.dns, &self.sans.emails];
-        let text = text.into_iter().flatten().map(ToString::to_string);
-        let ips = self.sans.ips.iter().map(ToString::to_string);
-        let names: Vec<_> = text.chain(ips).collect();
-        if names.is_empty() {
-            "it has none".to_owned()
-        } else {
-            names.join(", ")
-        }
-    }
-
-    /// A refusal of this peer. `reason` goes on after the peer's name: `its certificate ...`.
-    fn refusal(&self, rule: &'static str, reason: String) -> Refusal {
-        let peer = (!self.sans.uris.is_empty()).then(|| self.sans.uris.join(", "));
-        let subject = || match self.sans.dns.first() {
-            Some(name) => (*name).to_owned(),
-            None => certificate::rfc2253(self.certificate.subject()),
-        };
-        let name = peer.clone().unwrap_or_else(subject);
-        Refusal {
-            peer,
-            bundle: None,
-            counter: FAIL_ERROR,
-            rule,
-            reason: format!("{name} is refused: {reason}"),
-        }
-    }
-}
-
-/// The latest start among the certificates: the chain was whole then, if it ever was.
-fn youngest_start(leaf: &Leaf<'_>, intermediates: &[CertificateDer<'_>]) -> SystemTime {
-    intermediates
-        .iter()
-        .filter_map(|der| Some(certificate::not_before(&certificate::parse(der).ok()?)))
-        .fold(certificate::not_before(&leaf.certificate), SystemTime::max)
 }
 
 /// The first few of the domains, for a log line.

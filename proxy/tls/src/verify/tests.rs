@@ -15,6 +15,7 @@ use super::*;
 use crate::{
     SanPattern,
     SanType::Uri,
+    certificate,
     testing::{
         Ca, DAY, bundles, ca_params, domain, root, roots, spiffe_root, svid_params, uri, validity,
     },
