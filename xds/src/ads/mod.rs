@@ -3,6 +3,8 @@
 mod server;
 mod session;
 mod status;
+#[cfg(test)]
+mod tests;
 mod world;
 
 pub use server::AdsServer;

@@ -83,8 +83,10 @@ impl<M: Server> Session<M> {
         if !self.is_warm(world, now) {
             return None;
         }
-        for kind in [ResourceKind::Listener, ResourceKind::Route] {
-            let catalog = world.catalog(kind)?;
+        for (kind, catalog) in [
+            (ResourceKind::Listener, world.listeners()),
+            (ResourceKind::Route, world.routes()),
+        ] {
             if let Some(response) = self.respond(kind, catalog) {
                 self.serving |= kind == ResourceKind::Listener;
                 self.retire_at = None;
@@ -94,8 +96,10 @@ impl<M: Server> Session<M> {
         if !self.may_retire(world, now) {
             return None;
         }
-        self.clusters.clear();
-        self.endpoints.clear();
+        let (clusters, endpoints) = (world.clusters(), world.endpoints());
+        self.clusters.retain(|name, _| clusters.contains_key(name));
+        self.endpoints
+            .retain(|name, _| endpoints.contains_key(name));
         self.upstream(world, now)
     }
 
@@ -106,7 +110,7 @@ impl<M: Server> Session<M> {
 
     fn upstream(&mut self, world: &World, now: Instant) -> Option<(ResourceKind, M::Response)> {
         let kind = ResourceKind::Cluster;
-        let clusters = with_retired(world.catalog(kind)?, &self.clusters);
+        let clusters = with_retired(world.clusters(), &self.clusters);
         if let Some(response) = self.respond(kind, &clusters) {
             self.rewarm(&clusters, world);
             self.clusters = clusters;
@@ -115,7 +119,7 @@ impl<M: Server> Session<M> {
         }
         self.clusters = clusters;
         let kind = ResourceKind::Endpoints;
-        let endpoints = with_retired(world.catalog(kind)?, &self.endpoints);
+        let endpoints = with_retired(world.endpoints(), &self.endpoints);
         let response = self.respond(kind, &endpoints);
         self.endpoints = endpoints;
         response.map(|response| (kind, response))
@@ -162,12 +166,10 @@ impl<M: Server> Session<M> {
     }
 
     fn may_retire(&mut self, world: &World, now: Instant) -> bool {
-        let gone = |ours: &Catalog, kind| {
-            let theirs = world.catalog(kind);
-            theirs.is_some_and(|theirs| ours.keys().any(|name| !theirs.contains_key(name)))
-        };
-        let nothing = !gone(&self.clusters, ResourceKind::Cluster)
-            && !gone(&self.endpoints, ResourceKind::Endpoints);
+        let all_in =
+            |ours: &Catalog, theirs: &Catalog| ours.keys().all(|name| theirs.contains_key(name));
+        let nothing =
+            all_in(&self.clusters, world.clusters()) && all_in(&self.endpoints, world.endpoints());
         if nothing {
             self.retire_at = None;
             return false;

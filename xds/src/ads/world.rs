@@ -18,7 +18,7 @@ use ithildin_proto::{
 use prost::{Message, Name};
 
 use crate::{
-    ResourceKind, ResourceSet,
+    ResourceSet,
     subscription::{Catalog, Resource, Version},
 };
 
@@ -72,14 +72,20 @@ impl World {
         }
     }
 
-    pub(super) fn catalog(&self, kind: ResourceKind) -> Option<&Catalog> {
-        match kind {
-            ResourceKind::Cluster => Some(&self.clusters.catalog),
-            ResourceKind::Endpoints => Some(&self.endpoints.catalog),
-            ResourceKind::Listener => Some(&self.listeners.catalog),
-            ResourceKind::Route => Some(&self.routes.catalog),
-            ResourceKind::Secret => None,
-        }
+    pub(super) fn clusters(&self) -> &Catalog {
+        &self.clusters.catalog
+    }
+
+    pub(super) fn endpoints(&self) -> &Catalog {
+        &self.endpoints.catalog
+    }
+
+    pub(super) fn listeners(&self) -> &Catalog {
+        &self.listeners.catalog
+    }
+
+    pub(super) fn routes(&self) -> &Catalog {
+        &self.routes.catalog
     }
 
     /// Names of endpoints by cluster.
