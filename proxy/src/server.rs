@@ -9,6 +9,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{
     control::{ConfigErrors, Control, ControlState},
     runtime::{ListenerReport, Runtime, RuntimeError, RuntimeOptions},
+    stats::Registry,
     worker::Published,
 };
 
@@ -47,6 +48,7 @@ pub enum StartError {
 /// A running proxy.
 pub struct Proxy {
     control: Control,
+    stats: Arc<Registry>,
     runtime: Runtime,
     readiness: watch::Sender<Readiness>,
     follow: JoinHandle<()>,
@@ -58,11 +60,12 @@ impl Proxy {
     /// # Errors
     /// Everything that is wrong with the static resources, at once; or why the threads do not start.
     pub async fn start(options: ProxyOptions) -> Result<Self, StartError> {
+        let stats = Arc::new(Registry::new(options.concurrency));
         let control = Control::start(
             &options.bootstrap,
             options.resources,
             options.secrets,
-            options.concurrency,
+            Arc::clone(&stats),
         )?;
         let runtime = Runtime::start(
             RuntimeOptions {
@@ -80,6 +83,7 @@ impl Proxy {
         ));
         Ok(Self {
             control,
+            stats,
             runtime,
             readiness,
             follow,
@@ -113,6 +117,11 @@ impl Proxy {
     pub async fn shutdown(self, deadline: Duration) {
         self.drain();
         self.runtime.shutdown(deadline).await;
+    }
+
+    /// All statistics.
+    pub fn stats(&self) -> &Arc<Registry> {
+        &self.stats
     }
 
     /// Downstream connections at this instant.

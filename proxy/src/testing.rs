@@ -93,7 +93,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr]) -> Cluster {
         bind: None,
         buffer_limit: 1 << 20,
         panic_threshold: 50,
-        stats: Arc::new(ClusterStats::new(WORKERS)),
+        stats: Arc::new(ClusterStats::new("test".into(), true, WORKERS)),
     }
 }
 
@@ -131,7 +131,7 @@ pub(crate) fn listener(name: &str, address: SocketAddr, chain: FilterChain) -> L
         chains: FilterChains::new(vec![Arc::new(chain)], None).expect("one chain"),
         buffer_limit: 1 << 20,
         access_log: Vec::new(),
-        stats: Arc::new(ListenerStats::new(WORKERS)),
+        stats: Arc::new(ListenerStats::new("test".into(), true, WORKERS)),
     }
 }
 

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     config::{Map, Snapshot},
+    stats::Registry,
     worker::Published,
 };
 
@@ -55,7 +56,7 @@ impl Controller {
     pub(super) fn new(
         bootstrap: &Bootstrap,
         secrets: Arc<dyn SecretSubscriber>,
-        workers: usize,
+        stats: Arc<Registry>,
         published: Arc<Published>,
     ) -> Result<Self, ConfigErrors> {
         let mut errors = Vec::new();
@@ -66,7 +67,7 @@ impl Controller {
         let store = SecretStore::new(secrets, statics.secrets.clone());
         let mut controller = Self {
             received: !statics.dynamic,
-            compiler: Compiler::new(workers, store),
+            compiler: Compiler::new(stats, store),
             dns: Dns::default(),
             clusters: BTreeMap::new(),
             listeners: BTreeMap::new(),

@@ -26,7 +26,7 @@ pub use self::{
     report::{ConfigError, ConfigErrors},
     secrets::SecretStatus,
 };
-use crate::{config::Snapshot, worker::Published};
+use crate::{config::Snapshot, stats::Registry, worker::Published};
 
 /// What the control task knows at one instant, for readiness and admin.
 #[derive(Clone, Debug, Default)]
@@ -68,10 +68,10 @@ impl Control {
         bootstrap: &Bootstrap,
         resources: watch::Receiver<Arc<ResourceSet>>,
         secrets: Arc<dyn SecretSubscriber>,
-        workers: usize,
+        stats: Arc<Registry>,
     ) -> Result<Self, ConfigErrors> {
         let published = Published::new(Arc::new(Snapshot::default()));
-        let controller = Controller::new(bootstrap, secrets, workers, Arc::clone(&published))?;
+        let controller = Controller::new(bootstrap, secrets, stats, Arc::clone(&published))?;
         let state = controller.state();
         let task = tokio::spawn(controller.run(resources));
         Ok(Self {
@@ -104,7 +104,8 @@ impl Drop for Control {
 /// Everything that is wrong with it, at once.
 pub fn validate(bootstrap: &Bootstrap) -> Result<(), ConfigErrors> {
     let published = Published::new(Arc::new(Snapshot::default()));
-    Controller::new(bootstrap, Arc::new(NoSecrets), 1, published).map(drop)
+    let stats = Arc::new(Registry::new(1));
+    Controller::new(bootstrap, Arc::new(NoSecrets), stats, published).map(drop)
 }
 
 /// Serves nothing.

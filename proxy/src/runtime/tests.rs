@@ -361,7 +361,7 @@ async fn resets_leave_nothing_behind() {
             .unwrap();
     }
     eventually("all connections are gone", || {
-        let upstream: i64 = stats.iter().map(|it| it.upstream_cx_active.get()).sum();
+        let upstream = stats.workers().gauge(|it| it.upstream_cx_active.get());
         let total: u64 = (0..2).map(|worker| accepted_by(&listener, worker)).sum();
         total == 300 && proxy.runtime.active_connections() == 0 && upstream == 0
     })

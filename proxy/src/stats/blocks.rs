@@ -1,122 +1,343 @@
-//! What is counted for each kind of target, under the names that Envoy gives them.
+//! What is counted for each kind of target, under the names that Envoy gives it.
+//!
+//! `*Block` is written by one worker, `*Control` and the blocks of the process by the control
+//! runtime. `downstream_cx_reauthorization_closed` and `upstream_cx_reauthorization_closed` are
+//! ours: connections that were closed because their peer is no longer trusted.
 
-use super::{Counter, Gauge};
+use super::{Counter, Gauge, Histogram, Labelled, SharedCounter, SharedGauge, block::stat_block};
 
-/// `listener.<address>.*`.
-#[derive(Debug, Default)]
-pub struct ListenerBlock {
-    pub downstream_cx_total: Counter,
-    pub downstream_cx_destroy: Counter,
-    pub downstream_cx_overflow: Counter,
-    pub downstream_cx_transport_socket_connect_timeout: Counter,
-    pub downstream_pre_cx_timeout: Counter,
-    pub downstream_listener_filter_error: Counter,
-    pub no_filter_chain_match: Counter,
-    pub downstream_cx_reauthorization_closed: Counter,
-    pub downstream_cx_active: Gauge,
-    pub downstream_pre_cx_active: Gauge,
-    pub ssl: TlsBlock,
+stat_block! {
+    /// `listener.<address>.*`.
+    pub struct ListenerBlock {
+        downstream_cx_total: Counter,
+        downstream_cx_destroy: Counter,
+        downstream_cx_overflow: Counter,
+        downstream_cx_overload_reject: Counter,
+        downstream_global_cx_overflow: Counter,
+        downstream_cx_transport_socket_connect_timeout: Counter,
+        downstream_pre_cx_timeout: Counter,
+        downstream_listener_filter_error: Counter,
+        downstream_listener_filter_remote_close: Counter,
+        no_filter_chain_match: Counter,
+        downstream_cx_reauthorization_closed: Counter,
+        downstream_cx_active: Gauge,
+        downstream_pre_cx_active: Gauge,
+        /// Milliseconds.
+        downstream_cx_length_ms: Histogram,
+        ssl: TlsBlock,
+    }
 }
 
-/// `ssl.*` of a listener or cluster.
-#[derive(Debug, Default)]
-pub struct TlsBlock {
-    pub handshake: Counter,
-    pub connection_error: Counter,
-    pub session_reused: Counter,
-    pub no_certificate: Counter,
-    pub fail_verify_no_cert: Counter,
-    pub fail_verify_error: Counter,
-    pub fail_verify_san: Counter,
-    pub fail_verify_cert_hash: Counter,
+stat_block! {
+    /// `listener.<address>.*` that follows configuration and secrets.
+    pub struct ListenerControl {
+        ssl_context_update_by_sds: SharedCounter =
+            "server_ssl_socket_factory.ssl_context_update_by_sds",
+        downstream_context_secrets_not_ready: SharedCounter =
+            "server_ssl_socket_factory.downstream_context_secrets_not_ready",
+    }
 }
 
-/// `http.<stat_prefix>.*`.
-#[derive(Debug, Default)]
-pub struct HttpBlock {
-    pub downstream_cx_total: Counter,
-    pub downstream_cx_http1_total: Counter,
-    pub downstream_cx_http2_total: Counter,
-    pub downstream_cx_destroy: Counter,
-    pub downstream_cx_protocol_error: Counter,
-    pub downstream_cx_idle_timeout: Counter,
-    pub downstream_cx_rx_bytes_total: Counter,
-    pub downstream_cx_tx_bytes_total: Counter,
-    pub downstream_rq_total: Counter,
-    pub downstream_rq_http1_total: Counter,
-    pub downstream_rq_http2_total: Counter,
-    pub downstream_rq_1xx: Counter,
-    pub downstream_rq_2xx: Counter,
-    pub downstream_rq_3xx: Counter,
-    pub downstream_rq_4xx: Counter,
-    pub downstream_rq_5xx: Counter,
-    pub downstream_rq_completed: Counter,
-    pub downstream_rq_rx_reset: Counter,
-    pub downstream_rq_tx_reset: Counter,
-    pub downstream_rq_timeout: Counter,
-    pub downstream_rq_idle_timeout: Counter,
-    pub downstream_rq_header_timeout: Counter,
-    pub no_route: Counter,
-    pub no_cluster: Counter,
-    pub rq_direct_response: Counter,
-    pub rq_redirect: Counter,
-    pub downstream_cx_active: Gauge,
-    pub downstream_rq_active: Gauge,
+stat_block! {
+    /// `ssl.*` of a listener or cluster.
+    pub struct TlsBlock {
+        handshake: Counter,
+        connection_error: Counter,
+        session_reused: Counter,
+        no_certificate: Counter,
+        fail_verify_no_cert: Counter,
+        fail_verify_error: Counter,
+        fail_verify_san: Counter,
+        fail_verify_cert_hash: Counter,
+        /// By OpenSSL's name.
+        ciphers: Labelled<&'static str>,
+        /// By BoringSSL's name.
+        curves: Labelled<&'static str>,
+        sigalgs: Labelled<&'static str>,
+        /// `TLSv1.2`, `TLSv1.3`.
+        versions: Labelled<&'static str>,
+    }
 }
 
-/// `cluster.<name>.*`. The gauges are what circuit breakers compare.
-#[derive(Debug, Default)]
-pub struct ClusterBlock {
-    pub upstream_cx_total: Counter,
-    pub upstream_cx_http1_total: Counter,
-    pub upstream_cx_http2_total: Counter,
-    pub upstream_cx_connect_fail: Counter,
-    pub upstream_cx_connect_timeout: Counter,
-    pub upstream_cx_connect_attempts_exceeded: Counter,
-    pub upstream_cx_overflow: Counter,
-    pub upstream_cx_destroy: Counter,
-    pub upstream_cx_idle_timeout: Counter,
-    pub upstream_cx_max_requests: Counter,
-    pub upstream_cx_none_healthy: Counter,
-    pub upstream_cx_rx_bytes_total: Counter,
-    pub upstream_cx_tx_bytes_total: Counter,
-    pub upstream_rq_total: Counter,
-    pub upstream_rq_completed: Counter,
-    pub upstream_rq_1xx: Counter,
-    pub upstream_rq_2xx: Counter,
-    pub upstream_rq_3xx: Counter,
-    pub upstream_rq_4xx: Counter,
-    pub upstream_rq_5xx: Counter,
-    pub upstream_rq_pending_total: Counter,
-    pub upstream_rq_pending_overflow: Counter,
-    pub upstream_rq_pending_failure_eject: Counter,
-    pub upstream_rq_cancelled: Counter,
-    pub upstream_rq_timeout: Counter,
-    pub upstream_rq_per_try_timeout: Counter,
-    pub upstream_rq_rx_reset: Counter,
-    pub upstream_rq_tx_reset: Counter,
-    pub upstream_rq_retry: Counter,
-    pub upstream_rq_retry_success: Counter,
-    pub upstream_rq_retry_overflow: Counter,
-    pub upstream_rq_retry_limit_exceeded: Counter,
-    pub lb_healthy_panic: Counter,
-    pub upstream_cx_reauthorization_closed: Counter,
-    pub upstream_cx_active: Gauge,
-    pub upstream_rq_active: Gauge,
-    pub upstream_rq_pending_active: Gauge,
-    pub upstream_rq_retry_active: Gauge,
-    pub ssl: TlsBlock,
+stat_block! {
+    /// `http.<stat_prefix>.*`.
+    pub struct HttpBlock {
+        downstream_cx_total: Counter,
+        downstream_cx_ssl_total: Counter,
+        downstream_cx_http1_total: Counter,
+        downstream_cx_http2_total: Counter,
+        downstream_cx_upgrades_total: Counter,
+        downstream_cx_destroy: Counter,
+        downstream_cx_destroy_active_rq: Counter,
+        downstream_cx_destroy_local: Counter,
+        downstream_cx_destroy_local_active_rq: Counter,
+        downstream_cx_destroy_remote: Counter,
+        downstream_cx_destroy_remote_active_rq: Counter,
+        downstream_cx_drain_close: Counter,
+        downstream_cx_delayed_close_timeout: Counter,
+        downstream_cx_protocol_error: Counter,
+        downstream_cx_idle_timeout: Counter,
+        downstream_cx_max_duration_reached: Counter,
+        downstream_cx_rx_bytes_total: Counter,
+        downstream_cx_tx_bytes_total: Counter,
+        downstream_flow_control_paused_reading_total: Counter,
+        downstream_flow_control_resumed_reading_total: Counter,
+        downstream_rq_total: Counter,
+        downstream_rq_http1_total: Counter,
+        downstream_rq_http2_total: Counter,
+        downstream_rq_1xx: Counter,
+        downstream_rq_2xx: Counter,
+        downstream_rq_3xx: Counter,
+        downstream_rq_4xx: Counter,
+        downstream_rq_5xx: Counter,
+        downstream_rq_completed: Counter,
+        downstream_rq_response_before_rq_complete: Counter,
+        downstream_rq_rx_reset: Counter,
+        downstream_rq_tx_reset: Counter,
+        downstream_rq_timeout: Counter,
+        downstream_rq_idle_timeout: Counter,
+        downstream_rq_header_timeout: Counter,
+        downstream_rq_max_duration_reached: Counter,
+        downstream_rq_non_relative_path: Counter,
+        downstream_rq_failed_path_normalization: Counter,
+        downstream_rq_too_large: Counter,
+        downstream_rq_ws_on_non_ws_route: Counter,
+        no_route: Counter,
+        no_cluster: Counter,
+        rq_total: Counter,
+        rq_direct_response: Counter,
+        rq_redirect: Counter,
+        rq_reset_after_downstream_response_started: Counter,
+        rs_too_large: Counter,
+        downstream_cx_active: Gauge,
+        downstream_cx_ssl_active: Gauge,
+        downstream_cx_http1_active: Gauge,
+        downstream_cx_http2_active: Gauge,
+        downstream_cx_upgrades_active: Gauge,
+        downstream_rq_active: Gauge,
+        /// Milliseconds.
+        downstream_cx_length_ms: Histogram,
+        /// Milliseconds from the first byte of the request to the last of the response.
+        downstream_rq_time: Histogram,
+    }
 }
 
-/// What `/clusters` shows for each host.
-#[derive(Debug, Default)]
-pub struct EndpointBlock {
-    pub cx_total: Counter,
-    pub cx_connect_fail: Counter,
-    pub rq_total: Counter,
-    pub rq_success: Counter,
-    pub rq_error: Counter,
-    pub rq_timeout: Counter,
-    pub cx_active: Gauge,
-    pub rq_active: Gauge,
+stat_block! {
+    /// `tcp.<stat_prefix>.*`.
+    pub struct TcpBlock {
+        downstream_cx_total: Counter,
+        downstream_cx_no_route: Counter,
+        downstream_cx_rx_bytes_total: Counter,
+        downstream_cx_tx_bytes_total: Counter,
+        downstream_flow_control_paused_reading_total: Counter,
+        downstream_flow_control_resumed_reading_total: Counter,
+        idle_timeout: Counter,
+        max_downstream_connection_duration: Counter,
+    }
+}
+
+stat_block! {
+    /// `cluster.<name>.*`. The gauges are what circuit breakers compare.
+    pub struct ClusterBlock {
+        upstream_cx_total: Counter,
+        upstream_cx_http1_total: Counter,
+        upstream_cx_http2_total: Counter,
+        upstream_cx_connect_fail: Counter,
+        upstream_cx_connect_timeout: Counter,
+        upstream_cx_connect_attempts_exceeded: Counter,
+        upstream_cx_overflow: Counter,
+        upstream_cx_destroy: Counter,
+        upstream_cx_destroy_local: Counter,
+        upstream_cx_destroy_local_with_active_rq: Counter,
+        upstream_cx_destroy_remote: Counter,
+        upstream_cx_destroy_remote_with_active_rq: Counter,
+        upstream_cx_destroy_with_active_rq: Counter,
+        upstream_cx_close_notify: Counter,
+        upstream_cx_idle_timeout: Counter,
+        upstream_cx_max_duration_reached: Counter,
+        upstream_cx_max_requests: Counter,
+        upstream_cx_none_healthy: Counter,
+        upstream_cx_protocol_error: Counter,
+        upstream_cx_rx_bytes_total: Counter,
+        upstream_cx_tx_bytes_total: Counter,
+        upstream_cx_reauthorization_closed: Counter,
+        upstream_flow_control_paused_reading_total: Counter,
+        upstream_flow_control_resumed_reading_total: Counter,
+        upstream_rq_total: Counter,
+        upstream_rq_completed: Counter,
+        upstream_rq_1xx: Counter,
+        upstream_rq_2xx: Counter,
+        upstream_rq_3xx: Counter,
+        upstream_rq_4xx: Counter,
+        upstream_rq_5xx: Counter,
+        /// By status code.
+        upstream_rq: Labelled<u16>,
+        upstream_rq_active_overflow: Counter,
+        upstream_rq_pending_total: Counter,
+        upstream_rq_pending_overflow: Counter,
+        upstream_rq_pending_failure_eject: Counter,
+        upstream_rq_cancelled: Counter,
+        upstream_rq_maintenance_mode: Counter,
+        upstream_rq_max_duration_reached: Counter,
+        upstream_rq_timeout: Counter,
+        upstream_rq_per_try_timeout: Counter,
+        upstream_rq_per_try_idle_timeout: Counter,
+        upstream_rq_rx_reset: Counter,
+        upstream_rq_tx_reset: Counter,
+        upstream_rq_retry: Counter,
+        upstream_rq_retry_backoff_exponential: Counter,
+        upstream_rq_retry_success: Counter,
+        upstream_rq_retry_overflow: Counter,
+        upstream_rq_retry_limit_exceeded: Counter,
+        retry_or_shadow_abandoned: Counter,
+        lb_healthy_panic: Counter,
+        original_dst_host_invalid: Counter,
+        upstream_cx_active: Gauge,
+        upstream_rq_active: Gauge,
+        upstream_rq_pending_active: Gauge,
+        upstream_rq_retry_active: Gauge,
+        /// Milliseconds.
+        upstream_cx_connect_ms: Histogram,
+        /// Milliseconds.
+        upstream_cx_length_ms: Histogram,
+        upstream_rq_per_cx: Histogram,
+        /// Milliseconds from the request's start to the end of the response.
+        upstream_rq_time: Histogram,
+        ssl: TlsBlock,
+    }
+}
+
+stat_block! {
+    /// `cluster.<name>.*` that follows configuration, discovery, health and secrets.
+    pub struct ClusterControl {
+        assignment_stale: SharedCounter,
+        assignment_timeout_received: SharedCounter,
+        bind_errors: SharedCounter,
+        membership_change: SharedCounter,
+        update_attempt: SharedCounter,
+        update_success: SharedCounter,
+        update_failure: SharedCounter,
+        update_empty: SharedCounter,
+        update_no_rebuild: SharedCounter,
+        update_rejected: SharedCounter,
+        membership_total: SharedGauge,
+        membership_healthy: SharedGauge,
+        membership_degraded: SharedGauge,
+        membership_excluded: SharedGauge,
+        max_host_weight: SharedGauge,
+        version: SharedGauge,
+        warming_state: SharedGauge,
+        ssl_context_update_by_sds: SharedCounter =
+            "client_ssl_socket_factory.ssl_context_update_by_sds",
+        upstream_context_secrets_not_ready: SharedCounter =
+            "client_ssl_socket_factory.upstream_context_secrets_not_ready",
+        health_check_attempt: SharedCounter = "health_check.attempt",
+        health_check_success: SharedCounter = "health_check.success",
+        health_check_failure: SharedCounter = "health_check.failure",
+        health_check_network_failure: SharedCounter = "health_check.network_failure",
+        health_check_healthy: SharedGauge = "health_check.healthy",
+    }
+}
+
+stat_block! {
+    /// What `/clusters` shows for each host.
+    pub struct EndpointBlock {
+        cx_total: Counter,
+        cx_connect_fail: Counter,
+        rq_total: Counter,
+        rq_success: Counter,
+        rq_error: Counter,
+        rq_timeout: Counter,
+        cx_active: Gauge,
+        rq_active: Gauge,
+    }
+}
+
+stat_block! {
+    /// One subscription: `listener_manager.lds.*`, `cluster_manager.cds.*`,
+    /// `http.<stat_prefix>.rds.<name>.*`, `sds.<name>.*`.
+    pub struct SubscriptionBlock {
+        update_attempt: SharedCounter,
+        update_success: SharedCounter,
+        update_failure: SharedCounter,
+        update_rejected: SharedCounter,
+        init_fetch_timeout: SharedCounter,
+        /// Milliseconds since the Unix epoch.
+        update_time: SharedGauge,
+        /// xxHash of the version string in Envoy; here any number that changes with it.
+        version: SharedGauge,
+    }
+}
+
+stat_block! {
+    /// `control_plane.*`.
+    pub struct ControlPlaneBlock {
+        rate_limit_enforced: SharedCounter,
+        /// 1 while the ADS stream is up.
+        connected_state: SharedGauge,
+        pending_requests: SharedGauge,
+    }
+}
+
+stat_block! {
+    /// `listener_manager.*`.
+    pub struct ListenerManagerBlock {
+        listener_added: SharedCounter,
+        listener_modified: SharedCounter,
+        listener_removed: SharedCounter,
+        listener_stopped: SharedCounter,
+        listener_create_success: SharedCounter,
+        listener_create_failure: SharedCounter,
+        listener_in_place_updated: SharedCounter,
+        total_filter_chains_draining: SharedGauge,
+        total_listeners_active: SharedGauge,
+        total_listeners_draining: SharedGauge,
+        total_listeners_warming: SharedGauge,
+        workers_started: SharedGauge,
+    }
+}
+
+stat_block! {
+    /// `cluster_manager.*`.
+    pub struct ClusterManagerBlock {
+        cluster_added: SharedCounter,
+        cluster_modified: SharedCounter,
+        cluster_removed: SharedCounter,
+        cluster_updated: SharedCounter,
+        active_clusters: SharedGauge,
+        warming_clusters: SharedGauge,
+    }
+}
+
+stat_block! {
+    /// `server.*`.
+    pub struct ServerBlock {
+        /// 1, unless draining.
+        live: SharedGauge,
+        /// 0 live, 1 draining, 2 pre-initialising, 3 initialising.
+        state: SharedGauge,
+        /// Seconds.
+        uptime: SharedGauge,
+        concurrency: SharedGauge,
+        total_connections: SharedGauge,
+        days_until_first_cert_expiring: SharedGauge,
+        memory_allocated: SharedGauge,
+        memory_heap_size: SharedGauge,
+        memory_physical_size: SharedGauge,
+        hot_restart_epoch: SharedGauge,
+        version: SharedGauge,
+    }
+}
+
+stat_block! {
+    /// `filesystem.*`: access log files. `write_dropped` is ours: lines that found the buffer full.
+    pub struct FilesystemBlock {
+        write_buffered: SharedCounter,
+        write_completed: SharedCounter,
+        write_failed: SharedCounter,
+        write_dropped: SharedCounter,
+        reopen_failed: SharedCounter,
+        flushed_by_timer: SharedCounter,
+        write_total_buffered: SharedGauge,
+    }
 }

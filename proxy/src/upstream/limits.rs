@@ -17,8 +17,8 @@ fn admits(cluster: &Cluster, limit: u32, gauge: impl Fn(&ClusterBlock) -> &Gauge
     if limit == u32::MAX {
         return true;
     }
-    let active: i64 = cluster.stats.iter().map(|block| gauge(block).get()).sum();
-    active < i64::from(limit)
+    let active = cluster.stats.workers().gauge(|block| gauge(block).get());
+    active < u64::from(limit)
 }
 
 /// Whether one more connection may be opened. A pool without any may always open one.

@@ -118,7 +118,7 @@ pub(super) fn cluster(
             .per_connection_buffer_limit_bytes
             .map_or(DEFAULT_BUFFER_LIMIT, |value| value.value),
         panic_threshold,
-        stats: compiler.cluster_stats(&name),
+        stats: compiler.stats.cluster(&name, true),
         name,
     };
     Some(CompiledCluster {
@@ -212,7 +212,7 @@ fn discovery(
             let none = EndpointSet::default();
             let set = match assignment {
                 Some(config) => {
-                    let workers = compiler.workers;
+                    let workers = compiler.stats.workers();
                     endpoints::fixed(config, placement, workers, &none, &assignment_at)?
                 }
                 None => none,

@@ -131,7 +131,7 @@ pub(super) fn manager(
             .map_or(DEFAULT_MAX_HEADERS, |value| value.value),
         headers_with_underscores: underscores(&common, at)?,
         access_log: access_log::loggers(access_log, compiler, at),
-        stats: compiler.http_stats(stat_prefix),
+        stats: compiler.stats.http(stat_prefix, ""),
     };
     common_options(&common, &at.field("common_http_protocol_options"));
     (at.errors() == errors).then_some(manager)

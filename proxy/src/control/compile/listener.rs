@@ -94,7 +94,7 @@ pub(super) fn listener(
             .per_connection_buffer_limit_bytes
             .map_or(DEFAULT_BUFFER_LIMIT, |value| value.value),
         access_log: access_log::loggers(&config.access_log, compiler, at),
-        stats: compiler.listener_stats(&name),
+        stats: compiler.stats.listener(&name, true),
         name,
         addresses,
     })

@@ -53,7 +53,7 @@ use super::{
 };
 use crate::{
     config::{Listener, RouteTable, cluster::EndpointSet},
-    stats::{ClusterStats, HttpStats, ListenerStats, PerWorker},
+    stats::Registry,
 };
 
 /// How long a resource is waited for where the configuration does not say; Envoy's default.
@@ -62,13 +62,10 @@ const DEFAULT_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 /// Where the parts of all compilations come together: secrets, route slots and statistics live on
 /// while a resource is replaced.
 pub(super) struct Compiler {
-    workers: usize,
+    pub(super) stats: Arc<Registry>,
     pub(super) secrets: SecretStore,
     pub(super) tls: TlsContexts,
     routes: HashMap<Arc<str>, Weak<ArcSwapOption<RouteTable>>>,
-    listener_stats: HashMap<Arc<str>, Weak<ListenerStats>>,
-    http_stats: HashMap<Arc<str>, Weak<HttpStats>>,
-    cluster_stats: HashMap<Arc<str>, Weak<ClusterStats>>,
     generation: u64,
 }
 
@@ -96,15 +93,12 @@ pub(super) struct RouteDependency {
 }
 
 impl Compiler {
-    pub(super) fn new(workers: usize, secrets: SecretStore) -> Self {
+    pub(super) fn new(stats: Arc<Registry>, secrets: SecretStore) -> Self {
         Self {
-            workers,
+            stats,
             secrets,
             tls: TlsContexts::default(),
             routes: HashMap::new(),
-            listener_stats: HashMap::new(),
-            http_stats: HashMap::new(),
-            cluster_stats: HashMap::new(),
             generation: 0,
         }
     }
@@ -153,7 +147,7 @@ impl Compiler {
         let set = endpoints::fixed(
             config,
             placement,
-            self.workers,
+            self.stats.workers(),
             previous,
             &report.root(path),
         );
@@ -166,7 +160,7 @@ impl Compiler {
         targets: &[(DnsTarget, Vec<std::net::IpAddr>)],
         previous: &EndpointSet,
     ) -> EndpointSet {
-        endpoints::resolved(targets, self.workers, previous)
+        endpoints::resolved(targets, self.stats.workers(), previous)
     }
 
     /// The table that connection managers with RDS `name` read, whichever listener they are in.
@@ -178,37 +172,11 @@ impl Compiler {
     pub(super) fn collect(&mut self) {
         self.secrets.collect();
         self.routes.retain(|_, slot| slot.strong_count() > 0);
-        self.listener_stats
-            .retain(|_, stats| stats.strong_count() > 0);
-        self.http_stats.retain(|_, stats| stats.strong_count() > 0);
-        self.cluster_stats
-            .retain(|_, stats| stats.strong_count() > 0);
     }
 
     fn next_generation(&mut self) -> u64 {
         self.generation += 1;
         self.generation
-    }
-
-    fn listener_stats(&mut self, name: &str) -> Arc<ListenerStats> {
-        let workers = self.workers;
-        kept(&mut self.listener_stats, &name.into(), || {
-            PerWorker::new(workers)
-        })
-    }
-
-    fn http_stats(&mut self, prefix: &str) -> Arc<HttpStats> {
-        let workers = self.workers;
-        kept(&mut self.http_stats, &prefix.into(), || {
-            PerWorker::new(workers)
-        })
-    }
-
-    fn cluster_stats(&mut self, name: &str) -> Arc<ClusterStats> {
-        let workers = self.workers;
-        kept(&mut self.cluster_stats, &name.into(), || {
-            PerWorker::new(workers)
-        })
     }
 }
 

@@ -1,0 +1,190 @@
+//! What a log line, or a header template, may print: one request, or one TCP connection.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
+
+use super::ResponseFlags;
+
+/// One finished (or, for header templates, running) request or connection. Borrowed from whoever
+/// serves it; everything that is unknown stays at its default and prints as `-`.
+#[derive(Clone, Copy)]
+pub struct Entry<'a> {
+    pub start: SystemTime,
+    /// `None` for a TCP connection.
+    pub protocol: Option<Protocol>,
+    pub method: Option<&'a [u8]>,
+    /// As it is now: after rewrites.
+    pub path: Option<&'a [u8]>,
+    /// As the client sent it, if a rewrite changed it (`x-envoy-original-path`).
+    pub original_path: Option<&'a [u8]>,
+    pub authority: Option<&'a [u8]>,
+    pub scheme: Option<&'a [u8]>,
+    /// Without pseudo headers.
+    pub request_headers: Option<&'a dyn Headers>,
+    pub response_headers: Option<&'a dyn Headers>,
+    pub response_trailers: Option<&'a dyn Headers>,
+    /// `None` if no response was begun, and for a TCP connection; prints as 0.
+    pub response_code: Option<u16>,
+    pub flags: ResponseFlags,
+    /// `via_upstream`, `route_not_found`, ...
+    pub response_code_details: Option<&'a str>,
+    pub connection_termination_details: Option<&'a str>,
+    pub bytes: Bytes,
+    pub durations: Durations,
+    pub route_name: Option<&'a str>,
+    pub virtual_host: Option<&'a str>,
+    pub filter_chain: Option<&'a str>,
+    /// Tries so far, the first included; 0 if none was begun.
+    pub attempts: u32,
+    pub downstream: Downstream<'a>,
+    pub upstream: Upstream<'a>,
+}
+
+impl Entry<'_> {
+    /// An entry that knows nothing but its start.
+    pub fn new(start: SystemTime) -> Self {
+        Self {
+            start,
+            protocol: None,
+            method: None,
+            path: None,
+            original_path: None,
+            authority: None,
+            scheme: None,
+            request_headers: None,
+            response_headers: None,
+            response_trailers: None,
+            response_code: None,
+            flags: ResponseFlags::NONE,
+            response_code_details: None,
+            connection_termination_details: None,
+            bytes: Bytes::default(),
+            durations: Durations::default(),
+            route_name: None,
+            virtual_host: None,
+            filter_chain: None,
+            attempts: 0,
+            downstream: Downstream::default(),
+            upstream: Upstream::default(),
+        }
+    }
+}
+
+/// Header fields by name, whatever holds them.
+pub trait Headers {
+    /// The first value of `name`, which is lower-case.
+    fn get(&self, name: &str) -> Option<&[u8]>;
+}
+
+impl Headers for http::HeaderMap {
+    fn get(&self, name: &str) -> Option<&[u8]> {
+        Self::get(self, name).map(http::HeaderValue::as_bytes)
+    }
+}
+
+/// `%PROTOCOL%`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Http10,
+    Http11,
+    Http2,
+}
+
+impl Protocol {
+    /// `HTTP/1.1`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
+}
+
+/// Bytes of bodies, or of a TCP connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bytes {
+    /// From downstream (`%BYTES_RECEIVED%`).
+    pub received: u64,
+    /// To downstream (`%BYTES_SENT%`).
+    pub sent: u64,
+    /// To and from upstream, with heads and framing (`%UPSTREAM_WIRE_BYTES_SENT%` and such).
+    pub upstream_sent: u64,
+    pub upstream_received: u64,
+    /// To and from downstream, with heads and framing (`%DOWNSTREAM_WIRE_BYTES_SENT%` and such).
+    pub downstream_sent: u64,
+    pub downstream_received: u64,
+}
+
+/// Times since [`Entry::start`]; `None` if it did not happen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Durations {
+    /// To the last byte sent downstream (`%DURATION%`).
+    pub total: Option<Duration>,
+    /// To the last byte received from downstream (`%REQUEST_DURATION%`).
+    pub request: Option<Duration>,
+    /// To the last byte sent upstream (`%REQUEST_TX_DURATION%`).
+    pub request_sent: Option<Duration>,
+    /// To the first byte from upstream (`%RESPONSE_DURATION%`).
+    pub response: Option<Duration>,
+    /// To the last byte from upstream.
+    pub response_end: Option<Duration>,
+    /// From the request's start upstream to the head of the response
+    /// (`x-envoy-upstream-service-time`). Not since [`Entry::start`].
+    pub upstream_service: Option<Duration>,
+}
+
+/// The downstream side.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Downstream<'a> {
+    /// The socket's peer.
+    pub direct_remote: Option<SocketAddr>,
+    /// The client: by `x-forwarded-for` or the PROXY protocol, else the socket's peer.
+    pub remote: Option<SocketAddr>,
+    /// Where the client connected to; after original destination.
+    pub local: Option<SocketAddr>,
+    /// SNI.
+    pub server_name: Option<&'a str>,
+    /// Counts the connections of this process (`%CONNECTION_ID%`).
+    pub connection_id: u64,
+    pub tls: Option<TlsInfo<'a>>,
+    /// Why the TLS handshake failed, or the peer was refused
+    /// (`%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`).
+    pub transport_failure: Option<&'a str>,
+}
+
+/// The upstream side.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Upstream<'a> {
+    pub cluster: Option<&'a str>,
+    /// The host that was chosen (`%UPSTREAM_HOST%`); a path for a pipe.
+    pub host: Option<UpstreamHost<'a>>,
+    pub local: Option<SocketAddr>,
+    pub protocol: Option<Protocol>,
+    pub tls: Option<TlsInfo<'a>>,
+    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub transport_failure: Option<&'a str>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum UpstreamHost<'a> {
+    Socket(SocketAddr),
+    Pipe(&'a str),
+}
+
+/// One side's TLS connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TlsInfo<'a> {
+    /// `TLSv1.3`.
+    pub version: &'a str,
+    /// OpenSSL's name.
+    pub cipher: &'a str,
+    pub peer_uri_san: Option<&'a str>,
+    /// RFC 2253.
+    pub peer_subject: Option<&'a str>,
+    /// SHA-256 of the peer's leaf, in hex.
+    pub peer_fingerprint: Option<&'a str>,
+    pub local_uri_san: Option<&'a str>,
+}

@@ -1,0 +1,153 @@
+//! All targets, and their sums under Envoy's names.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    ClusterManagerBlock, ClusterStats, ControlPlaneBlock, FilesystemBlock, HttpStats,
+    ListenerManagerBlock, ListenerStats, Metric, ServerBlock, SubscriptionStats, TcpStats,
+    sums::{Scope, Sums},
+};
+
+/// Knows every target that is in use. A target keeps its counts while anybody holds it, so a
+/// configuration that replaces another goes on counting where that one was.
+#[derive(Debug)]
+pub struct Registry {
+    workers: usize,
+    listeners: Targets<Arc<str>, ListenerStats>,
+    http: Targets<(Arc<str>, Arc<str>), HttpStats>,
+    tcp: Targets<Arc<str>, TcpStats>,
+    clusters: Targets<Arc<str>, ClusterStats>,
+    subscriptions: Targets<Arc<str>, SubscriptionStats>,
+    pub server: ServerBlock,
+    pub control_plane: ControlPlaneBlock,
+    pub listener_manager: ListenerManagerBlock,
+    pub cluster_manager: ClusterManagerBlock,
+    pub filesystem: Arc<FilesystemBlock>,
+}
+
+impl Registry {
+    /// For a proxy with this many worker threads.
+    pub fn new(workers: usize) -> Self {
+        Self {
+            workers,
+            listeners: Targets::default(),
+            http: Targets::default(),
+            tcp: Targets::default(),
+            clusters: Targets::default(),
+            subscriptions: Targets::default(),
+            server: ServerBlock::default(),
+            control_plane: ControlPlaneBlock::default(),
+            listener_manager: ListenerManagerBlock::default(),
+            cluster_manager: ClusterManagerBlock::default(),
+            filesystem: Arc::default(),
+        }
+    }
+
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// `name` is the listener's `stat_prefix`, else its address; `tls` whether a chain terminates
+    /// TLS.
+    pub fn listener(&self, name: &str, tls: bool) -> Arc<ListenerStats> {
+        let name = escape(name);
+        self.listeners
+            .get(name.clone(), || ListenerStats::new(name, tls, self.workers))
+    }
+
+    /// The connection manager with `stat_prefix` on the listener `listener` (as above).
+    pub fn http(&self, stat_prefix: &str, listener: &str) -> Arc<HttpStats> {
+        let prefix = escape(stat_prefix);
+        let listener = escape(listener);
+        self.http.get((prefix.clone(), listener.clone()), || {
+            HttpStats::new(prefix, listener, self.workers)
+        })
+    }
+
+    pub fn tcp(&self, stat_prefix: &str) -> Arc<TcpStats> {
+        let prefix = escape(stat_prefix);
+        self.tcp
+            .get(prefix.clone(), || TcpStats::new(prefix, self.workers))
+    }
+
+    /// `name` is `alt_stat_name`, else the cluster's name; `tls` whether it originates TLS.
+    pub fn cluster(&self, name: &str, tls: bool) -> Arc<ClusterStats> {
+        let name = escape(name);
+        self.clusters
+            .get(name.clone(), || ClusterStats::new(name, tls, self.workers))
+    }
+
+    /// `scope` as in Envoy: `sds.default`, `listener_manager.lds`, `cluster_manager.cds`,
+    /// `http.<stat_prefix>.rds.<name>`.
+    pub fn subscription(&self, scope: &str) -> Arc<SubscriptionStats> {
+        let scope = escape(scope);
+        self.subscriptions
+            .get(scope.clone(), || SubscriptionStats::new(scope))
+    }
+
+    /// Everything at this instant, sorted by name. Targets of one name are summed. With
+    /// `used_only`, what was never counted is left out.
+    pub fn metrics(&self, used_only: bool) -> Vec<Metric> {
+        let mut sums = Sums::new(used_only);
+        for stats in self.listeners.live() {
+            sums.add_listener(&stats);
+        }
+        for stats in self.http.live() {
+            sums.add_http(&stats);
+        }
+        for stats in self.tcp.live() {
+            let scope = Scope::new("tcp").tagged("envoy_tcp_prefix", &stats.prefix);
+            sums.add_workers(&scope, &stats.workers);
+        }
+        for stats in self.clusters.live() {
+            sums.add_cluster(&stats);
+        }
+        for stats in self.subscriptions.live() {
+            sums.add(&Scope::new(&stats.scope), &stats.block);
+        }
+        sums.add(&Scope::new("server"), &self.server);
+        sums.add(&Scope::new("control_plane"), &self.control_plane);
+        sums.add(&Scope::new("listener_manager"), &self.listener_manager);
+        sums.add(&Scope::new("cluster_manager"), &self.cluster_manager);
+        sums.add(&Scope::new("filesystem"), &*self.filesystem);
+        sums.into_metrics()
+    }
+}
+
+/// Envoy replaces colons in the variable parts of names.
+fn escape(name: &str) -> Arc<str> {
+    name.replace(':', "_").into()
+}
+
+/// The targets of one kind that somebody still holds, by key.
+#[derive(Debug)]
+struct Targets<K, T>(Mutex<BTreeMap<K, Weak<T>>>);
+
+impl<K, T> Default for Targets<K, T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Ord, T> Targets<K, T> {
+    fn get(&self, key: K, new: impl FnOnce() -> T) -> Arc<T> {
+        let mut targets = self.0.lock();
+        let slot = targets.entry(key).or_default();
+        slot.upgrade().unwrap_or_else(|| {
+            let target = Arc::new(new());
+            *slot = Arc::downgrade(&target);
+            target
+        })
+    }
+
+    fn live(&self) -> Vec<Arc<T>> {
+        let mut targets = self.0.lock();
+        targets.retain(|_, target| target.strong_count() > 0);
+        targets.values().filter_map(Weak::upgrade).collect()
+    }
+}

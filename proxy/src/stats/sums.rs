@@ -1,0 +1,235 @@
+//! Summing the blocks of targets, and naming the sums as Envoy does.
+
+use std::{collections::BTreeMap, collections::btree_map::Entry, sync::Arc};
+
+use super::{
+    ClusterStats, HttpStats, ListenerStats, Metric, PerWorker, Tag, Value,
+    block::{Block, Name, Reading},
+};
+
+/// Where a block's cells belong: the part of their names that comes before them.
+#[derive(Clone, Debug)]
+pub(super) struct Scope {
+    /// `cluster.backend`.
+    name: String,
+    /// `cluster`.
+    family: String,
+    /// The innermost first, as Envoy orders them.
+    tags: Vec<Tag>,
+    /// Leaves out the `ssl.*` of a target without TLS.
+    tls: bool,
+}
+
+impl Scope {
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            family: name.to_owned(),
+            tags: Vec::new(),
+            tls: true,
+        }
+    }
+
+    /// The scope inside this one that a tag tells apart.
+    pub(super) fn tagged(mut self, key: &'static str, value: &Arc<str>) -> Self {
+        self.name = format!("{}.{value}", self.name);
+        self.tags.insert(
+            0,
+            Tag {
+                key,
+                value: value.clone(),
+            },
+        );
+        self
+    }
+
+    /// The scope inside this one.
+    fn inner(mut self, name: &str) -> Self {
+        self.name = format!("{}.{name}", self.name);
+        self.family = format!("{}.{name}", self.family);
+        self
+    }
+
+    /// `worker_<index>`.
+    fn worker(mut self, index: usize) -> Self {
+        self.name = format!("{}.worker_{index}", self.name);
+        self.family.push_str(".worker");
+        let value = index.to_string().into();
+        self.tags.insert(
+            0,
+            Tag {
+                key: "envoy_worker_id",
+                value,
+            },
+        );
+        self
+    }
+
+    fn tls(mut self, tls: bool) -> Self {
+        self.tls = tls;
+        self
+    }
+}
+
+/// Sums by full name.
+#[derive(Debug)]
+pub(super) struct Sums {
+    used_only: bool,
+    metrics: BTreeMap<String, Metric>,
+}
+
+impl Sums {
+    pub(super) fn new(used_only: bool) -> Self {
+        Self {
+            used_only,
+            metrics: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn into_metrics(self) -> Vec<Metric> {
+        self.metrics.into_values().collect()
+    }
+
+    pub(super) fn add_listener(&mut self, stats: &ListenerStats) {
+        let scope = Scope::new("listener")
+            .tagged("envoy_listener_address", &stats.address)
+            .tls(stats.tls);
+        self.add_workers(&scope, &stats.workers);
+        if stats.tls {
+            self.add(&scope, &stats.control);
+        }
+        for (index, block) in stats.workers.iter() {
+            let worker = scope.clone().worker(index);
+            let total = Reading::Counter(block.downstream_cx_total.get());
+            self.put(&worker, Name::cell("downstream_cx_total"), total);
+            let active = Reading::Gauge(block.downstream_cx_active.get());
+            self.put(&worker, Name::cell("downstream_cx_active"), active);
+        }
+    }
+
+    pub(super) fn add_http(&mut self, stats: &HttpStats) {
+        const PREFIX: &str = "envoy_http_conn_manager_prefix";
+        let scope = Scope::new("http").tagged(PREFIX, &stats.prefix);
+        self.add_workers(&scope, &stats.workers);
+        if stats.listener.is_empty() {
+            return;
+        }
+        // Envoy counts the responses once more under the listener.
+        let scope = Scope::new("listener")
+            .tagged("envoy_listener_address", &stats.listener)
+            .inner("http")
+            .tagged(PREFIX, &stats.prefix);
+        for (_, block) in stats.workers.iter() {
+            for (cell, counter) in [
+                ("downstream_rq_1xx", &block.downstream_rq_1xx),
+                ("downstream_rq_2xx", &block.downstream_rq_2xx),
+                ("downstream_rq_3xx", &block.downstream_rq_3xx),
+                ("downstream_rq_4xx", &block.downstream_rq_4xx),
+                ("downstream_rq_5xx", &block.downstream_rq_5xx),
+                ("downstream_rq_completed", &block.downstream_rq_completed),
+            ] {
+                self.put(&scope, Name::cell(cell), Reading::Counter(counter.get()));
+            }
+        }
+    }
+
+    pub(super) fn add_cluster(&mut self, stats: &ClusterStats) {
+        let scope = Scope::new("cluster")
+            .tagged("envoy_cluster_name", &stats.name)
+            .tls(stats.tls);
+        self.add_workers(&scope, &stats.workers);
+        self.add(&scope, &stats.control);
+        let breakers = scope.inner("circuit_breakers.default");
+        for (cell, open) in stats.breakers() {
+            self.put(&breakers, Name::cell(cell), Reading::Gauge(open.into()));
+        }
+    }
+
+    /// The sums over the workers; zeros where none has counted yet.
+    pub(super) fn add_workers<B: Block + Default>(&mut self, scope: &Scope, blocks: &PerWorker<B>) {
+        self.add(scope, &B::default());
+        for (_, block) in blocks.iter() {
+            self.add(scope, block);
+        }
+    }
+
+    pub(super) fn add(&mut self, scope: &Scope, block: &dyn Block) {
+        block.read(&mut |name, reading| {
+            if scope.tls || name.group != "ssl" {
+                self.put(scope, name, reading);
+            }
+        });
+    }
+
+    fn put(&mut self, scope: &Scope, name: Name, reading: Reading) {
+        let value = match reading {
+            Reading::Counter(n) => Value::Counter(n),
+            Reading::Gauge(n) => Value::Gauge(n),
+            Reading::Histogram(sum) => Value::Histogram(Box::new(sum)),
+        };
+        if self.used_only && !value.is_used() {
+            return;
+        }
+        match self.metrics.entry(full_name(&scope.name, name)) {
+            Entry::Occupied(mut metric) => metric.get_mut().value.merge(&value),
+            Entry::Vacant(slot) => {
+                let (family, tag) = family_name(&scope.family, name);
+                let metric = Metric {
+                    name: slot.key().clone(),
+                    family,
+                    tags: tag.into_iter().chain(scope.tags.iter().cloned()).collect(),
+                    value,
+                };
+                slot.insert(metric);
+            }
+        }
+    }
+}
+
+/// `cluster.backend` and a cell: `cluster.backend.upstream_rq_503`.
+fn full_name(scope: &str, name: Name) -> String {
+    let Name { group, cell, label } = name;
+    let dot = if group.is_empty() { "" } else { "." };
+    match label {
+        "" => format!("{scope}.{group}{dot}{cell}"),
+        code if is_code_family(name) => format!("{scope}.{group}{dot}{cell}_{code}"),
+        label => format!("{scope}.{group}{dot}{cell}.{label}"),
+    }
+}
+
+/// The name without its variable part, and that part as a tag.
+fn family_name(scope: &str, name: Name) -> (String, Option<Tag>) {
+    let Name { group, cell, label } = name;
+    let dot = if group.is_empty() { "" } else { "." };
+    if !label.is_empty() {
+        let key = match cell {
+            "ciphers" => "cipher_suite",
+            "curves" => "envoy_ssl_curve",
+            "sigalgs" => "envoy_ssl_sigalg",
+            "versions" => "envoy_ssl_version",
+            _ => "envoy_response_code",
+        };
+        let tag = Tag {
+            key,
+            value: label.into(),
+        };
+        return (format!("{scope}.{group}{dot}{cell}"), Some(tag));
+    }
+    // `..._2xx` -> `..._xx` and the class.
+    if let Some((rest, class)) = cell
+        .strip_suffix("xx")
+        .and_then(|rest| rest.rsplit_once('_'))
+        && class.len() == 1
+    {
+        let tag = Tag {
+            key: "envoy_response_code_class",
+            value: class.into(),
+        };
+        return (format!("{scope}.{group}{dot}{rest}_xx"), Some(tag));
+    }
+    (format!("{scope}.{group}{dot}{cell}"), None)
+}
+
+fn is_code_family(name: Name) -> bool {
+    name.cell == "upstream_rq"
+}

@@ -1,0 +1,212 @@
+//! The targets: who is counted, with a block for each worker.
+
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use super::{
+    ClusterBlock, ClusterControl, EndpointBlock, HttpBlock, ListenerBlock, ListenerControl,
+    SubscriptionBlock, TcpBlock,
+};
+use crate::config::cluster::CircuitBreakers;
+
+/// One `T` for each worker, so that no two threads write one counter. A worker's `T` takes memory
+/// when that worker first asks for it: most targets of a large mesh never see traffic.
+#[derive(Debug)]
+pub struct PerWorker<T>(Box<[OnceLock<Box<T>>]>);
+
+impl<T: Default> PerWorker<T> {
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| OnceLock::new()).collect())
+    }
+
+    /// The `T` of one worker, for that worker's thread alone.
+    pub fn worker(&self, index: usize) -> &T {
+        self.0[index].get_or_init(Box::default)
+    }
+
+    /// What the workers wrote, with their indices; workers that never wrote are left out.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+        let workers = self.0.iter().enumerate();
+        workers.filter_map(|(index, block)| Some((index, block.get()?.as_ref())))
+    }
+
+    /// The sum of `value` over the workers.
+    pub fn sum(&self, value: impl Fn(&T) -> u64) -> u64 {
+        self.iter().map(|(_, block)| value(block)).sum()
+    }
+
+    /// The sum of a gauge over the workers. A reading in the middle of an update may be torn
+    /// between workers, so it is never reported below zero.
+    pub fn gauge(&self, value: impl Fn(&T) -> i64) -> u64 {
+        let sum: i64 = self.iter().map(|(_, block)| value(block)).sum();
+        u64::try_from(sum).unwrap_or(0)
+    }
+}
+
+/// One listener.
+#[derive(Debug)]
+pub struct ListenerStats {
+    /// `stat_prefix`, else the address with its colons replaced (`0.0.0.0_8080`).
+    pub(super) address: Arc<str>,
+    /// Whether a filter chain terminates TLS: the `ssl.*` counters exist.
+    pub(super) tls: bool,
+    pub(super) workers: PerWorker<ListenerBlock>,
+    pub control: ListenerControl,
+}
+
+/// One HTTP connection manager.
+#[derive(Debug)]
+pub struct HttpStats {
+    pub(super) prefix: Arc<str>,
+    /// As in [`ListenerStats`].
+    pub(super) listener: Arc<str>,
+    pub(super) workers: PerWorker<HttpBlock>,
+}
+
+/// One TCP proxy.
+#[derive(Debug)]
+pub struct TcpStats {
+    pub(super) prefix: Arc<str>,
+    pub(super) workers: PerWorker<TcpBlock>,
+}
+
+/// One cluster.
+#[derive(Debug)]
+pub struct ClusterStats {
+    /// `alt_stat_name`, else the name, with its colons replaced.
+    pub(super) name: Arc<str>,
+    /// Whether a transport socket is TLS: the `ssl.*` counters exist.
+    pub(super) tls: bool,
+    pub(super) workers: PerWorker<ClusterBlock>,
+    pub control: ClusterControl,
+    limits: Mutex<Option<CircuitBreakers>>,
+}
+
+/// One host of a cluster. It is in no `/stats`; `/clusters` shows it.
+pub type EndpointStats = PerWorker<EndpointBlock>;
+
+/// One xDS subscription.
+#[derive(Debug)]
+pub struct SubscriptionStats {
+    /// `sds.default`, `listener_manager.lds`.
+    pub(super) scope: Arc<str>,
+    pub block: SubscriptionBlock,
+}
+
+impl ListenerStats {
+    pub fn new(address: Arc<str>, tls: bool, workers: usize) -> Self {
+        Self {
+            address,
+            tls,
+            workers: PerWorker::new(workers),
+            control: ListenerControl::default(),
+        }
+    }
+
+    pub fn worker(&self, index: usize) -> &ListenerBlock {
+        self.workers.worker(index)
+    }
+
+    pub fn workers(&self) -> &PerWorker<ListenerBlock> {
+        &self.workers
+    }
+}
+
+impl HttpStats {
+    pub fn new(prefix: Arc<str>, listener: Arc<str>, workers: usize) -> Self {
+        Self {
+            prefix,
+            listener,
+            workers: PerWorker::new(workers),
+        }
+    }
+
+    pub fn worker(&self, index: usize) -> &HttpBlock {
+        self.workers.worker(index)
+    }
+
+    pub fn workers(&self) -> &PerWorker<HttpBlock> {
+        &self.workers
+    }
+}
+
+impl TcpStats {
+    pub fn new(prefix: Arc<str>, workers: usize) -> Self {
+        Self {
+            prefix,
+            workers: PerWorker::new(workers),
+        }
+    }
+
+    pub fn worker(&self, index: usize) -> &TcpBlock {
+        self.workers.worker(index)
+    }
+
+    pub fn workers(&self) -> &PerWorker<TcpBlock> {
+        &self.workers
+    }
+}
+
+impl ClusterStats {
+    pub fn new(name: Arc<str>, tls: bool, workers: usize) -> Self {
+        Self {
+            name,
+            tls,
+            workers: PerWorker::new(workers),
+            control: ClusterControl::default(),
+            limits: Mutex::new(None),
+        }
+    }
+
+    pub fn worker(&self, index: usize) -> &ClusterBlock {
+        self.workers.worker(index)
+    }
+
+    pub fn workers(&self) -> &PerWorker<ClusterBlock> {
+        &self.workers
+    }
+
+    /// The limits that `circuit_breakers.default.*_open` compares the gauges with.
+    pub fn set_limits(&self, limits: CircuitBreakers) {
+        *self.limits.lock() = Some(limits);
+    }
+
+    /// `circuit_breakers.default.*`: whether each breaker is open (1) now.
+    pub(super) fn breakers(&self) -> [(&'static str, bool); 4] {
+        let limits = *self.limits.lock();
+        let reached = |limit: fn(&CircuitBreakers) -> u32, now: fn(&ClusterBlock) -> i64| {
+            limits.is_some_and(|limits| self.workers.gauge(now) >= u64::from(limit(&limits)))
+        };
+        [
+            (
+                "cx_open",
+                reached(|l| l.max_connections, |b| b.upstream_cx_active.get()),
+            ),
+            (
+                "rq_open",
+                reached(|l| l.max_requests, |b| b.upstream_rq_active.get()),
+            ),
+            (
+                "rq_pending_open",
+                reached(
+                    |l| l.max_pending_requests,
+                    |b| b.upstream_rq_pending_active.get(),
+                ),
+            ),
+            (
+                "rq_retry_open",
+                reached(|l| l.max_retries, |b| b.upstream_rq_retry_active.get()),
+            ),
+        ]
+    }
+}
+
+impl SubscriptionStats {
+    pub fn new(scope: Arc<str>) -> Self {
+        Self {
+            scope,
+            block: SubscriptionBlock::default(),
+        }
+    }
+}
