@@ -61,11 +61,9 @@ fn be_the_parent(role: &str) {
     if role == "tied" {
         ithildin_sys::process::die_with_parent(&mut command);
     }
-    let child = command.spawn().unwrap();
+    let mut child = command.spawn().unwrap();
     println!("child {}", child.id());
-    loop {
-        thread::park();
-    }
+    child.wait().unwrap();
 }
 
 fn start_parent(role: &str) -> (Child, Pid) {

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -150,8 +151,9 @@ impl ServerCertVerifier for Judge {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let name = match server_name {
-            ServerName::DnsName(name) => Some(name.as_ref().to_owned()),
-            _ => None,
+            // The stand-in for no name at all.
+            ServerName::IpAddress(ip) if IpAddr::from(*ip).is_unspecified() => None,
+            name => Some(name.to_str().into_owned()),
         };
         self.rule(leaf, intermediates, name.as_deref(), now)
             .map(|()| ServerCertVerified::assertion())

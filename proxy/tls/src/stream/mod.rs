@@ -222,9 +222,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
             this.closing = true;
             this.session.connection.send_close_notify();
         }
-        ready!(this.session.poll_flush(&mut this.io, cx))?;
-        Pin::new(&mut this.io).poll_shutdown(cx)
+        let closed = match this.session.poll_flush(&mut this.io, cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(())) => ready!(Pin::new(&mut this.io).poll_shutdown(cx)),
+            Poll::Ready(error) => error,
+        };
+        Poll::Ready(match closed {
+            // A peer that said goodbye first need not wait for ours.
+            Err(error) if is_gone(&error) && this.session.peer_has_closed() => Ok(()),
+            closed => closed,
+        })
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
 }
 
 #[cfg(test)]

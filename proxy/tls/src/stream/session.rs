@@ -153,6 +153,11 @@ impl Session {
         sink.filled().len() - before
     }
 
+    /// Whether the peer sent `close_notify`, and all before it has been read.
+    pub(super) fn peer_has_closed(&mut self) -> bool {
+        matches!(self.plaintext(), Ok(Plaintext::Closed))
+    }
+
     #[cfg(test)]
     pub(super) fn keeps_ciphertext(&self) -> bool {
         !self.surplus.is_empty()

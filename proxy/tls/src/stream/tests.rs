@@ -1,4 +1,5 @@
 mod fragments;
+mod http2;
 mod inspection;
 mod peers;
 mod resumption;
@@ -392,6 +393,46 @@ async fn a_bad_sni_is_an_error_and_not_a_panic() {
         let (server, _) = tokio::join!(accept(a, &server), client.connect(b, Some(name), None));
         let expected = Some(name).filter(|name| !name.starts_with("10."));
         assert_eq!(server.unwrap().server_name(), expected);
+    }
+}
+
+/// The name that a certificate must cover is the one asked for, an address too.
+#[tokio::test]
+async fn the_name_asked_for_is_the_name_that_counts() {
+    let ca = spiffe_root("example.org");
+    let mut params = svid_params("spiffe://example.org/server");
+    for san in [
+        rcgen::SanType::DnsName("web.test".try_into().unwrap()),
+        rcgen::SanType::IpAddress([10, 0, 0, 1].into()),
+    ] {
+        params.subject_alt_names.push(san);
+    }
+    let trust = validation(bundles(&[("example.org", &ca)]));
+    let server = ServerContext::new(server_params(ca.identity(&params), trust)).unwrap();
+    let mut trust = Validation::new(bundles(&[("example.org", &ca)]));
+    trust.match_server_name = true;
+    let client = client_params(ca.svid("spiffe://example.org/client"), Arc::new(trust));
+    let client = ClientContext::new(client).unwrap();
+    for (name, passes) in [
+        (Some("web.test"), true),
+        (Some("10.0.0.1"), true),
+        (Some("other.test"), false),
+        (Some("10.0.0.2"), false),
+        (None, false),
+    ] {
+        // Twice, since the second may be a resumption.
+        for _ in 0..2 {
+            let (a, b) = duplex(PIPE);
+            let (_server, client) = tokio::join!(accept(a, &server), client.connect(b, name, None));
+            match client {
+                Ok(_) => assert!(passes, "{name:?}"),
+                Err(HandshakeError::Refused(refusal)) => {
+                    assert_eq!(refusal.rule, "server_name_mismatch");
+                    assert!(!passes, "{name:?}");
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 }
 
