@@ -13,18 +13,24 @@ pub enum ParseError {
     TooManyHeaders,
     #[error("the HTTP version is not supported")]
     Version,
-    #[error("HTTP/1.1 without Host, or with more than one")]
-    Host,
+    #[error("HTTP/1.1 without Host")]
+    NoHost,
+    #[error("there is more than one Host")]
+    SeveralHosts,
     #[error("Host is malformed")]
     InvalidHost,
     #[error("the request target is malformed")]
     Target,
+    #[error("the scheme of the request target is neither http nor https")]
+    Scheme,
     #[error("Content-Length and Transfer-Encoding are both there")]
     LengthAndEncoding,
     #[error("Content-Length is not one plain number")]
     ContentLength,
     #[error("Transfer-Encoding is not exactly chunked")]
     TransferEncoding,
+    #[error("a response that cannot have a body has the header of one")]
+    BodyNotAllowed,
     #[error("a chunk is malformed")]
     Chunk,
     #[error("a chunk extension is longer than allowed")]
@@ -36,11 +42,11 @@ pub enum ParseError {
 }
 
 impl ParseError {
-    /// The status that a server answers with.
+    /// The status that a server answers with, as Envoy does.
     pub fn status(self) -> u16 {
         match self {
             Self::HeadTooLarge | Self::TooManyHeaders => 431,
-            Self::Version => 505,
+            Self::Version => 426,
             Self::TransferEncoding => 501,
             _ => 400,
         }
@@ -51,12 +57,14 @@ impl ParseError {
         match self {
             Self::HeadTooLarge => "http1.headers_too_large",
             Self::TooManyHeaders => "http1.too_many_headers",
-            Self::Host | Self::InvalidHost => "http1.invalid_authority",
+            Self::NoHost => "missing_host_header",
+            Self::SeveralHosts | Self::InvalidHost => "http.invalid_authority",
             Self::Target => "http1.invalid_url",
+            Self::Scheme => "http1.invalid_scheme",
             Self::LengthAndEncoding => "http1.content_length_and_chunked_not_allowed",
-            Self::ContentLength => "http1.invalid_content_length",
             Self::TransferEncoding => "http1.invalid_transfer_encoding",
-            Self::Version => "http1.unsupported_version",
+            Self::BodyNotAllowed => "http1.content_length_not_allowed",
+            Self::Version => "low_version",
             _ => "http1.codec_error",
         }
     }

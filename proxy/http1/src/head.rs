@@ -1,10 +1,11 @@
-//! Message heads: the bytes as they came, and where the parts are.
+//! Message heads: the bytes as they came, and where the parts are. Only header names are changed:
+//! to lower case.
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 /// Most messages have fewer headers than this; more go to the heap.
-const INLINE_FIELDS: usize = 24;
+pub(crate) const INLINE_FIELDS: usize = 24;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
@@ -52,35 +53,30 @@ pub enum Known {
 }
 
 impl Known {
-    /// By name, in any case.
+    /// By its lower-case name.
     pub fn of(name: &[u8]) -> Self {
-        const TABLE: &[(&str, Known)] = &[
-            ("te", Known::Te),
-            ("host", Known::Host),
-            ("date", Known::Date),
-            ("via", Known::Via),
-            ("expect", Known::Expect),
-            ("server", Known::Server),
-            ("upgrade", Known::Upgrade),
-            ("connection", Known::Connection),
-            ("keep-alive", Known::KeepAlive),
-            ("content-type", Known::ContentType),
-            ("x-request-id", Known::XRequestId),
-            ("content-length", Known::ContentLength),
-            ("x-forwarded-for", Known::XForwardedFor),
-            ("x-forwarded-host", Known::XForwardedHost),
-            ("x-forwarded-port", Known::XForwardedPort),
-            ("proxy-connection", Known::ProxyConnection),
-            ("x-forwarded-proto", Known::XForwardedProto),
-            ("transfer-encoding", Known::TransferEncoding),
-            ("x-forwarded-client-cert", Known::XForwardedClientCert),
-        ];
-        let same =
-            |known: &str| known.len() == name.len() && name.eq_ignore_ascii_case(known.as_bytes());
-        match TABLE.iter().find(|(known, _)| same(known)) {
-            Some((_, known)) => *known,
-            None if name.len() > 8 && name[..8].eq_ignore_ascii_case(b"x-envoy-") => Self::XEnvoy,
-            None => Self::Other,
+        match name {
+            b"te" => Self::Te,
+            b"via" => Self::Via,
+            b"host" => Self::Host,
+            b"date" => Self::Date,
+            b"expect" => Self::Expect,
+            b"server" => Self::Server,
+            b"upgrade" => Self::Upgrade,
+            b"connection" => Self::Connection,
+            b"keep-alive" => Self::KeepAlive,
+            b"content-type" => Self::ContentType,
+            b"x-request-id" => Self::XRequestId,
+            b"content-length" => Self::ContentLength,
+            b"x-forwarded-for" => Self::XForwardedFor,
+            b"x-forwarded-host" => Self::XForwardedHost,
+            b"x-forwarded-port" => Self::XForwardedPort,
+            b"proxy-connection" => Self::ProxyConnection,
+            b"x-forwarded-proto" => Self::XForwardedProto,
+            b"transfer-encoding" => Self::TransferEncoding,
+            b"x-forwarded-client-cert" => Self::XForwardedClientCert,
+            name if name.starts_with(b"x-envoy-") => Self::XEnvoy,
+            _ => Self::Other,
         }
     }
 }
@@ -115,12 +111,12 @@ impl Fields {
         Some(self.slice(field.value))
     }
 
-    /// The first value of any header, by its name in any case.
+    /// The first value of any header, by its lower-case name.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         let field = self
             .list
             .iter()
-            .find(|field| self.slice(field.name).eq_ignore_ascii_case(name.as_bytes()))?;
+            .find(|field| self.slice(field.name) == name.as_bytes())?;
         Some(self.slice(field.value))
     }
 
@@ -221,6 +217,8 @@ pub struct ResponseHead {
     pub version: Version,
     pub status: u16,
     pub framing: Framing,
+    /// `Content-Length`, also where no body follows: the answer to HEAD, and 304.
+    pub length: Option<u64>,
     /// Whether the server takes another request on the connection.
     pub keep_alive: bool,
     pub(crate) upgrade: bool,

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::{
     error::ParseError,
-    head::{Field, Fields, Framing, Known, RequestHead, ResponseHead, Version},
+    head::{Field, Fields, Framing, INLINE_FIELDS, Known, RequestHead, ResponseHead, Version},
 };
 
 /// The most header lines that can be parsed, whatever is configured.
@@ -41,6 +41,9 @@ pub fn parse_request(
     limits: Limits,
 ) -> Result<Option<RequestHead>, ParseError> {
     skip_empty_lines(buffer);
+    if is_unfinished(buffer) {
+        return incomplete(buffer, limits);
+    }
     let mut lines = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut []);
     let status = request
@@ -55,8 +58,8 @@ pub fn parse_request(
     let target = at.of(request.path.unwrap_or_default().as_bytes());
     let version = version(request.version)?;
     let list = at.fields(request.headers);
-    let bytes = buffer.split_to(length).freeze();
-    finish_request(Fields { bytes, list }, version, method, target).map(Some)
+    let fields = take_head(buffer, length, list);
+    finish_request(fields, version, method, target).map(Some)
 }
 
 /// Takes one response head off the front of `buffer`; `None` if it is not all there yet. The
@@ -69,6 +72,9 @@ pub fn parse_response(
     limits: Limits,
     request_method: &[u8],
 ) -> Result<Option<ResponseHead>, ParseError> {
+    if is_unfinished(buffer) {
+        return incomplete(buffer, limits);
+    }
     let mut lines = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut []);
     let status = httparse::ParserConfig::default()
@@ -83,15 +89,16 @@ pub fn parse_response(
     let version = version(response.version)?;
     let status = response.code.ok_or(ParseError::Malformed)?;
     let list = at.fields(response.headers);
-    let bytes = buffer.split_to(length).freeze();
-    finish_response(
-        Fields { bytes, list },
-        version,
-        status,
-        reason,
-        request_method,
-    )
-    .map(Some)
+    let fields = take_head(buffer, length, list);
+    finish_response(fields, version, status, reason, request_method).map(Some)
+}
+
+/// Above this size a head is parsed only once its end is there, so that one that comes byte by byte
+/// does not cost the square of its length. Below it, what is malformed is refused at once.
+const PARSE_PARTIAL_BELOW: usize = 4 * 1024;
+
+fn is_unfinished(buffer: &[u8]) -> bool {
+    buffer.len() > PARSE_PARTIAL_BELOW && memchr::memmem::find(buffer, b"\r\n\r\n").is_none()
 }
 
 /// A client may send empty lines after a body (RFC 9112, section 2.2).
@@ -106,6 +113,24 @@ fn refusal(error: httparse::Error) -> ParseError {
         httparse::Error::TooManyHeaders => ParseError::TooManyHeaders,
         httparse::Error::Version => ParseError::Version,
         _ => ParseError::Malformed,
+    }
+}
+
+/// Splits the head off, its names in lower case: that is how they go on, in either protocol.
+fn take_head(
+    buffer: &mut BytesMut,
+    length: usize,
+    mut list: SmallVec<[Field; INLINE_FIELDS]>,
+) -> Fields {
+    let mut bytes = buffer.split_to(length);
+    for field in &mut list {
+        let name = &mut bytes[field.name.0 as usize..field.name.1 as usize];
+        name.make_ascii_lowercase();
+        field.known = Known::of(name);
+    }
+    Fields {
+        bytes: bytes.freeze(),
+        list,
     }
 }
 
@@ -165,14 +190,11 @@ impl Offsets {
         (start as u32, (start + part.len()) as u32)
     }
 
-    fn fields<const N: usize>(&self, headers: &[httparse::Header<'_>]) -> SmallVec<[Field; N]>
-    where
-        [Field; N]: smallvec::Array<Item = Field>,
-    {
+    fn fields(&self, headers: &[httparse::Header<'_>]) -> SmallVec<[Field; INLINE_FIELDS]> {
         headers
             .iter()
             .map(|header| Field {
-                known: Known::of(header.name.as_bytes()),
+                known: Known::Other,
                 hop_by_hop: false,
                 name: self.of(header.name.as_bytes()),
                 value: self.of(header.value),
@@ -198,8 +220,8 @@ fn finish_request(
     };
     let target_parts = split_target(&fields, method, target)?;
     let authority = match (target_parts.authority, facts.host) {
-        (_, HostField::Several) => return Err(ParseError::Host),
-        (_, HostField::Missing) if version == Version::Http11 => return Err(ParseError::Host),
+        (_, HostField::Several) => return Err(ParseError::SeveralHosts),
+        (_, HostField::Missing) if version == Version::Http11 => return Err(ParseError::NoHost),
         (Some(authority), _) => authority,
         (None, HostField::One(host)) => host,
         (None, HostField::Missing) => (0, 0),
@@ -249,6 +271,11 @@ fn finish_response(
     if facts.chunked && version == Version::Http10 {
         return Err(ParseError::TransferEncoding);
     }
+    // RFC 9110, sections 6.4.1 and 8.6: a body here would be taken for the next response.
+    let has_body = facts.chunked || facts.length.is_some_and(|length| length > 0);
+    if has_body && (status < 200 || status == 204) {
+        return Err(ParseError::BodyNotAllowed);
+    }
     let tunnel = request_method == b"CONNECT" && (200..300).contains(&status);
     let bodyless = status < 200 || status == 204 || status == 304 || request_method == b"HEAD";
     let framing = match (bodyless || tunnel, facts.chunked, facts.length) {
@@ -266,6 +293,7 @@ fn finish_response(
         version,
         status,
         framing,
+        length: facts.length,
         keep_alive: persistent && framing != Framing::Close,
         reason,
         fields,
@@ -313,7 +341,7 @@ fn mark_hop_by_hop(fields: &mut Fields, token: &[u8]) {
     let bytes = fields.bytes.clone();
     for field in &mut fields.list {
         let name = &bytes[field.name.0 as usize..field.name.1 as usize];
-        if matches!(field.known, Known::Other | Known::Te) && name.eq_ignore_ascii_case(token) {
+        if field.known == Known::Other && name.eq_ignore_ascii_case(token) {
             field.hop_by_hop = true;
         }
     }
@@ -393,8 +421,9 @@ fn split_target(
 ) -> Result<Target, ParseError> {
     let target = fields.slice((start, end));
     let method = fields.slice(method);
-    // Envoy refuses fragments too: what comes after '#' is never sent.
-    if target.contains(&b'#') {
+    // Envoy refuses fragments too: what comes after '#' is never sent. Bytes above ASCII belong
+    // percent-encoded; peers disagree on what they mean raw.
+    if !target.iter().all(|b| b.is_ascii_graphic() && *b != b'#') {
         return Err(ParseError::Target);
     }
     if method == b"CONNECT" {
@@ -422,6 +451,8 @@ fn split_target(
         ("http", 7)
     } else if has_prefix(target, b"https://") {
         ("https", 8)
+    } else if memchr::memmem::find(target, b"://").is_some() {
+        return Err(ParseError::Scheme);
     } else {
         return Err(ParseError::Target);
     };
