@@ -7,7 +7,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
 };
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint, Uri},
+};
 use tower::service_fn;
 
 /// How long one attempt to connect may take.
@@ -47,6 +50,17 @@ pub(crate) fn channel(address: &ServerAddress) -> Channel {
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .connect_with_connector_lazy(connector)
+}
+
+/// The innermost cause of a failure: tonic hides why it could not connect.
+pub(crate) fn reason(status: &Status) -> String {
+    let mut cause = std::error::Error::source(status);
+    let mut text = status.message().to_owned();
+    while let Some(error) = cause {
+        text = error.to_string();
+        cause = error.source();
+    }
+    text
 }
 
 async fn connect(address: &ServerAddress) -> io::Result<TokioIo<Box<dyn Connection>>> {

@@ -11,10 +11,11 @@ pub mod resources;
 pub mod sds;
 pub mod secrets;
 pub mod serve;
+mod sever;
 pub mod subscription;
 mod watch_paths;
 
-pub use ads::AdsServer;
+pub use ads::{AdsClient, AdsServer};
 pub use connect::ServerAddress;
 pub use kind::ResourceKind;
 pub use resources::ResourceSet;

@@ -8,12 +8,15 @@ use std::{
     time::Duration,
 };
 
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
-use tonic::service::Routes;
-use tonic::transport::Server;
+use tokio::sync::watch;
+use tokio_stream::{
+    StreamExt,
+    wrappers::{TcpListenerStream, UnixListenerStream},
+};
+use tonic::{service::Routes, transport::Server};
 
-/// How long open streams may go on after the server was told to stop.
-const GRACE: Duration = Duration::from_secs(1);
+use crate::sever::Severable;
+
 /// A peer that is silent for this long is asked for a sign of life.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -79,54 +82,39 @@ impl Socket {
         }
     }
 
-    /// Serves `routes` until `shutdown` ends; a Unix socket is removed then, if it is still ours.
+    /// Serves `routes` until `shutdown` ends. Then connections are cut, since discovery streams never
+    /// end by themselves, and a Unix socket is removed, if it is still ours.
     ///
     /// # Errors
     /// Those of accepting connections.
-    pub async fn serve(
-        self,
-        routes: Routes,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<()> {
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let signal = async move {
-            shutdown.await;
-            let _ = stop.send(());
-        };
+    pub async fn serve(self, routes: Routes, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let _cleanup = Cleanup::of(&self.0);
+        // Dropped at the end, which cuts the connections that are left.
+        let (_alive, cut) = watch::channel(());
         let router = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .add_routes(routes);
-        let cleanup = Cleanup::of(&self.0);
-        // Streams last for as long as their peers wish: the grace ends them.
-        let end = async move {
-            if stopped.await.is_ok() {
-                tokio::time::sleep(GRACE).await;
-            } else {
-                std::future::pending::<()>().await;
-            }
-        };
-        let served = async move {
-            match self.0 {
-                Kind::Unix { listener, .. } => {
-                    let listener = tokio::net::UnixListener::from_std(listener)?;
-                    let incoming = UnixListenerStream::new(listener);
-                    let serving = router.serve_with_incoming_shutdown(incoming, signal);
-                    serving.await.map_err(io::Error::other)
-                }
-                Kind::Tcp(listener) => {
-                    let listener = tokio::net::TcpListener::from_std(listener)?;
-                    let incoming = TcpListenerStream::new(listener);
-                    let serving = router.serve_with_incoming_shutdown(incoming, signal);
-                    serving.await.map_err(io::Error::other)
+        match self.0 {
+            Kind::Unix { listener, .. } => {
+                let listener = tokio::net::UnixListener::from_std(listener)?;
+                let incoming = UnixListenerStream::new(listener)
+                    .map(move |io| io.map(|io| Severable::new(io, cut.clone())));
+                tokio::select! {
+                    served = router.serve_with_incoming(incoming) => served,
+                    () = shutdown => Ok(()),
                 }
             }
-        };
-        let result = tokio::select! {
-            result = served => result,
-            () = end => Ok(()),
-        };
-        drop(cleanup);
-        result
+            Kind::Tcp(listener) => {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                let incoming = TcpListenerStream::new(listener)
+                    .map(move |io| io.map(|io| Severable::new(io, cut.clone())));
+                tokio::select! {
+                    served = router.serve_with_incoming(incoming) => served,
+                    () = shutdown => Ok(()),
+                }
+            }
+        }
+        .map_err(io::Error::other)
     }
 }
 

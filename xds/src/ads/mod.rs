@@ -1,5 +1,7 @@
 //! The aggregated discovery service: the whole configuration of a proxy on one stream.
 
+mod client;
+mod client_store;
 mod server;
 mod session;
 mod status;
@@ -7,6 +9,8 @@ mod status;
 mod tests;
 mod world;
 
+pub use client::{AdsClient, AdsClientOptions, AdsClientStatus, AdsProtocol};
+pub use client_store::{Candidate, ResourceCheck};
 pub use server::AdsServer;
 pub use status::{AdsStatus, KindStatus};
 

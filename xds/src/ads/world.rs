@@ -149,7 +149,8 @@ impl Revisions {
     }
 }
 
-fn endpoints_of(cluster: &Cluster) -> Option<String> {
+/// The name under which `cluster` discovers its endpoints, if it does.
+pub(super) fn endpoints_of(cluster: &Cluster) -> Option<String> {
     let kind = cluster.cluster_discovery_type.as_ref()?;
     let cluster::ClusterDiscoveryType::Type(kind) = kind else {
         return None;

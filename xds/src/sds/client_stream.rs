@@ -28,6 +28,7 @@ use super::client::SecretCheck;
 use crate::{
     ResourceKind, SecretState, ServerAddress,
     backoff::Backoff,
+    connect,
     subscription::{DeltaClient, Interest, SotwClient, Verdict},
 };
 
@@ -176,7 +177,7 @@ impl Subscription {
 
     /// A lost stream says nothing about the secret, a refusal does.
     fn ended(&self, status: &Status) {
-        let reason = reason(status);
+        let reason = connect::reason(status);
         match status.code() {
             Code::PermissionDenied | Code::InvalidArgument | Code::NotFound => self.lost(&reason),
             _ => {
@@ -221,15 +222,4 @@ impl Subscription {
     fn text(&self, reason: &str) -> Arc<str> {
         format!("secret {:?} from {}: {reason}", self.name, self.server).into()
     }
-}
-
-/// The innermost cause: tonic hides why it could not connect.
-fn reason(status: &Status) -> String {
-    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(status);
-    let mut text = status.message().to_owned();
-    while let Some(error) = cause {
-        text = error.to_string();
-        cause = error.source();
-    }
-    text
 }

@@ -26,7 +26,7 @@ pub(super) fn for_bundle(
             .values()
             .any(|bundle| issued_by_root(crl, bundle))
     };
-    let takes_orphans = domain_has_crls || (own && !crls.iter().any(|crl| anyone(crl)));
+    let takes_orphans = domain_has_crls || (own && !crls.iter().any(&anyone));
     crls.iter()
         .filter(|crl| by_root(crl) || (takes_orphans && !anyone(crl)))
         .cloned()

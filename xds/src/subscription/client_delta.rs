@@ -16,6 +16,18 @@ pub struct Verdict {
     pub refused: BTreeMap<String, String>,
 }
 
+impl Verdict {
+    /// All reasons in one text; `None` if nothing is refused.
+    pub fn reason(&self) -> Option<String> {
+        let reasons: Vec<_> = self
+            .refused
+            .iter()
+            .map(|(name, why)| format!("{name}: {why}"))
+            .collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+}
+
 /// One type, across reconnects. Requests leave without `node`; the first of a stream must get it.
 #[derive(Debug)]
 pub struct DeltaClient {
@@ -83,14 +95,9 @@ impl DeltaClient {
         for name in &response.removed_resources {
             self.versions.remove(name);
         }
-        let reasons: Vec<_> = verdict
-            .refused
-            .iter()
-            .map(|(n, why)| format!("{n}: {why}"))
-            .collect();
         DeltaDiscoveryRequest {
             response_nonce: response.nonce.clone(),
-            error_detail: (!reasons.is_empty()).then(|| refusal(reasons.join("; "))),
+            error_detail: verdict.reason().map(refusal),
             ..self.request()
         }
     }

@@ -88,23 +88,11 @@ impl Mesh {
     pub(crate) fn serve(&mut self) {
         let (stop, stopped) = oneshot::channel();
         self.stop = Some(stop);
-        let mut source = self.identity.subscribe();
-        let (sender, identity) = watch::channel(source.borrow_and_update().clone());
-        let provider = SharedIdentity::new(identity);
+        let provider = SharedIdentity::new(self.identity.subscribe());
         let server = SdsServer::new(Arc::new(provider), self.options.clone());
         let socket = Socket::unix(&self.socket(), 0o600).unwrap();
-        // Streams end with their source, so that a server that is stopped falls silent.
-        let relay = async move {
-            while source.changed().await.is_ok() {
-                sender.send_replace(source.borrow_and_update().clone());
-            }
-            std::future::pending().await
-        };
         let stopped = async move {
-            tokio::select! {
-                _ = stopped => {}
-                () = relay => {}
-            }
+            let _ = stopped.await;
         };
         tokio::spawn(socket.serve(Routes::new(server.into_service()), stopped));
     }

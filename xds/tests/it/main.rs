@@ -1,6 +1,10 @@
 //! The crate over real sockets.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod ads;
 mod clients;
 mod common;
 mod envoy;
 mod sds;
+mod serve;

@@ -154,9 +154,9 @@ impl<P: Pair> Sim<P> {
         }
         self.settle();
         // What was refused is not sent again; a new version of everything is.
-        for name in 0..NAMES.len() {
-            if self.world.contains_key(NAMES[name]) {
-                set(&mut self.world, name, 9);
+        for (index, name) in NAMES.iter().enumerate() {
+            if self.world.contains_key(*name) {
+                set(&mut self.world, index, 9);
             }
         }
         assert!(self.settle() <= 1, "one update, more than one response");
