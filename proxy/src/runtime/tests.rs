@@ -27,7 +27,11 @@ async fn echo_server() -> SocketAddr {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
+            let Ok((mut stream, _)) = listener.accept().await else {
+                // The test of exhaustion takes our files, too.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            };
             tokio::spawn(async move {
                 let (mut read, mut write) = stream.split();
                 let _ = tokio::io::copy(&mut read, &mut write).await;
@@ -392,4 +396,66 @@ async fn a_slow_reader_holds_its_sender_back_and_no_other() {
         received += slow.read(&mut buffer).await.unwrap() as u64;
     }
     assert_eq!(received, sent);
+}
+
+/// What the test after it runs in a process of its own, which may hold few files.
+#[tokio::test]
+#[ignore = "runs in a child process of its own"]
+async fn exhausted_child() {
+    let cluster = testing::cluster("echo", &[echo_server().await]);
+    let listener = Arc::new(tcp_listener("l", "echo"));
+    let proxy = Proxy::start(1, snapshot(vec![Arc::clone(&listener)], vec![cluster])).await;
+    let address = proxy.address("l");
+    let mut clients = Vec::new();
+    while let Ok(client) = TcpStream::connect(address).await {
+        clients.push(client);
+    }
+    let overflow = || listener.stats.worker(0).downstream_cx_overflow.get();
+    eventually("accept fails", || overflow() > 0).await;
+    let before = overflow();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let attempts = overflow() - before;
+    assert!(
+        (1..=20).contains(&attempts),
+        "it waits, and does not spin: {attempts}"
+    );
+    drop(clients);
+    let start = Instant::now();
+    while connect_and_echo(address).await.is_err() {
+        assert!(start.elapsed() < SOON, "it serves again");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[test]
+fn without_files_accept_waits_and_then_goes_on() {
+    let script = r#"ulimit -n 60; exec "$0" --exact runtime::tests::exhausted_child --ignored"#;
+    let output = std::process::Command::new("sh")
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_is_kept_per_connection_is_small() {
+    let cluster = testing::cluster("echo", &[echo_server().await]);
+    let listener = Arc::new(tcp_listener("l", "echo"));
+    let published = Published::new(snapshot(vec![Arc::clone(&listener)], vec![cluster]));
+    let worker = crate::worker::Worker::new(0, published, Arc::default());
+    let stream = TcpStream::connect(echo_server().await).await.unwrap();
+    let accepted = session::Accepted {
+        id: 1,
+        remote: stream.local_addr().unwrap(),
+        stream,
+        listener,
+    };
+    let size = size_of_val(&session::run(worker, accepted));
+    assert!(size <= 512, "{size}");
+    assert!(size_of::<crate::worker::Downstream>() <= 128);
+    assert!(size_of::<crate::worker::Connection>() <= 256);
+    assert!(size_of::<crate::io::Stream>() <= 96);
 }

@@ -1,6 +1,9 @@
 //! A place for material that rotates: read at each handshake, watched by live connections.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
@@ -9,14 +12,17 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub struct Slot<T> {
     value: ArcSwapOption<T>,
-    epoch: watch::Sender<u64>,
+    /// Read for each request on a pooled connection: no lock there.
+    epoch: AtomicU64,
+    changed: watch::Sender<u64>,
 }
 
 impl<T> Slot<T> {
     pub fn new(value: Option<Arc<T>>) -> Arc<Self> {
         Arc::new(Self {
             value: ArcSwapOption::new(value),
-            epoch: watch::Sender::new(0),
+            epoch: AtomicU64::new(0),
+            changed: watch::Sender::new(0),
         })
     }
 
@@ -41,15 +47,19 @@ impl<T> Slot<T> {
     /// Replaces the material, then tells the watchers.
     pub fn store(&self, value: Option<Arc<T>>) {
         self.value.store(value);
-        self.epoch.send_modify(|epoch| *epoch += 1);
+        // Under the channel's lock, so that concurrent stores count one after the other.
+        self.changed.send_modify(|epoch| {
+            *epoch += 1;
+            self.epoch.store(*epoch, Ordering::Release);
+        });
     }
 
     pub fn epoch(&self) -> u64 {
-        *self.epoch.borrow()
+        self.epoch.load(Ordering::Acquire)
     }
 
     pub fn watch(&self) -> watch::Receiver<u64> {
-        self.epoch.subscribe()
+        self.changed.subscribe()
     }
 }
 

@@ -104,10 +104,8 @@ async fn a_silent_client_is_dropped_when_the_handshake_takes_too_long() {
     let mut silent = TcpStream::connect(proxy.address("l")).await.unwrap();
     assert_eq!(silent.read(&mut [0; 1]).await.unwrap_or(0), 0);
     let stats = listener.stats.worker(0);
-    assert_eq!(
-        stats.downstream_cx_transport_socket_connect_timeout.get(),
-        1
-    );
+    let timeouts = &stats.downstream_cx_transport_socket_connect_timeout;
+    eventually("counted", || timeouts.get() == 1).await;
     eventually("gone", || stats.downstream_cx_active.get() == 0).await;
 }
 
@@ -155,7 +153,8 @@ async fn no_chain_no_connection() {
     let (proxy, listener) = start(listener).await;
     let mut stream = TcpStream::connect(proxy.address("l")).await.unwrap();
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
-    assert_eq!(listener.stats.worker(0).no_filter_chain_match.get(), 1);
+    let stats = listener.stats.worker(0);
+    eventually("counted", || stats.no_filter_chain_match.get() == 1).await;
 }
 
 #[tokio::test]
