@@ -121,6 +121,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         failed = controlled => failed.context("the control socket failed")?,
     }
     sockets.close().await;
+    // Whoever controls us next must not find a dead socket; that it is gone already is as good.
+    let _ = std::fs::remove_file(&control);
     Ok(())
 }
 
