@@ -18,7 +18,7 @@ mod resources;
 mod rules;
 mod validate;
 mod watch;
-pub mod yaml;
+mod yaml;
 
 pub use build::build;
 pub use error::{ConfigError, ObjectId};

@@ -1,3 +1,1 @@
-//! The agent: identity, SDS, configuration and supervision of a data plane.
 
-pub mod authority;

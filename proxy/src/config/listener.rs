@@ -4,10 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 pub use super::chains::{FilterChains, OverlappingChains};
 use super::http::HttpManager;
-use crate::{
-    access_log::AccessLog,
-    stats::{ListenerStats, TcpStats},
-};
+use crate::{access_log::AccessLog, stats::ListenerStats};
 
 /// One listener. `generation` differs whenever the compiled configuration does.
 #[derive(Debug)]
@@ -80,7 +77,6 @@ pub enum Terminal {
 #[derive(Debug)]
 pub struct TcpProxy {
     pub stat_prefix: Arc<str>,
-    pub stats: Arc<TcpStats>,
     /// `(cluster, weight)`; one entry for a plain `cluster`.
     pub clusters: Vec<(Arc<str>, u32)>,
     /// `None`: never idle out. Envoy's default is one hour.

@@ -15,13 +15,20 @@ mod listeners;
 mod report;
 mod secrets;
 
-use std::sync::Arc;
+#[cfg(test)]
+mod tests;
 
-use ithildin_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
-use ithildin_xds::{ResourceKind, ResourceSet, SecretRef, SecretState, SecretSubscriber};
+use std::{collections::BTreeMap, sync::Arc};
+
+use ithildin_proto::pb::envoy::{
+    config::bootstrap::v3::Bootstrap, extensions::transport_sockets::tls::v3::Secret,
+};
+use ithildin_xds::{
+    ResourceKind, ResourceSet, SecretRef, SecretState, SecretSubscriber, ads::Candidate,
+};
 use tokio::sync::watch;
 
-use self::controller::Controller;
+use self::{compile::Compiler, controller::Controller, secrets::SecretStore};
 pub use self::{
     report::{ConfigError, ConfigErrors},
     secrets::SecretStatus,
@@ -106,6 +113,40 @@ pub fn validate(bootstrap: &Bootstrap) -> Result<(), ConfigErrors> {
     let published = Published::new(Arc::new(Snapshot::default()));
     let stats = Arc::new(Registry::new(1));
     Controller::new(bootstrap, Arc::new(NoSecrets), stats, published).map(drop)
+}
+
+/// Whether a secret could be used: what an SDS client tells its server.
+///
+/// # Errors
+/// Everything that is wrong with it; its material is not in the text.
+pub fn check_secret(secret: &Secret) -> Result<(), String> {
+    secrets::check(secret).map_err(|errors| errors.to_string())
+}
+
+/// Whether a resource could be served as it stands: what an ADS client tells its server. What it
+/// waits for, and whether other resources are there, is not asked.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn check_resource(resource: Candidate<'_>) -> Result<(), String> {
+    let secrets = SecretStore::new(Arc::new(NoSecrets), BTreeMap::new());
+    let mut compiler = Compiler::new(Arc::new(Registry::new(1)), secrets);
+    let checked = match resource {
+        Candidate::Cluster(config) => compiler
+            .cluster(config, &format!("cluster {:?}", config.name))
+            .map(drop),
+        Candidate::Endpoints(config) => compiler.any_endpoints(
+            config,
+            &format!("load assignment {:?}", config.cluster_name),
+        ),
+        Candidate::Listener(config) => compiler
+            .listener(config, &format!("listener {:?}", config.name))
+            .map(drop),
+        Candidate::Route(config) => {
+            Compiler::routes(config, &format!("route configuration {:?}", config.name)).map(drop)
+        }
+    };
+    checked.map_err(|errors| errors.to_string())
 }
 
 /// Serves nothing.

@@ -154,6 +154,18 @@ impl Compiler {
         report.finish(set)
     }
 
+    /// Checks endpoints, whichever cluster they are for.
+    pub(super) fn any_endpoints(
+        &self,
+        config: &ClusterLoadAssignment,
+        path: &str,
+    ) -> Result<(), ConfigErrors> {
+        let report = Report::default();
+        let (placement, none) = (endpoints::Placement::default(), EndpointSet::default());
+        let set = endpoints::fixed(config, &placement, 1, &none, &report.root(path));
+        report.finish(set).map(drop)
+    }
+
     /// The endpoints of a cluster whose names were resolved.
     pub(super) fn resolved(
         &self,

@@ -33,6 +33,14 @@ pub struct SecretStatus {
     pub rejected: u64,
 }
 
+/// Reads `secret` and forgets it.
+pub(in crate::control) fn check(secret: &Secret) -> Result<(), ConfigErrors> {
+    let report = Report::default();
+    let root = format!("secret {:?}", secret.name);
+    let material = Material::read(secret, &report.root(&root));
+    report.finish(material).map(drop)
+}
+
 /// The state of one subscription.
 pub(super) struct Entry {
     name: Arc<str>,

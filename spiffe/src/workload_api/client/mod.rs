@@ -5,9 +5,6 @@ mod decode;
 mod follow;
 mod source;
 
-#[cfg(test)]
-mod tests;
-
 use std::time::Duration;
 
 use ithildin_proto::workload::{

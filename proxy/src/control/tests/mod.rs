@@ -1,0 +1,3 @@
+mod recordings;
+mod support;
+mod warming;
