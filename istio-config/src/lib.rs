@@ -18,7 +18,7 @@ mod resources;
 mod rules;
 mod validate;
 mod watch;
-mod yaml;
+pub mod yaml;
 
 pub use build::build;
 pub use error::{ConfigError, ObjectId};

@@ -4,7 +4,7 @@ use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Map, Number, Value};
 
 /// All documents of `text`, without empty ones. The error names line and column.
-pub(crate) fn documents(text: &str) -> Result<Vec<Value>, String> {
+pub fn documents(text: &str) -> Result<Vec<Value>, String> {
     let documents = Yaml::load_from_str(text).map_err(|error| error.to_string())?;
     documents
         .into_iter()

@@ -1,1 +1,3 @@
+//! The agent: identity, SDS, configuration and supervision of a data plane.
 
+pub mod authority;

@@ -21,7 +21,7 @@ use crate::{
         },
         listener::{ChainMatch, TcpProxy, Terminal},
     },
-    stats::{ClusterStats, EndpointStats, ListenerStats},
+    stats::{ClusterStats, EndpointStats, ListenerStats, TcpStats},
 };
 
 /// Workers that the statistics of test objects have room for.
@@ -100,6 +100,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr]) -> Cluster {
 pub(crate) fn tcp_proxy(cluster: &str) -> TcpProxy {
     TcpProxy {
         stat_prefix: "test".into(),
+        stats: Arc::new(TcpStats::new("test".into(), WORKERS)),
         clusters: vec![(cluster.into(), 1)],
         idle_timeout: None,
         max_connection_duration: None,

@@ -227,3 +227,121 @@ fn check_path(path: &str) -> Result<(), IdError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn valid_ids_are_read() {
+        for (text, trust_domain, path) in [
+            ("spiffe://example.org", "example.org", ""),
+            ("spiffe://example.org/a", "example.org", "/a"),
+            (
+                "spiffe://a-b_c.9/ns/x/sa/Y.z-_0",
+                "a-b_c.9",
+                "/ns/x/sa/Y.z-_0",
+            ),
+            ("spiffe://1.2.3.4/...", "1.2.3.4", "/..."),
+            ("spiffe://td/.a/a./..b", "td", "/.a/a./..b"),
+        ] {
+            let id = SpiffeId::parse(text).unwrap();
+            assert_eq!(id.trust_domain().as_str(), trust_domain);
+            assert_eq!(id.path(), path);
+            assert_eq!(id.is_workload(), !path.is_empty());
+            assert_eq!(id.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn invalid_ids_are_refused_with_their_reason() {
+        for (text, error) in [
+            ("", IdError::Scheme),
+            ("spiffe:/td/a", IdError::Scheme),
+            ("SPIFFE://td/a", IdError::Scheme),
+            ("https://td/a", IdError::Scheme),
+            (" spiffe://td/a", IdError::Scheme),
+            ("spiffe://", IdError::NoTrustDomain),
+            ("spiffe:///a", IdError::NoTrustDomain),
+            ("spiffe://Td/a", IdError::TrustDomainCharacter('T')),
+            ("spiffe://td:80/a", IdError::TrustDomainCharacter(':')),
+            ("spiffe://u@td/a", IdError::TrustDomainCharacter('@')),
+            ("spiffe://t%64/a", IdError::TrustDomainCharacter('%')),
+            ("spiffe://td?q", IdError::TrustDomainCharacter('?')),
+            ("spiffe://td#f", IdError::TrustDomainCharacter('#')),
+            ("spiffe://[::1]/a", IdError::TrustDomainCharacter('[')),
+            ("spiffe://tд/a", IdError::TrustDomainCharacter('д')),
+            ("spiffe://td\\a", IdError::TrustDomainCharacter('\\')),
+            ("spiffe://td/", IdError::TrailingSlash),
+            ("spiffe://td/a/", IdError::TrailingSlash),
+            ("spiffe://td//a", IdError::EmptySegment),
+            ("spiffe://td/a//b", IdError::EmptySegment),
+            ("spiffe://td/./a", IdError::DotSegment),
+            ("spiffe://td/a/..", IdError::DotSegment),
+            ("spiffe://td/a b", IdError::PathCharacter(' ')),
+            ("spiffe://td/a%2fb", IdError::PathCharacter('%')),
+            ("spiffe://td/a?b", IdError::PathCharacter('?')),
+            ("spiffe://td/a#b", IdError::PathCharacter('#')),
+            ("spiffe://td/a\0", IdError::PathCharacter('\0')),
+            ("spiffe://td/a\n", IdError::PathCharacter('\n')),
+            ("spiffe://td/ä", IdError::PathCharacter('ä')),
+        ] {
+            assert_eq!(SpiffeId::parse(text), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_limited() {
+        let longest = "a".repeat(MAX_TRUST_DOMAIN_LEN);
+        assert!(TrustDomain::parse(&longest).is_ok());
+        let error = TrustDomain::parse(&format!("{longest}a")).unwrap_err();
+        assert_eq!(error, IdError::TrustDomainLength);
+        let longest = format!("spiffe://td/{}", "a".repeat(MAX_ID_LEN - 12));
+        assert_eq!(
+            SpiffeId::parse(&longest).unwrap().as_str().len(),
+            MAX_ID_LEN
+        );
+        let error = SpiffeId::parse(&format!("{longest}a")).unwrap_err();
+        assert_eq!(error, IdError::Length);
+    }
+
+    #[test]
+    fn a_trust_domain_is_read_bare_or_as_an_id() {
+        let bare = TrustDomain::parse("example.org").unwrap();
+        assert_eq!(TrustDomain::parse("spiffe://example.org").unwrap(), bare);
+        assert_eq!(bare.id(), "spiffe://example.org");
+        assert!(TrustDomain::parse("spiffe://example.org/path").is_err());
+        assert!(TrustDomain::parse("spiffe://spiffe://example.org").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_parses_prints_the_same(text in "spiffe://[a-z./A-Z0-9%_-]{0,40}") {
+            if let Ok(id) = SpiffeId::parse(&text) {
+                prop_assert_eq!(id.as_str(), text.as_str());
+                prop_assert_eq!(format!("spiffe://{}{}", id.trust_domain(), id.path()), text);
+                prop_assert!(!id.path().split('/').any(|s| s == "." || s == ".."));
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in any::<String>()) {
+            let _ = SpiffeId::parse(&text);
+            let _ = SpiffeId::parse(&format!("spiffe://{text}"));
+            let _ = TrustDomain::parse(&text);
+        }
+
+        #[test]
+        fn each_well_formed_id_parses(
+            trust_domain in "[a-z0-9._-]{1,40}",
+            segments in proptest::collection::vec("[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,9}", 0..6),
+        ) {
+            let path: String = segments.iter().map(|segment| format!("/{segment}")).collect();
+            let id = SpiffeId::parse(&format!("spiffe://{trust_domain}{path}")).unwrap();
+            prop_assert_eq!(id.trust_domain_name(), trust_domain);
+            prop_assert_eq!(id.path(), path);
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::config::listener::{TcpProxy, Terminal};
+use crate::config::listener::Terminal;
 
 fn chain(name: &str, matches: ChainMatch) -> Arc<FilterChain> {
     Arc::new(FilterChain {
@@ -11,14 +11,7 @@ fn chain(name: &str, matches: ChainMatch) -> Arc<FilterChain> {
         matches,
         tls: None,
         handshake_timeout: None,
-        terminal: Terminal::Tcp(Arc::new(TcpProxy {
-            stat_prefix: "test".into(),
-            clusters: vec![("cluster".into(), 1)],
-            idle_timeout: None,
-            max_connection_duration: None,
-            max_connect_attempts: 1,
-            access_log: Vec::new(),
-        })),
+        terminal: Terminal::Tcp(Arc::new(crate::testing::tcp_proxy("cluster"))),
     })
 }
 

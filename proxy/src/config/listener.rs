@@ -4,7 +4,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 pub use super::chains::{FilterChains, OverlappingChains};
 use super::http::HttpManager;
-use crate::{access_log::AccessLog, stats::ListenerStats};
+use crate::{
+    access_log::AccessLog,
+    stats::{ListenerStats, TcpStats},
+};
 
 /// One listener. `generation` differs whenever the compiled configuration does.
 #[derive(Debug)]
@@ -77,6 +80,7 @@ pub enum Terminal {
 #[derive(Debug)]
 pub struct TcpProxy {
     pub stat_prefix: Arc<str>,
+    pub stats: Arc<TcpStats>,
     /// `(cluster, weight)`; one entry for a plain `cluster`.
     pub clusters: Vec<(Arc<str>, u32)>,
     /// `None`: never idle out. Envoy's default is one hour.

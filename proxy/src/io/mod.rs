@@ -10,7 +10,7 @@ pub mod registry;
 pub mod socket;
 pub mod stream;
 pub mod timers;
-pub mod tls_failure;
+pub mod tls_stats;
 pub mod trust;
 
 pub use buffers::BufferPool;

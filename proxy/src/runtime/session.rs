@@ -19,8 +19,8 @@ use crate::{
         FilterChain, Listener,
         listener::{ConnectionInfo, Terminal},
     },
-    io::{Authority, Live, Origin, Registration, Socket, Stream, Trust, tls_failure},
-    stats::ListenerBlock,
+    io::{Authority, Live, Origin, Registration, Socket, Stream, Trust, tls_stats},
+    stats::{ListenerBlock, milliseconds},
     tcp,
     worker::{Connection, Downstream, TlsInfo, Worker},
 };
@@ -220,7 +220,7 @@ async fn secure(
             return None;
         }
         Some(Err(error)) => {
-            tls_failure::count(&stats.ssl, &error);
+            tls_stats::count_failure(&stats.ssl, &error);
             log_failure(worker, listener, chain, remote, &error);
             return None;
         }
@@ -229,13 +229,7 @@ async fn secure(
             return None;
         }
     };
-    stats.ssl.handshake.inc();
-    if stream.resumed() {
-        stats.ssl.session_reused.inc();
-    }
-    if stream.peer().is_none() {
-        stats.ssl.no_certificate.inc();
-    }
+    tls_stats::count_handshake(&stats.ssl, &stream);
     registration.authorise(Authority {
         trust: Trust {
             validation: validation.cloned(),
@@ -309,19 +303,27 @@ fn session_info(session: &TlsStream<Socket>) -> TlsInfo {
 }
 
 /// Counts one connection while it lives.
-struct ActiveConnection<'a>(&'a ListenerBlock);
+struct ActiveConnection<'a> {
+    stats: &'a ListenerBlock,
+    since: Instant,
+}
 
 impl<'a> ActiveConnection<'a> {
     fn new(stats: &'a ListenerBlock) -> Self {
         stats.downstream_cx_total.inc();
         stats.downstream_cx_active.inc();
-        Self(stats)
+        Self {
+            stats,
+            since: Instant::now(),
+        }
     }
 }
 
 impl Drop for ActiveConnection<'_> {
     fn drop(&mut self) {
-        self.0.downstream_cx_active.dec();
-        self.0.downstream_cx_destroy.inc();
+        self.stats.downstream_cx_active.dec();
+        self.stats.downstream_cx_destroy.inc();
+        let length = milliseconds(self.since);
+        self.stats.downstream_cx_length_ms.record(length);
     }
 }

@@ -28,3 +28,8 @@ pub use registry::Registry;
 pub use targets::{
     ClusterStats, EndpointStats, HttpStats, ListenerStats, PerWorker, SubscriptionStats, TcpStats,
 };
+
+/// Whole milliseconds since `start`, for histograms of times.
+pub fn milliseconds(start: std::time::Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

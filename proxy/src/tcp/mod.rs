@@ -17,10 +17,12 @@ use crate::{
 
 /// Serves one connection to its end.
 pub async fn serve(worker: &Rc<Worker>, proxy: &TcpProxy, downstream: Downstream) {
+    let stats = proxy.stats.worker(worker.index);
+    stats.downstream_cx_total.inc();
     let limit = proxy.max_connection_duration;
     let session = Box::pin(session(worker, proxy, downstream));
     if worker.timers.timeout(limit, session).await.is_none() {
-        tracing::debug!("a tcp session reached its longest duration");
+        stats.max_downstream_connection_duration.inc();
     }
 }
 
@@ -42,9 +44,12 @@ async fn connect(
     downstream: &Downstream,
 ) -> Result<TcpLease, UpstreamFailure> {
     let snapshot = worker.snapshot();
-    let cluster = choose_cluster(proxy)
-        .and_then(|name| snapshot.clusters.get(name))
-        .ok_or(FailureKind::NoCluster)?;
+    let found = choose_cluster(proxy).and_then(|name| snapshot.clusters.get(name));
+    let Some(cluster) = found else {
+        let stats = proxy.stats.worker(worker.index);
+        stats.downstream_cx_no_route.inc();
+        return Err(FailureKind::NoCluster.into());
+    };
     let request = LbRequest {
         original_destination: Some(downstream.connection.local),
         ..LbRequest::default()
@@ -82,6 +87,7 @@ fn choose_cluster(proxy: &TcpProxy) -> Option<&str> {
 /// Moves bytes both ways until both directions have ended, one fails, or nothing moves for too
 /// long.
 async fn relay(worker: &Worker, proxy: &TcpProxy, downstream: Downstream, mut lease: TcpLease) {
+    let stats = proxy.stats.worker(worker.index);
     let limit = downstream.connection.listener.buffer_limit as usize;
     let mut client = downstream.stream;
     let mut sent = Pump::new(downstream.read_ahead, limit);
@@ -99,12 +105,15 @@ async fn relay(worker: &Worker, proxy: &TcpProxy, downstream: Downstream, mut le
         if moved != (0, 0) {
             idle.set(proxy.idle_timeout);
             lease.count_bytes(moved.0, moved.1);
+            stats.downstream_cx_rx_bytes_total.add(moved.0);
+            stats.downstream_cx_tx_bytes_total.add(moved.1);
         }
         match outcome {
             Poll::Ready(result) => Poll::Ready(result),
-            Poll::Pending => idle
-                .poll_expired(cx)
-                .map(|()| Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => idle.poll_expired(cx).map(|()| {
+                stats.idle_timeout.inc();
+                Err(io::ErrorKind::TimedOut.into())
+            }),
         }
     })
     .await;

@@ -1,6 +1,6 @@
 //! Opening a connection to an endpoint: socket, TLS, accounting.
 
-use std::{cell::Cell, io, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::Cell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
 use ithildin_tls::{ClientContext, HandshakeError, verify::Role};
 use socket2::{SockRef, TcpKeepalive};
@@ -19,8 +19,8 @@ use crate::{
         Cluster,
         cluster::{EndpointAddress, Transport},
     },
-    io::{Authority, Origin, Registration, Socket, Stream, Trust, tls_failure},
-    stats::ClusterBlock,
+    io::{Authority, Origin, Registration, Socket, Stream, Trust, tls_stats},
+    stats::{ClusterBlock, milliseconds},
 };
 
 /// A connection that is open.
@@ -46,6 +46,9 @@ pub(super) async fn connect(
     let failure = match result {
         Some(Ok(stream)) => {
             count.established.set(true);
+            stats
+                .upstream_cx_connect_ms
+                .record(milliseconds(count.opened));
             return Ok(Connected {
                 local: stream.local(),
                 stream,
@@ -79,7 +82,11 @@ async fn establish(
         Some(Transport::Plaintext) => Ok(Stream::plain(socket, registration)),
         Some(Transport::Tls { context: tls, .. }) => {
             let secured = secure(tls, socket, registration, key).await;
-            secured.map_err(|error| refused(context, host, &error))
+            let stream = secured.map_err(|error| refused(context, host, &error))?;
+            if let Some(session) = stream.session() {
+                tls_stats::count_handshake(&context.stats().ssl, session);
+            }
+            Ok(stream)
         }
         None => {
             let kind = FailureKind::LocalConnectionFailure;
@@ -120,7 +127,7 @@ async fn secure(
 }
 
 fn refused(context: &Context, host: &Host, error: &HandshakeError) -> UpstreamFailure {
-    tls_failure::count(&context.stats().ssl, error);
+    tls_stats::count_failure(&context.stats().ssl, error);
     let refusal = match error {
         HandshakeError::Refused(refusal) => Some(refusal),
         _ => None,
@@ -210,6 +217,8 @@ pub(super) struct ConnectionCount {
     usage: Rc<Usage>,
     /// Once it is, its end makes room for another; whoever failed to connect says so itself.
     established: Cell<bool>,
+    opened: Instant,
+    requests: Cell<u32>,
 }
 
 impl ConnectionCount {
@@ -226,6 +235,8 @@ impl ConnectionCount {
             host: Rc::clone(host),
             usage: Rc::clone(usage),
             established: Cell::new(false),
+            opened: Instant::now(),
+            requests: Cell::new(0),
         }
     }
 
@@ -239,6 +250,32 @@ impl ConnectionCount {
 
     pub(super) fn usage(&self) -> &Usage {
         &self.usage
+    }
+
+    /// Requests that the connection carried so far.
+    pub(super) fn requests(&self) -> u32 {
+        self.requests.get()
+    }
+
+    /// One more request, which the cluster's `max_requests_per_connection` counts.
+    pub(super) fn add_request(&self) {
+        self.requests.set(self.requests.get().saturating_add(1));
+    }
+
+    /// Whether the connection has carried all the requests that it may.
+    pub(super) fn is_spent(&self) -> bool {
+        let limit = self.context.cluster.http.max_requests_per_connection;
+        let spent = limit != 0 && self.requests.get() >= limit;
+        if spent {
+            self.stats().upstream_cx_max_requests.inc();
+        }
+        spent
+    }
+
+    /// Whether the connection has lived as long as it may.
+    pub(super) fn is_too_old(&self) -> bool {
+        let limit = self.context.cluster.http.max_connection_duration;
+        limit.is_some_and(|limit| self.opened.elapsed() >= limit)
     }
 
     pub(super) fn is_http1(&self) {
@@ -258,6 +295,10 @@ impl Drop for ConnectionCount {
         self.host.stats(&self.context).cx_active.dec();
         self.usage.connections.set(self.usage.connections.get() - 1);
         if self.established.get() {
+            stats
+                .upstream_cx_length_ms
+                .record(milliseconds(self.opened));
+            stats.upstream_rq_per_cx.record(self.requests.get().into());
             self.usage.wake(1);
         }
     }

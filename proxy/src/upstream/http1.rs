@@ -1,6 +1,6 @@
 //! HTTP/1 connections: lent whole, pooled last in first out.
 
-use std::{rc::Rc, time::Instant};
+use std::rc::Rc;
 
 use super::{
     balance::Host,
@@ -16,19 +16,9 @@ use crate::io::Stream;
 #[derive(Debug)]
 pub(super) struct IdleConnection {
     pub(super) stream: Stream,
-    pub(super) history: History,
+    pub(super) count: ConnectionCount,
     /// Reap rounds since it came back.
     idle_rounds: u64,
-}
-
-/// What a connection has behind it.
-#[derive(Debug)]
-pub(super) struct History {
-    /// Held, never read: it counts until it is dropped.
-    _count: ConnectionCount,
-    /// Requests that it carried.
-    pub(super) requests: u32,
-    opened: Instant,
 }
 
 impl IdleConnection {
@@ -36,11 +26,7 @@ impl IdleConnection {
         connected.count.is_http1();
         Self {
             stream: connected.stream,
-            history: History {
-                _count: connected.count,
-                requests: 0,
-                opened: Instant::now(),
-            },
+            count: connected.count,
             idle_rounds: 0,
         }
     }
@@ -63,7 +49,7 @@ impl Pool {
     pub(super) fn take_idle(&self) -> Option<IdleConnection> {
         loop {
             let mut connection = self.idle.borrow_mut().pop()?;
-            if connection.stream.is_reusable() && !self.is_too_old(&connection.history) {
+            if connection.stream.is_reusable() && !connection.count.is_too_old() {
                 return Some(connection);
             }
         }
@@ -77,25 +63,20 @@ impl Pool {
         match RequestPermit::admit(&self.context, host) {
             Ok(request) => Ok(Http1Lease::new(connection, request, self)),
             Err(overflow) => {
-                self.give_back(connection.stream, connection.history);
+                self.give_back(connection.stream, connection.count);
                 Err(overflow)
             }
         }
     }
 
     /// Takes a connection back, for the next request.
-    pub(super) fn give_back(&self, stream: Stream, history: History) {
-        let max_requests = self.context.cluster.http.max_requests_per_connection;
-        if max_requests != 0 && history.requests >= max_requests {
-            self.context.stats().upstream_cx_max_requests.inc();
-            return;
-        }
-        if self.closed.get() || self.is_too_old(&history) {
+    pub(super) fn give_back(&self, stream: Stream, count: ConnectionCount) {
+        if count.is_spent() || count.is_too_old() || self.closed.get() {
             return;
         }
         self.idle.borrow_mut().push(IdleConnection {
             stream,
-            history,
+            count,
             idle_rounds: 0,
         });
         self.usage.wake(1);
@@ -111,7 +92,7 @@ impl Pool {
                 self.context.stats().upstream_cx_idle_timeout.inc();
                 return false;
             }
-            connection.stream.is_reusable() && !self.is_too_old(&connection.history)
+            connection.stream.is_reusable() && !connection.count.is_too_old()
         });
     }
 
@@ -127,10 +108,5 @@ impl Pool {
             }
         }
         self.connect_alone(host).await.map(IdleConnection::fresh)
-    }
-
-    fn is_too_old(&self, history: &History) -> bool {
-        let limit = self.context.cluster.http.max_connection_duration;
-        limit.is_some_and(|limit| history.opened.elapsed() >= limit)
     }
 }

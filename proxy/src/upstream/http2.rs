@@ -7,7 +7,6 @@ use std::{
     cell::Cell,
     net::SocketAddr,
     rc::{Rc, Weak},
-    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -41,10 +40,7 @@ pub(super) struct SharedConnection {
     send: SendRequest<Bytes>,
     count: ConnectionCount,
     local: Option<SocketAddr>,
-    opened: Instant,
     streams: Cell<u32>,
-    /// Streams opened so far.
-    requests: Cell<u32>,
     /// Reap rounds without streams.
     idle_rounds: Cell<u64>,
 }
@@ -100,9 +96,7 @@ impl Pool {
             send,
             count,
             local,
-            opened: Instant::now(),
             streams: Cell::new(0),
-            requests: Cell::new(0),
             idle_rounds: Cell::new(0),
         });
         self.shared.borrow_mut().push(Rc::clone(&shared));
@@ -123,13 +117,16 @@ impl Pool {
                 Err(overflow) => return Some(Err(overflow)),
             };
             shared.streams.set(shared.streams.get() + 1);
-            shared.requests.set(shared.requests.get().saturating_add(1));
+            shared.count.add_request();
             shared.idle_rounds.set(0);
             let permit = StreamPermit::new(Rc::clone(&shared), request);
             // With room this does not wait; it fails once the peer said GOAWAY.
             match shared.send.clone().ready().await {
                 Ok(send) => {
-                    self.retire_if_spent(&shared);
+                    // No new streams after the last that the configuration allows.
+                    if shared.count.is_spent() || shared.count.is_too_old() {
+                        self.retire(&shared);
+                    }
                     return Some(Ok(Http2Lease { send, permit }));
                 }
                 Err(_) => self.retire(&shared),
@@ -194,18 +191,6 @@ impl Pool {
         shared.iter().find(|shared| shared.has_room(http)).cloned()
     }
 
-    /// No new streams after the last that the configuration allows.
-    fn retire_if_spent(&self, shared: &Rc<SharedConnection>) {
-        let http = &self.context.cluster.http;
-        let requests = http.max_requests_per_connection;
-        if requests != 0 && shared.requests.get() >= requests {
-            self.context.stats().upstream_cx_max_requests.inc();
-            self.retire(shared);
-        } else if is_over(http.max_connection_duration, shared.opened) {
-            self.retire(shared);
-        }
-    }
-
     /// Takes a connection out of the pool; its streams go on.
     fn retire(&self, shared: &Rc<SharedConnection>) {
         let mut all = self.shared.borrow_mut();
@@ -216,7 +201,7 @@ impl Pool {
         let http = &self.context.cluster.http;
         self.shared.borrow_mut().retain(|shared| {
             if shared.streams.get() > 0 {
-                return !is_over(http.max_connection_duration, shared.opened);
+                return !shared.count.is_too_old();
             }
             shared.idle_rounds.set(shared.idle_rounds.get() + 1);
             let rounds = u32::try_from(shared.idle_rounds.get()).unwrap_or(u32::MAX);
@@ -225,7 +210,7 @@ impl Pool {
                 self.context.stats().upstream_cx_idle_timeout.inc();
                 return false;
             }
-            !is_over(http.max_connection_duration, shared.opened)
+            !shared.count.is_too_old()
         });
     }
 }
@@ -256,8 +241,4 @@ fn builder(http: &UpstreamHttp) -> Builder {
         .max_frame_size(MAX_FRAME)
         .max_send_buffer_size(SEND_BUFFER);
     builder
-}
-
-fn is_over(limit: Option<Duration>, since: Instant) -> bool {
-    limit.is_some_and(|limit| since.elapsed() >= limit)
 }

@@ -7,7 +7,7 @@ use h2::client::SendRequest;
 
 use super::{
     connect::{Connected, ConnectionCount},
-    http1::{History, IdleConnection},
+    http1::IdleConnection,
     http2::SharedConnection,
     limits::RequestPermit,
     pool::Pool,
@@ -31,21 +31,21 @@ pub struct Http1Lease {
     /// Whether the connection carried a request before: its first read or write may then find it
     /// closed, which is worth a retry on another.
     pub reused: bool,
-    history: History,
+    count: ConnectionCount,
     request: RequestPermit,
     pool: Rc<Pool>,
 }
 
 impl Http1Lease {
     pub(super) fn new(connection: IdleConnection, request: RequestPermit, pool: &Rc<Pool>) -> Self {
-        let mut history = connection.history;
-        let reused = history.requests > 0;
-        history.requests = history.requests.saturating_add(1);
+        let count = connection.count;
+        let reused = count.requests() > 0;
+        count.add_request();
         Self {
             stream: connection.stream,
             leftover: BytesMut::new(),
             reused,
-            history,
+            count,
             request,
             pool: Rc::clone(pool),
         }
@@ -64,7 +64,7 @@ impl Http1Lease {
     /// connection. One with bytes left over is closed: they belong to no request of ours.
     pub fn give_back(self) {
         if self.leftover.is_empty() {
-            self.pool.give_back(self.stream, self.history);
+            self.pool.give_back(self.stream, self.count);
         }
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! Nothing here is reachable but by [`Authority::forge`](super::Authority::forge).
 
-use std::time::{Duration, SystemTime};
+use std::{
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
 
 use rcgen::{
     CertificateParams, CustomExtension, DistinguishedName, ExtendedKeyUsagePurpose, IsCa,
@@ -81,7 +84,27 @@ impl Forgery {
         Self::NotYetValid,
         Self::Revoked,
     ];
+
+    /// Its name in requests, such as `two-uri-sans`.
+    pub fn name(self) -> String {
+        let name = serde_json::to_value(self).expect("a plain enum has a JSON form");
+        name.as_str().unwrap_or_default().to_owned()
+    }
 }
+
+impl FromStr for Forgery {
+    type Err = UnknownForgery;
+
+    fn from_str(text: &str) -> Result<Self, UnknownForgery> {
+        let found = Self::ALL.into_iter().find(|forgery| forgery.name() == text);
+        found.ok_or_else(|| UnknownForgery(text.to_owned()))
+    }
+}
+
+/// A text that names no forgery.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no forgery {0:?}; there are {known}", known = Forgery::ALL.map(Forgery::name).join(", "))]
+pub struct UnknownForgery(String);
 
 /// A forged certificate: its chain, leaf first, and its key.
 #[derive(Clone, Debug)]

@@ -65,6 +65,7 @@ pub(super) fn proxy(
     }
     Some(TcpProxy {
         stat_prefix: stat_prefix.as_str().into(),
+        stats: compiler.stats.tcp(stat_prefix),
         clusters: clusters(cluster_specifier.as_ref(), at)?,
         idle_timeout: at.limit("idle_timeout", idle_timeout, Some(DEFAULT_IDLE_TIMEOUT)),
         max_connection_duration: at.limit(

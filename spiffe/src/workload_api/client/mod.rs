@@ -5,6 +5,9 @@ mod decode;
 mod follow;
 mod source;
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use ithildin_proto::workload::{

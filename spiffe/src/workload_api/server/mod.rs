@@ -22,7 +22,8 @@ use crate::{
     Caller, JwtProvider, Provider, SpiffeId,
     jwt::{JwtBundles, JwtSvid},
 };
-use streams::{Answers, jwt_bundles_response, x509_bundles_response, x509_svid_response};
+pub use streams::x509_svid_response;
+use streams::{Answers, jwt_bundles_response, x509_bundles_response};
 
 /// What SPIRE answers to a caller without an identity.
 const NO_IDENTITY: &str = "no identity issued";

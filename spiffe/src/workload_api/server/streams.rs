@@ -40,8 +40,8 @@ pub(super) fn jwt_bundles(
     })
 }
 
-/// What an SVID stream carries for `snapshot`.
-pub(super) fn x509_svid_response(snapshot: &IdentitySnapshot) -> X509svidResponse {
+/// What `FetchX509SVID` answers for `snapshot`. It holds the private keys.
+pub fn x509_svid_response(snapshot: &IdentitySnapshot) -> X509svidResponse {
     let own = |name: &str| {
         let mut svids = snapshot.svids.iter();
         svids.any(|svid| svid.id.trust_domain_name() == name)

@@ -1,0 +1,414 @@
+//! The control socket: HTTP with JSON on a Unix socket that only the authority's user may open. One
+//! request, `POST /`, carries one [`Operation`]; the answer is JSON, with `error` if it failed.
+
+use std::{
+    collections::BTreeSet,
+    convert::Infallible,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use clap::Subcommand;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use ithildin_spiffe::{
+    SpiffeId, TrustDomain, X509Bundle,
+    authority::{Selector, WorkloadConfig, forge::Forgery, parse_duration},
+    x509::certificates_to_pem,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::net::UnixListener;
+use tracing::{info, warn};
+
+use super::{Sockets, authority_of};
+
+/// Only the authority's own user may control it.
+const CONTROL_MODE: u32 = 0o600;
+/// The largest request: a bundle of many roots.
+const MAX_REQUEST_BYTES: usize = 1 << 20;
+
+/// What can be asked of a running authority. `authority` is the name of one of its authorities, by
+/// default the trust domain of `id`, or the only one there is.
+#[derive(Clone, Debug, Serialize, Deserialize, Subcommand)]
+#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Operation {
+    /// Shows trust domains, roots, workloads and federation.
+    Status,
+    /// Registers a workload and issues its SVID.
+    Grant {
+        id: SpiffeId,
+        #[arg(long)]
+        #[serde(default)]
+        authority: Option<String>,
+        #[arg(long)]
+        #[serde(default)]
+        uid: Option<u32>,
+        #[arg(long)]
+        #[serde(default)]
+        gid: Option<u32>,
+        #[arg(long)]
+        #[serde(default)]
+        pid: Option<i32>,
+        /// A socket of its own.
+        #[arg(long)]
+        #[serde(default)]
+        socket: Option<PathBuf>,
+        #[arg(long)]
+        #[serde(default)]
+        hint: Option<String>,
+        #[arg(long)]
+        #[serde(default)]
+        dns: Vec<String>,
+        /// The life of its SVIDs, such as 30s.
+        #[arg(long)]
+        #[serde(default)]
+        ttl: Option<String>,
+        /// Only these federated trust domains.
+        #[arg(long)]
+        #[serde(default)]
+        federates_with: Option<Vec<TrustDomain>>,
+    },
+    /// Takes a workload's identity away.
+    Withdraw {
+        id: SpiffeId,
+        #[arg(long)]
+        #[serde(default)]
+        authority: Option<String>,
+    },
+    /// Issues new SVIDs: to one workload, or to all of one authority, or to all.
+    RotateLeaf {
+        #[serde(default)]
+        id: Option<SpiffeId>,
+        #[arg(long)]
+        #[serde(default)]
+        authority: Option<String>,
+    },
+    /// Makes a new intermediate and issues all SVIDs anew.
+    RotateIntermediate {
+        #[arg(long)]
+        #[serde(default)]
+        authority: Option<String>,
+    },
+    /// Prepares a root, waits, then activates it. The old root stays in the bundle.
+    RotateRoot {
+        #[arg(long)]
+        #[serde(default)]
+        authority: Option<String>,
+        /// How long everybody has to learn the new root before it signs.
+        #[arg(long, default_value = "1s")]
+        #[serde(default = "default_settle")]
+        settle: String,
+    },
+    /// Makes the next root and publishes it.
+    PrepareRoot {
+        #[arg(long)]
+        #[serde(default)]
+        authority: Option<String>,
+    },
+    /// Signs with the prepared root.
+    ActivateRoot {
+        #[arg(long)]
+        #[serde(default)]
+        authority: Option<String>,
+    },
+    /// Takes all old roots out of the bundle.
+    DropOldRoots {
+        #[arg(long)]
+        #[serde(default)]
+        authority: Option<String>,
+    },
+    /// Federates two trust domains in both directions.
+    Federate { a: TrustDomain, b: TrustDomain },
+    /// Ends a federation in both directions.
+    Unfederate { a: TrustDomain, b: TrustDomain },
+    /// Gives the workloads of one trust domain the bundle of another.
+    Trust { who: TrustDomain, whom: TrustDomain },
+    /// Takes the bundle of another trust domain from the workloads of one.
+    Distrust { who: TrustDomain, whom: TrustDomain },
+    /// Revokes a certificate by its serial number, or the current SVID of a workload.
+    Revoke {
+        /// A serial number in hexadecimal, or a SPIFFE ID.
+        what: String,
+        #[arg(long)]
+        #[serde(default)]
+        authority: Option<String>,
+    },
+    /// Issues an SVID for nobody in particular; `--write` of ctl puts it into files.
+    Mint {
+        id: SpiffeId,
+        #[arg(long)]
+        #[serde(default)]
+        authority: Option<String>,
+        #[arg(long)]
+        #[serde(default)]
+        ttl: Option<String>,
+        #[arg(long)]
+        #[serde(default)]
+        dns: Vec<String>,
+    },
+    /// Makes a certificate that must be refused.
+    Forge {
+        /// What is wrong with it: two-uri-sans, ca-as-leaf, expired, revoked, foreign-id, ...
+        forgery: Forgery,
+        id: SpiffeId,
+        /// Whose CA signs: needed for foreign-id, where it is not that of the ID.
+        #[arg(long)]
+        #[serde(default)]
+        authority: Option<String>,
+    },
+    /// Shows the bundle of a trust domain.
+    Bundle { trust_domain: TrustDomain },
+    /// Learns the bundle of a trust domain that somebody else issues for.
+    SetBundle {
+        trust_domain: TrustDomain,
+        /// The roots as PEM text.
+        pem: String,
+    },
+}
+
+fn default_settle() -> String {
+    "1s".to_owned()
+}
+
+/// Opens the control socket; the future serves it until it fails.
+pub(super) fn serve(
+    path: &Path,
+    sockets: Sockets,
+) -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    let listener = ithildin_sys::socket::listen_unix(path, CONTROL_MODE)
+        .with_context(|| format!("cannot listen on {}", path.display()))?;
+    let listener = UnixListener::from_std(listener)?;
+    Ok(async move {
+        loop {
+            let (stream, _) = listener.accept().await?;
+            let sockets = sockets.clone();
+            tokio::spawn(async move {
+                let service = service_fn(|request| answer(request, &sockets));
+                let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                if let Err(error) = served.await {
+                    warn!(%error, "a control connection failed");
+                }
+            });
+        }
+    })
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    sockets: &Sockets,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (status, answer) = match handle(request, sockets).await {
+        Ok(answer) => (StatusCode::OK, answer),
+        Err(error) => (
+            StatusCode::BAD_REQUEST,
+            json!({ "error": format!("{error:#}") }),
+        ),
+    };
+    let mut response = Response::new(Full::from(answer.to_string()));
+    *response.status_mut() = status;
+    let json = http::HeaderValue::from_static("application/json");
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, json);
+    Ok(response)
+}
+
+async fn handle(request: Request<Incoming>, sockets: &Sockets) -> anyhow::Result<Value> {
+    if request.method() != Method::POST {
+        bail!("only POST is understood");
+    }
+    let body = Limited::new(request.into_body(), MAX_REQUEST_BYTES)
+        .collect()
+        .await;
+    let body = body.map_err(|error| anyhow::anyhow!("cannot read the request: {error}"))?;
+    let operation = serde_json::from_slice(&body.to_bytes()).context("malformed operation")?;
+    info!(?operation, "control");
+    perform(operation, sockets).await
+}
+
+async fn perform(operation: Operation, sockets: &Sockets) -> anyhow::Result<Value> {
+    let authority = sockets.authority();
+    let named = |name: Option<String>| Named { sockets, name };
+    match operation {
+        Operation::Status => return Ok(serde_json::to_value(authority.status())?),
+        Operation::Grant { .. } => return grant(operation, sockets),
+        Operation::Withdraw {
+            id,
+            authority: name,
+        } => {
+            authority.withdraw(&named(name).of(&id), &id)?;
+        }
+        Operation::RotateLeaf {
+            id,
+            authority: name,
+        } => rotate_leaf(sockets, name, id)?,
+        Operation::RotateIntermediate { authority: name } => {
+            authority.rotate_intermediate(&named(name).only()?)?;
+        }
+        Operation::RotateRoot {
+            authority: name,
+            settle,
+        } => {
+            let settle = parse_duration(&settle)?;
+            authority.rotate_root(&named(name).only()?, settle).await?;
+        }
+        Operation::PrepareRoot { authority: name } => {
+            authority.prepare_root(&named(name).only()?)?;
+        }
+        Operation::ActivateRoot { authority: name } => {
+            authority.activate_root(&named(name).only()?)?;
+        }
+        Operation::DropOldRoots { authority: name } => {
+            authority.drop_old_roots(&named(name).only()?)?;
+        }
+        Operation::Federate { a, b } => authority.federate(&a, &b)?,
+        Operation::Unfederate { a, b } => authority.unfederate(&a, &b)?,
+        Operation::Trust { who, whom } => authority.trust(&who, &whom)?,
+        Operation::Distrust { who, whom } => authority.distrust(&who, &whom)?,
+        Operation::Revoke {
+            what,
+            authority: name,
+        } => return revoke(sockets, name, &what),
+        Operation::Mint {
+            id,
+            authority: name,
+            ttl,
+            dns,
+        } => {
+            let ttl: Option<Duration> = ttl.as_deref().map(parse_duration).transpose()?;
+            let svid = authority.mint(&named(name).of(&id), &id, ttl, &dns)?;
+            let bundle = authority.bundle(&id.trust_domain())?;
+            return Ok(json!({
+                "chain": certificates_to_pem(&svid.chain),
+                "key": *svid.key.to_pem(),
+                "bundle": bundle.to_pem(),
+            }));
+        }
+        Operation::Forge {
+            forgery,
+            id,
+            authority: name,
+        } => {
+            let forged = authority.forge(&named(name).of(&id), &id, forgery)?;
+            return Ok(json!({
+                "chain": certificates_to_pem(&forged.chain),
+                "key": *forged.key.to_pem(),
+                "serial": forged.serial.to_string(),
+            }));
+        }
+        Operation::Bundle { trust_domain } => {
+            return Ok(json!({ "bundle": authority.bundle(&trust_domain)?.to_pem() }));
+        }
+        Operation::SetBundle { trust_domain, pem } => {
+            let bundle = X509Bundle::from_pem(trust_domain, pem.as_bytes());
+            authority.set_bundle(bundle.context("pem")?)?;
+        }
+    }
+    Ok(json!({}))
+}
+
+fn grant(operation: Operation, sockets: &Sockets) -> anyhow::Result<Value> {
+    let Operation::Grant {
+        id,
+        authority,
+        uid,
+        gid,
+        pid,
+        socket,
+        hint,
+        dns,
+        ttl,
+        federates_with,
+    } = operation
+    else {
+        bail!("not a grant");
+    };
+    let name = Named {
+        sockets,
+        name: authority,
+    }
+    .of(&id);
+    let workload = WorkloadConfig {
+        id,
+        selector: Selector { uid, gid, pid },
+        socket,
+        federates_with: federates_with.map(BTreeSet::from_iter),
+        dns,
+        hint,
+        ttl: ttl.as_deref().map(parse_duration).transpose()?,
+    };
+    sockets.authority().grant(&name, workload.clone())?;
+    sockets.open_workload(&name, &workload)?;
+    Ok(json!({}))
+}
+
+fn rotate_leaf(
+    sockets: &Sockets,
+    name: Option<String>,
+    id: Option<SpiffeId>,
+) -> anyhow::Result<()> {
+    let authority = sockets.authority();
+    let names = match (&id, name) {
+        (_, Some(name)) => vec![name],
+        (Some(id), None) => vec![authority_of(id)],
+        (None, None) => names(sockets),
+    };
+    for name in names {
+        authority.rotate_leaf(&name, id.as_ref())?;
+    }
+    Ok(())
+}
+
+fn revoke(sockets: &Sockets, name: Option<String>, what: &str) -> anyhow::Result<Value> {
+    let named = Named { sockets, name };
+    let serial = match SpiffeId::parse(what) {
+        Ok(id) => sockets.authority().revoke_workload(&named.of(&id), &id)?,
+        Err(_) => {
+            let serial = what.parse().with_context(|| format!("{what:?}"))?;
+            sockets.authority().revoke(&named.only()?, &serial)?;
+            serial
+        }
+    };
+    Ok(json!({ "serial": serial.to_string() }))
+}
+
+/// The authority that a request means.
+struct Named<'a> {
+    sockets: &'a Sockets,
+    name: Option<String>,
+}
+
+impl Named<'_> {
+    fn of(&self, id: &SpiffeId) -> String {
+        self.name.clone().unwrap_or_else(|| authority_of(id))
+    }
+
+    fn only(self) -> anyhow::Result<String> {
+        if let Some(name) = self.name {
+            return Ok(name);
+        }
+        let mut names = names(self.sockets);
+        if names.len() != 1 {
+            bail!(
+                "name one of the authorities {} with --authority",
+                names.join(", ")
+            );
+        }
+        Ok(names.remove(0))
+    }
+}
+
+fn names(sockets: &Sockets) -> Vec<String> {
+    let status = sockets.authority().status();
+    let domains = status.trust_domains.into_iter();
+    domains.map(|domain| domain.authority).collect()
+}
