@@ -85,7 +85,7 @@ impl Report {
 #[derive(Clone, Copy)]
 pub(crate) struct At<'a> {
     report: &'a Report,
-    parent: Option<&'a At<'a>>,
+    parent: Option<&'a Self>,
     step: Step<'a>,
 }
 

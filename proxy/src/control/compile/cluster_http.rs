@@ -221,7 +221,7 @@ fn http1_options(config: Option<&Http1ProtocolOptions>, at: &At<'_>) {
 
 fn settings(config: Option<&CommonOptions>, http2: Http2Options, at: &At<'_>) -> UpstreamHttp {
     let at = at.field("common_http_protocol_options");
-    let config = config.cloned().unwrap_or_default();
+    let config = config.copied().unwrap_or_default();
     let CommonOptions {
         idle_timeout,
         max_connection_duration,

@@ -94,7 +94,7 @@ pub(super) fn manager(
     if stat_prefix.is_empty() {
         at.field("stat_prefix").error("is empty");
     }
-    let common = common_http_protocol_options.clone().unwrap_or_default();
+    let common = common_http_protocol_options.unwrap_or_default();
     let suppress_envoy_headers = http_filters::check(http_filters, at);
     let routes = route_source(route_specifier.as_ref(), compiler, parts, at);
     let manager = HttpManager {

@@ -39,7 +39,14 @@ use crate::{
 /// thousands of them cheap; a session is resumed only under the same identity and trust all the same.
 #[derive(Default)]
 pub(in crate::control) struct TlsContexts {
-    clients: HashMap<(Vec<u8>, bool), (Weak<ClientContext>, Option<Arc<str>>, Vec<SecretKey>)>,
+    /// By the encoded message, and whether the server's name must match.
+    clients: HashMap<(Vec<u8>, bool), KnownClient>,
+}
+
+struct KnownClient {
+    context: Weak<ClientContext>,
+    sni: Option<Arc<str>>,
+    keys: Vec<SecretKey>,
 }
 
 impl TlsContexts {
@@ -62,15 +69,19 @@ impl TlsContexts {
         };
         let at = at.field("typed_config");
         let key = (config.value.clone(), match_server_name);
-        if let Some((context, sni, keys)) = self.clients.get(&key)
-            && let Some(context) = context.upgrade()
+        if let Some(known) = self.clients.get(&key)
+            && let Some(context) = known.context.upgrade()
         {
-            let sni = sni.clone();
-            return Some((Transport::Tls { context, sni }, keys.clone()));
+            let sni = known.sni.clone();
+            return Some((Transport::Tls { context, sni }, known.keys.clone()));
         }
         let (context, sni, keys) = client_context(name, config, match_server_name, secrets, &at)?;
         let context = Arc::new(context);
-        let known = (Arc::downgrade(&context), sni.clone(), keys.clone());
+        let known = KnownClient {
+            context: Arc::downgrade(&context),
+            sni: sni.clone(),
+            keys: keys.clone(),
+        };
         self.clients.insert(key, known);
         Some((Transport::Tls { context, sni }, keys))
     }

@@ -277,13 +277,16 @@ impl Entry {
 /// A secret, read.
 enum Material {
     Identity(Arc<Identity>),
-    Validation {
-        trust: Trust,
-        /// The served context without its roots.
-        rules: CertificateValidationContext,
-        /// The whole of it, for users whose defaults have roots too.
-        whole: Box<CertificateValidationContext>,
-    },
+    Validation(Box<Context>),
+}
+
+/// A validation context, its roots parsed once.
+struct Context {
+    trust: Trust,
+    /// The served context without its roots.
+    rules: CertificateValidationContext,
+    /// The whole of it, for users whose defaults have roots too.
+    whole: CertificateValidationContext,
 }
 
 impl Material {
@@ -302,11 +305,11 @@ impl Material {
             Some(secret::Type::ValidationContext(context)) => {
                 let at = at.field("validation_context");
                 validation::rules(context, false, &at)?;
-                Some(Self::Validation {
+                Some(Self::Validation(Box::new(Context {
                     trust: validation::trust(context, Origin::Served, &at)?,
                     rules: without_roots(context),
-                    whole: Box::new(context.clone()),
-                })
+                    whole: context.clone(),
+                })))
             }
             Some(secret::Type::SessionTicketKeys(_) | secret::Type::GenericSecret(_)) | None => {
                 at.error("is neither a tls_certificate nor a validation_context");
@@ -318,7 +321,7 @@ impl Material {
     fn identity(&self, at: &At<'_>) -> Option<Arc<Identity>> {
         match self {
             Self::Identity(identity) => Some(Arc::clone(identity)),
-            Self::Validation { .. } => {
+            Self::Validation(_) => {
                 at.error("is a validation_context, but is used as a tls_certificate");
                 None
             }
@@ -326,23 +329,18 @@ impl Material {
     }
 
     fn validation(&self, user: &ValidationSlot, at: &At<'_>) -> Option<Validation> {
-        let Self::Validation {
-            trust,
-            rules,
-            whole,
-        } = self
-        else {
+        let Self::Validation(context) = self else {
             at.error("is a tls_certificate, but is used as a validation_context");
             return None;
         };
         let at = at.field("validation_context");
         if without_roots(&user.defaults) != user.defaults {
-            let merged = merge(&user.defaults, whole);
+            let merged = merge(&user.defaults, &context.whole);
             return validation::validation(&merged, Origin::Served, user.match_server_name, &at);
         }
-        let merged = merge(&user.defaults, rules);
+        let merged = merge(&user.defaults, &context.rules);
         let rules = validation::rules(&merged, user.match_server_name, &at)?;
-        Some(rules.with(share(trust)))
+        Some(rules.with(share(&context.trust)))
     }
 }
 
