@@ -105,6 +105,11 @@ impl Registry {
         drained
     }
 
+    /// Downstream connections.
+    pub fn active(&self) -> i64 {
+        self.active.get()
+    }
+
     /// Closes all connections.
     pub fn close_all(&self, reason: &CloseReason) {
         for entry in self.table.borrow().entries.iter().flatten() {

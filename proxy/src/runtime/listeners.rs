@@ -7,6 +7,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -22,11 +23,16 @@ use crate::{
     worker::Published,
 };
 
+/// Time between two tries to bind what could not be bound.
+const BIND_RETRY: Duration = Duration::from_secs(1);
+
 /// The listeners that the workers serve.
 pub(super) struct Listeners {
     workers: Arc<[WorkerThread]>,
     report: watch::Sender<Arc<ListenerReport>>,
     bound: Map<Arc<str>, Bound>,
+    /// Generations that could not be bound.
+    failed: Map<Arc<str>, u64>,
 }
 
 struct Bound {
@@ -50,41 +56,62 @@ impl Listeners {
             workers,
             report,
             bound: Map::default(),
+            failed: Map::default(),
         }
     }
 
-    /// Applies the current snapshot and each later one, for ever.
+    /// Applies the current snapshot and each later one, for ever. What could not be bound is tried
+    /// again: another process may still be on its way out.
     pub(super) async fn follow(mut self, published: Arc<Published>) {
         let mut changed = published.changed.subscribe();
         loop {
             changed.mark_unchanged();
             let snapshot = published.current.load_full();
-            self.apply(&snapshot).await;
-            if changed.changed().await.is_err() {
-                return;
+            let all_bound = self.apply(&snapshot).await;
+            let next = changed.changed();
+            if all_bound {
+                // The sender is in `published`, which we hold.
+                let _ = next.await;
+            } else {
+                let _ = tokio::time::timeout(BIND_RETRY, next).await;
             }
         }
     }
 
-    async fn apply(&mut self, snapshot: &Snapshot) {
+    /// Whether all listeners of the snapshot are bound now.
+    async fn apply(&mut self, snapshot: &Snapshot) -> bool {
         // Addresses become free before others ask for them.
         self.remove_missing(snapshot).await;
         let mut listeners = Vec::with_capacity(snapshot.listeners.len());
         for listener in &snapshot.listeners {
             let bound = self.serve(listener).await;
-            if let Err(reason) = &bound {
-                tracing::error!(listener = %listener.name, "listener is not bound: {reason}");
-            }
+            self.log_failure(listener, &bound);
             listeners.push(ListenerStatus {
                 name: Arc::clone(&listener.name),
                 generation: listener.generation,
                 bound,
             });
         }
+        let all_bound = listeners.iter().all(|listener| listener.bound.is_ok());
         self.report.send_replace(Arc::new(ListenerReport {
             version: Some(snapshot.version),
             listeners,
         }));
+        all_bound
+    }
+
+    /// One line when a listener cannot be bound, and none for each try after it.
+    fn log_failure(&mut self, listener: &Listener, bound: &Result<Vec<SocketAddr>, String>) {
+        let name = &listener.name;
+        match bound {
+            Ok(_) => drop(self.failed.remove(name)),
+            Err(reason) => {
+                let before = self.failed.insert(Arc::clone(name), listener.generation);
+                if before != Some(listener.generation) {
+                    tracing::error!(listener = %name, "listener is not bound: {reason}");
+                }
+            }
+        }
     }
 
     async fn remove_missing(&mut self, snapshot: &Snapshot) {

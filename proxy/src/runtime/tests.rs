@@ -203,10 +203,10 @@ async fn a_listener_can_take_over_the_address_of_one_that_goes() {
 
 #[tokio::test]
 async fn a_listener_that_cannot_be_bound_is_reported_and_the_old_one_serves() {
-    let taken = std::net::TcpListener::bind(testing::ANY).unwrap();
     let echo_address = echo_server().await;
     let clusters = || vec![testing::cluster("echo", &[echo_address])];
     for workers in [1, 2] {
+        let taken = std::net::TcpListener::bind(testing::ANY).unwrap();
         let good = Arc::new(tcp_listener("good", "echo"));
         let proxy = Proxy::start(workers, snapshot(vec![good], clusters())).await;
         let address = proxy.address("good");
@@ -221,6 +221,10 @@ async fn a_listener_that_cannot_be_bound_is_reported_and_the_old_one_serves() {
         assert!(error.contains("in use"), "{error}");
         connect_and_echo(address).await.unwrap();
         connect_and_echo(proxy.address("fresh")).await.unwrap();
+        // Once the address is free it is taken.
+        drop(taken);
+        eventually("bound", || proxy.bound("good").is_ok()).await;
+        connect_and_echo(proxy.address("good")).await.unwrap();
     }
 }
 
@@ -454,7 +458,7 @@ async fn what_is_kept_per_connection_is_small() {
         listener,
     };
     let size = size_of_val(&session::run(worker, accepted));
-    assert!(size <= 512, "{size}");
+    assert!(size <= 640, "{size}");
     assert!(size_of::<crate::worker::Downstream>() <= 128);
     assert!(size_of::<crate::worker::Connection>() <= 256);
     assert!(size_of::<crate::io::Stream>() <= 96);

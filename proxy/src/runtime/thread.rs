@@ -28,6 +28,9 @@ use crate::{
 /// access log.
 const STOP_GRACE: Duration = Duration::from_millis(300);
 
+/// How often it is looked whether they have.
+const STOP_POLL: Duration = Duration::from_millis(2);
+
 /// What a worker is told. `done` answers when it is in force.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -143,7 +146,12 @@ fn run_worker(
         }
         acceptors.drain().await;
         worker.registry.close_all(&CloseReason::Shutdown);
-        tokio::time::sleep(STOP_GRACE).await;
+        let ended = async {
+            while worker.registry.active() > 0 {
+                tokio::time::sleep(STOP_POLL).await;
+            }
+        };
+        let _ = tokio::time::timeout(STOP_GRACE, ended).await;
     });
 }
 
