@@ -7,6 +7,7 @@ use ithildin_xds::{ResourceSet, SecretSubscriber};
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
+    access_log::LogWriter,
     control::{ConfigErrors, Control, ControlState},
     runtime::{ListenerReport, Runtime, RuntimeError, RuntimeOptions},
     stats::Registry,
@@ -43,12 +44,15 @@ pub enum StartError {
     Config(#[from] ConfigErrors),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    #[error("cannot start the access log thread: {0}")]
+    AccessLog(#[from] std::io::Error),
 }
 
 /// A running proxy.
 pub struct Proxy {
     control: Control,
     stats: Arc<Registry>,
+    logs: Arc<LogWriter>,
     runtime: Runtime,
     readiness: watch::Sender<Readiness>,
     follow: JoinHandle<()>,
@@ -61,11 +65,14 @@ impl Proxy {
     /// Everything that is wrong with the static resources, at once; or why the threads do not start.
     pub async fn start(options: ProxyOptions) -> Result<Self, StartError> {
         let stats = Arc::new(Registry::new(options.concurrency));
+        let logs = LogWriter::start(Arc::clone(&stats.filesystem))?;
+        let logs = Arc::new(logs);
         let control = Control::start(
             &options.bootstrap,
             options.resources,
             options.secrets,
             Arc::clone(&stats),
+            Some(Arc::clone(&logs)),
         )?;
         let runtime = Runtime::start(
             RuntimeOptions {
@@ -84,6 +91,7 @@ impl Proxy {
         Ok(Self {
             control,
             stats,
+            logs,
             runtime,
             readiness,
             follow,
@@ -122,6 +130,11 @@ impl Proxy {
     /// All statistics.
     pub fn stats(&self) -> &Arc<Registry> {
         &self.stats
+    }
+
+    /// The access logs, to reopen or flush them.
+    pub fn logs(&self) -> &Arc<LogWriter> {
+        &self.logs
     }
 
     /// Downstream connections at this instant.

@@ -5,17 +5,23 @@
 //! line and counts it, and never blocks the worker. [`Template`] serves header values too.
 
 mod entry;
+mod file;
+mod filter;
 mod flags;
+mod format;
+mod log;
+mod operator;
+mod template;
+#[cfg(test)]
+mod tests;
+mod time;
 
 pub use entry::{
     Bytes, Downstream, Durations, Entry, Headers, Protocol, TlsInfo, Upstream, UpstreamHost,
 };
+pub use file::{Destination, LogFile, LogWriter};
+pub use filter::{Comparison, Filter};
 pub use flags::ResponseFlags;
-
-/// One access logger.
-#[derive(Debug)]
-pub struct AccessLog {}
-
-/// A format string with command operators (`%REQ(:PATH)%`), compiled.
-#[derive(Debug)]
-pub struct Template {}
+pub use format::{DEFAULT_FORMAT, Format};
+pub use log::AccessLog;
+pub use template::{FormatError, Template, Unset};

@@ -22,6 +22,7 @@ use super::{
     secrets::SecretStore,
 };
 use crate::{
+    access_log::LogWriter,
     config::{Map, Snapshot},
     stats::Registry,
     worker::Published,
@@ -57,6 +58,7 @@ impl Controller {
         bootstrap: &Bootstrap,
         secrets: Arc<dyn SecretSubscriber>,
         stats: Arc<Registry>,
+        logs: Option<Arc<LogWriter>>,
         published: Arc<Published>,
     ) -> Result<Self, ConfigErrors> {
         let mut errors = Vec::new();
@@ -67,7 +69,7 @@ impl Controller {
         let store = SecretStore::new(secrets, statics.secrets.clone());
         let mut controller = Self {
             received: !statics.dynamic,
-            compiler: Compiler::new(stats, store),
+            compiler: Compiler::new(stats, logs, store),
             dns: Dns::default(),
             clusters: BTreeMap::new(),
             listeners: BTreeMap::new(),

@@ -33,7 +33,7 @@ pub use self::{
     report::{ConfigError, ConfigErrors},
     secrets::SecretStatus,
 };
-use crate::{config::Snapshot, stats::Registry, worker::Published};
+use crate::{access_log::LogWriter, config::Snapshot, stats::Registry, worker::Published};
 
 /// What the control task knows at one instant, for readiness and admin.
 #[derive(Clone, Debug, Default)]
@@ -76,9 +76,10 @@ impl Control {
         resources: watch::Receiver<Arc<ResourceSet>>,
         secrets: Arc<dyn SecretSubscriber>,
         stats: Arc<Registry>,
+        logs: Option<Arc<LogWriter>>,
     ) -> Result<Self, ConfigErrors> {
         let published = Published::new(Arc::new(Snapshot::default()));
-        let controller = Controller::new(bootstrap, secrets, stats, Arc::clone(&published))?;
+        let controller = Controller::new(bootstrap, secrets, stats, logs, Arc::clone(&published))?;
         let state = controller.state();
         let task = tokio::spawn(controller.run(resources));
         Ok(Self {
@@ -112,7 +113,7 @@ impl Drop for Control {
 pub fn validate(bootstrap: &Bootstrap) -> Result<(), ConfigErrors> {
     let published = Published::new(Arc::new(Snapshot::default()));
     let stats = Arc::new(Registry::new(1));
-    Controller::new(bootstrap, Arc::new(NoSecrets), stats, published).map(drop)
+    Controller::new(bootstrap, Arc::new(NoSecrets), stats, None, published).map(drop)
 }
 
 /// Whether a secret could be used: what an SDS client tells its server.
@@ -130,7 +131,7 @@ pub fn check_secret(secret: &Secret) -> Result<(), String> {
 /// Everything that is wrong with it, at once.
 pub fn check_resource(resource: Candidate<'_>) -> Result<(), String> {
     let secrets = SecretStore::new(Arc::new(NoSecrets), BTreeMap::new());
-    let mut compiler = Compiler::new(Arc::new(Registry::new(1)), secrets);
+    let mut compiler = Compiler::new(Arc::new(Registry::new(1)), None, secrets);
     let checked = match resource {
         Candidate::Cluster(config) => compiler
             .cluster(config, &format!("cluster {:?}", config.name))

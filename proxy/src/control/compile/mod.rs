@@ -52,6 +52,7 @@ use super::{
     secrets::{SecretKey, SecretStore},
 };
 use crate::{
+    access_log::LogWriter,
     config::{Listener, RouteTable, cluster::EndpointSet},
     stats::Registry,
 };
@@ -63,6 +64,8 @@ const DEFAULT_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 /// while a resource is replaced.
 pub(super) struct Compiler {
     pub(super) stats: Arc<Registry>,
+    /// `None` while resources are only checked: loggers are read, and not made.
+    logs: Option<Arc<LogWriter>>,
     pub(super) secrets: SecretStore,
     pub(super) tls: TlsContexts,
     routes: HashMap<Arc<str>, Weak<ArcSwapOption<RouteTable>>>,
@@ -93,9 +96,14 @@ pub(super) struct RouteDependency {
 }
 
 impl Compiler {
-    pub(super) fn new(stats: Arc<Registry>, secrets: SecretStore) -> Self {
+    pub(super) fn new(
+        stats: Arc<Registry>,
+        logs: Option<Arc<LogWriter>>,
+        secrets: SecretStore,
+    ) -> Self {
         Self {
             stats,
+            logs,
             secrets,
             tls: TlsContexts::default(),
             routes: HashMap::new(),

@@ -64,6 +64,7 @@ impl Bench {
             resources.subscribe(),
             Arc::clone(&secrets) as Arc<dyn SecretSubscriber>,
             Arc::new(Registry::new(1)),
+            None,
         );
         Self {
             control: control.expect("an empty bootstrap is sound"),

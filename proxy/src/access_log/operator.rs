@@ -1,0 +1,370 @@
+//! Command operators: what a format may name, and how each is written.
+
+use std::{borrow::Cow, net::SocketAddr, time::Duration};
+
+use super::{
+    Entry, Headers, UpstreamHost,
+    time::{TimeFormat, write_utc},
+};
+
+/// One operator with its arguments, ready to be written.
+#[derive(Clone, Debug)]
+pub(super) enum Operator {
+    StartTime(Option<TimeFormat>),
+    RequestHeader(HeaderArgument),
+    /// As above, without the query of a path.
+    RequestHeaderWithoutQuery(HeaderArgument),
+    ResponseHeader(HeaderArgument),
+    ResponseTrailer(HeaderArgument),
+    /// `%ENVIRONMENT(X)%` and `%HOSTNAME%`: known when the format is compiled.
+    Constant(Option<Box<str>>),
+    GrpcStatus,
+    Field(Field),
+}
+
+/// `X?Y`: the first header, else the alternative. Lower-case.
+#[derive(Clone, Debug)]
+pub(super) struct HeaderArgument {
+    name: Box<str>,
+    alternative: Option<Box<str>>,
+}
+
+/// How a value is written in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Number,
+    Text,
+}
+
+/// Declares the operators that take no argument.
+macro_rules! fields {
+    ($($field:ident = $name:literal),* $(,)?) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Field { $($field),* }
+
+        fn field(name: &str) -> Option<Field> {
+            match name {
+                $($name => Some(Field::$field),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+fields! {
+    Protocol = "PROTOCOL",
+    ResponseCode = "RESPONSE_CODE",
+    ResponseCodeDetails = "RESPONSE_CODE_DETAILS",
+    ConnectionTerminationDetails = "CONNECTION_TERMINATION_DETAILS",
+    ResponseFlags = "RESPONSE_FLAGS",
+    ResponseFlagsLong = "RESPONSE_FLAGS_LONG",
+    BytesReceived = "BYTES_RECEIVED",
+    BytesSent = "BYTES_SENT",
+    UpstreamWireBytesSent = "UPSTREAM_WIRE_BYTES_SENT",
+    UpstreamWireBytesReceived = "UPSTREAM_WIRE_BYTES_RECEIVED",
+    DownstreamWireBytesSent = "DOWNSTREAM_WIRE_BYTES_SENT",
+    DownstreamWireBytesReceived = "DOWNSTREAM_WIRE_BYTES_RECEIVED",
+    Duration = "DURATION",
+    RequestDuration = "REQUEST_DURATION",
+    RequestTxDuration = "REQUEST_TX_DURATION",
+    ResponseDuration = "RESPONSE_DURATION",
+    ResponseTxDuration = "RESPONSE_TX_DURATION",
+    RouteName = "ROUTE_NAME",
+    FilterChainName = "FILTER_CHAIN_NAME",
+    RequestedServerName = "REQUESTED_SERVER_NAME",
+    ConnectionId = "CONNECTION_ID",
+    UpstreamHost = "UPSTREAM_HOST",
+    UpstreamCluster = "UPSTREAM_CLUSTER",
+    UpstreamClusterRaw = "UPSTREAM_CLUSTER_RAW",
+    UpstreamLocalAddress = "UPSTREAM_LOCAL_ADDRESS",
+    UpstreamLocalAddressWithoutPort = "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
+    UpstreamLocalPort = "UPSTREAM_LOCAL_PORT",
+    UpstreamRemoteAddress = "UPSTREAM_REMOTE_ADDRESS",
+    UpstreamRemoteAddressWithoutPort = "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+    UpstreamRemotePort = "UPSTREAM_REMOTE_PORT",
+    UpstreamProtocol = "UPSTREAM_PROTOCOL",
+    UpstreamTransportFailureReason = "UPSTREAM_TRANSPORT_FAILURE_REASON",
+    UpstreamRequestAttemptCount = "UPSTREAM_REQUEST_ATTEMPT_COUNT",
+    UpstreamTlsVersion = "UPSTREAM_TLS_VERSION",
+    UpstreamTlsCipher = "UPSTREAM_TLS_CIPHER",
+    UpstreamPeerUriSan = "UPSTREAM_PEER_URI_SAN",
+    UpstreamPeerSubject = "UPSTREAM_PEER_SUBJECT",
+    UpstreamLocalUriSan = "UPSTREAM_LOCAL_URI_SAN",
+    DownstreamRemoteAddress = "DOWNSTREAM_REMOTE_ADDRESS",
+    DownstreamRemoteAddressWithoutPort = "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+    DownstreamRemotePort = "DOWNSTREAM_REMOTE_PORT",
+    DownstreamDirectRemoteAddress = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS",
+    DownstreamDirectRemoteAddressWithoutPort = "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT",
+    DownstreamDirectRemotePort = "DOWNSTREAM_DIRECT_REMOTE_PORT",
+    DownstreamLocalAddress = "DOWNSTREAM_LOCAL_ADDRESS",
+    DownstreamLocalAddressWithoutPort = "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
+    DownstreamLocalPort = "DOWNSTREAM_LOCAL_PORT",
+    DownstreamTlsVersion = "DOWNSTREAM_TLS_VERSION",
+    DownstreamTlsCipher = "DOWNSTREAM_TLS_CIPHER",
+    DownstreamPeerUriSan = "DOWNSTREAM_PEER_URI_SAN",
+    DownstreamPeerSubject = "DOWNSTREAM_PEER_SUBJECT",
+    DownstreamPeerFingerprint = "DOWNSTREAM_PEER_FINGERPRINT_256",
+    DownstreamLocalUriSan = "DOWNSTREAM_LOCAL_URI_SAN",
+    DownstreamTransportFailureReason = "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
+}
+
+/// Operators of things that this proxy does not have (metadata of filters, traces): they are
+/// accepted and never have a value, as in an Envoy where nothing sets them.
+const NEVER_SET: &[&str] = &[
+    "DYNAMIC_METADATA",
+    "CLUSTER_METADATA",
+    "UPSTREAM_METADATA",
+    "METADATA",
+    "FILTER_STATE",
+    "UPSTREAM_FILTER_STATE",
+    "TRACE_ID",
+    "VIRTUAL_CLUSTER_NAME",
+    "LOCAL_REPLY_BODY",
+];
+
+impl Operator {
+    /// From `NAME` and the text between its parentheses.
+    pub(super) fn parse(name: &str, argument: Option<&str>) -> Result<Self, String> {
+        let header = || HeaderArgument::parse(name, argument);
+        Ok(match name {
+            "START_TIME" => Self::StartTime(argument.map(TimeFormat::parse).transpose()?),
+            "REQ" | "REQUEST_HEADER" => Self::RequestHeader(header()?),
+            "REQ_WITHOUT_QUERY" => Self::RequestHeaderWithoutQuery(header()?),
+            "RESP" | "RESPONSE_HEADER" => Self::ResponseHeader(header()?),
+            "TRAILER" | "RESPONSE_TRAILER" => Self::ResponseTrailer(header()?),
+            "GRPC_STATUS_NUMBER" => Self::GrpcStatus,
+            "ENVIRONMENT" => {
+                let variable = argument.filter(|variable| !variable.is_empty());
+                let variable = variable.ok_or("%ENVIRONMENT% needs the name of a variable")?;
+                Self::Constant(std::env::var(variable).ok().map(Into::into))
+            }
+            "HOSTNAME" => Self::Constant(hostname().map(Into::into)),
+            // Whether white space is kept makes no difference: ours never has any.
+            "RESPONSE_CODE_DETAILS" => Self::Field(Field::ResponseCodeDetails),
+            name if NEVER_SET.contains(&name) => Self::Constant(None),
+            name => {
+                let field =
+                    field(name).ok_or_else(|| format!("unknown command operator %{name}%"))?;
+                if argument.is_some() {
+                    return Err(format!("%{name}% takes no argument"));
+                }
+                Self::Field(field)
+            }
+        })
+    }
+
+    /// Appends the value to `out`; `None` if there is none.
+    pub(super) fn write(&self, entry: &Entry<'_>, out: &mut Vec<u8>) -> Option<Kind> {
+        match self {
+            Self::StartTime(None) => write_utc(entry.start, out),
+            Self::StartTime(Some(format)) => format.write(entry.start, out)?,
+            Self::RequestHeader(header) => {
+                out.extend_from_slice(&header.find(|name| request_header(entry, name))?);
+            }
+            Self::RequestHeaderWithoutQuery(header) => {
+                let value = header.find(|name| request_header(entry, name))?;
+                let path = value.split(|byte| *byte == b'?').next()?;
+                out.extend_from_slice(path);
+            }
+            Self::ResponseHeader(header) => {
+                out.extend_from_slice(&header.find(|name| response_header(entry, name))?);
+            }
+            Self::ResponseTrailer(header) => {
+                let trailers = entry.response_trailers?;
+                out.extend_from_slice(&header.find(|name| borrowed(trailers, name))?);
+            }
+            Self::GrpcStatus => {
+                let status = (entry.response_trailers.and_then(|it| it.get("grpc-status")))
+                    .or_else(|| entry.response_headers?.get("grpc-status"))?;
+                out.extend_from_slice(status);
+                return Some(Kind::Number);
+            }
+            Self::Constant(value) => out.extend_from_slice(value.as_deref()?.as_bytes()),
+            Self::Field(field) => return field.write(entry, out),
+        }
+        Some(Kind::Text)
+    }
+}
+
+impl HeaderArgument {
+    fn parse(name: &str, argument: Option<&str>) -> Result<Self, String> {
+        let argument = argument.unwrap_or_default();
+        let (first, alternative) = match argument.split_once('?') {
+            Some((first, alternative)) => (first, Some(alternative)),
+            None => (argument, None),
+        };
+        if first.is_empty() || alternative.is_some_and(|it| it.is_empty() || it.contains('?')) {
+            return Err(format!(
+                "%{name}% needs a header name, or two as in %{name}(X?Y)%"
+            ));
+        }
+        let lower = |name: &str| name.to_ascii_lowercase().into_boxed_str();
+        Ok(Self {
+            name: lower(first),
+            alternative: alternative.map(lower),
+        })
+    }
+
+    fn find<'a>(&self, get: impl Fn(&str) -> Option<Cow<'a, [u8]>>) -> Option<Cow<'a, [u8]>> {
+        get(&self.name).or_else(|| get(self.alternative.as_deref()?))
+    }
+}
+
+fn borrowed<'a>(headers: &'a dyn Headers, name: &str) -> Option<Cow<'a, [u8]>> {
+    headers.get(name).map(Cow::Borrowed)
+}
+
+fn request_header<'a>(entry: &Entry<'a>, name: &str) -> Option<Cow<'a, [u8]>> {
+    let pseudo = match name {
+        ":method" => entry.method,
+        ":path" => entry.path,
+        ":authority" | "host" => entry.authority,
+        ":scheme" => entry.scheme,
+        "x-envoy-original-path" if entry.original_path.is_some() => entry.original_path,
+        name => return borrowed(entry.request_headers?, name),
+    };
+    pseudo.map(Cow::Borrowed)
+}
+
+fn response_header<'a>(entry: &Entry<'a>, name: &str) -> Option<Cow<'a, [u8]>> {
+    let text = match name {
+        ":status" => entry.response_code?.to_string(),
+        name => {
+            let known = entry
+                .response_headers
+                .and_then(|headers| borrowed(headers, name));
+            if known.is_some() || name != "x-envoy-upstream-service-time" {
+                return known;
+            }
+            millis(entry.durations.upstream_service?).to_string()
+        }
+    };
+    Some(Cow::Owned(text.into_bytes()))
+}
+
+impl Field {
+    fn write(self, entry: &Entry<'_>, out: &mut Vec<u8>) -> Option<Kind> {
+        if let Some(number) = self.number(entry) {
+            out.extend_from_slice(itoa::Buffer::new().format(number?).as_bytes());
+            return Some(Kind::Number);
+        }
+        match self {
+            Self::ResponseFlags | Self::ResponseFlagsLong if entry.flags.is_empty() => return None,
+            Self::ResponseFlags => join(entry.flags.codes(), out),
+            Self::ResponseFlagsLong => join(entry.flags.long_names(), out),
+            Self::UpstreamHost | Self::UpstreamRemoteAddress => match entry.upstream.host? {
+                UpstreamHost::Socket(address) => write_address(address, out),
+                UpstreamHost::Pipe(path) => out.extend_from_slice(path.as_bytes()),
+            },
+            Self::UpstreamRemoteAddressWithoutPort => match entry.upstream.host? {
+                UpstreamHost::Socket(address) => write_ip(address, out),
+                UpstreamHost::Pipe(path) => out.extend_from_slice(path.as_bytes()),
+            },
+            Self::UpstreamLocalAddress => write_address(entry.upstream.local?, out),
+            Self::UpstreamLocalAddressWithoutPort => write_ip(entry.upstream.local?, out),
+            Self::DownstreamRemoteAddress => write_address(entry.downstream.remote?, out),
+            Self::DownstreamRemoteAddressWithoutPort => write_ip(entry.downstream.remote?, out),
+            Self::DownstreamDirectRemoteAddress => {
+                write_address(entry.downstream.direct_remote?, out);
+            }
+            Self::DownstreamDirectRemoteAddressWithoutPort => {
+                write_ip(entry.downstream.direct_remote?, out);
+            }
+            Self::DownstreamLocalAddress => write_address(entry.downstream.local?, out),
+            Self::DownstreamLocalAddressWithoutPort => write_ip(entry.downstream.local?, out),
+            field => out.extend_from_slice(field.text(entry)?.as_bytes()),
+        }
+        Some(Kind::Text)
+    }
+
+    /// `None` for a field that is not a number; `Some(None)` for one without a value.
+    fn number(self, entry: &Entry<'_>) -> Option<Option<u64>> {
+        let durations = &entry.durations;
+        let port = |address: Option<SocketAddr>| Some(u64::from(address?.port()));
+        Some(match self {
+            Self::ResponseCode => Some(entry.response_code.unwrap_or(0).into()),
+            Self::BytesReceived => Some(entry.bytes.received),
+            Self::BytesSent => Some(entry.bytes.sent),
+            Self::UpstreamWireBytesSent => Some(entry.bytes.upstream_sent),
+            Self::UpstreamWireBytesReceived => Some(entry.bytes.upstream_received),
+            Self::DownstreamWireBytesSent => Some(entry.bytes.downstream_sent),
+            Self::DownstreamWireBytesReceived => Some(entry.bytes.downstream_received),
+            Self::Duration => durations.total.map(millis),
+            Self::RequestDuration => durations.request.map(millis),
+            Self::RequestTxDuration => durations.request_sent.map(millis),
+            Self::ResponseDuration => durations.response.map(millis),
+            Self::ResponseTxDuration => durations
+                .total
+                .zip(durations.response)
+                .map(|(total, response)| millis(total.saturating_sub(response))),
+            Self::ConnectionId => Some(entry.downstream.connection_id),
+            Self::UpstreamRequestAttemptCount => Some(entry.attempts.into()),
+            Self::UpstreamLocalPort => port(entry.upstream.local),
+            Self::UpstreamRemotePort => match entry.upstream.host {
+                Some(UpstreamHost::Socket(address)) => port(Some(address)),
+                _ => None,
+            },
+            Self::DownstreamRemotePort => port(entry.downstream.remote),
+            Self::DownstreamDirectRemotePort => port(entry.downstream.direct_remote),
+            Self::DownstreamLocalPort => port(entry.downstream.local),
+            _ => return None,
+        })
+    }
+
+    fn text<'a>(self, entry: &Entry<'a>) -> Option<&'a str> {
+        let (downstream, upstream) = (entry.downstream.tls, entry.upstream.tls);
+        let text = match self {
+            Self::Protocol => Some(entry.protocol?.as_str()),
+            Self::ResponseCodeDetails => entry.response_code_details,
+            Self::ConnectionTerminationDetails => entry.connection_termination_details,
+            Self::RouteName => entry.route_name,
+            Self::FilterChainName => entry.filter_chain,
+            Self::RequestedServerName => entry.downstream.server_name,
+            Self::UpstreamCluster | Self::UpstreamClusterRaw => entry.upstream.cluster,
+            Self::UpstreamProtocol => Some(entry.upstream.protocol?.as_str()),
+            Self::UpstreamTransportFailureReason => entry.upstream.transport_failure,
+            Self::UpstreamTlsVersion => Some(upstream?.version),
+            Self::UpstreamTlsCipher => Some(upstream?.cipher),
+            Self::UpstreamPeerUriSan => upstream?.peer_uri_san,
+            Self::UpstreamPeerSubject => upstream?.peer_subject,
+            Self::UpstreamLocalUriSan => upstream?.local_uri_san,
+            Self::DownstreamTlsVersion => Some(downstream?.version),
+            Self::DownstreamTlsCipher => Some(downstream?.cipher),
+            Self::DownstreamPeerUriSan => downstream?.peer_uri_san,
+            Self::DownstreamPeerSubject => downstream?.peer_subject,
+            Self::DownstreamPeerFingerprint => downstream?.peer_fingerprint,
+            Self::DownstreamLocalUriSan => downstream?.local_uri_san,
+            Self::DownstreamTransportFailureReason => entry.downstream.transport_failure,
+            _ => None,
+        };
+        text.filter(|text| !text.is_empty())
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn join(parts: impl Iterator<Item = &'static str>, out: &mut Vec<u8>) {
+    for (index, part) in parts.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+fn write_address(address: SocketAddr, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    write!(out, "{address}").expect("writing to a Vec does not fail");
+}
+
+fn write_ip(address: SocketAddr, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    write!(out, "{}", address.ip()).expect("writing to a Vec does not fail");
+}
+
+fn hostname() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned())
+}
