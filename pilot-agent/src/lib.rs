@@ -1,3 +1,4 @@
 //! The agent: identity, SDS, configuration and supervision of a data plane.
 
 pub mod authority;
+pub mod demo;

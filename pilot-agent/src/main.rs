@@ -1,7 +1,7 @@
 //! `pilot-agent`, a drop-in replacement for Istio's agent.
 
 use clap::{Parser, Subcommand};
-use ithildin_pilot_agent::authority;
+use ithildin_pilot_agent::{authority, demo};
 use tracing_subscriber::EnvFilter;
 
 #[derive(Debug, Parser)]
@@ -14,6 +14,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Authority(authority::Args),
+    Demo(demo::Args),
 }
 
 #[tokio::main]
@@ -25,5 +26,6 @@ async fn main() -> anyhow::Result<()> {
         .init();
     match Cli::parse().command {
         Command::Authority(args) => authority::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
     }
 }
