@@ -179,7 +179,7 @@ fn default_settle() -> String {
 pub(super) fn serve(
     path: &Path,
     sockets: Sockets,
-) -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
+) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<>> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;

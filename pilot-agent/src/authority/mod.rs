@@ -7,6 +7,9 @@ mod control;
 mod ctl;
 mod sockets;
 
+#[cfg(test)]
+mod tests;
+
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context;

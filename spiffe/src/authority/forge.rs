@@ -50,6 +50,7 @@ pub enum Forgery {
     NoDigitalSignature,
     ServerOnlyEku,
     ClientOnlyEku,
+    #[serde(rename = "rsa-1024")]
     Rsa1024,
     Expired,
     NotYetValid,
