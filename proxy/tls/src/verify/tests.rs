@@ -967,3 +967,19 @@ fn a_chain_that_passed_is_remembered_until_it_ends() {
     let refusal = withdrawn.reverify(&first, Role::Client, now).unwrap_err();
     assert_eq!(refusal.rule, "unknown_trust_domain");
 }
+
+/// What `file-root:system` holds.
+#[test]
+fn the_system_s_roots_are_read() {
+    const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
+    let Ok(pem) = std::fs::read(SYSTEM) else {
+        println!("skipped: this machine has no {SYSTEM}");
+        return;
+    };
+    let roots = Roots::from_pem(&pem, b"").unwrap();
+    let usable: usize = roots
+        .anchors_for(None)
+        .map(|anchors| anchors.unexpired(SystemTime::now()).len())
+        .sum();
+    assert!(usable > 0 && usable > roots.certificates().len() / 2);
+}
