@@ -175,3 +175,134 @@ impl fmt::Display for SvidSelector {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::authority::{Authority, AuthorityConfig, TrustDomainConfig};
+
+    fn trust_domain(name: &str) -> TrustDomain {
+        TrustDomain::parse(name).unwrap()
+    }
+
+    fn authority() -> Authority {
+        let domains = ["domain.test", "example.org"];
+        let domains = domains.map(|name| TrustDomainConfig::new(trust_domain(name)));
+        Authority::start(AuthorityConfig {
+            trust_domains: domains.into(),
+            federation: Vec::new(),
+        })
+        .unwrap()
+    }
+
+    fn svid(authority: &Authority, id: &str, hint: &str, seconds: u64) -> Arc<X509Svid> {
+        let id = SpiffeId::parse(id).unwrap();
+        let ttl = Some(Duration::from_secs(seconds));
+        let mut svid = authority
+            .mint(id.trust_domain_name(), &id, ttl, &[])
+            .unwrap();
+        svid.hint = Some(hint.to_owned()).filter(|hint| !hint.is_empty());
+        Arc::new(svid)
+    }
+
+    fn bundles(authority: &Authority) -> BTreeMap<TrustDomain, Arc<X509Bundle>> {
+        let domains = ["domain.test", "example.org"].map(trust_domain);
+        let bundle = |domain: TrustDomain| {
+            let bundle = authority.bundle(&domain).unwrap();
+            (domain, Arc::new(bundle))
+        };
+        domains.map(bundle).into()
+    }
+
+    #[tokio::test]
+    async fn an_svid_is_chosen_by_id_hint_or_trust_domain_and_never_another_one() {
+        let authority = authority();
+        let svids = vec![
+            svid(&authority, "spiffe://domain.test/a", "one", 60),
+            svid(&authority, "spiffe://domain.test/b", "", 60),
+            svid(&authority, "spiffe://example.org/c", "two", 60),
+        ];
+        let snapshot = IdentitySnapshot::new(svids, bundles(&authority), Vec::new()).unwrap();
+        let select = |selector| {
+            snapshot
+                .select(&selector)
+                .map(|svid| svid.id.path().to_owned())
+        };
+        let id = |text| SvidSelector::Id(SpiffeId::parse(text).unwrap());
+        assert_eq!(select(SvidSelector::Default).as_deref(), Some("/a"));
+        assert_eq!(select(id("spiffe://domain.test/b")).as_deref(), Some("/b"));
+        assert_eq!(select(id("spiffe://domain.test/x")), None);
+        assert_eq!(
+            select(SvidSelector::Hint("two".into())).as_deref(),
+            Some("/c")
+        );
+        assert_eq!(select(SvidSelector::Hint(String::new())), None);
+        let by_domain = SvidSelector::TrustDomain(trust_domain("example.org"));
+        assert_eq!(select(by_domain).as_deref(), Some("/c"));
+        assert_eq!(
+            select(SvidSelector::TrustDomain(trust_domain("no.test"))),
+            None
+        );
+    }
+
+    #[tokio::test]
+    async fn what_does_not_make_a_snapshot_is_refused() {
+        let authority = authority();
+        let ours = || vec![svid(&authority, "spiffe://domain.test/a", "", 60)];
+        let refusal = |svids, bundles, crls| {
+            IdentitySnapshot::new(svids, bundles, crls)
+                .unwrap_err()
+                .to_string()
+        };
+        let all = bundles(&authority);
+        assert_eq!(
+            refusal(Vec::new(), all.clone(), Vec::new()),
+            "there is no SVID"
+        );
+        let mut without = all.clone();
+        without.remove("domain.test");
+        assert_eq!(
+            refusal(ours(), without, Vec::new()),
+            "there is no bundle for trust domain domain.test, of which the SVID \
+             spiffe://domain.test/a is"
+        );
+        let mut empty = all.clone();
+        let bundle = X509Bundle {
+            trust_domain: trust_domain("domain.test"),
+            roots: Vec::new(),
+        };
+        empty.insert(bundle.trust_domain.clone(), Arc::new(bundle));
+        assert_eq!(
+            refusal(ours(), empty, Vec::new()),
+            "the bundle of trust domain domain.test, our own, has no root"
+        );
+        let error = refusal(ours(), all, vec![b"no crl".to_vec().into()]);
+        assert!(error.starts_with("crl 0: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn expired_svids_go_one_by_one_and_the_last_takes_all_along() {
+        let authority = authority();
+        let svids = vec![
+            svid(&authority, "spiffe://domain.test/short", "", 60),
+            svid(&authority, "spiffe://example.org/long", "", 600),
+        ];
+        let snapshot = IdentitySnapshot::new(svids, bundles(&authority), Vec::new()).unwrap();
+        let snapshot = Arc::new(snapshot);
+        let now = SystemTime::now();
+        let kept = snapshot.without_expired(now).unwrap();
+        assert!(Arc::ptr_eq(&kept, &snapshot));
+        let later = now + Duration::from_secs(120);
+        let left = snapshot.without_expired(later).unwrap();
+        assert_eq!(left.svids.len(), 1);
+        assert_eq!(left.trust_domain.as_str(), "example.org");
+        assert_eq!(snapshot.next_expiry(), snapshot.svids[0].not_after);
+        assert!(
+            snapshot
+                .without_expired(now + Duration::from_secs(1200))
+                .is_none()
+        );
+    }
+}

@@ -240,3 +240,25 @@ async fn a_damaged_leaf_is_never_somebody_of_another_trust_domain() {
         }
     }
 }
+
+/// What a nested SPIRE 1.1 sent in 2021: an EC leaf with DNS names, an RSA intermediate, an EC root.
+#[test]
+fn a_recorded_chain_of_a_nested_spire_is_admitted() {
+    let chain = certificates_from_pem(include_bytes!("testdata/spire-1.1-nested.pem")).unwrap();
+    let id = check_leaf(&chain[0]).unwrap();
+    assert_eq!(
+        id.as_str(),
+        "spiffe://example.org/ns/istio-system/sa/istio-ingressgateway-service-account"
+    );
+    for authority in &chain[1..] {
+        assert_eq!(check_signing(authority, &id.trust_domain()), Ok(()));
+        assert_eq!(
+            check_leaf(authority).unwrap_err().rule(),
+            "spiffe_id_without_path"
+        );
+    }
+    assert_eq!(
+        check_signing(&chain[0], &id.trust_domain()),
+        Err(SigningError::NotCa)
+    );
+}
