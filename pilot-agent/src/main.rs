@@ -13,7 +13,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Authority(authority::Args),
+    Authority(Box<authority::Args>),
     Demo(demo::Args),
 }
 
@@ -25,7 +25,7 @@ async fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .init();
     match Cli::parse().command {
-        Command::Authority(args) => authority::run(args).await,
+        Command::Authority(args) => authority::run(*args).await,
         Command::Demo(args) => demo::run(args).await,
     }
 }

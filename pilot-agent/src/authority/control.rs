@@ -1,179 +1,29 @@
 //! The control socket: HTTP with JSON on a Unix socket that only the authority's user may open. One
 //! request, `POST /`, carries one [`Operation`]; the answer is JSON, with `error` if it failed.
 
-use std::{
-    collections::BTreeSet,
-    convert::Infallible,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, convert::Infallible, path::Path, time::Duration};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use clap::Subcommand;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use ithildin_spiffe::{
-    SpiffeId, TrustDomain, X509Bundle,
-    authority::{Selector, WorkloadConfig, forge::Forgery, parse_duration},
+    SpiffeId, X509Bundle,
+    authority::{Selector, WorkloadConfig, parse_duration},
     x509::certificates_to_pem,
 };
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tracing::{info, warn};
 
-use super::{Sockets, authority_of};
+use super::{Operation, Sockets, authority_of};
 
 /// Only the authority's own user may control it.
 const CONTROL_MODE: u32 = 0o600;
 /// The largest request: a bundle of many roots.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
-
-/// What can be asked of a running authority. `authority` is the name of one of its authorities, by
-/// default the trust domain of `id`, or the only one there is.
-#[derive(Clone, Debug, Serialize, Deserialize, Subcommand)]
-#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Operation {
-    /// Shows trust domains, roots, workloads and federation.
-    Status,
-    /// Registers a workload and issues its SVID.
-    Grant {
-        id: SpiffeId,
-        #[arg(long)]
-        #[serde(default)]
-        authority: Option<String>,
-        #[arg(long)]
-        #[serde(default)]
-        uid: Option<u32>,
-        #[arg(long)]
-        #[serde(default)]
-        gid: Option<u32>,
-        #[arg(long)]
-        #[serde(default)]
-        pid: Option<i32>,
-        /// A socket of its own.
-        #[arg(long)]
-        #[serde(default)]
-        socket: Option<PathBuf>,
-        #[arg(long)]
-        #[serde(default)]
-        hint: Option<String>,
-        #[arg(long)]
-        #[serde(default)]
-        dns: Vec<String>,
-        /// The life of its SVIDs, such as 30s.
-        #[arg(long)]
-        #[serde(default)]
-        ttl: Option<String>,
-        /// Only these federated trust domains.
-        #[arg(long)]
-        #[serde(default)]
-        federates_with: Option<Vec<TrustDomain>>,
-    },
-    /// Takes a workload's identity away.
-    Withdraw {
-        id: SpiffeId,
-        #[arg(long)]
-        #[serde(default)]
-        authority: Option<String>,
-    },
-    /// Issues new SVIDs: to one workload, or to all of one authority, or to all.
-    RotateLeaf {
-        #[serde(default)]
-        id: Option<SpiffeId>,
-        #[arg(long)]
-        #[serde(default)]
-        authority: Option<String>,
-    },
-    /// Makes a new intermediate and issues all SVIDs anew.
-    RotateIntermediate {
-        #[arg(long)]
-        #[serde(default)]
-        authority: Option<String>,
-    },
-    /// Prepares a root, waits, then activates it. The old root stays in the bundle.
-    RotateRoot {
-        #[arg(long)]
-        #[serde(default)]
-        authority: Option<String>,
-        /// How long everybody has to learn the new root before it signs.
-        #[arg(long, default_value = "1s")]
-        #[serde(default = "default_settle")]
-        settle: String,
-    },
-    /// Makes the next root and publishes it.
-    PrepareRoot {
-        #[arg(long)]
-        #[serde(default)]
-        authority: Option<String>,
-    },
-    /// Signs with the prepared root.
-    ActivateRoot {
-        #[arg(long)]
-        #[serde(default)]
-        authority: Option<String>,
-    },
-    /// Takes all old roots out of the bundle.
-    DropOldRoots {
-        #[arg(long)]
-        #[serde(default)]
-        authority: Option<String>,
-    },
-    /// Federates two trust domains in both directions.
-    Federate { a: TrustDomain, b: TrustDomain },
-    /// Ends a federation in both directions.
-    Unfederate { a: TrustDomain, b: TrustDomain },
-    /// Gives the workloads of one trust domain the bundle of another.
-    Trust { who: TrustDomain, whom: TrustDomain },
-    /// Takes the bundle of another trust domain from the workloads of one.
-    Distrust { who: TrustDomain, whom: TrustDomain },
-    /// Revokes a certificate by its serial number, or the current SVID of a workload.
-    Revoke {
-        /// A serial number in hexadecimal, or a SPIFFE ID.
-        what: String,
-        #[arg(long)]
-        #[serde(default)]
-        authority: Option<String>,
-    },
-    /// Issues an SVID for nobody in particular; `--write` of ctl puts it into files.
-    Mint {
-        id: SpiffeId,
-        #[arg(long)]
-        #[serde(default)]
-        authority: Option<String>,
-        #[arg(long)]
-        #[serde(default)]
-        ttl: Option<String>,
-        #[arg(long)]
-        #[serde(default)]
-        dns: Vec<String>,
-    },
-    /// Makes a certificate that must be refused.
-    Forge {
-        /// What is wrong with it: two-uri-sans, ca-as-leaf, expired, revoked, foreign-id, ...
-        forgery: Forgery,
-        id: SpiffeId,
-        /// Whose CA signs: needed for foreign-id, where it is not that of the ID.
-        #[arg(long)]
-        #[serde(default)]
-        authority: Option<String>,
-    },
-    /// Shows the bundle of a trust domain.
-    Bundle { trust_domain: TrustDomain },
-    /// Learns the bundle of a trust domain that somebody else issues for.
-    SetBundle {
-        trust_domain: TrustDomain,
-        /// The roots as PEM text.
-        pem: String,
-    },
-}
-
-fn default_settle() -> String {
-    "1s".to_owned()
-}
 
 /// Opens the control socket; the future serves it until it fails.
 pub(super) fn serve(

@@ -5,6 +5,7 @@
 mod config;
 mod control;
 mod ctl;
+mod operation;
 mod sockets;
 
 #[cfg(test)]
@@ -21,8 +22,8 @@ use ithildin_spiffe::{
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-pub use control::Operation;
 pub use ctl::call;
+pub use operation::Operation;
 pub use sockets::Sockets;
 
 /// Runs an authority for development: SVIDs for several trust domains, over the Workload API and SDS.

@@ -3,11 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use ithildin_spiffe::{
-    PrivateKey, SpiffeId, TrustDomain,
-    authority::{Authority, forge::Forgery},
-};
-use rustls::pki_types::CertificateDer;
+use ithildin_spiffe::{SpiffeId, TrustDomain, authority::forge::Forgery};
 use tokio::time::sleep;
 
 use super::{
@@ -16,7 +12,7 @@ use super::{
     plain::Client,
     report::{Event, Hop, Report},
     stage::{CLIENT_DOMAIN, EGRESS, HOST, HTTPBIN, INGRESS, SERVER_DOMAIN, Stage, THIRD_DOMAIN},
-    tls,
+    visitor::{Visitor, Wanted, message, reason},
 };
 
 /// How long everybody has to learn a root before it signs, and before the old one is dropped.
@@ -24,10 +20,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Between the other rotations.
 const BREATH: Duration = Duration::from_millis(300);
 /// A change of the federation must show by then.
-const PATIENCE: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(20);
-/// How long to wait for the line in the gateway's log.
-const LOG_PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const POLL: Duration = Duration::from_millis(20);
 
 /// Plays all acts in order.
 pub(super) async fn play(
@@ -164,10 +158,7 @@ async fn third_domain(stage: &Stage, report: &mut Report) -> anyhow::Result<()> 
     );
     let id = SpiffeId::parse("spiffe://third.test/ns/default/sa/visitor")?;
     let svid = authority.mint(THIRD_DOMAIN, &id, None, &[])?;
-    let visitor = Visitor {
-        chain: svid.chain,
-        key: svid.key,
-    };
+    let visitor = Visitor::genuine(svid);
     report.tell(rotation(
         "A third trust domain, with a valid SVID of its own, at the gateway:",
     ));
@@ -183,12 +174,6 @@ async fn third_domain(stage: &Stage, report: &mut Report) -> anyhow::Result<()> 
         expect_closed(stage, report, live?).await;
     }
     Ok(())
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    Admitted,
-    Refused,
 }
 
 async fn expect_visit(
@@ -271,10 +256,7 @@ async fn forgeries(stage: &Stage, report: &mut Report) -> anyhow::Result<()> {
     let valid = SpiffeId::parse("spiffe://domain.test/ns/default/sa/forger")?;
     let foreign = SpiffeId::parse("spiffe://example.org/ns/default/sa/forger")?;
     let svid = stage.authority.mint(CLIENT_DOMAIN, &valid, None, &[])?;
-    let visitor = Visitor {
-        chain: svid.chain,
-        key: svid.key,
-    };
+    let visitor = Visitor::genuine(svid);
     let admitted = visitor.visit(stage).await;
     report.expect(admitted.is_ok(), || {
         format!("a genuine SVID at the gateway: {admitted:?}")
@@ -310,88 +292,6 @@ async fn forgeries(stage: &Stage, report: &mut Report) -> anyhow::Result<()> {
         });
     }
     Ok(())
-}
-
-/// Somebody with a certificate, at the gateway's door.
-struct Visitor {
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKey,
-}
-
-impl Visitor {
-    fn forged(authority: &Authority, id: &SpiffeId, forgery: Forgery) -> anyhow::Result<Self> {
-        let forged = authority.forge(CLIENT_DOMAIN, id, forgery)?;
-        Ok(Self {
-            chain: forged.chain,
-            key: forged.key,
-        })
-    }
-
-    /// A connection that has carried a request.
-    async fn connect(&self, stage: &Stage) -> anyhow::Result<Client> {
-        let bundle = stage
-            .authority
-            .bundle(&TrustDomain::parse(SERVER_DOMAIN)?)?;
-        let mut client =
-            tls::connect(stage.ingress, HOST, self.chain.clone(), &self.key, &bundle).await?;
-        // With TLS 1.3 a refusal arrives after our own handshake is done.
-        client.get("/status/200").await?;
-        Ok(client)
-    }
-
-    /// One request; an error if it is refused.
-    async fn visit(&self, stage: &Stage) -> Result<u16, String> {
-        let visit = async {
-            let mut client = self.connect(stage).await?;
-            anyhow::Ok(client.get("/status/200").await?.status().as_u16())
-        };
-        visit
-            .await
-            .map_err(|error: anyhow::Error| innermost(&error))
-    }
-
-    /// Visits until the outcome is as wanted; the last outcome, when patience ends.
-    async fn until(&self, stage: &Stage, wanted: Wanted) -> Result<u16, String> {
-        let started = Instant::now();
-        loop {
-            let outcome = self.visit(stage).await;
-            let as_wanted = outcome.is_ok() == (wanted == Wanted::Admitted);
-            if as_wanted || started.elapsed() > PATIENCE {
-                return outcome;
-            }
-            sleep(POLL).await;
-        }
-    }
-}
-
-/// The cause below hyper's and our own words: TLS names the alert.
-fn innermost(error: &anyhow::Error) -> String {
-    error.root_cause().to_string()
-}
-
-/// The gateway's own words about the last refusal, logged after the first `log` bytes.
-async fn reason(stage: &Stage, log: usize) -> Option<String> {
-    let started = Instant::now();
-    loop {
-        let text = stage.ingress_log();
-        let news = text.get(log..).unwrap_or_default();
-        if let Some(line) = news.lines().rev().find(|line| line.contains("rule=")) {
-            return Some(message(line));
-        }
-        if started.elapsed() > LOG_PATIENCE {
-            return None;
-        }
-        sleep(POLL).await;
-    }
-}
-
-/// A log line without its time and level.
-fn message(line: &str) -> String {
-    let line = line
-        .split_once("WARN")
-        .or_else(|| line.split_once("INFO"))
-        .map_or(line, |(_, rest)| rest);
-    line.trim().to_owned()
 }
 
 async fn get(stage: &Stage, path: &str) -> anyhow::Result<u16> {

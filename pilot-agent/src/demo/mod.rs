@@ -14,6 +14,7 @@ mod process;
 mod report;
 mod stage;
 mod tls;
+mod visitor;
 
 use std::{path::PathBuf, time::Instant};
 

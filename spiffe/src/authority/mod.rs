@@ -15,6 +15,7 @@ pub mod forge;
 mod jwt;
 mod leaf;
 mod provider;
+mod publish;
 mod roots;
 mod server;
 mod state;

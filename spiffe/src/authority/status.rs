@@ -69,7 +69,7 @@ impl State {
             });
         Status {
             trust_domains: trust_domains.collect(),
-            federation: self.federation().iter().cloned().collect(),
+            federation: self.federation.iter().cloned().collect(),
         }
     }
 }

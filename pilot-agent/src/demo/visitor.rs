@@ -1,0 +1,120 @@
+//! Somebody with a certificate, genuine or forged, at the gateway; and what the gateway says about it.
+
+use std::time::{Duration, Instant};
+
+use ithildin_spiffe::{
+    PrivateKey, SpiffeId, TrustDomain, X509Svid,
+    authority::{Authority, forge::Forgery},
+};
+use rustls::pki_types::CertificateDer;
+use tokio::time::sleep;
+
+use super::{
+    acts::{PATIENCE, POLL},
+    plain::Client,
+    stage::{CLIENT_DOMAIN, HOST, SERVER_DOMAIN, Stage},
+    tls,
+};
+
+/// How long to wait for the line in the gateway's log.
+const LOG_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How a visit is to end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Admitted,
+    Refused,
+}
+
+/// Somebody with a certificate, at the gateway's door.
+pub(super) struct Visitor {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKey,
+}
+
+impl Visitor {
+    pub(super) fn genuine(svid: X509Svid) -> Self {
+        Self {
+            chain: svid.chain,
+            key: svid.key,
+        }
+    }
+
+    pub(super) fn forged(
+        authority: &Authority,
+        id: &SpiffeId,
+        forgery: Forgery,
+    ) -> anyhow::Result<Self> {
+        let forged = authority.forge(CLIENT_DOMAIN, id, forgery)?;
+        Ok(Self {
+            chain: forged.chain,
+            key: forged.key,
+        })
+    }
+
+    /// A connection that has carried a request.
+    pub(super) async fn connect(&self, stage: &Stage) -> anyhow::Result<Client> {
+        let bundle = stage
+            .authority
+            .bundle(&TrustDomain::parse(SERVER_DOMAIN)?)?;
+        let mut client =
+            tls::connect(stage.ingress, HOST, self.chain.clone(), &self.key, &bundle).await?;
+        // With TLS 1.3 a refusal arrives after our own handshake is done.
+        client.get("/status/200").await?;
+        Ok(client)
+    }
+
+    /// One request; an error if it is refused.
+    pub(super) async fn visit(&self, stage: &Stage) -> Result<u16, String> {
+        let visit = async {
+            let mut client = self.connect(stage).await?;
+            anyhow::Ok(client.get("/status/200").await?.status().as_u16())
+        };
+        visit
+            .await
+            .map_err(|error: anyhow::Error| innermost(&error))
+    }
+
+    /// Visits until the outcome is as wanted; the last outcome, when patience ends.
+    pub(super) async fn until(&self, stage: &Stage, wanted: Wanted) -> Result<u16, String> {
+        let started = Instant::now();
+        loop {
+            let outcome = self.visit(stage).await;
+            let as_wanted = outcome.is_ok() == (wanted == Wanted::Admitted);
+            if as_wanted || started.elapsed() > PATIENCE {
+                return outcome;
+            }
+            sleep(POLL).await;
+        }
+    }
+}
+
+/// The cause below hyper's and our own words: TLS names the alert.
+fn innermost(error: &anyhow::Error) -> String {
+    error.root_cause().to_string()
+}
+
+/// The gateway's own words about the last refusal, logged after the first `log` bytes.
+pub(super) async fn reason(stage: &Stage, log: usize) -> Option<String> {
+    let started = Instant::now();
+    loop {
+        let text = stage.ingress_log();
+        let news = text.get(log..).unwrap_or_default();
+        if let Some(line) = news.lines().rev().find(|line| line.contains("rule=")) {
+            return Some(message(line));
+        }
+        if started.elapsed() > LOG_PATIENCE {
+            return None;
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// A log line without its time and level.
+pub(super) fn message(line: &str) -> String {
+    let line = line
+        .split_once("WARN")
+        .or_else(|| line.split_once("INFO"))
+        .map_or(line, |(_, rest)| rest);
+    line.trim().to_owned()
+}
