@@ -2,6 +2,7 @@
 //! single-threaded workers.
 
 pub mod access_log;
+pub mod admin;
 pub mod config;
 pub mod control;
 pub mod io;

@@ -1,13 +1,21 @@
 //! The proxy as a library: what `ithildin-proxy` and `pilot-agent` start, watch and stop.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use ithildin_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
+use ithildin_proto::pb::envoy::config::{
+    bootstrap::v3::Bootstrap,
+    core::v3::{SocketAddress, address::Address, socket_address::PortSpecifier},
+};
 use ithildin_xds::{ResourceSet, SecretSubscriber};
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     access_log::LogWriter,
+    admin::{AdminServer, AdminState, Commands, Requested},
     control::{ConfigErrors, Control, ControlState},
     runtime::{ListenerReport, Runtime, RuntimeError, RuntimeOptions},
     stats::Registry,
@@ -44,6 +52,11 @@ pub enum StartError {
     Config(#[from] ConfigErrors),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    #[error("cannot listen on the admin address {address}: {source}")]
+    Admin {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
     #[error("cannot start the access log thread: {0}")]
     AccessLog(#[from] std::io::Error),
 }
@@ -56,6 +69,8 @@ pub struct Proxy {
     runtime: Runtime,
     readiness: watch::Sender<Readiness>,
     follow: JoinHandle<()>,
+    admin: Option<AdminServer>,
+    commands: Commands,
 }
 
 impl Proxy {
@@ -64,6 +79,7 @@ impl Proxy {
     /// # Errors
     /// Everything that is wrong with the static resources, at once; or why the threads do not start.
     pub async fn start(options: ProxyOptions) -> Result<Self, StartError> {
+        let started = Instant::now();
         let stats = Arc::new(Registry::new(options.concurrency));
         let logs = LogWriter::start(Arc::clone(&stats.filesystem))?;
         let logs = Arc::new(logs);
@@ -88,7 +104,22 @@ impl Proxy {
             Arc::clone(control.published()),
             readiness.clone(),
         ));
+        let commands = Commands::default();
+        let admin = AdminState {
+            bootstrap: Arc::clone(&options.bootstrap),
+            published: Arc::clone(control.published()),
+            control: control.state(),
+            listeners: runtime.listeners(),
+            readiness: readiness.subscribe(),
+            stats: Arc::clone(&stats),
+            logs: Arc::clone(&logs),
+            commands: commands.clone(),
+            started,
+        };
+        let admin = start_admin(&options.bootstrap, admin).await?;
         Ok(Self {
+            admin,
+            commands,
             control,
             stats,
             logs,
@@ -144,8 +175,45 @@ impl Proxy {
 
     /// Where the admin server listens, if the bootstrap has one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        None
+        self.admin.as_ref().map(AdminServer::address)
     }
+
+    /// What operators ask for on the admin server. Whoever runs the proxy drains it or ends it.
+    pub fn requested(&self) -> watch::Receiver<Requested> {
+        self.commands.subscribe()
+    }
+}
+
+/// Serves the bootstrap's admin address, if it has one.
+async fn start_admin(
+    bootstrap: &Bootstrap,
+    state: AdminState,
+) -> Result<Option<AdminServer>, StartError> {
+    let Some(address) = bootstrap
+        .admin
+        .as_ref()
+        .and_then(|admin| admin.address.as_ref())
+    else {
+        return Ok(None);
+    };
+    let invalid = |message: &str| ConfigErrors::one("admin.address".into(), message);
+    let Some(Address::SocketAddress(SocketAddress {
+        address,
+        port_specifier: Some(PortSpecifier::PortValue(port)),
+        ..
+    })) = &address.address
+    else {
+        return Err(invalid("must be a socket_address with a port_value").into());
+    };
+    let ip = address
+        .parse::<IpAddr>()
+        .map_err(|_| invalid("must be an ip address"))?;
+    let port = u16::try_from(*port).map_err(|_| invalid("port_value is above 65535"))?;
+    let address = SocketAddr::new(ip, port);
+    AdminServer::start(address, state)
+        .await
+        .map(Some)
+        .map_err(|source| StartError::Admin { address, source })
 }
 
 async fn follow_readiness(

@@ -136,7 +136,7 @@ fn a_malformed_format_is_refused_with_its_operator() {
             "the command operator \"%REQ(a):x%\" does not end",
         ),
         ("50% off", "no command operator after \"%\" in \"% off\""),
-        ("%START_TIME(%Q!)%", "malformed time format"),
+        ("%START_TIME(%!)%", "malformed time format"),
     ] {
         let error = Template::parse(format).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{format}: {error}");

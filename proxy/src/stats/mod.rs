@@ -12,9 +12,14 @@ mod blocks;
 mod cell;
 mod histogram;
 mod metric;
+pub(crate) mod process;
+mod prometheus;
 mod registry;
 mod sums;
 mod targets;
+#[cfg(test)]
+mod tests;
+mod text;
 
 pub use blocks::{
     ClusterBlock, ClusterControl, ClusterManagerBlock, ControlPlaneBlock, EndpointBlock,
@@ -24,10 +29,12 @@ pub use blocks::{
 pub use cell::{Counter, Gauge, Labelled, SharedCounter, SharedGauge};
 pub use histogram::{Histogram, HistogramSum};
 pub use metric::{Metric, Tag, Value};
+pub use prometheus::{process as process_exposition, prometheus};
 pub use registry::Registry;
 pub use targets::{
     ClusterStats, EndpointStats, HttpStats, ListenerStats, PerWorker, SubscriptionStats, TcpStats,
 };
+pub use text::text;
 
 /// Whole milliseconds since `start`, for histograms of times.
 pub fn milliseconds(start: std::time::Instant) -> u64 {
