@@ -40,7 +40,10 @@ pub(crate) fn resolve(name: &str, namespace: &str, cluster_domain: &str) -> Stri
     if name.contains(['.', '*', ':']) {
         name.to_ascii_lowercase()
     } else {
-        format!("{}.{namespace}.svc.{cluster_domain}", name.to_ascii_lowercase())
+        format!(
+            "{}.{namespace}.svc.{cluster_domain}",
+            name.to_ascii_lowercase()
+        )
     }
 }
 
@@ -115,8 +118,14 @@ mod tests {
 
     #[test]
     fn short_names_are_services_of_the_namespace() {
-        assert_eq!(resolve("httpbin", "foo", "cluster.local"), "httpbin.foo.svc.cluster.local");
-        assert_eq!(resolve("App.example.org", "foo", "cluster.local"), "app.example.org");
+        assert_eq!(
+            resolve("httpbin", "foo", "cluster.local"),
+            "httpbin.foo.svc.cluster.local"
+        );
+        assert_eq!(
+            resolve("App.example.org", "foo", "cluster.local"),
+            "app.example.org"
+        );
         assert_eq!(resolve("*", "foo", "cluster.local"), "*");
     }
 }

@@ -16,6 +16,8 @@ mod read;
 mod registry;
 mod resources;
 mod rules;
+#[cfg(test)]
+mod testing;
 mod validate;
 mod watch;
 pub mod yaml;

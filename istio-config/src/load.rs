@@ -2,7 +2,10 @@
 
 mod folder;
 
-use std::{collections::BTreeMap, path::{Path, PathBuf}};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -49,7 +52,9 @@ pub fn load(dir: &Path) -> Result<Resources, Vec<ConfigError>> {
     let mut loader = Loader::default();
     match folder::files(dir) {
         Ok(files) => files.iter().for_each(|file| loader.file(dir, file)),
-        Err(error) => loader.errors.push(ConfigError::in_file(dir, error.to_string())),
+        Err(error) => loader
+            .errors
+            .push(ConfigError::in_file(dir, error.to_string())),
     }
     loader.finish()
 }
@@ -100,7 +105,11 @@ impl Loader {
         let name = path.strip_prefix(dir).unwrap_or(path);
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) => return self.errors.push(ConfigError::in_file(name, error.to_string())),
+            Err(error) => {
+                return self
+                    .errors
+                    .push(ConfigError::in_file(name, error.to_string()));
+            }
         };
         match yaml::documents(&text) {
             Ok(documents) => documents
@@ -168,7 +177,10 @@ impl Loader {
             }
         }
         if !known.contains(&version) {
-            let message = format!("version {version} is not supported, expected {}", known.join(", "));
+            let message = format!(
+                "version {version} is not supported, expected {}",
+                known.join(", ")
+            );
             return self.error(file, &id, "apiVersion", message);
         }
         self.typed(Source { file, id, document });
@@ -289,9 +301,9 @@ impl Loader {
             return self.error(file, id, "data.mesh", "required");
         };
         let mesh = match yaml::documents(text) {
-            Ok(mut documents) if documents.len() <= 1 => documents
-                .pop()
-                .unwrap_or_else(|| Value::Object(Map::new())),
+            Ok(mut documents) if documents.len() <= 1 => {
+                documents.pop().unwrap_or_else(|| Value::Object(Map::new()))
+            }
             Ok(_) => return self.error(file, id, "data.mesh", "more than one YAML document"),
             Err(error) => return self.error(file, id, "data.mesh", error),
         };
@@ -330,16 +342,17 @@ impl Loader {
     }
 
     fn faults(&mut self, file: &Path, id: Option<&ObjectId>, prefix: &str, faults: Vec<Fault>) {
-        self.errors.extend(faults.into_iter().map(|fault| ConfigError {
-            file: Some(file.to_owned()),
-            object: id.cloned(),
-            field: match (prefix, fault.field.as_str()) {
-                ("", field) => field.to_owned(),
-                (prefix, "") => prefix.to_owned(),
-                (prefix, field) => format!("{prefix}.{field}"),
-            },
-            message: fault.message,
-        }));
+        self.errors
+            .extend(faults.into_iter().map(|fault| ConfigError {
+                file: Some(file.to_owned()),
+                object: id.cloned(),
+                field: match (prefix, fault.field.as_str()) {
+                    ("", field) => field.to_owned(),
+                    (prefix, "") => prefix.to_owned(),
+                    (prefix, field) => format!("{prefix}.{field}"),
+                },
+                message: fault.message,
+            }));
     }
 
     fn finish(mut self) -> Result<Resources, Vec<ConfigError>> {

@@ -20,10 +20,7 @@ pub(crate) enum MtlsMode {
 }
 
 impl<'a> MtlsPolicies<'a> {
-    pub(crate) fn new(
-        policies: &'a [Object<PeerAuthentication>],
-        root_namespace: &'a str,
-    ) -> Self {
+    pub(crate) fn new(policies: &'a [Object<PeerAuthentication>], root_namespace: &'a str) -> Self {
         Self {
             policies,
             root_namespace,

@@ -95,7 +95,10 @@ mod tests {
             (None, Some("example.com/own"), "http", 80, Protocol::Unknown),
         ] {
             let protocol = Protocol::of_service_port(transport, app, name, number);
-            assert_eq!(protocol, expected, "{transport:?} {app:?} {name:?} {number}");
+            assert_eq!(
+                protocol, expected,
+                "{transport:?} {app:?} {name:?} {number}"
+            );
         }
     }
 }

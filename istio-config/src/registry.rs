@@ -4,7 +4,7 @@ mod endpoints;
 mod kubernetes;
 mod service_entries;
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;
 
 pub(crate) use endpoints::locality;
@@ -106,7 +106,8 @@ impl Registry {
             for service in service_entries::services(object, resources, warnings) {
                 let host = service.host.clone();
                 if !registry.add(service) {
-                    let message = format!("another resource declares {host}, and the first one wins");
+                    let message =
+                        format!("another resource declares {host}, and the first one wins");
                     warnings.push(object.error("spec.hosts", message));
                 }
             }

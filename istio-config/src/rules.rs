@@ -1,6 +1,6 @@
 //! Which DestinationRule applies to a service, and what it says for one port and subset.
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use crate::{
     host,
     model::{
-        ClientTlsSettings, ConnectionPool, DestinationRule, LoadBalancer, Object,
-        OutlierDetection, Subset, TrafficPolicy, selects,
+        ClientTlsSettings, ConnectionPool, DestinationRule, LoadBalancer, Object, OutlierDetection,
+        Subset, TrafficPolicy, selects,
     },
     node::Node,
     registry::{Service, exported},
@@ -74,7 +74,12 @@ impl<'a> Rules<'a> {
             .or_else(|| self.in_namespace(self.root_namespace, service, false))
     }
 
-    fn in_namespace(&self, namespace: &str, service: &Service, own: bool) -> Option<MergedRule<'a>> {
+    fn in_namespace(
+        &self,
+        namespace: &str,
+        service: &Service,
+        own: bool,
+    ) -> Option<MergedRule<'a>> {
         let by_host = self.by_host.get(namespace)?;
         let applies = |rule: &&Object<DestinationRule>| match &rule.spec.workload_selector {
             Some(selector) => own && selects(&selector.match_labels, &self.node.labels),
@@ -85,7 +90,11 @@ impl<'a> Rules<'a> {
             .filter(|(_, rules)| rules.iter().any(applies))
             .map(|(host, _)| host.as_str());
         let best = host::most_specific(&service.host, hosts)?;
-        let rules: Vec<_> = by_host[best].iter().copied().filter(|rule| applies(rule)).collect();
+        let rules: Vec<_> = by_host[best]
+            .iter()
+            .copied()
+            .filter(|rule| applies(rule))
+            .collect();
         merge(&rules)
     }
 }
@@ -110,7 +119,11 @@ fn merge<'a>(rules: &[&'a Object<DestinationRule>]) -> Option<MergedRule<'a>> {
             merged.source = rule;
         }
         for subset in &rule.spec.subsets {
-            if !merged.subsets.iter().any(|(_, known)| known.name == subset.name) {
+            if !merged
+                .subsets
+                .iter()
+                .any(|(_, known)| known.name == subset.name)
+            {
                 merged.subsets.push((rule, subset));
             }
         }

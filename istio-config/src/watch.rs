@@ -117,7 +117,10 @@ impl Follower {
             if !changed && seen.as_ref() == Some(&now) {
                 return None;
             }
-            Some((now, load(&dir).and_then(|resources| build(&resources, &node))))
+            Some((
+                now,
+                load(&dir).and_then(|resources| build(&resources, &node)),
+            ))
         };
         let read = match tokio::task::spawn_blocking(read).await {
             Ok(read) => read,
@@ -203,5 +206,5 @@ fn keep_unchanged(old: &ResourceSet, mut new: ResourceSet) -> ResourceSet {
     new
 }
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;

@@ -19,9 +19,9 @@ fn to_json(yaml: Yaml<'_>) -> Result<Value, String> {
             Scalar::Null => Value::Null,
             Scalar::Boolean(value) => Value::Bool(value),
             Scalar::Integer(value) => Value::from(value),
-            Scalar::FloatingPoint(value) => Value::Number(
-                Number::from_f64(value.into_inner()).ok_or("numbers must be finite")?,
-            ),
+            Scalar::FloatingPoint(value) => {
+                Value::Number(Number::from_f64(value.into_inner()).ok_or("numbers must be finite")?)
+            }
             Scalar::String(value) => Value::String(value.into_owned()),
         },
         Yaml::Sequence(items) => {

@@ -1,6 +1,10 @@
 //! Outbound clusters: one for each port of each service, and for each subset of it.
 
-use std::{collections::{BTreeMap, HashMap}, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    time::Duration,
+};
 
 use ithildin_proto::{
     pack,
@@ -42,9 +46,7 @@ use super::{
     wire::{ads, bool_value, config_path, istio_metadata, number, structure, text, time},
 };
 use crate::{
-    model::{
-        self, ClientTlsMode, ClientTlsSettings, ConnectionPool, H2Upgrade, SimpleLb, Subset,
-    },
+    model::{self, ClientTlsMode, ClientTlsSettings, ConnectionPool, H2Upgrade, SimpleLb, Subset},
     mtls::MtlsMode,
     node::NodeKind,
     protocol::Protocol,
@@ -139,7 +141,12 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn service_clusters(&mut self, service: &'a Service, port: &Port, rule: Option<&MergedRule<'a>>) {
+    fn service_clusters(
+        &mut self,
+        service: &'a Service,
+        port: &Port,
+        rule: Option<&MergedRule<'a>>,
+    ) {
         let subsets = rule.iter().flat_map(|rule| rule.subsets.iter());
         let subsets = std::iter::once(None).chain(subsets.map(|(_, subset)| Some(*subset)));
         for subset in subsets {
@@ -282,7 +289,10 @@ impl<'a> Build<'a> {
                 cluster.transport_socket = Some(self.mesh_socket(target, Some(rule)));
             }
             UpstreamTls::Rule(rule) => {
-                let certificate = rule.client_certificate.as_deref().zip(rule.private_key.as_deref());
+                let certificate = rule
+                    .client_certificate
+                    .as_deref()
+                    .zip(rule.private_key.as_deref());
                 let files = tls::ClientFiles {
                     certificate,
                     roots: rule.ca_certificates.as_deref(),
@@ -320,7 +330,11 @@ impl<'a> Build<'a> {
         tls::istio_mutual(&self.node.sds_cluster, sni, sans, http2(target))
     }
 
-    fn http_options(&self, target: &Target<'_>, tls: &UpstreamTls<'_>) -> Option<HttpProtocolOptions> {
+    fn http_options(
+        &self,
+        target: &Target<'_>,
+        tls: &UpstreamTls<'_>,
+    ) -> Option<HttpProtocolOptions> {
         let pool = target.settings.connection_pool;
         let common = pool.and_then(common_http);
         let names = match tls {
@@ -337,7 +351,9 @@ impl<'a> Build<'a> {
             common_http_protocol_options: common,
             upstream_http_protocol_options: names,
             upstream_protocol_options: Some(protocol.unwrap_or_else(|| {
-                explicit(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()))
+                explicit(ProtocolConfig::HttpProtocolOptions(
+                    Http1ProtocolOptions::default(),
+                ))
             })),
             ..HttpProtocolOptions::default()
         })
@@ -375,7 +391,11 @@ fn lb_policy(discovery: DiscoveryType, settings: &Settings<'_>) -> LbPolicy {
     if discovery == DiscoveryType::OriginalDst {
         return LbPolicy::ClusterProvided;
     }
-    match settings.load_balancer.map(|lb| lb.simple).unwrap_or_default() {
+    match settings
+        .load_balancer
+        .map(|lb| lb.simple)
+        .unwrap_or_default()
+    {
         SimpleLb::RoundRobin => LbPolicy::RoundRobin,
         SimpleLb::Random => LbPolicy::Random,
         SimpleLb::Unspecified
@@ -417,9 +437,8 @@ fn panic_threshold(settings: &Settings<'_>) -> CommonLbConfig {
 }
 
 fn outlier_detection(rule: &model::OutlierDetection) -> OutlierDetection {
-    let always = |value: Option<u32>| {
-        value.and_then(|value| number(if value > 0 { 100 } else { 0 }))
-    };
+    let always =
+        |value: Option<u32>| value.and_then(|value| number(if value > 0 { 100 } else { 0 }));
     OutlierDetection {
         consecutive_5xx: rule.consecutive_5xx_errors.and_then(number),
         enforcing_consecutive_5xx: always(rule.consecutive_5xx_errors),
@@ -429,7 +448,9 @@ fn outlier_detection(rule: &model::OutlierDetection) -> OutlierDetection {
         enforcing_consecutive_local_origin_failure: always(rule.consecutive_local_origin_failures),
         split_external_local_origin_errors: rule.split_external_local_origin_errors,
         interval: rule.interval.and_then(|interval| time(interval.0)),
-        base_ejection_time: rule.base_ejection_time.and_then(|interval| time(interval.0)),
+        base_ejection_time: rule
+            .base_ejection_time
+            .and_then(|interval| time(interval.0)),
         max_ejection_percent: rule.max_ejection_percent.and_then(number),
         enforcing_success_rate: number(0),
         ..OutlierDetection::default()

@@ -42,7 +42,10 @@ impl Build<'_> {
                 continue;
             };
             let built = self.lb_endpoint(service, endpoint, own_port, rule_mode);
-            by_locality.entry(&endpoint.locality).or_default().push(built);
+            by_locality
+                .entry(&endpoint.locality)
+                .or_default()
+                .push(built);
         }
         let distances: BTreeSet<u32> = by_locality
             .keys()
@@ -149,7 +152,9 @@ impl Build<'_> {
             endpoint.workload,
             endpoint.namespace,
             canonical.unwrap_or(&endpoint.workload),
-            revision.filter(|revision| *revision != "latest").unwrap_or_default(),
+            revision
+                .filter(|revision| *revision != "latest")
+                .unwrap_or_default(),
             self.node.cluster_id,
         )
     }

@@ -51,7 +51,10 @@ impl<'a> Build<'a> {
                     server,
                 };
                 let bind = server.bind.as_ref().and_then(|bind| bind.parse().ok());
-                let socket = (bind.unwrap_or(self.wildcard()), self.own_port(server.port.number));
+                let socket = (
+                    bind.unwrap_or(self.wildcard()),
+                    self.own_port(server.port.number),
+                );
                 if self.may_bind(socket.1, &bound) && self.fits(by_socket.get(&socket), &bound) {
                     by_socket.entry(socket).or_default().push(bound);
                 }
@@ -106,7 +109,8 @@ impl<'a> Build<'a> {
             .flat_map(|other| other.names())
             .find(|name| bound.is_tls() && bound.names().any(|own| own == *name));
         if let Some(name) = taken {
-            let message = format!("another server of this port has {name:?}: the server is left out");
+            let message =
+                format!("another server of this port has {name:?}: the server is left out");
             self.warnings.push(bound.error("hosts", message));
             return false;
         }
@@ -184,8 +188,11 @@ impl<'a> Build<'a> {
             .collect();
         if virtual_hosts.is_empty() {
             // No route answers with 404.
-            let mut nothing =
-                vhost::virtual_host(format!("blackhole:{port}"), vec!["*".to_owned()], Vec::new());
+            let mut nothing = vhost::virtual_host(
+                format!("blackhole:{port}"),
+                vec!["*".to_owned()],
+                Vec::new(),
+            );
             nothing.include_request_attempt_count = false;
             return vhost::configuration(name, vec![nothing]);
         }
@@ -195,7 +202,11 @@ impl<'a> Build<'a> {
     /// Adds the routes of every VirtualService bound to the server, under the names that both have.
     fn add_hosts(&self, bound: &Bound<'a>, hosts: &mut BTreeMap<String, GatewayHost>) {
         let gateway = bound.name();
-        let redirect = bound.server.tls.as_ref().is_some_and(|tls| tls.https_redirect);
+        let redirect = bound
+            .server
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.https_redirect);
         let context = RouteContext {
             node: self.node,
             registry: self.registry,
@@ -227,7 +238,11 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn common_names(&self, bound: &Bound<'_>, service: &Object<VirtualService>) -> BTreeSet<String> {
+    fn common_names(
+        &self,
+        bound: &Bound<'_>,
+        service: &Object<VirtualService>,
+    ) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         for allowed in &bound.server.hosts {
             let (namespace, name) = allowed.split_once('/').unwrap_or(("*", allowed));
@@ -241,7 +256,11 @@ impl<'a> Build<'a> {
             for own in &service.spec.hosts {
                 let own = host::resolve(own, service.namespace(), &self.node.cluster_domain);
                 if let Some(common) = host::intersection(&name.to_ascii_lowercase(), &own)
-                    && exported(&service.spec.export_to, service.namespace(), &self.node.namespace)
+                    && exported(
+                        &service.spec.export_to,
+                        service.namespace(),
+                        &self.node.namespace,
+                    )
                 {
                     names.insert(common.to_owned());
                 }

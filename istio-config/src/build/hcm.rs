@@ -133,7 +133,10 @@ fn manager(mesh: &MeshConfig, side: Side, stat_prefix: &str, routes: RouteSpecif
 /// touches it on the way out.
 fn client_certificate(
     side: Side,
-) -> (ForwardClientCertDetails, Option<SetCurrentClientCertDetails>) {
+) -> (
+    ForwardClientCertDetails,
+    Option<SetCurrentClientCertDetails>,
+) {
     let details = |cert| {
         Some(SetCurrentClientCertDetails {
             subject: on(true),

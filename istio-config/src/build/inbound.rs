@@ -176,7 +176,9 @@ impl<'a> Build<'a> {
             return;
         };
         let Some(bind) = self.node.ips.first().copied() else {
-            self.warn(format!("no inbound listener on port {number}: the node has no address"));
+            self.warn(format!(
+                "no inbound listener on port {number}: the node has no address"
+            ));
             return;
         };
         let name = bind.to_string();
@@ -221,10 +223,15 @@ impl<'a> Build<'a> {
             } else {
                 hcm::tcp_proxy(self.mesh, &port.cluster(), true)
             }],
-            transport_socket: kind.terminates.then(|| tls::inbound(&self.node.sds_cluster)),
+            transport_socket: kind
+                .terminates
+                .then(|| tls::inbound(&self.node.sds_cluster)),
             ..FilterChain::default()
         };
-        chain_kinds(port.mode, port.protocol).iter().map(chain).collect()
+        chain_kinds(port.mode, port.protocol)
+            .iter()
+            .map(chain)
+            .collect()
     }
 
     fn inbound_cluster(&self, port: &InboundPort<'a>) -> Option<Cluster> {
@@ -400,7 +407,9 @@ fn needs_tls(port: &InboundPort<'_>) -> bool {
 
 fn needs_http(port: &InboundPort<'_>) -> bool {
     let kinds = chain_kinds(port.mode, port.protocol);
-    kinds.iter().any(|kind| kind.transport == RAW && !kind.alpn.is_empty())
+    kinds
+        .iter()
+        .any(|kind| kind.transport == RAW && !kind.alpn.is_empty())
 }
 
 /// The inspectors of `virtualInbound`, each only on ports where a chain asks for its answer: a
@@ -413,7 +422,9 @@ fn inspectors(ports: &[InboundPort<'_>], own: u16) -> Vec<ListenerFilter> {
                 .filter(move |port| needs(port) == wanted)
                 .filter_map(|port| port.number)
         };
-        let others = ports.iter().any(|port| port.number.is_none() && needs(port));
+        let others = ports
+            .iter()
+            .any(|port| port.number.is_none() && needs(port));
         let predicate = if others {
             any_port(std::iter::once(own).chain(numbers(false)))
         } else {
@@ -427,9 +438,7 @@ fn inspectors(ports: &[InboundPort<'_>], own: u16) -> Vec<ListenerFilter> {
         .collect()
 }
 
-fn any_port(
-    ports: impl Iterator<Item = u16>,
-) -> Option<ListenerFilterChainMatchPredicate> {
+fn any_port(ports: impl Iterator<Item = u16>) -> Option<ListenerFilterChainMatchPredicate> {
     let mut rules: Vec<_> = ports
         .map(|port| {
             predicate(Rule::DestinationPortRange(Int32Range {

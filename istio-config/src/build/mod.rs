@@ -20,7 +20,7 @@ mod tls;
 mod vhost;
 mod wire;
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
@@ -33,8 +33,8 @@ use ithildin_xds::ResourceSet;
 
 use crate::{
     error::ConfigError,
-    mtls::MtlsPolicies,
     model::MeshConfig,
+    mtls::MtlsPolicies,
     node::{Locality, Node, NodeKind},
     registry::{self, Registry, Service},
     resources::{Built, Resources},

@@ -130,7 +130,11 @@ impl<'a> Build<'a> {
         if !captures && !self.may_bind_locally(port) {
             return;
         }
-        let bind = if captures { self.wildcard() } else { self.loopback() };
+        let bind = if captures {
+            self.wildcard()
+        } else {
+            self.loopback()
+        };
         let mut chains: Vec<FilterChain> = Vec::new();
         // With HTTP alone on a bound port there is nothing to find out, and nowhere else to go.
         let sniff = captures || shared.tcp.is_some() || !shared.tls.is_empty();
@@ -145,8 +149,15 @@ impl<'a> Build<'a> {
             let hosts = self.port_hosts(port, shared);
             self.add_routes(vhost::configuration(port.to_string(), hosts));
         }
-        chains.extend(shared.tls.iter().map(|service| self.sni_chain(service, port)));
-        let tcp = shared.tcp.map(|service| listener::chain(self.tcp(service, port)));
+        chains.extend(
+            shared
+                .tls
+                .iter()
+                .map(|service| self.sni_chain(service, port)),
+        );
+        let tcp = shared
+            .tcp
+            .map(|service| listener::chain(self.tcp(service, port)));
         let (chains, default) = match (chains.is_empty(), tcp) {
             (true, Some(tcp)) => (vec![tcp], None),
             (_, tcp) => (chains, tcp.or_else(|| captures.then(|| self.elsewhere()))),
@@ -201,7 +212,11 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn tcp(&self, service: &Service, port: u16) -> ithildin_proto::pb::envoy::config::listener::v3::Filter {
+    fn tcp(
+        &self,
+        service: &Service,
+        port: u16,
+    ) -> ithildin_proto::pb::envoy::config::listener::v3::Filter {
         hcm::tcp_proxy(self.mesh, &outbound_name(port, "", &service.host), true)
     }
 
@@ -354,10 +369,13 @@ impl<'a> Build<'a> {
 
     fn mesh_virtual_services(&self) -> impl Iterator<Item = &'a Object<VirtualService>> + use<'a> {
         let namespace = &self.node.namespace;
-        self.resources.virtual_services.iter().filter(move |object| {
-            route::is_bound(object, MESH)
-                && exported(&object.spec.export_to, object.namespace(), namespace)
-        })
+        self.resources
+            .virtual_services
+            .iter()
+            .filter(move |object| {
+                route::is_bound(object, MESH)
+                    && exported(&object.spec.export_to, object.namespace(), namespace)
+            })
     }
 
     fn full_hosts(&self, object: &Object<VirtualService>) -> Vec<String> {
@@ -390,20 +408,26 @@ impl<'a> Build<'a> {
                     );
                     let Some(service) = self.registry.get(&name) else {
                         let message = format!("no Service or ServiceEntry declares {name}");
-                        self.warnings.push(object.error(format!("{at}.host"), message));
+                        self.warnings
+                            .push(object.error(format!("{at}.host"), message));
                         continue;
                     };
                     let port = destination.port.as_ref().map(|port| port.number);
                     if let Some(port) = port.filter(|port| service.port(*port).is_none()) {
                         let message = format!("{name} has no port {port}");
-                        self.warnings.push(object.error(format!("{at}.port.number"), message));
+                        self.warnings
+                            .push(object.error(format!("{at}.port.number"), message));
                     }
                     let subset = &destination.subset;
                     let known = subset.is_empty()
-                        || self.rules.find(service).is_some_and(|rule| rule.subset(subset).is_some());
+                        || self
+                            .rules
+                            .find(service)
+                            .is_some_and(|rule| rule.subset(subset).is_some());
                     if !known {
                         let message = format!("no DestinationRule for {name} has this subset");
-                        self.warnings.push(object.error(format!("{at}.subset"), message));
+                        self.warnings
+                            .push(object.error(format!("{at}.subset"), message));
                     }
                 }
             }

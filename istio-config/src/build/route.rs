@@ -3,7 +3,7 @@
 mod actions;
 mod matches;
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;
 
 use ithildin_proto::pb::envoy::config::route::v3::{

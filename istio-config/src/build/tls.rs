@@ -56,7 +56,12 @@ pub(super) fn istio_mutual(
     upstream(UpstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
             tls_params: Some(params_1_2_to_1_3()),
-            ..common(sds_cluster, Some(WORKLOAD_SECRET), Some((ROOT_SECRET, sans)), alpn)
+            ..common(
+                sds_cluster,
+                Some(WORKLOAD_SECRET),
+                Some((ROOT_SECRET, sans)),
+                alpn,
+            )
         }),
         sni,
         ..UpstreamTlsContext::default()
@@ -80,12 +85,19 @@ pub(super) fn from_files(
     http2: bool,
 ) -> TransportSocket {
     let alpn: &[&str] = if http2 { &["h2"] } else { &[] };
-    let certificate = files.certificate.map(|(chain, key)| file_certificate(chain, key));
+    let certificate = files
+        .certificate
+        .map(|(chain, key)| file_certificate(chain, key));
     let roots = file_root(files.roots.unwrap_or(SYSTEM_ROOT));
     upstream(UpstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
             tls_params: Some(params_1_2_to_1_3()),
-            ..common(sds_cluster, certificate.as_deref(), Some((&roots, sans)), alpn)
+            ..common(
+                sds_cluster,
+                certificate.as_deref(),
+                Some((&roots, sans)),
+                alpn,
+            )
         }),
         sni,
         ..UpstreamTlsContext::default()

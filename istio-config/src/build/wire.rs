@@ -6,9 +6,10 @@ use ithildin_proto::{
     duration,
     pb::{
         envoy::config::core::v3::{
-            Address, AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService,
-            Metadata, Pipe, SocketAddress, TransportSocket, address, api_config_source::ApiType,
-            config_source::ConfigSourceSpecifier, grpc_service, socket_address, transport_socket,
+            Address, AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource,
+            GrpcService, Metadata, Pipe, SocketAddress, TransportSocket, address,
+            api_config_source::ApiType, config_source::ConfigSourceSpecifier, grpc_service,
+            socket_address, transport_socket,
         },
         google::protobuf::{Any, BoolValue, Struct, UInt32Value, Value, value::Kind},
     },

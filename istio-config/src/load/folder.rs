@@ -1,8 +1,7 @@
 //! Which files a folder holds, and whether they changed.
 
 use std::{
-    fs,
-    io,
+    fs, io,
     path::{Path, PathBuf},
     time::SystemTime,
 };

@@ -18,8 +18,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::Deserialize;
 
 pub(crate) use destination_rule::{
-    ClientTlsMode, ClientTlsSettings, ConnectionPool, DestinationRule, H2Upgrade, OutlierDetection,
-    LoadBalancer, SimpleLb, Subset, TrafficPolicy,
+    ClientTlsMode, ClientTlsSettings, ConnectionPool, DestinationRule, H2Upgrade, LoadBalancer,
+    OutlierDetection, SimpleLb, Subset, TrafficPolicy,
 };
 pub(crate) use gateway::{Gateway, Server, ServerTls, ServerTlsMode, TlsProtocol};
 pub(crate) use kubernetes::{
@@ -32,8 +32,8 @@ pub(crate) use service_entry::{
 };
 pub(crate) use value::{Ignored, Interval, StringMatch};
 pub(crate) use virtual_service::{
-    Destination, DerivePort, DirectBody, DirectResponse, HeaderOperations, Headers, HttpMatch, HttpRedirect,
-    HttpRetry, HttpRewrite, HttpRoute, HttpRouteDestination, VirtualService,
+    DerivePort, Destination, DirectBody, DirectResponse, HeaderOperations, Headers, HttpMatch,
+    HttpRedirect, HttpRetry, HttpRewrite, HttpRoute, HttpRouteDestination, VirtualService,
 };
 
 use crate::error::{ConfigError, ObjectId};
@@ -56,7 +56,11 @@ impl<S> Object<S> {
         &self.metadata.namespace
     }
 
-    pub(crate) fn error(&self, field: impl Into<String>, message: impl Into<String>) -> ConfigError {
+    pub(crate) fn error(
+        &self,
+        field: impl Into<String>,
+        message: impl Into<String>,
+    ) -> ConfigError {
         ConfigError {
             file: Some(self.file.clone()),
             object: Some(ObjectId {
@@ -137,5 +141,7 @@ pub(crate) fn selects(
     selector: &BTreeMap<String, String>,
     labels: &BTreeMap<String, String>,
 ) -> bool {
-    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+    selector
+        .iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
 }

@@ -33,7 +33,9 @@ impl<'de> Deserialize<'de> for Interval {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         parse_interval(&text).map(Self).ok_or_else(|| {
-            de::Error::custom(format!("invalid duration {text:?}, expected such as 3s or 100ms"))
+            de::Error::custom(format!(
+                "invalid duration {text:?}, expected such as 3s or 100ms"
+            ))
         })
     }
 }

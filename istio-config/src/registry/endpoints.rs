@@ -38,11 +38,18 @@ pub(super) fn of_pod(
         ports,
         namespace: pod.namespace().to_owned(),
         // Kubernetes fills it in; a Pod written by hand may lack it.
-        service_account: if account.is_empty() { "default" } else { account }.to_owned(),
+        service_account: if account.is_empty() {
+            "default"
+        } else {
+            account
+        }
+        .to_owned(),
         workload: workload_name(pod),
         locality: locality(pod, resources),
         weight: 1,
-        mesh_tls: labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio"),
+        mesh_tls: labels
+            .get(TLS_MODE_LABEL)
+            .is_some_and(|mode| mode == "istio"),
         known_healthy: true,
         labels,
     }

@@ -18,14 +18,19 @@ pub(super) fn service(
     cluster_domain: &str,
 ) -> Service {
     let spec = &object.spec;
-    let addresses = spec
-        .cluster_ips
-        .iter()
-        .chain(spec.cluster_ip.iter().filter(|_| spec.cluster_ips.is_empty()));
+    let addresses = spec.cluster_ips.iter().chain(
+        spec.cluster_ip
+            .iter()
+            .filter(|_| spec.cluster_ips.is_empty()),
+    );
     let headless = spec.cluster_ip.as_deref() == Some("None")
         || spec.cluster_ips.first().is_some_and(|ip| ip == "None");
     Service {
-        host: format!("{}.{}.svc.{cluster_domain}", object.name(), object.namespace()),
+        host: format!(
+            "{}.{}.svc.{cluster_domain}",
+            object.name(),
+            object.namespace()
+        ),
         name: object.name().to_owned(),
         namespace: object.namespace().to_owned(),
         ports: spec.ports.iter().map(port).collect(),
@@ -91,23 +96,38 @@ fn from_slices(object: &Object<model::Service>, resources: &Resources) -> Option
         .iter()
         .filter(|slice| {
             slice.namespace() == object.namespace()
-                && slice.metadata.labels.get(SERVICE_NAME_LABEL).map(String::as_str)
+                && slice
+                    .metadata
+                    .labels
+                    .get(SERVICE_NAME_LABEL)
+                    .map(String::as_str)
                     == Some(object.name())
         })
         .peekable();
     slices.peek()?;
     let mut found = Vec::new();
     for slice in slices {
-        let ports = ports_by_name(object, slice.spec.ports.iter().map(|p| (p.name.as_str(), p.port)));
+        let ports = ports_by_name(
+            object,
+            slice.spec.ports.iter().map(|p| (p.name.as_str(), p.port)),
+        );
         for endpoint in &slice.spec.endpoints {
             let ready = endpoint.conditions.ready.unwrap_or(true);
             if !ready && !object.spec.publish_not_ready_addresses {
                 continue;
             }
-            let pod = endpoint.target_ref.as_ref().map(|target| target.name.as_str());
+            let pod = endpoint
+                .target_ref
+                .as_ref()
+                .map(|target| target.name.as_str());
             found.extend(endpoint.addresses.iter().map(|address| {
-                let mut built =
-                    endpoints::of_address(address, object.namespace(), pod, ports.clone(), resources);
+                let mut built = endpoints::of_address(
+                    address,
+                    object.namespace(),
+                    pod,
+                    ports.clone(),
+                    resources,
+                );
                 if built.locality.zone.is_empty() {
                     built.locality.zone = endpoint.zone.clone().unwrap_or_default();
                 }
@@ -124,10 +144,22 @@ fn from_endpoints(object: &Object<model::Service>, resources: &Resources) -> Opt
     })?;
     let mut found = Vec::new();
     for subset in &declared.spec.subsets {
-        let ports = ports_by_name(object, subset.ports.iter().map(|p| (p.name.as_str(), p.port)));
+        let ports = ports_by_name(
+            object,
+            subset.ports.iter().map(|p| (p.name.as_str(), p.port)),
+        );
         found.extend(subset.addresses.iter().map(|address| {
-            let pod = address.target_ref.as_ref().map(|target| target.name.as_str());
-            endpoints::of_address(&address.ip, object.namespace(), pod, ports.clone(), resources)
+            let pod = address
+                .target_ref
+                .as_ref()
+                .map(|target| target.name.as_str());
+            endpoints::of_address(
+                &address.ip,
+                object.namespace(),
+                pod,
+                ports.clone(),
+                resources,
+            )
         }));
     }
     Some(found)

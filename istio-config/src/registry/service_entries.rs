@@ -27,7 +27,11 @@ pub(super) fn services(
         name: host.to_ascii_lowercase(),
         namespace: object.namespace().to_owned(),
         ports: spec.ports.iter().map(port).collect(),
-        addresses: spec.addresses.iter().filter_map(|ip| ip.parse().ok()).collect(),
+        addresses: spec
+            .addresses
+            .iter()
+            .filter_map(|ip| ip.parse().ok())
+            .collect(),
         discovery: match spec.resolution {
             Resolution::Static => Discovery::Endpoints,
             Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DynamicDns => Discovery::Dns,
@@ -103,10 +107,13 @@ fn selected_endpoints(object: &Object<ServiceEntry>, resources: &Resources) -> V
 
 /// Resolution DNS without endpoints: the host's own addresses.
 fn host_itself(object: &Object<ServiceEntry>, host: &str) -> Endpoint {
-    let mut entry = WorkloadEntry::default();
-    entry.address = host.to_ascii_lowercase();
+    let entry = WorkloadEntry::default();
     let ports = entry_ports(&object.spec, &entry);
-    endpoints::of_workload_entry(&entry, object.namespace(), object.name(), ports)
+    let itself = endpoints::of_workload_entry(&entry, object.namespace(), object.name(), ports);
+    Endpoint {
+        address: host.to_ascii_lowercase(),
+        ..itself
+    }
 }
 
 /// The endpoint's own port, else the service's `targetPort`, else its number.

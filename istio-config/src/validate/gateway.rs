@@ -48,7 +48,10 @@ fn port_and_hosts(check: &mut Check<'_, Gateway>, server: &Server, at: &str) {
     if let Some(bind) = &server.bind
         && !host::is_address(bind)
     {
-        check.error(format!("{at}.bind"), format!("{bind:?} is not an IP address"));
+        check.error(
+            format!("{at}.bind"),
+            format!("{bind:?} is not an IP address"),
+        );
     }
     check.required(!server.hosts.is_empty(), &format!("{at}.hosts"));
     for (index, name) in server.hosts.iter().enumerate() {

@@ -8,9 +8,6 @@ mod service;
 mod service_entry;
 mod virtual_service;
 
-#[cfg(any())]
-mod tests;
-
 pub(crate) use destination_rule::destination_rule;
 pub(crate) use gateway::gateway;
 pub(crate) use service::{mesh, peer_authentication, service};

@@ -10,7 +10,11 @@ pub(crate) fn service(object: &Object<Service>) -> Vec<ConfigError> {
     let mut check = Check::new(object);
     let spec = &object.spec;
     let is = |value: &Option<String>, expected: &str| value.as_deref() == Some(expected);
-    check.require(!is(&spec.kind, "ExternalName"), "spec.type", "ExternalName is not supported");
+    check.require(
+        !is(&spec.kind, "ExternalName"),
+        "spec.type",
+        "ExternalName is not supported",
+    );
     check.require(
         !is(&spec.session_affinity, "ClientIP"),
         "spec.sessionAffinity",

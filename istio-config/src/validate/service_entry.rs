@@ -122,7 +122,10 @@ fn resolution(check: &mut Checker<'_>) {
             );
         }
         Resolution::DnsRoundRobin | Resolution::DynamicDns => {
-            check.error("spec.resolution", "not supported, expected NONE, STATIC or DNS");
+            check.error(
+                "spec.resolution",
+                "not supported, expected NONE, STATIC or DNS",
+            );
         }
     }
 }

@@ -81,7 +81,10 @@ fn http_route(check: &mut Checker<'_>, route: &HttpRoute, at: &str) {
     match actions.iter().filter(|set| **set).count() {
         0 => check.error(at, "one of route, redirect and directResponse is required"),
         1 => {}
-        _ => check.error(at, "only one of route, redirect and directResponse may be set"),
+        _ => check.error(
+            at,
+            "only one of route, redirect and directResponse may be set",
+        ),
     }
     destinations(check, route, at);
     if let Some(redirect) = &route.redirect {
@@ -95,7 +98,9 @@ fn http_route(check: &mut Checker<'_>, route: &HttpRoute, at: &str) {
             "expected a status from 200 to 599",
         );
         if let Some(DirectBody::Bytes(bytes)) = &response.body
-            && base64::engine::general_purpose::STANDARD.decode(bytes).is_err()
+            && base64::engine::general_purpose::STANDARD
+                .decode(bytes)
+                .is_err()
         {
             check.error(format!("{at}.directResponse.body.bytes"), "not base64");
         }
@@ -121,13 +126,21 @@ fn destinations(check: &mut Checker<'_>, route: &HttpRoute, at: &str) {
         } else if !host::is_fqdn(&destination.host) {
             check.error(field, format!("invalid host {:?}", destination.host));
         }
-        if destination.port.as_ref().is_some_and(|port| port.number == 0) {
+        if destination
+            .port
+            .as_ref()
+            .is_some_and(|port| port.number == 0)
+        {
             check.error(format!("{at}.destination.port.number"), "required");
         }
         headers(check, &entry.headers, &format!("{at}.headers"));
     }
     let several = route.route.len() > 1;
-    let total: u64 = route.route.iter().map(|entry| u64::from(entry.weight)).sum();
+    let total: u64 = route
+        .route
+        .iter()
+        .map(|entry| u64::from(entry.weight))
+        .sum();
     if several && total == 0 {
         check.error(format!("{at}.route"), "the sum of all weights is 0");
     }
@@ -184,7 +197,11 @@ fn http_match(check: &mut Checker<'_>, matching: &HttpMatch, at: &str) {
             string_match(check, value, &at);
         }
     }
-    check.require(matching.port != Some(0), &format!("{at}.port"), "invalid port 0");
+    check.require(
+        matching.port != Some(0),
+        &format!("{at}.port"),
+        "invalid port 0",
+    );
 }
 
 fn string_match(check: &mut Checker<'_>, value: &StringMatch, at: &str) {
@@ -245,11 +262,18 @@ fn http_rewrite(check: &mut Checker<'_>, rewrite: &HttpRewrite, at: &str) {
 }
 
 fn http_retry(check: &mut Checker<'_>, retries: &HttpRetry, at: &str) {
-    interval(check, retries.per_try_timeout, &format!("{at}.perTryTimeout"), true);
+    interval(
+        check,
+        retries.per_try_timeout,
+        &format!("{at}.perTryTimeout"),
+        true,
+    );
     interval(check, retries.backoff, &format!("{at}.backoff"), false);
     let conditions = retries.retry_on.split(',').map(str::trim);
     for condition in conditions.filter(|condition| !condition.is_empty()) {
-        let status = condition.parse::<u16>().is_ok_and(|code| (100..600).contains(&code));
+        let status = condition
+            .parse::<u16>()
+            .is_ok_and(|code| (100..600).contains(&code));
         if !status && !RETRY_CONDITIONS.contains(&condition) {
             check.error(
                 format!("{at}.retryOn"),
@@ -283,7 +307,10 @@ fn header_operations(check: &mut Checker<'_>, operations: &HeaderOperations, at:
     }
     for (index, name) in operations.remove.iter().enumerate() {
         if !is_header_name(name) || name.eq_ignore_ascii_case("host") {
-            check.error(format!("{at}.remove[{index}]"), "not a header that can be removed");
+            check.error(
+                format!("{at}.remove[{index}]"),
+                "not a header that can be removed",
+            );
         }
     }
 }

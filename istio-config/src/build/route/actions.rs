@@ -35,7 +35,12 @@ use crate::{
 };
 
 /// Sets the action of `route`, and the header operations that go with it.
-pub(super) fn apply(context: RouteContext<'_>, namespace: &str, http: &HttpRoute, route: &mut Route) {
+pub(super) fn apply(
+    context: RouteContext<'_>,
+    namespace: &str,
+    http: &HttpRoute,
+    route: &mut Route,
+) {
     let mut host = header_operations(&http.headers, Level::route(route));
     let action = if let Some(redirect) = &http.redirect {
         Action::Redirect(redirect_action(context, redirect))
@@ -70,7 +75,10 @@ fn forward(
 }
 
 /// An action with Istio's timeouts; zero is no limit.
-#[expect(deprecated, reason = "istiod sends max_grpc_timeout, not its successor")]
+#[expect(
+    deprecated,
+    reason = "istiod sends max_grpc_timeout, not its successor"
+)]
 pub(in crate::build) fn base_action(timeout: Duration) -> RouteAction {
     RouteAction {
         timeout: time(timeout),
@@ -216,9 +224,13 @@ impl<'a> Level<'a> {
 /// Appends `headers` to the lists; returns the host that is to be set.
 fn header_operations(headers: &Headers, level: Level<'_>) -> Option<String> {
     level.request_add.extend(additions(&headers.request));
-    level.request_remove.extend_from_slice(&headers.request.remove);
+    level
+        .request_remove
+        .extend_from_slice(&headers.request.remove);
     level.response_add.extend(additions(&headers.response));
-    level.response_remove.extend_from_slice(&headers.response.remove);
+    level
+        .response_remove
+        .extend_from_slice(&headers.response.remove);
     let set = headers.request.set.iter();
     set.filter(|(name, _)| is_host(name))
         .map(|(_, value)| value.clone())
@@ -235,15 +247,16 @@ fn additions(operations: &HeaderOperations) -> impl Iterator<Item = HeaderValueO
         .add
         .iter()
         .map(|entry| (entry, HeaderAppendAction::AppendIfExistsOrAdd));
-    set.chain(add).map(|((name, value), action)| HeaderValueOption {
-        header: Some(HeaderValue {
-            key: name.clone(),
-            value: value.clone(),
-            ..HeaderValue::default()
-        }),
-        append_action: action.into(),
-        ..HeaderValueOption::default()
-    })
+    set.chain(add)
+        .map(|((name, value), action)| HeaderValueOption {
+            header: Some(HeaderValue {
+                key: name.clone(),
+                value: value.clone(),
+                ..HeaderValue::default()
+            }),
+            append_action: action.into(),
+            ..HeaderValueOption::default()
+        })
 }
 
 fn is_host(name: &str) -> bool {

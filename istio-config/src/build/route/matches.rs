@@ -39,7 +39,10 @@ fn headers(matching: &HttpMatch) -> Vec<HeaderMatcher> {
         (":authority", &matching.authority),
         (":scheme", &matching.scheme),
     ];
-    let with = matching.headers.iter().map(|(name, value)| header(name, value));
+    let with = matching
+        .headers
+        .iter()
+        .map(|(name, value)| header(name, value));
     let without = matching.without_headers.iter().map(|(name, value)| {
         let matcher = header(name, value);
         HeaderMatcher {
