@@ -25,6 +25,8 @@ const DEFAULT_NAMESPACE: &str = "default";
 /// Name of the ConfigMap whose key `mesh` is the mesh configuration.
 const MESH_CONFIG_MAP: &str = "istio";
 
+const NOT_A_RESOURCE: &str = "not a Kubernetes resource: apiVersion and kind are required";
+
 /// Kinds that say how programs run or who may do what in Kubernetes, and nothing about traffic.
 const WITHOUT_BEARING: [&str; 17] = [
     "ClusterRole",
@@ -120,6 +122,9 @@ impl Loader {
     }
 
     fn document(&mut self, file: &Path, document: Value) {
+        if !document.is_object() {
+            return self.errors.push(ConfigError::in_file(file, NOT_A_RESOURCE));
+        }
         let head: Head = match read(document.clone()) {
             Ok(head) => head,
             Err(faults) => return self.faults(file, None, "", faults),
@@ -131,8 +136,7 @@ impl Loader {
             return;
         }
         if head.kind.is_empty() || head.api_version.is_empty() {
-            let message = "not a Kubernetes resource: apiVersion and kind are required";
-            return self.errors.push(ConfigError::in_file(file, message));
+            return self.errors.push(ConfigError::in_file(file, NOT_A_RESOURCE));
         }
         let id = ObjectId {
             kind: head.kind,

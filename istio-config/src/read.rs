@@ -67,15 +67,22 @@ fn display_path(path: &Path) -> String {
     text
 }
 
-/// serde repeats the field's name, which the path already has.
+/// serde's words in those of the user: no names of Rust types, and the field's name not again,
+/// since the path has it.
 fn plain_message(message: &str) -> String {
-    match message.strip_prefix("unknown field `") {
-        Some(rest) => match rest.split_once('`') {
-            Some((_, tail)) => format!("unknown field{tail}"),
-            None => message.to_owned(),
-        },
-        None => message.to_owned(),
+    if let Some((_, tail)) = message
+        .strip_prefix("unknown field `")
+        .and_then(|rest| rest.split_once('`'))
+    {
+        return format!("unknown field{tail}");
     }
+    if message.contains("expected key to be a number") {
+        return "keys must be numbers".to_owned();
+    }
+    message
+        .replace("unknown variant", "unknown value")
+        .replace("expected u16", "expected 0 to 65535")
+        .replace("expected u32", "expected 0 to 4294967295")
 }
 
 /// Takes the innermost map entry on `path` out of `value`. Elements of lists stay, so that the

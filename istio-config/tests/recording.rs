@@ -1,7 +1,21 @@
-//! What a real istiod sent for a mesh, beside what we build for it.
-use std::path::Path;
+//! What a real istiod sends for a mesh, field by field beside what we build for it.
+//!
+//! `data/mesh` is the mesh, `data/recorded` what istiod (1.32-dev, without its own Envoy filters)
+//! sent for it to an ingress gateway and to a sidecar. All listeners, routes, clusters and
+//! endpoints must be the same, except for what [`EXPECTED`] lists.
 
-use ithildin_istio_config::*;
+#[path = "support/tree.rs"]
+mod tree;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ithildin_istio_config::{Built, DataPlane, Node, NodeKind, build, load};
 use ithildin_proto::pb::envoy::{
     config::{
         cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
@@ -10,138 +24,170 @@ use ithildin_proto::pb::envoy::{
     service::discovery::v3::DeltaDiscoveryResponse,
 };
 use prost::Message;
+use serde_json::Value;
 
-fn data() -> std::path::PathBuf {
+use tree::Tree;
+
+/// A difference that stays.
+struct Expected {
+    kind: &'static str,
+    /// Resources in which it may be.
+    names: fn(&str) -> bool,
+    /// End of the path.
+    field: &'static str,
+    reason: &'static str,
+}
+
+const EXPECTED: [Expected; 3] = [
+    Expected {
+        kind: "listener",
+        names: |_| true,
+        field: "tracing",
+        reason: "without a tracing provider istiod's block only sets tags that nobody reads",
+    },
+    Expected {
+        kind: "listener",
+        names: |name| name == "virtualInbound",
+        field: "default_validation_context.match_subject_alt_names",
+        reason: "istiod admits its own trust domain by prefix; we leave that to the bundles, each \
+                 of which verifies its own domain only, so that federated peers come in",
+    },
+    Expected {
+        kind: "routes",
+        names: |name| name == "80" || name == "8080",
+        field: "typed_per_filter_config.envoy.filters.http.fault",
+        reason: "the recorded mesh has a VirtualService with a fault, which we refuse; ours is \
+                 the same without it",
+    },
+];
+
+#[test]
+fn the_configuration_is_istiods() {
+    let resources = load(&data().join("mesh")).unwrap_or_else(|errors| {
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        panic!("{}", errors.join("\n"))
+    });
+    let mut seen = BTreeSet::new();
+    let mut problems = Vec::new();
+    for (name, kind) in [
+        ("router", NodeKind::Router),
+        ("productpage", NodeKind::Sidecar),
+    ] {
+        let built = build(&resources, &node(name, kind)).expect("the mesh can be built");
+        assert!(built.warnings.is_empty(), "{:?}", built.warnings);
+        for (number, text) in compare_all(name, &built) {
+            match number {
+                Some(number) => {
+                    seen.insert(number);
+                }
+                None => problems.push(text),
+            }
+        }
+    }
+    for (number, expected) in EXPECTED.iter().enumerate() {
+        if !seen.contains(&number) {
+            problems.push(format!(
+                "listed, but gone: {} {} ({})",
+                expected.kind, expected.field, expected.reason
+            ));
+        }
+    }
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+/// Each difference, with its number in the table if it is there.
+fn compare_all(node: &str, built: &Built) -> Vec<(Option<usize>, String)> {
+    let ours = &built.resources;
+    let mut found = Vec::new();
+    found.extend(compare::<Listener>(
+        node,
+        "listener",
+        "listeners.pb",
+        &ours.listeners,
+    ));
+    found.extend(compare::<RouteConfiguration>(
+        node,
+        "routes",
+        "routes.pb",
+        &ours.routes,
+    ));
+    found.extend(compare::<Cluster>(
+        node,
+        "cluster",
+        "clusters.pb",
+        &ours.clusters,
+    ));
+    found.extend(compare::<ClusterLoadAssignment>(
+        node,
+        "endpoints",
+        "endpoints.pb",
+        &ours.endpoints,
+    ));
+    found
+}
+
+fn compare<M: Message + Default + Debug>(
+    node: &str,
+    kind: &str,
+    file: &str,
+    ours: &BTreeMap<String, Arc<M>>,
+) -> Vec<(Option<usize>, String)> {
+    let theirs = recorded::<M>(node, file);
+    let mut found = Vec::new();
+    for name in ours.keys().filter(|name| !theirs.contains_key(*name)) {
+        found.push((None, format!("{node}: {kind} {name}: istiod sends none")));
+    }
+    for (name, theirs) in &theirs {
+        let Some(ours) = ours.get(name) else {
+            found.push((None, format!("{node}: {kind} {name}: we build none")));
+            continue;
+        };
+        for difference in Tree::of(ours.as_ref()).differences(&Tree::of(theirs)) {
+            let number = EXPECTED.iter().position(|expected| {
+                expected.kind == kind
+                    && (expected.names)(name)
+                    && difference.path.ends_with(expected.field)
+            });
+            let text = format!(
+                "{node}: {kind} {name}: {}\n    ours   {}\n    istiod {}",
+                difference.path, difference.ours, difference.theirs
+            );
+            found.push((number, text));
+        }
+    }
+    found
+}
+
+fn recorded<M: Message + Default>(node: &str, file: &str) -> BTreeMap<String, M> {
+    let bytes = read(&data().join("recorded").join(node).join(file));
+    let response = DeltaDiscoveryResponse::decode(bytes.as_slice()).expect("a recorded response");
+    let resources = response.resources.into_iter().map(|resource| {
+        let any = resource.resource.expect("a resource");
+        let message = M::decode(any.value.as_slice()).expect("a resource of this type");
+        (resource.name, message)
+    });
+    resources.collect()
+}
+
+/// The node that the recorded proxy said it was.
+fn node(name: &str, kind: NodeKind) -> Node {
+    let path = data().join("recorded").join(name).join("node.json");
+    let json: Value = serde_json::from_slice(&read(&path)).expect("a recorded node");
+    let metadata = &json["node"]["metadata"];
+    let text = |field: &str| metadata[field].as_str().expect("a text").to_owned();
+    let mut node = Node::new(kind, &text("NAME"), &text("NAMESPACE"), "cluster.local");
+    node.ips = vec![text("INSTANCE_IPS").parse().expect("an address")];
+    node.labels = serde_json::from_value(metadata["LABELS"].clone()).expect("labels");
+    node.cluster_id = text("CLUSTER_ID");
+    node.unprivileged = metadata["UNPRIVILEGED_POD"] == "true";
+    node.data_plane = DataPlane::Envoy;
+    node
+}
+
+fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")
 }
 
-fn recorded<M: Message + Default>(node: &str, file: &str) -> Vec<(String, M)> {
-    let bytes = std::fs::read(data().join("recorded").join(node).join(file)).unwrap();
-    DeltaDiscoveryResponse::decode(&bytes[..])
-        .unwrap()
-        .resources
-        .into_iter()
-        .map(|r| (r.name, M::decode(&r.resource.unwrap().value[..]).unwrap()))
-        .collect()
-}
-
-fn expand(text: String) -> String {
-    use ithildin_proto::pb::envoy::extensions as x;
-    let mut out = String::new();
-    let mut rest = text.as_str();
-    while let Some(at) = rest.find("Any { type_url: \"") {
-        out.push_str(&rest[..at]);
-        let r = &rest[at + 17..];
-        let (url, r) = r.split_once('"').unwrap();
-        let r = r.strip_prefix(", value: [").unwrap();
-        let (bytes, r) = r.split_once(']').unwrap();
-        let bytes: Vec<u8> = bytes
-            .split(", ")
-            .filter(|b| !b.is_empty())
-            .map(|b| b.parse().unwrap())
-            .collect();
-        macro_rules! t { ($($t:ty),*) => {{ let mut d = None; $( if url.ends_with(&<$t as prost::Name>::full_name()) { d = Some(format!("{:?}", <$t>::decode(&bytes[..]).unwrap())); } )* d }} }
-        let d = t!(
-            x::filters::network::http_connection_manager::v3::HttpConnectionManager,
-            x::filters::network::tcp_proxy::v3::TcpProxy,
-            x::transport_sockets::tls::v3::UpstreamTlsContext,
-            x::transport_sockets::tls::v3::DownstreamTlsContext,
-            x::upstreams::http::v3::HttpProtocolOptions,
-            x::filters::http::grpc_stats::v3::FilterConfig,
-            x::filters::http::router::v3::Router,
-            x::filters::http::cors::v3::Cors,
-            x::filters::http::fault::v3::HttpFault,
-            x::access_loggers::file::v3::FileAccessLog,
-            x::request_id::uuid::v3::UuidRequestIdConfig,
-            x::network::dns_resolver::cares::v3::CaresDnsResolverConfig,
-            x::filters::listener::tls_inspector::v3::TlsInspector,
-            x::filters::listener::http_inspector::v3::HttpInspector,
-            x::filters::listener::original_dst::v3::OriginalDst,
-            x::retry::host::previous_hosts::v3::PreviousHostsPredicate,
-            x::transport_sockets::raw_buffer::v3::RawBuffer
-        );
-        out.push_str(&expand(d.unwrap_or_else(|| panic!("{url}"))));
-        rest = r.strip_prefix(" }").unwrap();
-    }
-    out.push_str(rest);
-    out
-}
-
-#[test]
-fn dump() {
-    let res = load(&data().join("mesh")).unwrap_or_else(|e| {
-        panic!(
-            "{}",
-            e.iter()
-                .map(|e| e.to_string())
-                .collect::<Vec<_>>()
-                .join("\n")
-        )
-    });
-    for (name, kind, ns, pod, ip) in [
-        (
-            "router",
-            NodeKind::Router,
-            "istio-system",
-            "istio-ingressgateway-0",
-            "127.0.1.20",
-        ),
-        (
-            "productpage",
-            NodeKind::Sidecar,
-            "default",
-            "productpage-v1-0",
-            "127.0.1.10",
-        ),
-    ] {
-        let v: serde_json::Value = serde_json::from_slice(
-            &std::fs::read(data().join("recorded").join(name).join("node.json")).unwrap(),
-        )
-        .unwrap();
-        let mut node = Node::new(kind, pod, ns, "cluster.local");
-        node.ips = vec![ip.parse().unwrap()];
-        node.data_plane = DataPlane::Envoy;
-        node.unprivileged = true;
-        node.labels = serde_json::from_value(v["node"]["metadata"]["LABELS"].clone()).unwrap();
-        let built = build(&res, &node).unwrap();
-        for w in &built.warnings {
-            println!("WARN {w}");
-        }
-        let out = Path::new("/tmp/istio-dump").join(name);
-        for side in ["ours", "theirs"] {
-            std::fs::create_dir_all(out.join(side)).unwrap();
-        }
-        let w = |side: &str, kind: &str, name: &str, text: String| {
-            std::fs::write(
-                out.join(side)
-                    .join(format!("{kind}-{}", name.replace('/', "_"))),
-                expand(text),
-            )
-            .unwrap()
-        };
-        for (n, m) in recorded::<Cluster>(name, "clusters.pb") {
-            w("theirs", "c", &n, format!("{m:?}"));
-        }
-        for (n, m) in recorded::<Listener>(name, "listeners.pb") {
-            w("theirs", "l", &n, format!("{m:?}"));
-        }
-        for (n, m) in recorded::<RouteConfiguration>(name, "routes.pb") {
-            w("theirs", "r", &n, format!("{m:?}"));
-        }
-        for (n, m) in recorded::<ClusterLoadAssignment>(name, "endpoints.pb") {
-            w("theirs", "e", &n, format!("{m:?}"));
-        }
-        for (n, m) in &built.resources.clusters {
-            w("ours", "c", n, format!("{m:?}"));
-        }
-        for (n, m) in &built.resources.listeners {
-            w("ours", "l", n, format!("{m:?}"));
-        }
-        for (n, m) in &built.resources.routes {
-            w("ours", "r", n, format!("{m:?}"));
-        }
-        for (n, m) in &built.resources.endpoints {
-            w("ours", "e", n, format!("{m:?}"));
-        }
-    }
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

@@ -3,7 +3,7 @@
 use crate::{
     error::ConfigError,
     model::{DestinationRule, Object, TrafficPolicy, VirtualService},
-    node::{DataPlane, Interception, Node},
+    node::{DataPlane, Interception, Node, NodeKind},
     resources::Resources,
 };
 
@@ -14,12 +14,12 @@ const ENVOY_ONLY_RETRIES: [&str; 2] = ["envoy-ratelimited", "retriable-headers"]
 
 pub(super) fn check(resources: &Resources, node: &Node) -> Vec<ConfigError> {
     let mut errors = Vec::new();
-    if node.interception == Interception::Tproxy {
+    if let Some(message) = interception(node) {
         errors.push(ConfigError {
             file: None,
             object: None,
             field: String::new(),
-            message: "interception mode TPROXY is not supported, expected REDIRECT or NONE".into(),
+            message: message.to_owned(),
         });
     }
     if node.data_plane == DataPlane::Builtin {
@@ -31,6 +31,20 @@ pub(super) fn check(resources: &Resources, node: &Node) -> Vec<ConfigError> {
         }
     }
     errors
+}
+
+/// Why connections cannot reach the proxy in the way that the node says.
+fn interception(node: &Node) -> Option<&'static str> {
+    match (node.kind, node.interception, node.data_plane) {
+        (NodeKind::Router, _, _) | (_, Interception::None, _) => None,
+        (_, Interception::Tproxy, _) => {
+            Some("interception mode TPROXY is not supported, expected REDIRECT or NONE")
+        }
+        (_, Interception::Redirect, DataPlane::Envoy) => None,
+        (_, Interception::Redirect, DataPlane::Builtin) => Some(
+            "interception mode REDIRECT is not supported by the built-in data plane, expected NONE",
+        ),
+    }
 }
 
 fn destination_rule(rule: &Object<DestinationRule>, errors: &mut Vec<ConfigError>) {

@@ -1,36 +1,32 @@
 //! A sidecar's listeners for requests to its own workload.
 
+mod chains;
+
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use ithildin_proto::pb::envoy::{
-    config::{
-        cluster::v3::{
-            Cluster,
-            cluster::{CommonLbConfig, DiscoveryType, LbPolicy},
-        },
-        core::v3::{BindConfig, TrafficDirection},
-        endpoint::v3::{
-            ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
-            lb_endpoint::HostIdentifier,
-        },
-        listener::v3::{
-            FilterChain, FilterChainMatch, Listener, ListenerFilter,
-            ListenerFilterChainMatchPredicate,
-            listener_filter_chain_match_predicate::{MatchSet, Rule},
-        },
-        route::v3::{
-            Decorator, Route, RouteAction, RouteConfiguration, route,
-            route_action::{ClusterSpecifier, MaxStreamDuration},
-        },
+use ithildin_proto::pb::envoy::config::{
+    cluster::v3::{
+        Cluster,
+        cluster::{CommonLbConfig, DiscoveryType, LbPolicy},
     },
-    r#type::v3::Int32Range,
+    core::v3::{BindConfig, TrafficDirection},
+    endpoint::v3::{
+        ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
+        lb_endpoint::HostIdentifier,
+    },
+    listener::v3::{FilterChain, FilterChainMatch, Listener},
+    route::v3::{
+        Decorator, Route, RouteAction, RouteConfiguration, route,
+        route_action::{ClusterSpecifier, MaxStreamDuration},
+    },
 };
 
+use self::chains::{ChainKind, chain_kinds, inspectors, needs_http, needs_tls};
 use super::{
     Build, access_log,
     cluster::{BLACK_HOLE, circuit_breakers, http_options_for, services_metadata},
     hcm::{self, Side},
-    listener::{self, PLAINTEXT_HTTP, disabled_where, http_inspector, tls_inspector},
+    listener::{self, http_inspector, tls_inspector},
     retry,
     route::any_request,
     tls, vhost,
@@ -45,15 +41,6 @@ const LOOP_GUARD_V6: &str = "::6";
 /// As good as never: the only endpoint is the workload itself.
 const NEVER_CLEAN_UP: Duration = Duration::from_secs(9_223_372_035);
 
-/// ALPN offers of clients of the mesh that speak HTTP.
-const MESH_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
-/// ALPN offers of clients of the mesh that speak anything else.
-const MESH_TCP: [&str; 1] = ["istio"];
-const MESH_ANY: [&str; 4] = ["istio", "istio-http/1.0", "istio-http/1.1", "istio-h2"];
-
-const TLS: &str = "tls";
-const RAW: &str = "raw_buffer";
-
 /// One port of the workload, or all that nobody declared.
 struct InboundPort<'a> {
     /// `None`: every other port.
@@ -62,16 +49,6 @@ struct InboundPort<'a> {
     protocol: Protocol,
     mode: MtlsMode,
     service: Option<&'a Service>,
-}
-
-/// One filter chain of a port.
-#[derive(Clone, Copy)]
-struct ChainKind {
-    transport: &'static str,
-    alpn: &'static [&'static str],
-    http: bool,
-    /// Whether TLS ends here, or goes on to the workload.
-    terminates: bool,
 }
 
 impl<'a> Build<'a> {
@@ -359,104 +336,4 @@ impl InboundPort<'_> {
             ..RouteConfiguration::default()
         }
     }
-}
-
-/// The chains of a port, by what is declared and what the policies demand (Istio's table).
-fn chain_kinds(mode: MtlsMode, protocol: Protocol) -> Vec<ChainKind> {
-    let mutual = |alpn, http| ChainKind {
-        transport: TLS,
-        alpn,
-        http,
-        terminates: true,
-    };
-    let plain = |alpn, http| ChainKind {
-        transport: RAW,
-        alpn,
-        http,
-        terminates: false,
-    };
-    let through = ChainKind {
-        transport: TLS,
-        alpn: &[],
-        http: false,
-        terminates: false,
-    };
-    let sniffed = protocol == Protocol::Unknown;
-    let http = protocol.is_http();
-    match mode {
-        MtlsMode::Permissive if sniffed => vec![
-            mutual(&MESH_HTTP, true),
-            plain(&PLAINTEXT_HTTP, true),
-            mutual(&MESH_TCP, false),
-            plain(&[], false),
-            through,
-        ],
-        MtlsMode::Permissive if http => vec![mutual(&MESH_ANY, true), plain(&[], true)],
-        MtlsMode::Permissive => vec![mutual(&MESH_ANY, false), through, plain(&[], false)],
-        MtlsMode::Strict if sniffed => vec![mutual(&MESH_HTTP, true), mutual(&[], false)],
-        MtlsMode::Strict => vec![mutual(&[], http)],
-        MtlsMode::Disable if sniffed => vec![plain(&PLAINTEXT_HTTP, true), plain(&[], false)],
-        MtlsMode::Disable => vec![plain(&[], http)],
-    }
-}
-
-fn needs_tls(port: &InboundPort<'_>) -> bool {
-    let kinds = chain_kinds(port.mode, port.protocol);
-    kinds.iter().any(|kind| kind.transport == TLS)
-}
-
-fn needs_http(port: &InboundPort<'_>) -> bool {
-    let kinds = chain_kinds(port.mode, port.protocol);
-    kinds
-        .iter()
-        .any(|kind| kind.transport == RAW && !kind.alpn.is_empty())
-}
-
-/// The inspectors of `virtualInbound`, each only on ports where a chain asks for its answer: a
-/// server that speaks first would wait for it for ever.
-fn inspectors(ports: &[InboundPort<'_>], own: u16) -> Vec<ListenerFilter> {
-    let inspector = |filter: ListenerFilter, needs: fn(&InboundPort<'_>) -> bool| {
-        let numbers = |wanted: bool| {
-            ports
-                .iter()
-                .filter(move |port| needs(port) == wanted)
-                .filter_map(|port| port.number)
-        };
-        let others = ports
-            .iter()
-            .any(|port| port.number.is_none() && needs(port));
-        let predicate = if others {
-            any_port(std::iter::once(own).chain(numbers(false)))
-        } else {
-            not(any_port(numbers(true))?)
-        };
-        Some(disabled_where(filter, predicate))
-    };
-    let tls = inspector(tls_inspector(), needs_tls);
-    tls.into_iter()
-        .chain(inspector(http_inspector(), needs_http))
-        .collect()
-}
-
-fn any_port(ports: impl Iterator<Item = u16>) -> Option<ListenerFilterChainMatchPredicate> {
-    let mut rules: Vec<_> = ports
-        .map(|port| {
-            predicate(Rule::DestinationPortRange(Int32Range {
-                start: port.into(),
-                end: i32::from(port) + 1,
-            }))
-        })
-        .collect();
-    match rules.len() {
-        0 | 1 => rules.pop(),
-        _ => Some(predicate(Rule::OrMatch(MatchSet { rules }))),
-    }
-}
-
-fn not(inner: ListenerFilterChainMatchPredicate) -> Option<ListenerFilterChainMatchPredicate> {
-    Some(predicate(Rule::NotMatch(Box::new(inner))))
-}
-
-fn predicate(rule: Rule) -> ListenerFilterChainMatchPredicate {
-    ListenerFilterChainMatchPredicate { rule: Some(rule) }
 }

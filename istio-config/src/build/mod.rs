@@ -8,6 +8,7 @@
 mod access_log;
 mod cluster;
 mod data_plane;
+mod destinations;
 mod endpoints;
 mod gateway;
 mod hcm;
