@@ -1,31 +1,12 @@
-//! `pilot-agent`, a drop-in replacement for Istio's agent.
+//! The `pilot-agent` binary.
 
-use clap::{Parser, Subcommand};
-use ithildin_pilot_agent::{authority, demo};
-use tracing_subscriber::EnvFilter;
+use std::process::ExitCode;
 
-#[derive(Debug, Parser)]
-#[command(name = "pilot-agent", version, about)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
+use clap::Parser;
+use ithildin_pilot_agent::cli::Cli;
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    Authority(Box<authority::Args>),
-    Demo(demo::Args),
-}
+ithildin_sys::global_allocator!();
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
-    match Cli::parse().command {
-        Command::Authority(args) => authority::run(*args).await,
-        Command::Demo(args) => demo::run(args).await,
-    }
+fn main() -> ExitCode {
+    Cli::parse().run()
 }

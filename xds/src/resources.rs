@@ -17,3 +17,13 @@ pub struct ResourceSet {
     /// By cluster name, or by `eds_cluster_config.service_name`.
     pub endpoints: BTreeMap<String, Arc<ClusterLoadAssignment>>,
 }
+
+impl ResourceSet {
+    /// Whether there is nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.listeners.is_empty()
+            && self.clusters.is_empty()
+            && self.routes.is_empty()
+            && self.endpoints.is_empty()
+    }
+}

@@ -47,7 +47,6 @@ mod options;
 mod resolve;
 mod server;
 mod session;
-mod shared;
 mod tombstone;
 mod validator;
 
@@ -57,4 +56,3 @@ pub use options::{
     ALL_BUNDLES, DEFAULT_BUNDLE, DEFAULT_SVID, DISABLED, SdsOptions, SecretName, SecretNames,
 };
 pub use server::SdsServer;
-pub use shared::SharedIdentity;

@@ -17,11 +17,11 @@ use ithildin_proto::{
     unpack,
 };
 use ithildin_spiffe::{
-    IdentityState, Provider, SpiffeId, TrustDomain,
+    Caller, IdentityState, Provider, SpiffeId, TrustDomain,
     authority::{Authority, AuthorityConfig, TrustDomainConfig, WorkloadConfig},
     x509::certificates_from_pem,
 };
-use ithildin_xds::{SdsOptions, SdsServer, sds::SharedIdentity, serve::Socket};
+use ithildin_xds::{SdsOptions, SdsServer, serve::Socket};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -88,7 +88,7 @@ impl Mesh {
     pub(crate) fn serve(&mut self) {
         let (stop, stopped) = oneshot::channel();
         self.stop = Some(stop);
-        let provider = SharedIdentity::new(self.identity.subscribe());
+        let provider = Everyone(self.identity.subscribe());
         let server = SdsServer::new(Arc::new(provider), self.options.clone());
         let socket = Socket::unix(&self.socket(), 0o600).unwrap();
         let stopped = async move {
@@ -140,6 +140,15 @@ impl Mesh {
             requests,
             responses: responses.into_inner(),
         }
+    }
+}
+
+/// One identity, whoever calls.
+struct Everyone(watch::Receiver<IdentityState>);
+
+impl Provider for Everyone {
+    fn identities(&self, _: &Caller) -> watch::Receiver<IdentityState> {
+        self.0.clone()
     }
 }
 

@@ -1,0 +1,80 @@
+//! The command line.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing::error;
+
+use crate::{
+    authority, demo,
+    log::{self, LogArgs},
+    proxy, sds,
+};
+
+/// Threads of the control runtime; traffic runs on the data plane's own.
+const CONTROL_THREADS: usize = 2;
+
+/// SPIFFE identities and configuration for Envoy, or for the built-in proxy.
+#[derive(Debug, Parser)]
+#[command(name = "pilot-agent", version, arg_required_else_help = true)]
+#[command(after_help = "\
+Examples:
+  See it work, on this machine alone:
+    pilot-agent demo
+
+  A gateway on a folder of Istio YAML, with identities from SPIRE:
+    SPIFFE_ENDPOINT_SOCKET=unix:///run/spire/agent.sock POD_NAMESPACE=istio-system \\
+      pilot-agent proxy router --configDir ./istio
+
+  Secrets for an Envoy that you run yourself:
+    pilot-agent sds --workload-api unix:///run/spire/agent.sock --listen unix:///tmp/sds.sock")]
+pub struct Cli {
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Proxy(Box<proxy::Args>),
+    Sds(Box<sds::Args>),
+    Authority(Box<authority::Args>),
+    Demo(demo::Args),
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    pub fn run(self) -> ExitCode {
+        if let Err(error) = log::init(&self.log) {
+            eprintln!("pilot-agent: {error:#}");
+            return ExitCode::FAILURE;
+        }
+        match run(self.command) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                error!("{error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(async {
+        match command {
+            Command::Proxy(args) => proxy::run(*args).await,
+            Command::Sds(args) => sds::run(*args).await,
+            Command::Authority(args) => authority::run(*args).await,
+            Command::Demo(args) => demo::run(args).await,
+        }
+    });
+    // Tasks that read files may still be at it; nothing waits for them.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,74 @@
+//! Logging, with the flags of Istio's agent.
+
+use anyhow::Context;
+use clap::Args;
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logging")]
+pub(crate) struct LogArgs {
+    /// Levels, `default:<level>` first, then `<module>:<level>`; none, error, warn, info or debug
+    #[arg(
+        long = "log_output_level",
+        value_name = "SCOPE:LEVEL,...",
+        default_value = "default:info",
+        global = true
+    )]
+    levels: String,
+    /// One JSON object per line
+    #[arg(long = "log_as_json", global = true)]
+    json: bool,
+}
+
+/// Sends log lines to standard error. `RUST_LOG`, where set, overrides the level.
+pub(crate) fn init(args: &LogArgs) -> anyhow::Result<()> {
+    let directives = match std::env::var("RUST_LOG") {
+        Ok(directives) if !directives.is_empty() => directives,
+        _ => directives(&args.levels),
+    };
+    let filter = EnvFilter::try_new(&directives)
+        .with_context(|| format!("--log_output_level {:?}", args.levels))?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    match args.json {
+        true => registry.with(lines.json()).try_init()?,
+        false => registry.with(lines.with_ansi(false)).try_init()?,
+    }
+    Ok(())
+}
+
+/// Istio's scopes in the words of `tracing`.
+fn directives(levels: &str) -> String {
+    let directives = levels.split(',').map(|item| {
+        let (scope, level) = item.split_once(':').unwrap_or(("default", item));
+        let level = match level.trim() {
+            "none" => "off",
+            "fatal" => "error",
+            "warning" => "warn",
+            other => other,
+        };
+        match scope.trim() {
+            "default" | "all" => level.to_owned(),
+            scope => format!("{scope}={level}"),
+        }
+    });
+    directives.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_become_directives() {
+        for (levels, expected) in [
+            ("default:info", "info"),
+            ("warning", "warn"),
+            ("default:none,ithildin_xds:debug", "off,ithildin_xds=debug"),
+            ("all:fatal", "error"),
+        ] {
+            assert_eq!(directives(levels), expected);
+            EnvFilter::try_new(expected).unwrap();
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The arguments of `pilot-agent proxy`: Istio's, and a few of our own.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use ithildin_spiffe::SvidSelector;
+
+use crate::svid;
+
+/// Run a proxy: identity, secrets, configuration and the data plane
+///
+/// A router is a gateway, which serves the Gateway resources that select its labels; a sidecar serves one
+/// workload in both directions. Identities come from the SPIFFE Workload API at SPIFFE_ENDPOINT_SOCKET
+/// and configuration from a folder of Istio and Kubernetes YAML, which is followed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Environment (as Istio's agent reads it):
+  SPIFFE_ENDPOINT_SOCKET      the Workload API: unix:///path or tcp://ip:port
+  PROXY_CONFIG                YAML: configPath, binaryPath, proxyAdminPort (15000), statusPort (15020),
+                              concurrency, drainDuration (45s), terminationDrainDuration (5s), proxyMetadata
+  ENVOY_STATUS_PORT           readiness for the kubelet, /healthz/ready (15021)
+  ENVOY_PROMETHEUS_PORT       the data plane's metrics, /stats/prometheus (15090)
+  POD_NAME, POD_NAMESPACE, INSTANCE_IP, TRUST_DOMAIN
+  ISTIO_META_*                node metadata, such as ISTIO_META_INTERCEPTION_MODE=NONE
+  ISTIO_METAJSON_*            the same as JSON objects, such as ISTIO_METAJSON_LABELS={\"app\":\"web\"}
+  EXIT_ON_ZERO_ACTIVE_CONNECTIONS, MINIMUM_DRAIN_DURATION
+  ENVOY_BIN                   Envoy, if PROXY_CONFIG has no binaryPath
+
+Two agents run on one host if their ports differ: proxyAdminPort, statusPort, ENVOY_STATUS_PORT and
+ENVOY_PROMETHEUS_PORT.")]
+pub(crate) struct Args {
+    #[arg(value_enum, default_value = "sidecar")]
+    pub(crate) kind: Kind,
+    /// Folder of Istio and Kubernetes YAML
+    #[arg(long = "configDir", value_name = "DIR")]
+    pub(crate) config_dir: PathBuf,
+    /// What carries the traffic
+    #[arg(
+        long = "dataPlane",
+        env = "ITHILDIN_DATA_PLANE",
+        value_enum,
+        default_value = "builtin"
+    )]
+    pub(crate) data_plane: DataPlaneKind,
+    /// Which SVID is ours: a SPIFFE ID, hint:<hint>, trust-domain:<name>, or default for the first
+    #[arg(long, value_name = "SELECTOR", default_value = "default", value_parser = svid::parse)]
+    pub(crate) svid: SvidSelector,
+    /// DNS domain of the node; <namespace>.svc.cluster.local by default
+    #[arg(long)]
+    pub(crate) domain: Option<String>,
+    /// Mesh configuration, of which defaultConfig is read
+    #[arg(
+        long = "meshConfig",
+        value_name = "FILE",
+        default_value = "./etc/istio/config/mesh"
+    )]
+    pub(crate) mesh_config: PathBuf,
+    /// Worker threads; 0 leaves it to PROXY_CONFIG
+    #[arg(long, default_value_t = 0)]
+    pub(crate) concurrency: u32,
+    /// Envoy's log level
+    #[arg(
+        long = "proxyLogLevel",
+        value_name = "LEVEL",
+        default_value = "warning"
+    )]
+    pub(crate) proxy_log_level: String,
+    /// Envoy's log levels by component, such as http:debug
+    #[arg(
+        long = "proxyComponentLogLevel",
+        value_name = "LEVELS",
+        default_value = ""
+    )]
+    pub(crate) proxy_component_log_level: String,
+    /// Envoy's --service-cluster
+    #[arg(
+        long = "serviceCluster",
+        value_name = "NAME",
+        default_value = "istio-proxy"
+    )]
+    pub(crate) service_cluster: String,
+    #[command(flatten)]
+    pub(crate) without_effect: WithoutEffect,
+}
+
+/// Flags of Istio's agent that old manifests pass and that have nothing to act on here.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WithoutEffect {
+    #[arg(long = "stsPort", hide = true)]
+    sts_port: Option<String>,
+    #[arg(long = "tokenManagerPlugin", hide = true)]
+    token_manager_plugin: Option<String>,
+    #[arg(long = "templateFile", hide = true)]
+    template_file: Option<String>,
+    #[arg(long = "outlierLogPath", hide = true)]
+    outlier_log_path: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    profiling: Option<String>,
+}
+
+impl WithoutEffect {
+    /// Those that were given.
+    pub(crate) fn given(&self) -> Vec<&'static str> {
+        let flags = [
+            ("--stsPort", &self.sts_port),
+            ("--tokenManagerPlugin", &self.token_manager_plugin),
+            ("--templateFile", &self.template_file),
+            ("--outlierLogPath", &self.outlier_log_path),
+            ("--profiling", &self.profiling),
+        ];
+        let given = flags.into_iter().filter(|(_, value)| value.is_some());
+        given.map(|(name, _)| name).collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Beside one workload
+    Sidecar,
+    /// A gateway
+    Router,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DataPlaneKind {
+    /// The proxy in this process
+    Builtin,
+    /// Envoy as a child process
+    Envoy,
+}

@@ -1,0 +1,116 @@
+//! The agent's own metrics, made when they are asked for.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use ithildin_spiffe::IdentityState;
+use prometheus::{Encoder, Gauge, GaugeVec, Opts, Registry, TextEncoder};
+
+use super::health::{Health, Phase};
+
+/// All of it in Prometheus' text format.
+pub(super) async fn render(health: &Health, started: Instant) -> Vec<u8> {
+    let registry = Registry::new();
+    let mut text = Vec::new();
+    let collected = collect(&registry, health, started).await;
+    if let Err(error) =
+        collected.and_then(|()| TextEncoder::new().encode(&registry.gather(), &mut text))
+    {
+        text = format!("# the agent's metrics cannot be encoded: {error}\n").into_bytes();
+    }
+    text
+}
+
+async fn collect(
+    registry: &Registry,
+    health: &Health,
+    started: Instant,
+) -> Result<(), prometheus::Error> {
+    let gauge = |name: &str, help: &str, value: f64| {
+        let gauge = Gauge::new(name, help)?;
+        gauge.set(value);
+        registry.register(Box::new(gauge))
+    };
+    let number = |value: bool| f64::from(u8::from(value));
+    gauge(
+        "istio_agent_uptime_seconds",
+        "Time since the agent started.",
+        started.elapsed().as_secs_f64(),
+    )?;
+    gauge(
+        "istio_agent_ready",
+        "Whether the proxy has become ready and does not terminate.",
+        number(health.phase() == Phase::Ready),
+    )?;
+    gauge(
+        "istio_agent_config_errors",
+        "What is wrong with the configuration now; the last good one is in force.",
+        health.config_errors().len() as f64,
+    )?;
+    let identity = health.identity();
+    gauge(
+        "istio_agent_identity_available",
+        "Whether the Workload API has given us an identity that is in force.",
+        number(matches!(identity, IdentityState::Ready(_))),
+    )?;
+    identity_metrics(registry, &identity)?;
+    if let Some(status) = health.ads_status().await {
+        let refusals = vector(
+            registry,
+            "istio_agent_xds_refusals",
+            "How often Envoy has refused resources of a type.",
+            &["type"],
+        )?;
+        for (kind, status) in &status.kinds {
+            refusals
+                .with_label_values(&[kind.short()])
+                .set(status.refusals as f64);
+        }
+    }
+    Ok(())
+}
+
+fn identity_metrics(
+    registry: &Registry,
+    identity: &IdentityState,
+) -> Result<(), prometheus::Error> {
+    let Some(snapshot) = identity.snapshot() else {
+        return Ok(());
+    };
+    let expiry = vector(
+        registry,
+        "istio_agent_cert_expiry_timestamp_seconds",
+        "When an SVID expires, in seconds since 1970.",
+        &["spiffe_id"],
+    )?;
+    for svid in &snapshot.svids {
+        let at = svid
+            .not_after
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        expiry
+            .with_label_values(&[svid.id.as_str()])
+            .set(at.as_secs_f64());
+    }
+    let roots = vector(
+        registry,
+        "istio_agent_trust_domain_roots",
+        "Roots of a trust domain that have not expired.",
+        &["trust_domain"],
+    )?;
+    for (domain, bundle) in &snapshot.bundles {
+        let live = bundle.live_roots(SystemTime::now()).count();
+        roots.with_label_values(&[domain.as_str()]).set(live as f64);
+    }
+    Ok(())
+}
+
+fn vector(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<GaugeVec, prometheus::Error> {
+    let vector = GaugeVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(vector.clone()))?;
+    Ok(vector)
+}

@@ -1,0 +1,147 @@
+//! `pilot-agent proxy`: identity, configuration and a data plane, from start to end.
+
+mod args;
+mod bootstrap;
+mod child;
+mod duration;
+mod envoy;
+mod health;
+mod identity;
+mod metadata;
+mod metrics;
+mod plane;
+mod proxy_config;
+mod settings;
+mod status;
+
+use std::{sync::Arc, time::Instant};
+
+use anyhow::bail;
+use ithildin_istio_config::Watcher;
+use ithildin_spiffe::{
+    Source,
+    workload_api::{SourceOptions, WorkloadApiSource},
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::RwLock,
+};
+use tracing::{info, warn};
+
+pub(crate) use args::Args;
+use health::{Health, Phase};
+pub(crate) use identity::log_identity;
+use plane::Plane;
+use settings::Settings;
+
+/// Runs until a signal, `/quitquitquit`, or the end of the data plane.
+///
+/// # Errors
+/// What keeps it from starting, or how the data plane ended by itself.
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let env = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let settings = Arc::new(Settings::resolve(&args, &env.collect())?);
+    info!(version = env!("CARGO_PKG_VERSION"), %settings, "pilot-agent starts");
+    let flags = args.without_effect.given();
+    if !flags.is_empty() {
+        warn!(flags = flags.join(" "), "flags have no effect");
+    }
+    let mut signals = Signals::new()?;
+
+    let source = WorkloadApiSource::start(settings.workload_api.clone(), SourceOptions::default());
+    let trust_domain = Some(settings.node.trust_domain.clone());
+    tokio::spawn(log_identity(source.subscribe(), trust_domain));
+    let watcher = Watcher::start(settings.config_dir.clone(), settings.node.clone()).await;
+
+    let plane = Arc::new(RwLock::new(None));
+    let health = Health::new(
+        source.subscribe(),
+        watcher.resources(),
+        watcher.errors(),
+        Arc::clone(&plane),
+    );
+    // First of all somebody must be able to ask what is waited for.
+    let status = status::start(Arc::clone(&settings), Arc::clone(&health), started)?;
+    let running = Plane::start(&settings, watcher.resources(), source).await?;
+    *plane.write().await = Some(running);
+    tokio::spawn(Arc::clone(&health).follow(started));
+
+    let end = {
+        let running = plane.read().await;
+        tokio::select! {
+            name = signals.next() => End::Drain(name),
+            () = status.quit() => End::Quit,
+            how = data_plane_ended(running.as_ref()) => End::DataPlane(how),
+        }
+    };
+    health.enter(Phase::Terminating);
+    let running = plane.write().await.take();
+    finish(end, running, &settings, &mut signals).await
+}
+
+/// What ends the agent.
+enum End {
+    /// A signal: live requests get their time.
+    Drain(&'static str),
+    /// `/quitquitquit`: at once.
+    Quit,
+    DataPlane(Arc<str>),
+}
+
+async fn finish(
+    end: End,
+    plane: Option<Plane>,
+    settings: &Settings,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    let Some(plane) = plane else {
+        bail!("there is no data plane to end");
+    };
+    match end {
+        End::Drain(signal) => {
+            info!(signal, drain = ?settings.drain, "draining");
+            tokio::select! {
+                () = plane.shut_down(settings.drain) => info!("drained"),
+                name = signals.next() => warn!(signal = name, "a second signal: ending at once"),
+            }
+            Ok(())
+        }
+        End::Quit => {
+            info!("asked to quit: ending at once");
+            plane.kill().await;
+            Ok(())
+        }
+        End::DataPlane(how) => bail!("Envoy has ended: {how}"),
+    }
+}
+
+async fn data_plane_ended(plane: Option<&Plane>) -> Arc<str> {
+    match plane {
+        Some(plane) => plane.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The next one, by name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

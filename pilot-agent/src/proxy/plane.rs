@@ -1,0 +1,110 @@
+//! The data plane, whichever it is.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use ithildin_proxy::{Proxy, ProxyOptions, Readiness};
+use ithildin_spiffe::{Source, workload_api::WorkloadApiSource};
+use ithildin_xds::{LocalSecrets, ResourceSet, ads::AdsStatus};
+use tokio::sync::watch;
+
+use super::{
+    bootstrap,
+    envoy::Envoy,
+    settings::{Drain, Settings},
+};
+
+/// How often connections are counted while draining.
+const IDLE_POLL: Duration = Duration::from_millis(100);
+
+pub(super) enum Plane {
+    Builtin(Proxy),
+    Envoy(Envoy),
+}
+
+impl Plane {
+    pub(super) async fn start(
+        settings: &Settings,
+        resources: watch::Receiver<Arc<ResourceSet>>,
+        source: Arc<WorkloadApiSource>,
+    ) -> anyhow::Result<Self> {
+        if settings.is_envoy() {
+            return Envoy::start(settings, resources, source)
+                .await
+                .map(Self::Envoy);
+        }
+        let secrets = LocalSecrets::new(source.subscribe(), settings.sds.clone());
+        let proxy = Proxy::start(ProxyOptions {
+            bootstrap: Arc::new(bootstrap::builtin(settings)),
+            resources,
+            secrets: Arc::new(secrets),
+            concurrency: settings.concurrency,
+            drain_time: settings.proxy_config.drain_duration,
+        });
+        proxy
+            .await
+            .map(Self::Builtin)
+            .context("the built-in proxy does not start")
+    }
+
+    /// Why it does not serve yet; empty once it does.
+    pub(super) async fn waiting(&self) -> Vec<String> {
+        match self {
+            Self::Envoy(envoy) => envoy.waiting().await,
+            Self::Builtin(proxy) => match &*proxy.ready().borrow() {
+                Readiness::Ready => Vec::new(),
+                Readiness::Waiting(reasons) => reasons.iter().map(ToString::to_string).collect(),
+                Readiness::Draining => vec!["the proxy drains".into()],
+            },
+        }
+    }
+
+    /// What Envoy says of its configuration; the built-in proxy logs it itself.
+    pub(super) fn ads_status(&self) -> Option<watch::Receiver<AdsStatus>> {
+        match self {
+            Self::Envoy(envoy) => Some(envoy.status()),
+            Self::Builtin(_) => None,
+        }
+    }
+
+    /// Waits for an end that nobody asked for; for ever, if it cannot end.
+    pub(super) async fn ended(&self) -> Arc<str> {
+        match self {
+            Self::Envoy(envoy) => envoy.ended().await,
+            Self::Builtin(_) => std::future::pending().await,
+        }
+    }
+
+    /// Stops accepting, gives live requests their time, and ends it.
+    pub(super) async fn shut_down(self, drain: Drain) {
+        match self {
+            Self::Envoy(envoy) => {
+                envoy.drain().await;
+                if drain.until_idle {
+                    tokio::time::sleep(drain.minimum).await;
+                    envoy.idle().await;
+                } else {
+                    tokio::time::sleep(drain.termination).await;
+                }
+                envoy.kill().await;
+            }
+            Self::Builtin(proxy) if drain.until_idle => {
+                proxy.drain();
+                tokio::time::sleep(drain.minimum).await;
+                while proxy.active_connections() > 0 {
+                    tokio::time::sleep(IDLE_POLL).await;
+                }
+                proxy.shutdown(Duration::ZERO).await;
+            }
+            Self::Builtin(proxy) => proxy.shutdown(drain.termination).await,
+        }
+    }
+
+    /// Ends it at once.
+    pub(super) async fn kill(self) {
+        match self {
+            Self::Envoy(envoy) => envoy.kill().await,
+            Self::Builtin(proxy) => proxy.shutdown(Duration::ZERO).await,
+        }
+    }
+}
