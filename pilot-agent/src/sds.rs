@@ -1,10 +1,10 @@
 //! `pilot-agent sds`: the SDS server alone, for an Envoy that somebody else runs.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
 use ithildin_spiffe::{
-    Source, SvidSelector,
+    SvidSelector,
     workload_api::{SourceOptions, WorkloadApiSource, WorkloadEndpoint},
 };
 use ithildin_xds::{
@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tonic::service::Routes;
 use tracing::info;
 
-use crate::{proxy::log_identity, svid};
+use crate::svid;
 
 /// Serve this process's SPIFFE identities to Envoy over SDS
 ///
@@ -59,7 +59,6 @@ enum Listen {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let source = WorkloadApiSource::start(args.workload_api.clone(), SourceOptions::default());
-    tokio::spawn(log_identity(source.subscribe(), None));
     let options = SdsOptions {
         names: SecretNames {
             default_svid: args.default_svid_name,
@@ -83,7 +82,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         }
     };
     info!(workload_api = %args.workload_api, listen = ?args.listen, "serving SDS");
-    let service = SdsServer::new(Arc::clone(&source) as _, options).into_service();
+    let service = SdsServer::new(source, options).into_service();
     socket.serve(Routes::new(service), stop).await?;
     info!("SDS has ended");
     Ok(())

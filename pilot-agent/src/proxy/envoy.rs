@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use ithildin_istio_config::NodeKind;
 use ithildin_spiffe::Provider;
 use ithildin_xds::{AdsServer, ResourceSet, SdsServer, ads::AdsStatus, serve::Socket};
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tonic::service::Routes;
 use tracing::{info, warn};
 
@@ -56,6 +56,14 @@ pub(super) struct Envoy {
     ads: watch::Receiver<AdsStatus>,
     kind: NodeKind,
     bootstrap: PathBuf,
+    servers: Servers,
+}
+
+/// Our two servers; they end with the sender.
+#[derive(Debug)]
+struct Servers {
+    alive: watch::Sender<()>,
+    tasks: [JoinHandle<io::Result<()>>; 2],
 }
 
 /// The files of one Envoy in the configuration folder.
@@ -75,7 +83,7 @@ impl Envoy {
         let ads = AdsServer::new(resources);
         let status = ads.status();
         let sds = SdsServer::new(provider, settings.sds.clone());
-        let files = serve(settings, ads, sds)?;
+        let (files, servers) = serve(settings, ads, sds)?;
         let config = bootstrap::envoy(settings, &files.xds, &files.sds);
         write_private(&files.bootstrap, &serde_json::to_vec_pretty(&config)?)
             .with_context(|| files.bootstrap.display().to_string())?;
@@ -92,6 +100,7 @@ impl Envoy {
             ads: status,
             kind: settings.node.kind,
             bootstrap: files.bootstrap,
+            servers,
         })
     }
 
@@ -173,6 +182,10 @@ impl Envoy {
         self.child.kill();
         self.child.ended().await;
         let _ = fs::remove_file(&self.bootstrap);
+        drop(self.servers.alive);
+        for task in self.servers.tasks {
+            let _ = task.await;
+        }
     }
 
     async fn stats(&self, filter: &str) -> anyhow::Result<String> {
@@ -184,7 +197,7 @@ impl Envoy {
 }
 
 /// Opens both sockets. Two agents with one `configPath` get sockets of different names.
-fn serve(settings: &Settings, ads: AdsServer, sds: SdsServer) -> anyhow::Result<Files> {
+fn serve(settings: &Settings, ads: AdsServer, sds: SdsServer) -> anyhow::Result<(Files, Servers)> {
     let folder = absolute(&settings.proxy_config.config_path)?;
     let (suffix, xds_socket) = match Socket::unix(&folder.join("XDS"), SOCKET_MODE) {
         Ok(socket) => (String::new(), socket),
@@ -202,11 +215,17 @@ fn serve(settings: &Settings, ads: AdsServer, sds: SdsServer) -> anyhow::Result<
         bootstrap: folder.join(format!("envoy-rev{suffix}.json")),
     };
     let sds_socket = Socket::unix(&files.sds, SOCKET_MODE)?;
-    // Both end with the runtime: Envoy must be served to its end.
-    let forever = std::future::pending;
-    tokio::spawn(xds_socket.serve(Routes::new(ads.into_service()), forever()));
-    tokio::spawn(sds_socket.serve(Routes::new(sds.into_service()), forever()));
-    Ok(files)
+    let alive = watch::Sender::new(());
+    let start = |socket: Socket, routes: Routes| {
+        let mut alive = alive.subscribe();
+        let end = async move { while alive.changed().await.is_ok() {} };
+        tokio::spawn(socket.serve(routes, end))
+    };
+    let tasks = [
+        start(xds_socket, Routes::new(ads.into_service())),
+        start(sds_socket, Routes::new(sds.into_service())),
+    ];
+    Ok((files, Servers { alive, tasks }))
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {

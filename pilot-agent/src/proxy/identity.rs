@@ -1,51 +1,35 @@
-//! One line in the log for each turn of our identity.
-
-use std::time::SystemTime;
+//! A check of our identity against the configuration.
 
 use ithildin_spiffe::IdentityState;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::warn;
 
-/// Follows `identity` to its end. `expected` is the trust domain that the configuration is made for.
-pub(crate) async fn log_identity(
+/// Warns when the identity is of another trust domain than `expected`, for which the configuration is
+/// made: its SAN rules would refuse our own peers. Follows `identity` to its end.
+pub(super) async fn check_trust_domain(
     mut identity: watch::Receiver<IdentityState>,
-    expected: Option<String>,
+    expected: String,
 ) {
+    let mut told = None;
     loop {
-        log(&identity.borrow_and_update(), expected.as_deref());
-        if identity.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-fn log(state: &IdentityState, expected: Option<&str>) {
-    match state {
-        IdentityState::Waiting(reason) => info!(%reason, "no identity yet"),
-        IdentityState::Withdrawn(reason) => warn!(%reason, "the identity is withdrawn"),
-        IdentityState::Ready(snapshot) => {
-            let ids: Vec<_> = snapshot.svids.iter().map(|svid| svid.id.as_str()).collect();
-            let domains: Vec<_> = snapshot
-                .bundles
-                .keys()
-                .map(|domain| domain.as_str())
-                .collect();
-            let left = snapshot.next_expiry().duration_since(SystemTime::now());
-            info!(
-                svids = ids.join(" "),
-                trust_domains = domains.join(" "),
-                crls = snapshot.crls.len(),
-                seconds_left = left.map_or(0, |left| left.as_secs()),
-                "identity"
-            );
-            let ours = snapshot.trust_domain.as_str();
-            if expected.is_some_and(|expected| expected != ours) {
+        let ours = match &*identity.borrow_and_update() {
+            IdentityState::Ready(snapshot) => Some(snapshot.trust_domain.to_string()),
+            IdentityState::Waiting(_) | IdentityState::Withdrawn(_) => None,
+        };
+        if let Some(ours) = ours
+            && told.as_ref() != Some(&ours)
+        {
+            if ours != expected {
                 warn!(
                     identity = ours,
                     configured = expected,
                     "the identity is of another trust domain than TRUST_DOMAIN says"
                 );
             }
+            told = Some(ours);
+        }
+        if identity.changed().await.is_err() {
+            return;
         }
     }
 }

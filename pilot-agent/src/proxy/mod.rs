@@ -30,7 +30,6 @@ use tracing::{info, warn};
 
 pub(crate) use args::Args;
 use health::{Health, Phase};
-pub(crate) use identity::log_identity;
 use plane::Plane;
 use settings::Settings;
 
@@ -51,8 +50,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
 
     let source = WorkloadApiSource::start(settings.workload_api.clone(), SourceOptions::default());
-    let trust_domain = Some(settings.node.trust_domain.clone());
-    tokio::spawn(log_identity(source.subscribe(), trust_domain));
+    let trust_domain = settings.node.trust_domain.clone();
+    tokio::spawn(identity::check_trust_domain(
+        source.subscribe(),
+        trust_domain,
+    ));
     let watcher = Watcher::start(settings.config_dir.clone(), settings.node.clone()).await;
 
     let plane = Arc::new(RwLock::new(None));
@@ -64,7 +66,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     );
     // First of all somebody must be able to ask what is waited for.
     let status = status::start(Arc::clone(&settings), Arc::clone(&health), started)?;
-    let running = Plane::start(&settings, watcher.resources(), source).await?;
+    let running = Plane::start(&settings, watcher.resources(), Arc::clone(&source)).await?;
     *plane.write().await = Some(running);
     tokio::spawn(Arc::clone(&health).follow(started));
 
@@ -78,7 +80,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     health.enter(Phase::Terminating);
     let running = plane.write().await.take();
-    finish(end, running, &settings, &mut signals).await
+    let result = finish(end, running, &settings, &mut signals).await;
+    // Identity and configuration are followed until the last request is done.
+    drop((source, watcher));
+    result
 }
 
 /// What ends the agent.
