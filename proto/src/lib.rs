@@ -12,5 +12,10 @@ pub mod workload {
 }
 
 mod any;
+pub mod parse;
+mod pool;
+pub mod yaml;
 
+pub use parse::{ParseErrors, from_json, from_value, from_yaml};
+pub use pool::Pool;
 pub use any::{UnpackError, duration, pack, to_duration, unpack};

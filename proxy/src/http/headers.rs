@@ -146,6 +146,18 @@ impl Headers {
         });
     }
 
+    pub(super) fn push_raw(&mut self, known: Known, name: Bytes, value: Bytes) {
+        self.0.push(Field {
+            known,
+            name: Name::Raw(name),
+            value,
+        });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Replaces all of that name.
     pub(super) fn set(&mut self, known: Known, name: &'static str, value: impl Into<Bytes>) {
         self.remove(name);

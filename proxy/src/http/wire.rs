@@ -3,7 +3,7 @@
 //! A message is read while another is written, so the stream is borrowed only inside a poll.
 
 use std::{
-    cell::RefCell,
+    cell::{RefCell, RefMut},
     future::poll_fn,
     io,
     pin::Pin,
@@ -29,13 +29,13 @@ pub(super) enum WireError {
 }
 
 pub(super) struct Wire<'w> {
-    stream: RefCell<Stream>,
+    stream: RefCell<&'w mut Stream>,
     buffer: RefCell<BytesMut>,
     buffers: &'w BufferPool,
 }
 
 impl<'w> Wire<'w> {
-    pub(super) fn new(stream: Stream, read_ahead: BytesMut, buffers: &'w BufferPool) -> Self {
+    pub(super) fn new(stream: &'w mut Stream, read_ahead: BytesMut, buffers: &'w BufferPool) -> Self {
         Self {
             stream: RefCell::new(stream),
             buffer: RefCell::new(read_ahead),
@@ -43,8 +43,14 @@ impl<'w> Wire<'w> {
         }
     }
 
-    pub(super) fn into_parts(self) -> (Stream, BytesMut) {
-        (self.stream.into_inner(), self.buffer.into_inner())
+    /// Ends the use of the stream; what was read ahead of need remains.
+    pub(super) fn into_read_ahead(self) -> BytesMut {
+        self.buffer.into_inner()
+    }
+
+    /// The stream, for a tunnel. Nothing else may use it meanwhile.
+    pub(super) fn borrow(&self) -> RefMut<'_, &'w mut Stream> {
+        self.stream.borrow_mut()
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -81,6 +87,17 @@ impl<'w> Wire<'w> {
             Poll::Pending
         })
         .await
+    }
+
+    /// Resolves when the peer closes; never if it sends more instead.
+    pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_read_ahead() {
+            return Poll::Pending;
+        }
+        match self.poll_fill(cx) {
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+        }
     }
 
     /// Reads more bytes; 0 is the end.
@@ -123,14 +140,14 @@ impl<'w> Wire<'w> {
         while let Some(first) = parts.iter().position(|part| !part.is_empty()) {
             let rest = &mut parts[first..];
             let mut written = if rest.len() == 1 {
-                ready!(Pin::new(&mut *stream).poll_write(cx, &rest[0]))?
+                ready!(Pin::new(&mut **stream).poll_write(cx, &rest[0]))?
             } else {
                 let mut slices = [io::IoSlice::new(&[]); MAX_PARTS];
                 let count = rest.len().min(MAX_PARTS);
                 for (slice, part) in slices.iter_mut().zip(rest.iter()) {
                     *slice = io::IoSlice::new(part);
                 }
-                ready!(Pin::new(&mut *stream).poll_write_vectored(cx, &slices[..count]))?
+                ready!(Pin::new(&mut **stream).poll_write_vectored(cx, &slices[..count]))?
             };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -141,12 +158,12 @@ impl<'w> Wire<'w> {
                 written -= taken;
             }
         }
-        Pin::new(&mut *stream).poll_flush(cx)
+        Pin::new(&mut **stream).poll_flush(cx)
     }
 
     /// Ends our direction.
     pub(super) async fn shutdown(&self) -> io::Result<()> {
-        poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)).await
+        poll_fn(|cx| Pin::new(&mut **self.stream.borrow_mut()).poll_shutdown(cx)).await
     }
 }
 

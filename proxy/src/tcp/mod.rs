@@ -2,7 +2,7 @@
 //!
 //! Half-close is passed on: the end of one direction leaves the other open.
 
-mod pump;
+pub(crate) mod pump;
 
 use std::{future::poll_fn, io, rc::Rc, task::Poll};
 

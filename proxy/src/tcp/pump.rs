@@ -25,7 +25,7 @@ const SMALL_READS: u32 = 8;
 
 /// Bytes on their way from one stream to another.
 #[derive(Debug)]
-pub(super) struct Pump {
+pub(crate) struct Pump {
     buffer: BytesMut,
     /// Size of the next read.
     size: usize,
@@ -33,7 +33,7 @@ pub(super) struct Pump {
     small_reads: u32,
     state: State,
     /// Bytes written so far.
-    pub(super) passed: u64,
+    pub(crate) passed: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ enum State {
 impl Pump {
     /// `read_ahead` goes first; at most `limit` bytes are buffered, if that is not too few to be
     /// of use.
-    pub(super) fn new(read_ahead: BytesMut, limit: usize) -> Self {
+    pub(crate) fn new(read_ahead: BytesMut, limit: usize) -> Self {
         let largest = limit.clamp(SMALLEST / 4, LARGEST);
         Self {
             buffer: read_ahead,
@@ -60,7 +60,7 @@ impl Pump {
     }
 
     /// Moves what can be moved; ready when the source has ended and `to` is told so.
-    pub(super) fn poll(
+    pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         buffers: &BufferPool,

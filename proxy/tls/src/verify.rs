@@ -77,6 +77,18 @@ pub struct Peer {
     pub(crate) server_name: Option<String>,
 }
 
+impl Peer {
+    /// SHA-256 of the leaf.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut fingerprint = [0; 32];
+        if let Some(leaf) = self.chain.first() {
+            let digest = digest::digest(&digest::SHA256, leaf);
+            fingerprint.copy_from_slice(digest.as_ref());
+        }
+        fingerprint
+    }
+}
+
 /// What was found out about a chain that passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {

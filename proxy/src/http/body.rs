@@ -1,0 +1,254 @@
+//! Bodies on the move: from either protocol to either protocol, one part at a time.
+//!
+//! Invariant: the next part is asked for only when the one before is written, so that a slow
+//! reader slows its writer down and nothing piles up between.
+
+use std::{cell::Cell, future::poll_fn, io, pin::pin, task::Poll};
+
+use bytes::{Bytes, BytesMut};
+use h2::{RecvStream, SendStream};
+use ithildin_http1::{BodyDecoder, BodyEvent, Framing, Known, encode};
+
+use super::{
+    headers::Headers,
+    wire::{Wire, WireError},
+};
+
+/// Where a body comes from.
+pub(super) enum Source<'a, 'w> {
+    Empty,
+    /// Our own words.
+    Bytes(Bytes),
+    Wire {
+        wire: &'a Wire<'w>,
+        decoder: BodyDecoder,
+    },
+    Http2 {
+        stream: RecvStream,
+        /// Bytes of the last part: the peer may send as many more once they are written.
+        taken: usize,
+    },
+}
+
+/// One part of a body.
+pub(super) enum Part {
+    Data(Bytes),
+    End(Headers),
+}
+
+/// Why a body stops in the middle.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+}
+
+impl<'a, 'w> Source<'a, 'w> {
+    pub(super) fn wire(wire: &'a Wire<'w>, framing: Framing) -> Self {
+        match framing {
+            Framing::None => Self::Empty,
+            framing => Self::Wire {
+                wire,
+                decoder: BodyDecoder::new(framing),
+            },
+        }
+    }
+
+    pub(super) fn http2(stream: RecvStream) -> Self {
+        match stream.is_end_stream() {
+            true => Self::Empty,
+            false => Self::Http2 { stream, taken: 0 },
+        }
+    }
+
+    /// Whether no further data will come; there may be trailers yet.
+    pub(super) fn is_ended(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Bytes(bytes) => bytes.is_empty(),
+            Self::Wire { decoder, .. } => decoder.is_done(),
+            Self::Http2 { stream, .. } => stream.is_end_stream(),
+        }
+    }
+
+    /// Can be dropped and called again without loss.
+    pub(super) async fn next(&mut self) -> Result<Part, BodyError> {
+        match self {
+            Self::Empty => Ok(Part::End(Headers::default())),
+            Self::Bytes(bytes) if bytes.is_empty() => Ok(Part::End(Headers::default())),
+            Self::Bytes(bytes) => Ok(Part::Data(std::mem::take(bytes))),
+            Self::Wire { wire, decoder } => match wire.body(decoder).await? {
+                BodyEvent::Data(data) => Ok(Part::Data(data)),
+                BodyEvent::End(trailers) => Ok(Part::End(Headers::from_trailers(trailers))),
+                BodyEvent::NeedMore => Ok(Part::Data(Bytes::new())),
+            },
+            Self::Http2 { stream, taken } => {
+                if *taken > 0 {
+                    let credit = std::mem::take(taken);
+                    stream.flow_control().release_capacity(credit)?;
+                }
+                if let Some(data) = stream.data().await {
+                    let data = data?;
+                    *taken = data.len();
+                    return Ok(Part::Data(data));
+                }
+                let trailers = stream.trailers().await?;
+                Ok(Part::End(trailers.map(Headers::from_map).unwrap_or_default()))
+            }
+        }
+    }
+}
+
+/// Where a body goes.
+pub(super) enum Sink<'a, 'w> {
+    Wire {
+        wire: &'a Wire<'w>,
+        framing: Framing,
+        /// The message's head until its first part takes it along.
+        head: Bytes,
+        trailers: bool,
+    },
+    Http2(SendStream<Bytes>),
+    /// The head said that there is no body.
+    Done,
+}
+
+impl Sink<'_, '_> {
+    /// Sends what waits for a first part that does not come.
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Wire { wire, head, .. } if !head.is_empty() => {
+                wire.write(&mut [std::mem::take(head)]).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn data(&mut self, data: Bytes, last: bool) -> io::Result<()> {
+        match self {
+            Self::Wire {
+                wire,
+                framing: Framing::Chunked,
+                head,
+                ..
+            } => {
+                let mut start = BytesMut::with_capacity(18);
+                encode::chunk_start(&mut start, data.len());
+                let end = if last { &b"\r\n0\r\n\r\n"[..] } else { encode::CHUNK_END };
+                let head = std::mem::take(head);
+                wire.write(&mut [head, start.freeze(), data, Bytes::from_static(end)])
+                    .await
+            }
+            Self::Wire { wire, head, .. } => {
+                wire.write(&mut [std::mem::take(head), data]).await
+            }
+            Self::Http2(stream) => send_data(stream, data, last).await,
+            Self::Done => Ok(()),
+        }
+    }
+
+    async fn end(&mut self, ending: Headers) -> io::Result<()> {
+        match self {
+            Self::Wire {
+                wire,
+                framing: Framing::Chunked,
+                head,
+                trailers,
+            } => {
+                let mut end = BytesMut::new();
+                let send = *trailers;
+                let fields = ending.iter().filter(|_| send);
+                encode::trailers(&mut end, fields.map(|f| (f.name.as_bytes(), &f.value[..])));
+                wire.write(&mut [std::mem::take(head), end.freeze()]).await
+            }
+            Self::Wire { .. } => self.flush().await,
+            Self::Http2(stream) if ending.is_empty() => {
+                stream.send_data(Bytes::new(), true).map_err(io::Error::other)
+            }
+            Self::Http2(stream) => stream
+                .send_trailers(ending.into_map())
+                .map_err(io::Error::other),
+            Self::Done => Ok(()),
+        }
+    }
+}
+
+/// Sends as the peer's flow control allows.
+async fn send_data(stream: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> io::Result<()> {
+    while !data.is_empty() {
+        stream.reserve_capacity(data.len());
+        if stream.capacity() == 0 {
+            match poll_fn(|cx| stream.poll_capacity(cx)).await {
+                Some(capacity) => capacity.map_err(io::Error::other)?,
+                None => return Err(io::ErrorKind::BrokenPipe.into()),
+            };
+        }
+        let now = data.split_to(stream.capacity().min(data.len()));
+        let end = last && data.is_empty();
+        stream.send_data(now, end).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Which side broke.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PumpError {
+    #[error("the sender: {0}")]
+    Source(BodyError),
+    #[error("the receiver: {0}")]
+    Sink(io::Error),
+}
+
+/// Moves a whole body and counts its bytes. `progress` is told of each part.
+pub(super) async fn pump(
+    source: &mut Source<'_, '_>,
+    sink: &mut Sink<'_, '_>,
+    passed: &Cell<u64>,
+    progress: impl Fn(),
+) -> Result<(), PumpError> {
+    loop {
+        let part = next_or_flush(source, sink).await?;
+        progress();
+        match part {
+            Part::Data(data) if data.is_empty() => {}
+            Part::Data(data) => {
+                passed.set(passed.get() + data.len() as u64);
+                // A chunked body may still have trailers after its last data.
+                let last = source.is_ended();
+                sink.data(data, last).await.map_err(PumpError::Sink)?;
+                if last {
+                    return Ok(());
+                }
+            }
+            Part::End(trailers) => return sink.end(trailers).await.map_err(PumpError::Sink),
+        }
+    }
+}
+
+/// A head goes out with the first part, unless that keeps it waiting.
+async fn next_or_flush(
+    source: &mut Source<'_, '_>,
+    sink: &mut Sink<'_, '_>,
+) -> Result<Part, PumpError> {
+    {
+        let mut next = pin!(source.next());
+        let first = poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await;
+        if let Poll::Ready(part) = first {
+            return part.map_err(PumpError::Source);
+        }
+    }
+    sink.flush().await.map_err(PumpError::Sink)?;
+    source.next().await.map_err(PumpError::Source)
+}
+
+impl Headers {
+    fn from_trailers(trailers: Vec<(Bytes, Bytes)>) -> Self {
+        let mut headers = Self::default();
+        for (name, value) in trailers {
+            headers.push_raw(Known::Other, name, value);
+        }
+        headers
+    }
+}

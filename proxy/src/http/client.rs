@@ -1,0 +1,178 @@
+//! The downstream side of one request: where its response goes, in either protocol.
+
+use std::{
+    io,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use h2::server::SendResponse;
+use http::StatusCode;
+use ithildin_http1::{Framing, encode};
+
+use super::{
+    body::Sink,
+    headers::Headers,
+    request::{BodyLength, Protocol},
+    wire::Wire,
+};
+
+/// A response head on its way to the client.
+#[derive(Debug)]
+pub(super) struct Response {
+    pub(super) status: u16,
+    /// Of an HTTP/1 upstream; empty for the usual one.
+    pub(super) reason: Bytes,
+    pub(super) headers: Headers,
+    pub(super) body: BodyLength,
+    /// 101: what the connection changes to.
+    pub(super) upgrade: Option<Bytes>,
+}
+
+/// Who asked.
+pub(super) enum Client<'c, 'w> {
+    Wire {
+        wire: &'c Wire<'w>,
+        protocol: Protocol,
+        /// Whether the connection may carry another request.
+        keep_alive: bool,
+        head_request: bool,
+        /// Whether the request said `TE: trailers`, or the configuration sends them anyway.
+        trailers: bool,
+    },
+    Http2(SendResponse<Bytes>),
+}
+
+impl<'c, 'w> Client<'c, 'w> {
+    /// Sends a 1xx head other than 101.
+    pub(super) async fn interim(&mut self, status: u16, headers: Headers) -> io::Result<()> {
+        match self {
+            Self::Wire { wire, protocol, .. } => {
+                if *protocol == Protocol::Http10 {
+                    return Ok(());
+                }
+                let mut head = BytesMut::with_capacity(64);
+                encode::status_line(&mut head, status, b"");
+                put_fields(&mut head, &headers);
+                encode::end_of_head(&mut head);
+                wire.write(&mut [head.freeze()]).await
+            }
+            // A client that speaks HTTP/2 sends its body without waiting.
+            Self::Http2(_) => Ok(()),
+        }
+    }
+
+    /// Starts the response; its body goes into the sink.
+    pub(super) async fn respond(
+        &mut self,
+        response: Response,
+        closing: bool,
+    ) -> io::Result<Sink<'c, 'w>> {
+        match self {
+            Self::Wire {
+                wire,
+                protocol,
+                keep_alive,
+                head_request,
+                trailers,
+            } => {
+                let framing = downstream_framing(response.body, *protocol, &response);
+                *keep_alive &= !closing && framing != Framing::Close;
+                let no_body = *head_request || matches!(response.status, 204 | 304);
+                let head = response_head(&response, framing, no_body, *keep_alive, *protocol);
+                if no_body || framing == Framing::None {
+                    wire.write(&mut [head]).await?;
+                    return Ok(Sink::Done);
+                }
+                Ok(Sink::Wire {
+                    wire,
+                    framing,
+                    head,
+                    trailers: *trailers,
+                })
+            }
+            Self::Http2(respond) => {
+                let end = response.body == BodyLength::Empty;
+                let mut head = http::Response::new(());
+                *head.status_mut() =
+                    StatusCode::from_u16(response.status).map_err(io::Error::other)?;
+                let mut headers = response.headers;
+                if let BodyLength::Known(length) = response.body {
+                    headers.push(
+                        ithildin_http1::Known::ContentLength,
+                        "content-length",
+                        length.to_string(),
+                    );
+                }
+                *head.headers_mut() = headers.into_map();
+                let stream = respond.send_response(head, end).map_err(io::Error::other)?;
+                Ok(if end { Sink::Done } else { Sink::Http2(stream) })
+            }
+        }
+    }
+
+    /// Whether the client went away while it waits.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Wire { wire, .. } => wire.poll_closed(cx),
+            Self::Http2(respond) => respond.poll_reset(cx).map(|_| ()),
+        }
+    }
+
+    /// Gives up a response that cannot be finished.
+    pub(super) fn abort(&mut self) {
+        match self {
+            Self::Wire { keep_alive, .. } => *keep_alive = false,
+            Self::Http2(respond) => respond.send_reset(h2::Reason::INTERNAL_ERROR),
+        }
+    }
+}
+
+fn downstream_framing(body: BodyLength, protocol: Protocol, response: &Response) -> Framing {
+    match body {
+        _ if response.upgrade.is_some() => Framing::None,
+        // HTTP/1.0 knows no chunks: the end of the connection ends the body.
+        BodyLength::Unknown if protocol == Protocol::Http10 => Framing::Close,
+        body => body.framing(),
+    }
+}
+
+fn response_head(
+    response: &Response,
+    framing: Framing,
+    no_body: bool,
+    keep_alive: bool,
+    protocol: Protocol,
+) -> Bytes {
+    let mut head = BytesMut::with_capacity(512);
+    encode::status_line(&mut head, response.status, &response.reason);
+    put_fields(&mut head, &response.headers);
+    if let Some(upgrade) = &response.upgrade {
+        encode::field(&mut head, b"connection", b"upgrade");
+        encode::field(&mut head, b"upgrade", upgrade);
+    } else {
+        match framing {
+            // No body, but the client waits for one unless it is told its length.
+            Framing::None if !no_body && response.status >= 200 => {
+                encode::field(&mut head, b"content-length", b"0");
+            }
+            Framing::Length(_) | Framing::Chunked if response.status != 204 => {
+                encode::framing(&mut head, framing);
+            }
+            _ => {}
+        }
+        if !keep_alive {
+            encode::field(&mut head, b"connection", b"close");
+        } else if protocol == Protocol::Http10 {
+            encode::field(&mut head, b"connection", b"keep-alive");
+        }
+    }
+    encode::end_of_head(&mut head);
+    head.freeze()
+}
+
+pub(super) fn put_fields(head: &mut BytesMut, headers: &Headers) {
+    for field in headers.iter() {
+        encode::field(head, field.name.as_bytes(), &field.value);
+    }
+}

@@ -1,0 +1,317 @@
+//! One request from its head to the end of its response.
+//!
+//! Read from top to bottom: prepare, route, choose a cluster, lease a connection, send, answer.
+
+use std::{cell::Cell, future::poll_fn, rc::Rc, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use ithildin_http1::Known;
+
+use super::{
+    body::{Source, pump},
+    client::{Client, Response},
+    failure::LocalReply,
+    headers::Headers,
+    race::Beside,
+    request::{BodyLength, Request},
+    response,
+    timeouts::Clock,
+};
+use crate::{
+    config::{
+        Cluster, HttpManager,
+        route::{Clusters, Forward, Route, RouteAction, RouteTable},
+    },
+    stats::HttpBlock,
+    upstream::{HttpLease, LbRequest, UpstreamFailure},
+    worker::{Connection, Worker},
+};
+
+/// What all requests of one downstream connection share.
+pub(super) struct Context<'x> {
+    pub(super) worker: &'x Rc<Worker>,
+    pub(super) connection: &'x Connection,
+    pub(super) manager: &'x HttpManager,
+    pub(super) stats: &'x HttpBlock,
+}
+
+/// One request on its way.
+pub(super) struct Exchange<'x> {
+    pub(super) context: &'x Context<'x>,
+    pub(super) request: Request,
+    pub(super) started: Instant,
+    pub(super) bytes_in: Cell<u64>,
+    pub(super) bytes_out: Cell<u64>,
+    /// What the access log says of the answer.
+    pub(super) outcome: Outcome,
+}
+
+/// How a request ended.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// 0 if the client went away before there was an answer.
+    pub(super) status: u16,
+    pub(super) flag: &'static str,
+    pub(super) details: &'static str,
+    pub(super) route: Option<Arc<Route>>,
+    pub(super) cluster: Option<Arc<str>>,
+    pub(super) endpoint: Option<Arc<crate::config::cluster::Endpoint>>,
+    pub(super) transport_failure: Option<Arc<str>>,
+}
+
+/// Why an attempt did not bring a whole response.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// Nothing of a response has come. `stale`: the pooled connection was closed already.
+    BeforeResponse { reply: LocalReply, stale: bool },
+    /// The client has a part of the response: all that is left is to cut it off.
+    Midway,
+    /// The client is gone.
+    Client,
+}
+
+impl Exchange<'_> {
+    /// Answers the request. Afterwards `source` tells whether the body was taken whole.
+    pub(super) async fn serve(&mut self, source: &mut Source<'_, '_>, client: &mut Client<'_, '_>) {
+        let stats = self.context.stats;
+        stats.downstream_rq_total.inc();
+        stats.downstream_rq_active.inc();
+        if let Err(reply) = self.route_and_forward(source, client).await {
+            self.reply(reply, client).await;
+        }
+        stats.downstream_rq_active.dec();
+        response::count(stats, self.outcome.status);
+    }
+
+    async fn route_and_forward(
+        &mut self,
+        source: &mut Source<'_, '_>,
+        client: &mut Client<'_, '_>,
+    ) -> Result<(), LocalReply> {
+        let manager = self.context.manager;
+        super::prepare::request(manager, self.context.connection, &mut self.request)?;
+        let table = manager.routes.load_full().ok_or_else(LocalReply::no_route)?;
+        let route = self.find_route(&table)?;
+        self.outcome.route = Some(Arc::clone(&route));
+        match &route.action {
+            RouteAction::Direct { status, body } => {
+                self.context.stats.rq_direct_response.inc();
+                let mut reply = LocalReply::new(status.as_u16(), "", "", "direct_response");
+                reply.body = body.clone();
+                Err(reply)
+            }
+            RouteAction::Redirect(redirect) => {
+                self.context.stats.rq_redirect.inc();
+                let secure = self.context.connection.tls.is_some();
+                Err(super::redirect::reply(redirect, &route.matches, &self.request, secure))
+            }
+            RouteAction::Forward(forward) => {
+                self.forward(&table, &route, forward, source, client).await
+            }
+        }
+    }
+
+    fn find_route(&self, table: &RouteTable) -> Result<Arc<Route>, LocalReply> {
+        let authority = std::str::from_utf8(&self.request.authority).unwrap_or_default();
+        let found = table.virtual_host(authority).ok_or_else(LocalReply::no_route);
+        let host = found.inspect_err(|_| self.context.stats.no_route.inc())?;
+        if host.require_tls && self.context.connection.tls.is_none() {
+            return Err(super::redirect::to_https(&self.request));
+        }
+        let route = host.route(&self.request);
+        if route.is_none() {
+            self.context.stats.no_route.inc();
+        }
+        route.cloned().ok_or_else(LocalReply::no_route)
+    }
+
+    async fn forward(
+        &mut self,
+        table: &RouteTable,
+        route: &Arc<Route>,
+        forward: &Forward,
+        source: &mut Source<'_, '_>,
+        client: &mut Client<'_, '_>,
+    ) -> Result<(), LocalReply> {
+        let snapshot = self.context.worker.snapshot();
+        let name = choose_cluster(&forward.clusters, &self.request);
+        let Some(cluster) = name.and_then(|name| snapshot.clusters.get(&*name)) else {
+            self.context.stats.no_cluster.inc();
+            return Err(LocalReply::no_cluster(forward.cluster_not_found.as_u16()));
+        };
+        self.outcome.cluster = Some(Arc::clone(&cluster.name));
+        super::prepare::forwarded(&mut self.request, table, route, forward);
+        let clock = Clock::new(self.context, forward);
+        let attempts = self.attempts(cluster, forward, source, client, &clock);
+        match clock.limit(attempts).await {
+            Ok(result) => result,
+            Err(expired) => {
+                let stats = cluster.stats.worker(self.context.worker.index);
+                stats.upstream_rq_timeout.inc();
+                if self.outcome.status != 0 {
+                    client.abort();
+                    self.outcome.flag = expired.flag();
+                    return Ok(());
+                }
+                Err(expired.reply())
+            }
+        }
+    }
+
+    /// Tries until a response has come, or may not try again.
+    async fn attempts(
+        &mut self,
+        cluster: &Arc<Cluster>,
+        forward: &Forward,
+        source: &mut Source<'_, '_>,
+        client: &mut Client<'_, '_>,
+        clock: &Clock,
+    ) -> Result<(), LocalReply> {
+        // What was sent of a body is gone, so only a request without one is sent again.
+        let repeatable = self.request.body == BodyLength::Empty;
+        let mut retries = super::retry::Budget::new(forward.retry.as_ref(), repeatable);
+        loop {
+            let lease = match self.lease(cluster, client, &retries).await {
+                Ok(Some(lease)) => lease,
+                Ok(None) => {
+                    self.client_gone();
+                    return Ok(());
+                }
+                Err(failure) => {
+                    self.outcome.endpoint = failure.endpoint.clone();
+                    if retries.after_failure(self.context, cluster, &failure).await {
+                        continue;
+                    }
+                    return Err(LocalReply::unavailable(&failure));
+                }
+            };
+            let result = match lease {
+                HttpLease::Http1(lease) => {
+                    Box::pin(self.over_http1(lease, source, client, clock)).await
+                }
+                HttpLease::Http2(lease) => {
+                    Box::pin(self.over_http2(lease, source, client, clock)).await
+                }
+            };
+            match result {
+                Ok(()) => return Ok(()),
+                Err(Broken::BeforeResponse { reply, stale }) => {
+                    if retries.after_reset(self.context, cluster, stale).await {
+                        continue;
+                    }
+                    return Err(reply);
+                }
+                Err(Broken::Midway) => {
+                    client.abort();
+                    self.outcome.flag = "UC";
+                    return Ok(());
+                }
+                Err(Broken::Client) => {
+                    self.client_gone();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// `None`: the client went away meanwhile.
+    async fn lease(
+        &self,
+        cluster: &Arc<Cluster>,
+        client: &mut Client<'_, '_>,
+        retries: &super::retry::Budget<'_>,
+    ) -> Result<Option<HttpLease>, UpstreamFailure> {
+        let authority = std::str::from_utf8(&self.request.authority).unwrap_or_default();
+        let authority = super::matching::without_port(authority).to_ascii_lowercase();
+        let request = LbRequest {
+            downstream: self.request.protocol.downstream(),
+            excluded: retries.excluded(),
+            selection_attempts: retries.selection_attempts(),
+            authority: Some(&authority),
+            original_destination: Some(self.context.connection.local),
+        };
+        let lease = self.context.worker.upstreams.http(cluster, &request);
+        let mut gone = std::pin::pin!(poll_fn(|cx| client.poll_gone(cx)));
+        Beside::new(gone.as_mut()).with(lease, |()| true).await.transpose()
+    }
+
+    fn client_gone(&mut self) {
+        self.outcome.flag = "DC";
+        self.outcome.details = "downstream_remote_disconnect";
+        self.context.stats.downstream_rq_rx_reset.inc();
+    }
+
+    async fn reply(&mut self, reply: LocalReply, client: &mut Client<'_, '_>) {
+        self.outcome.status = reply.status;
+        self.outcome.flag = reply.flag;
+        self.outcome.details = reply.details;
+        self.outcome.transport_failure = reply.transport_failure.clone();
+        let response = response::local(self.context, &self.request, reply);
+        let body = response.1;
+        let closing = self.is_closing();
+        let Ok(mut sink) = client.respond(response.0, closing).await else {
+            return;
+        };
+        let mut source = Source::Bytes(body);
+        let passed = pump(&mut source, &mut sink, &self.bytes_out, || ()).await;
+        if passed.is_err() {
+            client.abort();
+        }
+    }
+
+    /// Whether the connection should end after this response.
+    pub(super) fn is_closing(&self) -> bool {
+        false
+    }
+
+    /// Passes a 1xx on.
+    pub(super) async fn interim(
+        &self,
+        status: u16,
+        headers: Headers,
+        client: &mut Client<'_, '_>,
+    ) -> Result<(), Broken> {
+        // We answered `Expect: 100-continue` ourselves unless told to leave it to the upstream.
+        if status == 100 && !self.context.manager.proxy_100_continue {
+            return Ok(());
+        }
+        client.interim(status, headers).await.map_err(|_| Broken::Client)
+    }
+
+    /// The head of the upstream's response, made ours.
+    pub(super) fn finish_head(&mut self, mut response: Response) -> Response {
+        self.outcome.status = response.status;
+        self.outcome.details = "via_upstream";
+        response::prepare(self.context, &mut response, self.started);
+        response
+    }
+
+    /// Whether the client wants trailers.
+    pub(super) fn wants_trailers(request: &Request) -> bool {
+        request
+            .headers
+            .known(Known::Te)
+            .is_some_and(|te| te.eq_ignore_ascii_case(b"trailers"))
+    }
+}
+
+fn choose_cluster(clusters: &Clusters, request: &Request) -> Option<Arc<str>> {
+    match clusters {
+        Clusters::One(name) => Some(Arc::clone(name)),
+        Clusters::Weighted { total, entries } => {
+            let mut at = fastrand::u32(..(*total).max(1));
+            for entry in entries {
+                if at < entry.weight {
+                    return Some(Arc::clone(&entry.name));
+                }
+                at -= entry.weight;
+            }
+            None
+        }
+        Clusters::Header(name) => {
+            let value: &Bytes = request.headers.get(name.as_str())?;
+            std::str::from_utf8(value).ok().map(Arc::from)
+        }
+    }
+}
+

@@ -1,0 +1,215 @@
+//! The HTTP/2 server side: each stream a task of its own.
+
+use std::{
+    cell::Cell,
+    io,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+    time::Instant,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::{RecvStream, server::SendResponse};
+use ithildin_http1::Known;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::JoinSet,
+};
+
+use super::{
+    body::Source,
+    client::Client,
+    exchange::{Context, Exchange, Outcome},
+    headers::Headers,
+    request::{BodyLength, Protocol, Request},
+};
+use crate::{
+    config::{HttpManager, listener::Terminal},
+    io::Stream,
+    worker::{Connection, Downstream, Worker},
+};
+
+/// Streams that a client reset and that we still hold; more is an attack (CVE-2023-44487).
+const MAX_RESET_STREAMS: usize = 50;
+/// Bytes of responses queued per stream before its sender is held back.
+const SEND_BUFFER: usize = 256 * 1024;
+
+pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream: Downstream) {
+    let connection = downstream.connection;
+    let live = Rc::clone(downstream.stream.live());
+    let stream = Rewound {
+        read_ahead: downstream.read_ahead,
+        stream: downstream.stream,
+    };
+    let options = &manager.http2;
+    let handshake = h2::server::Builder::new()
+        .max_concurrent_streams(options.max_concurrent_streams)
+        .initial_window_size(options.initial_stream_window)
+        .initial_connection_window_size(options.initial_connection_window)
+        .max_header_list_size(manager.max_request_headers_kb * 1024)
+        .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
+        .max_concurrent_reset_streams(MAX_RESET_STREAMS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .handshake::<_, Bytes>(stream);
+    let limit = manager.timeouts.request_headers;
+    let Some(Ok(mut http2)) = worker.timers.timeout(limit, handshake).await else {
+        return;
+    };
+    let mut streams = JoinSet::new();
+    let mut draining = std::pin::pin!(live.draining());
+    let mut goaway = false;
+    loop {
+        let idle = if streams.is_empty() { manager.timeouts.idle } else { None };
+        tokio::select! {
+            () = &mut draining, if !goaway => {
+                goaway = true;
+                http2.graceful_shutdown();
+            }
+            Some(_) = streams.join_next() => {}
+            accepted = worker.timers.timeout(idle, http2.accept()) => match accepted {
+                Some(Some(Ok((request, respond)))) => {
+                    let stream = serve_stream(Rc::clone(worker), Rc::clone(&connection), request, respond);
+                    streams.spawn_local(stream);
+                }
+                Some(Some(Err(error))) => {
+                    if error.is_remote() || error.is_library() {
+                        manager.stats.worker(worker.index).downstream_cx_protocol_error.inc();
+                    }
+                    tracing::debug!(%error, "an http/2 connection failed");
+                    break;
+                }
+                Some(None) => break,
+                None => {
+                    goaway = true;
+                    http2.graceful_shutdown();
+                }
+            },
+        }
+    }
+}
+
+async fn serve_stream(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    request: http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let chain = Arc::clone(&connection.chain);
+    let Terminal::Http(manager) = &chain.terminal else {
+        return;
+    };
+    let stats = manager.stats.worker(worker.index);
+    stats.downstream_rq_http2_total.inc();
+    let context = Context {
+        worker: &worker,
+        connection: &connection,
+        manager,
+        stats,
+    };
+    let mut client = Client::Http2(respond);
+    let (head, body) = request.into_parts();
+    let Some(request) = request_of(head, &body) else {
+        client.abort();
+        return;
+    };
+    let mut source = Source::http2(body);
+    let mut exchange = Exchange {
+        context: &context,
+        request,
+        started: Instant::now(),
+        bytes_in: Cell::new(0),
+        bytes_out: Cell::new(0),
+        outcome: Outcome::default(),
+    };
+    exchange.serve(&mut source, &mut client).await;
+}
+
+fn request_of(head: http::request::Parts, body: &RecvStream) -> Option<Request> {
+    let connect = head.method == http::Method::CONNECT;
+    let host = head.headers.get(http::header::HOST).cloned();
+    let authority = match (head.uri.authority(), host) {
+        (Some(authority), _) => Bytes::copy_from_slice(authority.as_str().as_bytes()),
+        (None, Some(host)) => Bytes::from(host),
+        (None, None) => return None,
+    };
+    let path = match head.uri.path_and_query() {
+        Some(path) if !connect => Bytes::copy_from_slice(path.as_str().as_bytes()),
+        _ => Bytes::new(),
+    };
+    let length = head.headers.get(http::header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    let body = match (body.is_end_stream(), length) {
+        (true, _) => BodyLength::Empty,
+        (false, Some(length)) if length > 0 => BodyLength::Known(length),
+        (false, _) => BodyLength::Unknown,
+    };
+    let mut headers = Headers::from_map(head.headers);
+    headers.remove_known(Known::Host);
+    Some(Request {
+        method: Bytes::copy_from_slice(head.method.as_str().as_bytes()),
+        scheme: None,
+        authority,
+        path,
+        headers,
+        body,
+        upgrade: None,
+        protocol: Protocol::Http2,
+    })
+}
+
+/// A stream with what was read of it put back in front.
+struct Rewound {
+    read_ahead: BytesMut,
+    stream: Stream,
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.read_ahead.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let length = self.read_ahead.len().min(buf.remaining());
+        buf.put_slice(&self.read_ahead[..length]);
+        self.read_ahead.advance(length);
+        if self.read_ahead.is_empty() {
+            self.read_ahead = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,83 @@
+//! The HTTP connection manager: HTTP/1 and HTTP/2 downstream, one path for the requests of both.
+//!
+//! A request: [`http1`] or [`http2`] reads its head, [`exchange`] takes it from there.
+
+mod body;
+mod client;
+mod exchange;
+mod failure;
+mod headers;
+mod http1;
+mod http2;
+mod matching;
+mod over_http1;
+mod over_http2;
+mod path;
+mod prepare;
+mod race;
+mod redirect;
+mod request;
+mod response;
+mod retry;
+mod timeouts;
+mod tunnel;
+mod wire;
+mod xfcc;
+
+use std::rc::Rc;
+
+use crate::{
+    config::{HttpManager, http::Codec},
+    worker::{Downstream, Worker},
+};
+
+/// What an HTTP/2 client says first (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves one connection to its end.
+pub async fn serve(worker: &Rc<Worker>, manager: &HttpManager, mut downstream: Downstream) {
+    let stats = manager.stats.worker(worker.index);
+    stats.downstream_cx_total.inc();
+    stats.downstream_cx_active.inc();
+    let limit = manager.timeouts.request_headers.or(manager.timeouts.idle);
+    let codec = match (manager.codec, downstream.connection.alpn()) {
+        (Codec::Http2, _) | (Codec::Auto, Some(b"h2")) => Some(Codec::Http2),
+        (Codec::Http1, _) => Some(Codec::Http1),
+        (Codec::Auto, _) => {
+            let sniffed = worker.timers.timeout(limit, sniff(&mut downstream)).await;
+            sniffed.and_then(Result::ok)
+        }
+    };
+    match codec {
+        Some(Codec::Http2) => {
+            stats.downstream_cx_http2_total.inc();
+            http2::serve(worker, manager, downstream).await;
+        }
+        Some(_) => {
+            stats.downstream_cx_http1_total.inc();
+            Box::pin(http1::serve(worker, manager, downstream)).await;
+        }
+        None => {}
+    }
+    stats.downstream_cx_active.dec();
+    stats.downstream_cx_destroy.inc();
+}
+
+/// Reads until it is clear whether the client speaks HTTP/2.
+async fn sniff(downstream: &mut Downstream) -> std::io::Result<Codec> {
+    loop {
+        let read = &downstream.read_ahead;
+        let length = read.len().min(PREFACE.len());
+        if read[..length] != PREFACE[..length] {
+            return Ok(Codec::Http1);
+        }
+        if length == PREFACE.len() {
+            return Ok(Codec::Http2);
+        }
+        downstream.stream.readable().await?;
+        downstream.read_ahead.reserve(PREFACE.len());
+        if downstream.stream.read(&mut downstream.read_ahead).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}

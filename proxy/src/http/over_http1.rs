@@ -1,0 +1,199 @@
+//! A request over an HTTP/1 upstream connection.
+
+use std::pin::pin;
+
+use bytes::{Bytes, BytesMut};
+use ithildin_http1::{Framing, Limits, ResponseHead, encode, parse_response};
+
+use super::{
+    body::{PumpError, Sink, Source, pump},
+    client::{Client, Response, put_fields},
+    exchange::{Broken, Exchange},
+    failure::LocalReply,
+    headers::Headers,
+    race::Beside,
+    request::{BodyLength, Request},
+    timeouts::Clock,
+    tunnel,
+    wire::Wire,
+};
+use crate::upstream::Http1Lease;
+
+/// Interim responses taken for one request; more are a mistake or an attack.
+const MAX_INTERIM: usize = 16;
+
+impl Exchange<'_> {
+    pub(super) async fn over_http1(
+        &mut self,
+        mut lease: Http1Lease,
+        source: &mut Source<'_, '_>,
+        client: &mut Client<'_, '_>,
+        clock: &Clock,
+    ) -> Result<(), Broken> {
+        self.outcome.endpoint = Some(lease.endpoint().clone());
+        let stale_possible = lease.reused;
+        let read_ahead = std::mem::take(&mut lease.leftover);
+        let wire = Wire::new(&mut lease.stream, read_ahead, &self.context.worker.buffers);
+        let reusable = self.speak(&wire, source, client, clock, stale_possible).await?;
+        wire.release_buffer();
+        lease.leftover = wire.into_read_ahead();
+        if reusable {
+            lease.give_back();
+        }
+        Ok(())
+    }
+
+    /// Whether the connection can be used again.
+    async fn speak(
+        &mut self,
+        wire: &Wire<'_>,
+        source: &mut Source<'_, '_>,
+        client: &mut Client<'_, '_>,
+        clock: &Clock,
+        stale_possible: bool,
+    ) -> Result<bool, Broken> {
+        let framing = self.request.body.framing();
+        let mut up = Sink::Wire {
+            wire,
+            framing,
+            head: request_head(&self.request, framing),
+            trailers: true,
+        };
+        let bytes_in = self.bytes_in.clone();
+        let send = async {
+            let sent = pump(source, &mut up, &bytes_in, || clock.progress()).await;
+            clock.request_sent();
+            sent
+        };
+        let mut send = pin!(send);
+        let mut send = Beside::new(send.as_mut());
+        let client_failed = |sent: &Result<(), PumpError>| matches!(sent, Err(PumpError::Source(_)));
+
+        let head = self.response_head(wire, client, stale_possible);
+        let head = send.with(head, client_failed).await.ok_or(Broken::Client)??;
+        if head.is_upgrade() && self.request.upgrade.is_some() {
+            let response = self.finish_head(response(&head));
+            let Client::Wire { wire: down, keep_alive, .. } = client else {
+                return Err(Broken::Midway);
+            };
+            let down = *down;
+            *keep_alive = false;
+            client.respond(response, false).await.map_err(|_| Broken::Client)?;
+            tunnel::run(self.context.worker, down, wire, clock).await;
+            return Ok(false);
+        }
+        let response = self.finish_head(response(&head));
+        let closing = self.is_closing();
+        let mut down = client.respond(response, closing).await.map_err(|_| Broken::Client)?;
+        let mut body = Source::wire(wire, head.framing);
+        let relay = pump(&mut body, &mut down, &self.bytes_out, || clock.progress());
+        match send.with(relay, client_failed).await {
+            None | Some(Err(PumpError::Sink(_))) => return Err(Broken::Client),
+            Some(Err(PumpError::Source(_))) => return Err(Broken::Midway),
+            Some(Ok(())) => {}
+        }
+        let sent = matches!(send.output(), Some(Ok(())));
+        Ok(head.keep_alive && sent)
+    }
+
+    /// The final response head; interim ones are passed on.
+    async fn response_head(
+        &self,
+        wire: &Wire<'_>,
+        client: &mut Client<'_, '_>,
+        stale_possible: bool,
+    ) -> Result<ResponseHead, Broken> {
+        let mut interims = 0;
+        let mut answered = false;
+        loop {
+            let parsed = wire.with_buffer(|buffer| {
+                answered |= !buffer.is_empty();
+                parse_response(buffer, Limits::default(), &self.request.method)
+            });
+            match parsed {
+                Ok(Some(head)) if head.is_interim() => {
+                    interims += 1;
+                    if interims > MAX_INTERIM {
+                        return Err(broken(LocalReply::upstream_protocol_error()));
+                    }
+                    let headers = Headers::from_http1(&head.fields);
+                    self.interim(head.status, headers, client).await?;
+                }
+                Ok(Some(head)) => return Ok(head),
+                Ok(None) => match self.fill_or_client_gone(wire, client).await? {
+                    Ok(n) if n > 0 => {}
+                    Ok(_) | Err(_) => {
+                        return Err(Broken::BeforeResponse {
+                            reply: LocalReply::upstream_closed(),
+                            stale: stale_possible && !answered,
+                        });
+                    }
+                },
+                Err(_) => return Err(broken(LocalReply::upstream_protocol_error())),
+            }
+        }
+    }
+
+    async fn fill_or_client_gone(
+        &self,
+        wire: &Wire<'_>,
+        client: &mut Client<'_, '_>,
+    ) -> Result<std::io::Result<usize>, Broken> {
+        let watches = self.request.body == BodyLength::Empty;
+        let mut gone = pin!(std::future::poll_fn(|cx| match watches {
+            true => client.poll_gone(cx),
+            // While it is read from, the body tells.
+            false => std::task::Poll::Pending,
+        }));
+        Beside::new(gone.as_mut())
+            .with(wire.fill(), |()| true)
+            .await
+            .ok_or(Broken::Client)
+    }
+}
+
+fn broken(reply: LocalReply) -> Broken {
+    Broken::BeforeResponse {
+        reply,
+        stale: false,
+    }
+}
+
+fn request_head(request: &Request, framing: Framing) -> Bytes {
+    let mut head = BytesMut::with_capacity(1024);
+    let target = if request.is_connect() { &request.authority } else { &request.path };
+    encode::request_line(&mut head, &request.method, target);
+    encode::field(&mut head, b"host", &request.authority);
+    put_fields(&mut head, &request.headers);
+    encode::framing(&mut head, framing);
+    if framing == Framing::None && expects_length(&request.method) {
+        encode::field(&mut head, b"content-length", b"0");
+    }
+    if let Some(upgrade) = &request.upgrade {
+        encode::field(&mut head, b"connection", b"upgrade");
+        encode::field(&mut head, b"upgrade", upgrade);
+    }
+    encode::end_of_head(&mut head);
+    head.freeze()
+}
+
+/// Methods whose missing body should be said (RFC 9110, section 8.6).
+fn expects_length(method: &[u8]) -> bool {
+    matches!(method, b"POST" | b"PUT" | b"PATCH")
+}
+
+fn response(head: &ResponseHead) -> Response {
+    Response {
+        status: head.status,
+        reason: Bytes::copy_from_slice(head.reason()),
+        headers: Headers::from_http1(&head.fields),
+        body: BodyLength::of(head.framing),
+        upgrade: head
+            .is_upgrade()
+            .then(|| head.fields.known(ithildin_http1::Known::Upgrade))
+            .flatten()
+            .map(Bytes::copy_from_slice),
+    }
+}
+
+

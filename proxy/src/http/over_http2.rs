@@ -1,0 +1,136 @@
+//! A request over a stream of an HTTP/2 upstream connection.
+
+use std::pin::pin;
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use http::{Method, Uri, Version};
+
+use super::{
+    body::{PumpError, Sink, Source, pump},
+    client::{Client, Response},
+    exchange::{Broken, Exchange},
+    failure::LocalReply,
+    headers::Headers,
+    race::Beside,
+    request::{BodyLength, Request},
+    timeouts::Clock,
+};
+use crate::upstream::Http2Lease;
+
+impl Exchange<'_> {
+    pub(super) async fn over_http2(
+        &mut self,
+        mut lease: Http2Lease,
+        source: &mut Source<'_, '_>,
+        client: &mut Client<'_, '_>,
+        clock: &Clock,
+    ) -> Result<(), Broken> {
+        self.outcome.endpoint = Some(lease.permit.endpoint().clone());
+        let head = request_head(&self.request, self.context.connection.tls.is_some())?;
+        let empty = self.request.body == BodyLength::Empty;
+        let (response, stream) = lease.send.send_request(head, empty).map_err(|error| broken(&error))?;
+        let mut up = if empty { Sink::Done } else { Sink::Http2(stream) };
+        let bytes_in = self.bytes_in.clone();
+        let send = async {
+            let sent = match empty {
+                true => Ok(()),
+                false => pump(source, &mut up, &bytes_in, || clock.progress()).await,
+            };
+            clock.request_sent();
+            sent
+        };
+        let mut send = pin!(send);
+        let mut send = Beside::new(send.as_mut());
+        let client_failed = |sent: &Result<(), PumpError>| matches!(sent, Err(PumpError::Source(_)));
+
+        let head = self.head_or_client_gone(response, client);
+        let head = send.with(head, client_failed).await.ok_or(Broken::Client)??;
+        let (head, stream) = head.into_parts();
+        let body = length(&head, &stream, self.request.is_head());
+        let response = self.finish_head(Response {
+            status: head.status.as_u16(),
+            reason: Bytes::new(),
+            headers: Headers::from_map(head.headers),
+            body,
+            upgrade: None,
+        });
+        let closing = self.is_closing();
+        let mut down = client.respond(response, closing).await.map_err(|_| Broken::Client)?;
+        let mut body = Source::http2(stream);
+        let relay = pump(&mut body, &mut down, &self.bytes_out, || clock.progress());
+        match send.with(relay, client_failed).await {
+            None | Some(Err(PumpError::Sink(_))) => Err(Broken::Client),
+            Some(Err(PumpError::Source(_))) => Err(Broken::Midway),
+            Some(Ok(())) => Ok(()),
+        }
+    }
+
+    async fn head_or_client_gone(
+        &self,
+        response: ResponseFuture,
+        client: &mut Client<'_, '_>,
+    ) -> Result<http::Response<h2::RecvStream>, Broken> {
+        let watches = self.request.body == BodyLength::Empty;
+        let mut gone = pin!(std::future::poll_fn(|cx| match watches {
+            true => client.poll_gone(cx),
+            false => std::task::Poll::Pending,
+        }));
+        Beside::new(gone.as_mut())
+            .with(response, |()| true)
+            .await
+            .ok_or(Broken::Client)?
+            .map_err(|error| broken(&error))
+    }
+}
+
+fn request_head(request: &Request, secure: bool) -> Result<http::Request<()>, Broken> {
+    let malformed = || Broken::BeforeResponse {
+        reply: LocalReply::new(400, "", "", "http2.invalid_request"),
+        stale: false,
+    };
+    let mut uri = Uri::builder();
+    if !request.is_connect() {
+        let scheme = request.scheme.unwrap_or(if secure { "https" } else { "http" });
+        let path = http::uri::PathAndQuery::from_maybe_shared(request.path.clone());
+        uri = uri.scheme(scheme).path_and_query(path.map_err(|_| malformed())?);
+    }
+    let authority = http::uri::Authority::from_maybe_shared(request.authority.clone());
+    let uri = uri.authority(authority.map_err(|_| malformed())?).build();
+    let mut head = http::Request::new(());
+    *head.uri_mut() = uri.map_err(|_| malformed())?;
+    *head.method_mut() = Method::from_bytes(&request.method).map_err(|_| malformed())?;
+    *head.version_mut() = Version::HTTP_2;
+    *head.headers_mut() = request.headers.clone().into_map();
+    if let BodyLength::Known(length) = request.body {
+        head.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+    }
+    Ok(head)
+}
+
+fn length(head: &http::response::Parts, stream: &h2::RecvStream, is_head: bool) -> BodyLength {
+    let declared = head
+        .headers
+        .get(http::header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    match declared {
+        Some(length) if length > 0 && (is_head || !stream.is_end_stream()) => BodyLength::Known(length),
+        _ if stream.is_end_stream() => BodyLength::Empty,
+        _ => BodyLength::Unknown,
+    }
+}
+
+fn broken(error: &h2::Error) -> Broken {
+    let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    let reply = match error {
+        error if error.is_io() || error.is_go_away() => LocalReply::upstream_closed(),
+        error if error.is_reset() => LocalReply::upstream_reset(),
+        _ => LocalReply::upstream_protocol_error(),
+    };
+    // A stream that the peer refused, or never saw before GOAWAY, has had no effect.
+    Broken::BeforeResponse {
+        reply,
+        stale: refused || (error.is_go_away() && error.is_remote()),
+    }
+}
+

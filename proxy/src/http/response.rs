@@ -1,0 +1,136 @@
+//! Response heads: what every one of them gets, and our own.
+
+use std::{cell::RefCell, time::{Instant, SystemTime, UNIX_EPOCH}};
+
+use bytes::Bytes;
+use ithildin_http1::Known;
+
+use super::{
+    client::Response,
+    exchange::Context,
+    failure::LocalReply,
+    headers::Headers,
+    request::{BodyLength, Request},
+};
+use crate::{config::http::ServerHeader, stats::HttpBlock};
+
+/// Adds what Envoy adds to an upstream's response.
+pub(super) fn prepare(context: &Context<'_>, response: &mut Response, started: Instant) {
+    let manager = context.manager;
+    let headers = &mut response.headers;
+    if !manager.suppress_envoy_headers {
+        let service_time = started.elapsed().as_millis().to_string();
+        headers.set(Known::XEnvoy, "x-envoy-upstream-service-time", service_time);
+    }
+    if headers.known(Known::Date).is_none() {
+        headers.push(Known::Date, "date", date());
+    }
+    server(context, headers);
+}
+
+/// A response of ours, and its body.
+pub(super) fn local(
+    context: &Context<'_>,
+    request: &Request,
+    reply: LocalReply,
+) -> (Response, Bytes) {
+    let mut headers = Headers::default();
+    let grpc = request.is_grpc();
+    let (status, body) = if grpc {
+        headers.push(Known::ContentType, "content-type", "application/grpc");
+        headers.push(Known::Other, "grpc-status", grpc_status(reply.status));
+        if !reply.body.is_empty() {
+            headers.push(Known::Other, "grpc-message", grpc_message(&reply.body));
+        }
+        (200, Bytes::new())
+    } else {
+        if !reply.body.is_empty() {
+            headers.push(Known::ContentType, "content-type", "text/plain");
+        }
+        (reply.status, reply.body)
+    };
+    if let Some(location) = reply.location {
+        headers.push(Known::Other, "location", location);
+    }
+    if reply.overloaded {
+        headers.push(Known::XEnvoy, "x-envoy-overloaded", "true");
+    }
+    headers.push(Known::Date, "date", date());
+    server(context, &mut headers);
+    let length = match body.len() {
+        0 => BodyLength::Empty,
+        length => BodyLength::Known(length as u64),
+    };
+    let response = Response {
+        status,
+        reason: Bytes::new(),
+        headers,
+        body: length,
+        upgrade: None,
+    };
+    let body = if request.is_head() { Bytes::new() } else { body };
+    (response, body)
+}
+
+fn server(context: &Context<'_>, headers: &mut Headers) {
+    let name = Bytes::copy_from_slice(context.manager.server_name.as_bytes());
+    match context.manager.server_header {
+        ServerHeader::Overwrite => headers.set(Known::Server, "server", name),
+        ServerHeader::AppendIfAbsent if headers.known(Known::Server).is_none() => {
+            headers.push(Known::Server, "server", name);
+        }
+        ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
+    }
+}
+
+/// Counts a finished request by its class.
+pub(super) fn count(stats: &HttpBlock, status: u16) {
+    match status {
+        100..200 => stats.downstream_rq_1xx.inc(),
+        200..300 => stats.downstream_rq_2xx.inc(),
+        300..400 => stats.downstream_rq_3xx.inc(),
+        400..500 => stats.downstream_rq_4xx.inc(),
+        500..600 => stats.downstream_rq_5xx.inc(),
+        _ => return,
+    }
+    stats.downstream_rq_completed.inc();
+}
+
+/// The current time as HTTP writes it; formatted once a second.
+fn date() -> Bytes {
+    thread_local! {
+        static LAST: RefCell<(u64, Bytes)> = const { RefCell::new((0, Bytes::new())) };
+    }
+    let now = SystemTime::now();
+    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    LAST.with_borrow_mut(|last| {
+        if last.0 != second {
+            *last = (second, Bytes::from(httpdate::fmt_http_date(now)));
+        }
+        last.1.clone()
+    })
+}
+
+/// Envoy's mapping of HTTP to gRPC status codes.
+fn grpc_status(status: u16) -> &'static str {
+    match status {
+        400 => "13",
+        401 => "16",
+        403 => "7",
+        404 => "12",
+        429 | 502 | 503 | 504 => "14",
+        _ => "2",
+    }
+}
+
+/// Percent-encoded, as gRPC has it.
+fn grpc_message(body: &[u8]) -> String {
+    let mut message = String::with_capacity(body.len());
+    for byte in body {
+        match byte {
+            b' '..=b'~' if *byte != b'%' => message.push(char::from(*byte)),
+            byte => message.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    message
+}
