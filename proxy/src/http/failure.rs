@@ -58,15 +58,6 @@ impl LocalReply {
         )
     }
 
-    pub(super) fn per_try_timeout() -> Self {
-        Self::new(
-            504,
-            "upstream request timeout",
-            "UT",
-            "upstream_per_try_timeout",
-        )
-    }
-
     pub(super) fn idle_timeout() -> Self {
         Self::new(408, "stream timeout", "SI", "stream_idle_timeout")
     }

@@ -78,7 +78,7 @@ impl Headers {
             list.push(Field {
                 known,
                 name: Name::Typed(name),
-                value: Bytes::from(value),
+                value: Bytes::copy_from_slice(value.as_bytes()),
             });
         }
         Self(list)
@@ -162,14 +162,6 @@ impl Headers {
     pub(super) fn set(&mut self, known: Known, name: &'static str, value: impl Into<Bytes>) {
         self.remove(name);
         self.push(known, name, value);
-    }
-
-    pub(super) fn append(&mut self, name: HeaderName, value: Bytes) {
-        self.0.push(Field {
-            known: Known::of(name.as_str().as_bytes()),
-            name: Name::Typed(name),
-            value,
-        });
     }
 }
 

@@ -131,7 +131,7 @@ fn request_of(head: http::request::Parts, body: &RecvStream) -> Option<Request> 
     let host = head.headers.get(http::header::HOST).cloned();
     let authority = match (head.uri.authority(), host) {
         (Some(authority), _) => Bytes::copy_from_slice(authority.as_str().as_bytes()),
-        (None, Some(host)) => Bytes::from(host),
+        (None, Some(host)) => Bytes::copy_from_slice(host.as_bytes()),
         (None, None) => return None,
     };
     let path = match head.uri.path_and_query() {

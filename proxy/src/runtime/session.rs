@@ -103,7 +103,7 @@ async fn serve(worker: &Rc<Worker>, accepted: Accepted, registration: Registrati
     };
     match &chain.terminal {
         Terminal::Tcp(proxy) => tcp::serve(worker, proxy, downstream).await,
-        Terminal::Http(manager) => http::serve(worker, manager, downstream).await,
+        Terminal::Http(manager) => crate::http::serve(worker, manager, downstream).await,
     }
 }
 
