@@ -16,6 +16,6 @@ pub mod parse;
 mod pool;
 pub mod yaml;
 
+pub use any::{UnpackError, duration, pack, to_duration, unpack};
 pub use parse::{ParseErrors, from_json, from_value, from_yaml};
 pub use pool::Pool;
-pub use any::{UnpackError, duration, pack, to_duration, unpack};

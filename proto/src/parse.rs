@@ -80,14 +80,20 @@ struct Walk<'p> {
 
 impl Walk<'_> {
     fn error(&mut self, path: &str, what: impl fmt::Display) {
-        let place = if path.is_empty() { "the document" } else { path };
+        let place = if path.is_empty() {
+            "the document"
+        } else {
+            path
+        };
         self.errors.push(format!("{place}: {what}"));
     }
 
     fn message(&mut self, descriptor: &MessageDescriptor, value: &mut Value, path: &str) {
         match descriptor.full_name() {
             "google.protobuf.Any" => return self.any(value, path),
-            "google.protobuf.Struct" | "google.protobuf.Value" | "google.protobuf.ListValue" => return,
+            "google.protobuf.Struct" | "google.protobuf.Value" | "google.protobuf.ListValue" => {
+                return;
+            }
             "google.protobuf.Duration" => return self.duration(value, path),
             "google.protobuf.Timestamp" | "google.protobuf.FieldMask" => {
                 return self.text(value, path);
@@ -101,7 +107,10 @@ impl Walk<'_> {
             _ => {}
         }
         let Value::Object(fields) = value else {
-            return self.error(path, format_args!("expected a mapping, found {}", kind_of(value)));
+            return self.error(
+                path,
+                format_args!("expected a mapping, found {}", kind_of(value)),
+            );
         };
         // Null is Protobuf's way to leave a field out; an Any without a type, people's.
         fields.retain(|_, value| !value.is_null());
@@ -141,7 +150,10 @@ impl Walk<'_> {
 
     fn map(&mut self, field: &FieldDescriptor, value: &mut Value, path: &str) {
         let Value::Object(entries) = value else {
-            return self.error(path, format_args!("expected a mapping, found {}", kind_of(value)));
+            return self.error(
+                path,
+                format_args!("expected a mapping, found {}", kind_of(value)),
+            );
         };
         let Kind::Message(entry) = field.kind() else {
             return;
@@ -161,7 +173,11 @@ impl Walk<'_> {
     }
 
     fn any(&mut self, value: &mut Value, path: &str) {
-        let Some(url) = value.get("@type").and_then(Value::as_str).map(str::to_owned) else {
+        let Some(url) = value
+            .get("@type")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+        else {
             return self.error(path, "needs an \"@type\"");
         };
         let name = url.rsplit('/').next().unwrap_or_default();
@@ -169,7 +185,13 @@ impl Walk<'_> {
             return self.error(path, format_args!("could not find @type {url:?}"));
         };
         if let Value::Object(fields) = value {
-            let mut inner = Value::Object(fields.iter().filter(|(key, _)| *key != "@type").map(|(k, v)| (k.clone(), v.clone())).collect());
+            let mut inner = Value::Object(
+                fields
+                    .iter()
+                    .filter(|(key, _)| *key != "@type")
+                    .map(|(k, v)| (k.clone(), v.clone()))
+                    .collect(),
+            );
             if name.starts_with("google.protobuf.") {
                 return;
             }
@@ -188,11 +210,14 @@ impl Walk<'_> {
                     return;
                 }
                 let upper = name.to_ascii_uppercase();
-                let found = descriptor.values().find(|v| v.name().eq_ignore_ascii_case(&upper));
+                let found = descriptor
+                    .values()
+                    .find(|v| v.name().eq_ignore_ascii_case(&upper));
                 match found {
                     Some(found) => *name = found.name().to_owned(),
                     None => {
-                        let names: Vec<String> = descriptor.values().map(|v| v.name().to_owned()).collect();
+                        let names: Vec<String> =
+                            descriptor.values().map(|v| v.name().to_owned()).collect();
                         let what = format!("{name:?} is none of {}", names.join(", "));
                         self.error(path, what);
                     }
@@ -205,7 +230,14 @@ impl Walk<'_> {
                     self.error(path, what);
                 }
             }
-            _ => self.error(path, format_args!("expected one of {}, found {}", descriptor.name(), kind_of(value))),
+            _ => self.error(
+                path,
+                format_args!(
+                    "expected one of {}, found {}",
+                    descriptor.name(),
+                    kind_of(value)
+                ),
+            ),
         }
     }
 
@@ -217,7 +249,10 @@ impl Walk<'_> {
                 Value::String(text) if text == "true" || text == "false" => {
                     *value = Value::Bool(text == "true");
                 }
-                _ => self.error(path, format_args!("expected true or false, found {}", kind_of(value))),
+                _ => self.error(
+                    path,
+                    format_args!("expected true or false, found {}", kind_of(value)),
+                ),
             },
             Kind::Float | Kind::Double => {
                 let fits = match &*value {
@@ -226,14 +261,19 @@ impl Walk<'_> {
                     _ => false,
                 };
                 if !fits {
-                    self.error(path, format_args!("expected a number, found {}", kind_of(value)));
+                    self.error(
+                        path,
+                        format_args!("expected a number, found {}", kind_of(value)),
+                    );
                 }
             }
             kind => {
                 let (least, most): (i128, i128) = match kind {
                     Kind::Uint32 | Kind::Fixed32 => (0, u32::MAX.into()),
                     Kind::Uint64 | Kind::Fixed64 => (0, u64::MAX.into()),
-                    Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => (i64::MIN.into(), i64::MAX.into()),
+                    Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => {
+                        (i64::MIN.into(), i64::MAX.into())
+                    }
                     _ => (i32::MIN.into(), i32::MAX.into()),
                 };
                 let number = match &*value {
@@ -244,7 +284,10 @@ impl Walk<'_> {
                 match number {
                     Some(number) if (least..=most).contains(&number) => {}
                     Some(number) => self.error(path, format_args!("{number} is out of range")),
-                    None => self.error(path, format_args!("expected a whole number, found {}", kind_of(value))),
+                    None => self.error(
+                        path,
+                        format_args!("expected a whole number, found {}", kind_of(value)),
+                    ),
                 }
             }
         }
@@ -252,14 +295,23 @@ impl Walk<'_> {
 
     fn text(&mut self, value: &Value, path: &str) {
         if !value.is_string() {
-            self.error(path, format_args!("expected text, found {}", kind_of(value)));
+            self.error(
+                path,
+                format_args!("expected text, found {}", kind_of(value)),
+            );
         }
     }
 
     fn duration(&mut self, value: &Value, path: &str) {
         let seconds = value.as_str().and_then(|text| text.strip_suffix('s'));
-        if seconds.and_then(|number| number.parse::<f64>().ok()).is_none() {
-            self.error(path, format_args!("expected a duration such as \"1.5s\", found {value}"));
+        if seconds
+            .and_then(|number| number.parse::<f64>().ok())
+            .is_none()
+        {
+            self.error(
+                path,
+                format_args!("expected a duration such as \"1.5s\", found {value}"),
+            );
         }
     }
 }
@@ -270,7 +322,11 @@ fn is_empty_any(field: &FieldDescriptor, value: &Value) -> bool {
 }
 
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
 }
 
 fn kind_of(value: &Value) -> &'static str {

@@ -130,7 +130,8 @@ mod tests {
 
     #[test]
     fn scalars_are_envoys() {
-        let text = "a: yes\nb: 0755\nc: 1.10\nd: 18446744073709551615\ne: '80'\nf: ~\ng: -3\nh: 5s\n";
+        let text =
+            "a: yes\nb: 0755\nc: 1.10\nd: 18446744073709551615\ne: '80'\nf: ~\ng: -3\nh: 5s\n";
         let expected = json!({
             "a": true, "b": 755, "c": "1.10", "d": "18446744073709551615",
             "e": "80", "f": null, "g": -3, "h": "5s",
@@ -141,13 +142,18 @@ mod tests {
     #[test]
     fn tabs_after_values_and_merge_keys() {
         let text = "a: &x\t\n  p: 1\nb:\n  <<: *x\n  q: 2\n";
-        assert_eq!(load(text).unwrap(), json!({"a": {"p": 1}, "b": {"q": 2, "p": 1}}));
+        assert_eq!(
+            load(text).unwrap(),
+            json!({"a": {"p": 1}, "b": {"q": 2, "p": 1}})
+        );
         assert_eq!(load("").unwrap(), Value::Null);
     }
 
     #[test]
     fn broken_documents_say_where() {
-        assert!(matches!(load("a: {b: [1,2}\n"), Err(YamlError::Syntax(text)) if text.contains("line 1")));
+        assert!(
+            matches!(load("a: {b: [1,2}\n"), Err(YamlError::Syntax(text)) if text.contains("line 1"))
+        );
         assert!(load("a: 1\na: 2\n").is_err());
         assert_eq!(load("a: 1\n---\nb: 2\n"), Err(YamlError::Documents(2)));
         let bomb = "a: &a [1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n\

@@ -27,7 +27,11 @@ impl Answer {
 
     /// `Ok` with itself for a status, so that it can be polled for.
     pub fn expect_status(self, status: u16) -> Result<Self, Self> {
-        if self.exit == 0 && self.status == status { Ok(self) } else { Err(self) }
+        if self.exit == 0 && self.status == status {
+            Ok(self)
+        } else {
+            Err(self)
+        }
     }
 }
 
@@ -57,9 +61,17 @@ fn run(net: &Net, url: &str, cert: Option<ClientCertificate<'_>>, arguments: &[&
         .args(["-sS", "-k", "-i", "--noproxy", "*", "--max-time"])
         .arg(LIMIT.as_secs().to_string());
     if let Some(cert) = cert {
-        command.arg("--cert").arg(cert.chain).arg("--key").arg(cert.key);
+        command
+            .arg("--cert")
+            .arg(cert.chain)
+            .arg("--key")
+            .arg(cert.key);
     }
-    let out = command.args(arguments).arg(url).output().expect("curl starts");
+    let out = command
+        .args(arguments)
+        .arg(url)
+        .output()
+        .expect("curl starts");
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let mut answer = parse(&text);
     answer.exit = out.status.code().unwrap_or(-1);

@@ -36,12 +36,15 @@ impl Net {
         }
         command.args(["--net", "--mount", "sh", "-c", &script]);
         let mut holder = Process::spawn("namespace", dir.path(), command);
-        eventually("the network namespace (root or user namespaces, iproute2)", || {
-            if !holder.is_running() {
-                panic!("no network namespace: {}", holder.log());
-            }
-            ready.exists().then_some(()).ok_or("not ready")
-        });
+        eventually(
+            "the network namespace (root or user namespaces, iproute2)",
+            || {
+                if !holder.is_running() {
+                    panic!("no network namespace: {}", holder.log());
+                }
+                ready.exists().then_some(()).ok_or("not ready")
+            },
+        );
         Self { holder, dir }
     }
 
@@ -64,7 +67,9 @@ impl Net {
         if !rustix::process::geteuid().is_root() {
             command.args(["--user", "--preserve-credentials"]);
         }
-        command.args(["--net", "--mount", "--"]).arg(program.as_ref());
+        command
+            .args(["--net", "--mount", "--"])
+            .arg(program.as_ref());
         command.stdin(Stdio::null());
         command
     }

@@ -53,19 +53,40 @@ fn every_error_has_its_path() {
     let cases = [
         ("nope: 1", "nope: unknown field"),
         ("[1]", "the document: expected a mapping, found a list"),
-        ("type: sometimes", "type: \"sometimes\" is none of STATIC, STRICT_DNS, LOGICAL_DNS, EDS, ORIGINAL_DST"),
+        (
+            "type: sometimes",
+            "type: \"sometimes\" is none of STATIC, STRICT_DNS, LOGICAL_DNS, EDS, ORIGINAL_DST",
+        ),
         ("type: 99", "type: 99 is not a value of DiscoveryType"),
         ("name: 5", "name: expected text, found a number"),
-        ("connect_timeout: soon", "connect_timeout: expected a duration such as \"1.5s\", found \"soon\""),
-        ("dns_jitter: 5", "dns_jitter: expected a duration such as \"1.5s\", found 5"),
-        ("per_connection_buffer_limit_bytes: -1", "per_connection_buffer_limit_bytes: -1 is out of range"),
-        ("per_connection_buffer_limit_bytes: many", "per_connection_buffer_limit_bytes: expected a whole number, found text"),
-        ("respect_dns_ttl: 1", "respect_dns_ttl: expected true or false, found a number"),
+        (
+            "connect_timeout: soon",
+            "connect_timeout: expected a duration such as \"1.5s\", found \"soon\"",
+        ),
+        (
+            "dns_jitter: 5",
+            "dns_jitter: expected a duration such as \"1.5s\", found 5",
+        ),
+        (
+            "per_connection_buffer_limit_bytes: -1",
+            "per_connection_buffer_limit_bytes: -1 is out of range",
+        ),
+        (
+            "per_connection_buffer_limit_bytes: many",
+            "per_connection_buffer_limit_bytes: expected a whole number, found text",
+        ),
+        (
+            "respect_dns_ttl: 1",
+            "respect_dns_ttl: expected true or false, found a number",
+        ),
         (
             "transport_socket: {name: x, typed_config: {\"@type\": type.googleapis.com/foo.Bar}}",
             "transport_socket.typed_config: could not find @type \"type.googleapis.com/foo.Bar\"",
         ),
-        ("transport_socket: {name: x, typed_config: {a: 1}}", "transport_socket.typed_config: needs an \"@type\""),
+        (
+            "transport_socket: {name: x, typed_config: {a: 1}}",
+            "transport_socket.typed_config: needs an \"@type\"",
+        ),
         (
             "load_assignment: {endpoints: [{lb_endpoints: [{endpoint: {adress: 1}}]}]}",
             "load_assignment.endpoints[0].lb_endpoints[0].endpoint.adress: unknown field",

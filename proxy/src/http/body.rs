@@ -95,7 +95,9 @@ impl<'a, 'w> Source<'a, 'w> {
                     return Ok(Part::Data(data));
                 }
                 let trailers = stream.trailers().await?;
-                Ok(Part::End(trailers.map(Headers::from_map).unwrap_or_default()))
+                Ok(Part::End(
+                    trailers.map(Headers::from_map).unwrap_or_default(),
+                ))
             }
         }
     }
@@ -136,14 +138,16 @@ impl Sink<'_, '_> {
             } => {
                 let mut start = BytesMut::with_capacity(18);
                 encode::chunk_start(&mut start, data.len());
-                let end = if last { &b"\r\n0\r\n\r\n"[..] } else { encode::CHUNK_END };
+                let end = if last {
+                    &b"\r\n0\r\n\r\n"[..]
+                } else {
+                    encode::CHUNK_END
+                };
                 let head = std::mem::take(head);
                 wire.write(&mut [head, start.freeze(), data, Bytes::from_static(end)])
                     .await
             }
-            Self::Wire { wire, head, .. } => {
-                wire.write(&mut [std::mem::take(head), data]).await
-            }
+            Self::Wire { wire, head, .. } => wire.write(&mut [std::mem::take(head), data]).await,
             Self::Http2(stream) => send_data(stream, data, last).await,
             Self::Done => Ok(()),
         }
@@ -164,9 +168,9 @@ impl Sink<'_, '_> {
                 wire.write(&mut [std::mem::take(head), end.freeze()]).await
             }
             Self::Wire { .. } => self.flush().await,
-            Self::Http2(stream) if ending.is_empty() => {
-                stream.send_data(Bytes::new(), true).map_err(io::Error::other)
-            }
+            Self::Http2(stream) if ending.is_empty() => stream
+                .send_data(Bytes::new(), true)
+                .map_err(io::Error::other),
             Self::Http2(stream) => stream
                 .send_trailers(ending.into_map())
                 .map_err(io::Error::other),

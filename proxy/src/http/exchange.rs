@@ -90,7 +90,10 @@ impl Exchange<'_> {
     ) -> Result<(), LocalReply> {
         let manager = self.context.manager;
         super::prepare::request(manager, self.context.connection, &mut self.request)?;
-        let table = manager.routes.load_full().ok_or_else(LocalReply::no_route)?;
+        let table = manager
+            .routes
+            .load_full()
+            .ok_or_else(LocalReply::no_route)?;
         let route = self.find_route(&table)?;
         self.outcome.route = Some(Arc::clone(&route));
         match &route.action {
@@ -103,7 +106,12 @@ impl Exchange<'_> {
             RouteAction::Redirect(redirect) => {
                 self.context.stats.rq_redirect.inc();
                 let secure = self.context.connection.tls.is_some();
-                Err(super::redirect::reply(redirect, &route.matches, &self.request, secure))
+                Err(super::redirect::reply(
+                    redirect,
+                    &route.matches,
+                    &self.request,
+                    secure,
+                ))
             }
             RouteAction::Forward(forward) => {
                 self.forward(&table, &route, forward, source, client).await
@@ -113,7 +121,9 @@ impl Exchange<'_> {
 
     fn find_route(&self, table: &RouteTable) -> Result<Arc<Route>, LocalReply> {
         let authority = std::str::from_utf8(&self.request.authority).unwrap_or_default();
-        let found = table.virtual_host(authority).ok_or_else(LocalReply::no_route);
+        let found = table
+            .virtual_host(authority)
+            .ok_or_else(LocalReply::no_route);
         let host = found.inspect_err(|_| self.context.stats.no_route.inc())?;
         if host.require_tls && self.context.connection.tls.is_none() {
             return Err(super::redirect::to_https(&self.request));
@@ -232,7 +242,10 @@ impl Exchange<'_> {
         };
         let lease = self.context.worker.upstreams.http(cluster, &request);
         let mut gone = std::pin::pin!(poll_fn(|cx| client.poll_gone(cx)));
-        Beside::new(gone.as_mut()).with(lease, |()| true).await.transpose()
+        Beside::new(gone.as_mut())
+            .with(lease, |()| true)
+            .await
+            .transpose()
     }
 
     fn client_gone(&mut self) {
@@ -275,7 +288,10 @@ impl Exchange<'_> {
         if status == 100 && !self.context.manager.proxy_100_continue {
             return Ok(());
         }
-        client.interim(status, headers).await.map_err(|_| Broken::Client)
+        client
+            .interim(status, headers)
+            .await
+            .map_err(|_| Broken::Client)
     }
 
     /// The head of the upstream's response, made ours.
@@ -314,4 +330,3 @@ fn choose_cluster(clusters: &Clusters, request: &Request) -> Option<Arc<str>> {
         }
     }
 }
-

@@ -36,7 +36,11 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, mut downst
         manager,
         stats,
     };
-    let wire = Wire::new(&mut downstream.stream, downstream.read_ahead, &worker.buffers);
+    let wire = Wire::new(
+        &mut downstream.stream,
+        downstream.read_ahead,
+        &worker.buffers,
+    );
     loop {
         let head = match next_head(&context, &wire).await {
             Ok(Some(head)) => head,
@@ -121,7 +125,10 @@ async fn serve_request(context: &Context<'_>, wire: &Wire<'_>, head: RequestHead
     if head.expect_continue
         && request.body != BodyLength::Empty
         && !context.manager.proxy_100_continue
-        && client.interim(100, super::headers::Headers::default()).await.is_err()
+        && client
+            .interim(100, super::headers::Headers::default())
+            .await
+            .is_err()
     {
         return false;
     }
@@ -140,7 +147,14 @@ async fn serve_request(context: &Context<'_>, wire: &Wire<'_>, head: RequestHead
     };
     exchange.serve(&mut source, &mut client).await;
     let whole = matches!(source, Source::Empty) || source.is_ended();
-    matches!(client, Client::Wire { keep_alive: true, .. }) && whole && exchange.outcome.status != 0
+    matches!(
+        client,
+        Client::Wire {
+            keep_alive: true,
+            ..
+        }
+    ) && whole
+        && exchange.outcome.status != 0
 }
 
 async fn refuse(wire: &Wire<'_>, error: ParseError) {
@@ -154,11 +168,17 @@ async fn refuse(wire: &Wire<'_>, error: ParseError) {
 async fn answer(wire: &Wire<'_>, status: u16, body: &'static [u8]) {
     let mut head = BytesMut::with_capacity(128);
     encode::status_line(&mut head, status, b"");
-    encode::field(&mut head, b"content-length", body.len().to_string().as_bytes());
+    encode::field(
+        &mut head,
+        b"content-length",
+        body.len().to_string().as_bytes(),
+    );
     encode::field(&mut head, b"connection", b"close");
     encode::end_of_head(&mut head);
     // The connection ends in any case.
-    let _ = wire.write(&mut [head.freeze(), Bytes::from_static(body)]).await;
+    let _ = wire
+        .write(&mut [head.freeze(), Bytes::from_static(body)])
+        .await;
 }
 
 /// Ends our direction, then waits for the client to end its own.

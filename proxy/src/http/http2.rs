@@ -61,7 +61,11 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream
     let mut draining = std::pin::pin!(live.draining());
     let mut goaway = false;
     loop {
-        let idle = if streams.is_empty() { manager.timeouts.idle } else { None };
+        let idle = if streams.is_empty() {
+            manager.timeouts.idle
+        } else {
+            None
+        };
         tokio::select! {
             () = &mut draining, if !goaway => {
                 goaway = true;

@@ -34,7 +34,9 @@ impl Exchange<'_> {
         let stale_possible = lease.reused;
         let read_ahead = std::mem::take(&mut lease.leftover);
         let wire = Wire::new(&mut lease.stream, read_ahead, &self.context.worker.buffers);
-        let reusable = self.speak(&wire, source, client, clock, stale_possible).await?;
+        let reusable = self
+            .speak(&wire, source, client, clock, stale_possible)
+            .await?;
         wire.release_buffer();
         lease.leftover = wire.into_read_ahead();
         if reusable {
@@ -67,24 +69,39 @@ impl Exchange<'_> {
         };
         let mut send = pin!(send);
         let mut send = Beside::new(send.as_mut());
-        let client_failed = |sent: &Result<(), PumpError>| matches!(sent, Err(PumpError::Source(_)));
+        let client_failed =
+            |sent: &Result<(), PumpError>| matches!(sent, Err(PumpError::Source(_)));
 
         let head = self.response_head(wire, client, stale_possible);
-        let head = send.with(head, client_failed).await.ok_or(Broken::Client)??;
+        let head = send
+            .with(head, client_failed)
+            .await
+            .ok_or(Broken::Client)??;
         if head.is_upgrade() && self.request.upgrade.is_some() {
             let response = self.finish_head(response(&head));
-            let Client::Wire { wire: down, keep_alive, .. } = client else {
+            let Client::Wire {
+                wire: down,
+                keep_alive,
+                ..
+            } = client
+            else {
                 return Err(Broken::Midway);
             };
             let down = *down;
             *keep_alive = false;
-            client.respond(response, false).await.map_err(|_| Broken::Client)?;
+            client
+                .respond(response, false)
+                .await
+                .map_err(|_| Broken::Client)?;
             tunnel::run(self.context.worker, down, wire, clock).await;
             return Ok(false);
         }
         let response = self.finish_head(response(&head));
         let closing = self.is_closing();
-        let mut down = client.respond(response, closing).await.map_err(|_| Broken::Client)?;
+        let mut down = client
+            .respond(response, closing)
+            .await
+            .map_err(|_| Broken::Client)?;
         let mut body = Source::wire(wire, head.framing);
         let relay = pump(&mut body, &mut down, &self.bytes_out, || clock.progress());
         match send.with(relay, client_failed).await {
@@ -161,7 +178,11 @@ fn broken(reply: LocalReply) -> Broken {
 
 fn request_head(request: &Request, framing: Framing) -> Bytes {
     let mut head = BytesMut::with_capacity(1024);
-    let target = if request.is_connect() { &request.authority } else { &request.path };
+    let target = if request.is_connect() {
+        &request.authority
+    } else {
+        &request.path
+    };
     encode::request_line(&mut head, &request.method, target);
     encode::field(&mut head, b"host", &request.authority);
     put_fields(&mut head, &request.headers);
@@ -195,5 +216,3 @@ fn response(head: &ResponseHead) -> Response {
             .map(Bytes::copy_from_slice),
     }
 }
-
-

@@ -29,8 +29,15 @@ impl Exchange<'_> {
         self.outcome.endpoint = Some(lease.permit.endpoint().clone());
         let head = request_head(&self.request, self.context.connection.tls.is_some())?;
         let empty = self.request.body == BodyLength::Empty;
-        let (response, stream) = lease.send.send_request(head, empty).map_err(|error| broken(&error))?;
-        let mut up = if empty { Sink::Done } else { Sink::Http2(stream) };
+        let (response, stream) = lease
+            .send
+            .send_request(head, empty)
+            .map_err(|error| broken(&error))?;
+        let mut up = if empty {
+            Sink::Done
+        } else {
+            Sink::Http2(stream)
+        };
         let bytes_in = self.bytes_in.clone();
         let send = async {
             let sent = match empty {
@@ -42,10 +49,14 @@ impl Exchange<'_> {
         };
         let mut send = pin!(send);
         let mut send = Beside::new(send.as_mut());
-        let client_failed = |sent: &Result<(), PumpError>| matches!(sent, Err(PumpError::Source(_)));
+        let client_failed =
+            |sent: &Result<(), PumpError>| matches!(sent, Err(PumpError::Source(_)));
 
         let head = self.head_or_client_gone(response, client);
-        let head = send.with(head, client_failed).await.ok_or(Broken::Client)??;
+        let head = send
+            .with(head, client_failed)
+            .await
+            .ok_or(Broken::Client)??;
         let (head, stream) = head.into_parts();
         let body = length(&head, &stream, self.request.is_head());
         let response = self.finish_head(Response {
@@ -56,7 +67,10 @@ impl Exchange<'_> {
             upgrade: None,
         });
         let closing = self.is_closing();
-        let mut down = client.respond(response, closing).await.map_err(|_| Broken::Client)?;
+        let mut down = client
+            .respond(response, closing)
+            .await
+            .map_err(|_| Broken::Client)?;
         let mut body = Source::http2(stream);
         let relay = pump(&mut body, &mut down, &self.bytes_out, || clock.progress());
         match send.with(relay, client_failed).await {
@@ -91,9 +105,13 @@ fn request_head(request: &Request, secure: bool) -> Result<http::Request<()>, Br
     };
     let mut uri = Uri::builder();
     if !request.is_connect() {
-        let scheme = request.scheme.unwrap_or(if secure { "https" } else { "http" });
+        let scheme = request
+            .scheme
+            .unwrap_or(if secure { "https" } else { "http" });
         let path = http::uri::PathAndQuery::from_maybe_shared(request.path.clone());
-        uri = uri.scheme(scheme).path_and_query(path.map_err(|_| malformed())?);
+        uri = uri
+            .scheme(scheme)
+            .path_and_query(path.map_err(|_| malformed())?);
     }
     let authority = http::uri::Authority::from_maybe_shared(request.authority.clone());
     let uri = uri.authority(authority.map_err(|_| malformed())?).build();
@@ -103,7 +121,8 @@ fn request_head(request: &Request, secure: bool) -> Result<http::Request<()>, Br
     *head.version_mut() = Version::HTTP_2;
     *head.headers_mut() = request.headers.clone().into_map();
     if let BodyLength::Known(length) = request.body {
-        head.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+        head.headers_mut()
+            .insert(http::header::CONTENT_LENGTH, length.into());
     }
     Ok(head)
 }
@@ -114,7 +133,9 @@ fn length(head: &http::response::Parts, stream: &h2::RecvStream, is_head: bool) 
         .get(http::header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse().ok());
     match declared {
-        Some(length) if length > 0 && (is_head || !stream.is_end_stream()) => BodyLength::Known(length),
+        Some(length) if length > 0 && (is_head || !stream.is_end_stream()) => {
+            BodyLength::Known(length)
+        }
         _ if stream.is_end_stream() => BodyLength::Empty,
         _ => BodyLength::Unknown,
     }
@@ -133,4 +154,3 @@ fn broken(error: &h2::Error) -> Broken {
         stale: refused || (error.is_go_away() && error.is_remote()),
     }
 }
-

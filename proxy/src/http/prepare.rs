@@ -22,12 +22,18 @@ pub(super) fn request(
     request: &mut Request,
 ) -> Result<(), LocalReply> {
     underscores(manager, &mut request.headers)?;
-    if request.upgrade.as_ref().is_some_and(|upgrade| !allows(&manager.upgrades, upgrade)) {
+    if request
+        .upgrade
+        .as_ref()
+        .is_some_and(|upgrade| !allows(&manager.upgrades, upgrade))
+    {
         return Err(LocalReply::new(403, "", "", "upgrade_failed"));
     }
     if manager.normalize_path || manager.merge_slashes {
-        let path = super::path::normalise(&request.path, manager.normalize_path, manager.merge_slashes);
-        request.path = path.ok_or_else(|| LocalReply::new(400, "", "", "path_normalization_failed"))?;
+        let path =
+            super::path::normalise(&request.path, manager.normalize_path, manager.merge_slashes);
+        request.path =
+            path.ok_or_else(|| LocalReply::new(400, "", "", "path_normalization_failed"))?;
     }
     let external = forwarded_for(manager, connection, &mut request.headers);
     scheme(manager, connection, request);
@@ -66,7 +72,9 @@ fn underscores(manager: &HttpManager, headers: &mut Headers) -> Result<(), Local
 }
 
 fn allows(upgrades: &[std::sync::Arc<str>], upgrade: &[u8]) -> bool {
-    upgrades.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(upgrade))
+    upgrades
+        .iter()
+        .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(upgrade))
 }
 
 /// `x-forwarded-for`; returns whether the request comes from outside.
@@ -101,19 +109,29 @@ fn is_private(ip: IpAddr) -> bool {
 
 /// `x-forwarded-proto`: the client's word counts only behind a proxy that we trust.
 fn scheme(manager: &HttpManager, connection: &Connection, request: &mut Request) {
-    let actual = if connection.tls.is_some() { "https" } else { "http" };
+    let actual = if connection.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let told = request.headers.known(Known::XForwardedProto);
     let keep = (!manager.use_remote_address || manager.xff_num_trusted_hops > 0)
-        && told.is_some_and(|told| told.eq_ignore_ascii_case(b"http") || told.eq_ignore_ascii_case(b"https"));
+        && told.is_some_and(|told| {
+            told.eq_ignore_ascii_case(b"http") || told.eq_ignore_ascii_case(b"https")
+        });
     if !keep {
-        request.headers.set(Known::XForwardedProto, "x-forwarded-proto", actual);
+        request
+            .headers
+            .set(Known::XForwardedProto, "x-forwarded-proto", actual);
     }
     let scheme = request.headers.known(Known::XForwardedProto);
     let secure = scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https"));
     request.scheme = Some(if secure { "https" } else { "http" });
     if manager.append_x_forwarded_port && request.headers.known(Known::XForwardedPort).is_none() {
         let port = connection.local.port().to_string();
-        request.headers.push(Known::XForwardedPort, "x-forwarded-port", port);
+        request
+            .headers
+            .push(Known::XForwardedPort, "x-forwarded-port", port);
     }
 }
 
@@ -142,7 +160,9 @@ const INTERNAL: &[&str] = &[
 fn sanitise(headers: &mut Headers) {
     headers.retain(|field| {
         field.known != Known::XEnvoy
-            || !INTERNAL.iter().any(|name| field.name.as_bytes().eq_ignore_ascii_case(name.as_bytes()))
+            || !INTERNAL
+                .iter()
+                .any(|name| field.name.as_bytes().eq_ignore_ascii_case(name.as_bytes()))
     });
 }
 
@@ -158,12 +178,19 @@ fn request_id(manager: &HttpManager, external: bool, headers: &mut Headers) {
 }
 
 /// The route's rewrites and header operations.
-pub(super) fn forwarded(request: &mut Request, table: &RouteTable, route: &Route, forward: &Forward) {
+pub(super) fn forwarded(
+    request: &mut Request,
+    table: &RouteTable,
+    route: &Route,
+    forward: &Forward,
+) {
     rewrite_path(request, route, forward);
     if let Some(host) = &forward.host_rewrite {
         if forward.append_x_forwarded_host {
             let old = request.authority.clone();
-            request.headers.set(Known::XForwardedHost, "x-forwarded-host", old);
+            request
+                .headers
+                .set(Known::XForwardedHost, "x-forwarded-host", old);
         }
         request.authority = Bytes::copy_from_slice(host.as_bytes());
     }
@@ -186,7 +213,9 @@ fn rewrite_path(request: &mut Request, route: &Route, forward: &Forward) {
     let new = match (&forward.prefix_rewrite, &forward.regex_rewrite) {
         (Some(prefix), _) => {
             let matched = match &route.matches.path {
-                PathMatch::Prefix(p) | PathMatch::SeparatedPrefix(p) | PathMatch::Exact(p) => p.len(),
+                PathMatch::Prefix(p) | PathMatch::SeparatedPrefix(p) | PathMatch::Exact(p) => {
+                    p.len()
+                }
                 PathMatch::Regex(_) | PathMatch::Connect => return,
             };
             let rest = path.get(matched..).unwrap_or_default();
@@ -199,5 +228,7 @@ fn rewrite_path(request: &mut Request, route: &Route, forward: &Forward) {
         (None, None) => return,
     };
     let old = std::mem::replace(&mut request.path, Bytes::from(new));
-    request.headers.set(Known::XEnvoy, "x-envoy-original-path", old);
+    request
+        .headers
+        .set(Known::XEnvoy, "x-envoy-original-path", old);
 }

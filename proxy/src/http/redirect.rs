@@ -38,7 +38,10 @@ pub(super) fn reply(
         (_, "") | ("http", "80") | ("https", "443") => String::new(),
         (_, port) => format!(":{port}"),
     };
-    let location = format!("{scheme}://{host}{port}{}", path(redirect, matched, request));
+    let location = format!(
+        "{scheme}://{host}{port}{}",
+        path(redirect, matched, request)
+    );
     reply_to(redirect.status.as_u16(), location)
 }
 
@@ -49,7 +52,9 @@ fn path(redirect: &Redirect, matched: &RouteMatch, request: &Request) -> String 
         RedirectPath::Replace(path) => path.to_string(),
         RedirectPath::Prefix(prefix) => {
             let length = match &matched.path {
-                PathMatch::Prefix(p) | PathMatch::SeparatedPrefix(p) | PathMatch::Exact(p) => p.len(),
+                PathMatch::Prefix(p) | PathMatch::SeparatedPrefix(p) | PathMatch::Exact(p) => {
+                    p.len()
+                }
                 PathMatch::Regex(_) | PathMatch::Connect => 0,
             };
             format!("{prefix}{}", old.get(length..).unwrap_or_default())

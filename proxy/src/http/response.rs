@@ -1,6 +1,9 @@
 //! Response heads: what every one of them gets, and our own.
 
-use std::{cell::RefCell, time::{Instant, SystemTime, UNIX_EPOCH}};
+use std::{
+    cell::RefCell,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use ithildin_http1::Known;
@@ -68,7 +71,11 @@ pub(super) fn local(
         body: length,
         upgrade: None,
     };
-    let body = if request.is_head() { Bytes::new() } else { body };
+    let body = if request.is_head() {
+        Bytes::new()
+    } else {
+        body
+    };
     (response, body)
 }
 
@@ -102,7 +109,9 @@ fn date() -> Bytes {
         static LAST: RefCell<(u64, Bytes)> = const { RefCell::new((0, Bytes::new())) };
     }
     let now = SystemTime::now();
-    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let second = now
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
     LAST.with_borrow_mut(|last| {
         if last.0 != second {
             *last = (second, Bytes::from(httpdate::fmt_http_date(now)));

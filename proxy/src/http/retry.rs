@@ -39,7 +39,8 @@ impl<'p> Budget<'p> {
     }
 
     pub(super) fn selection_attempts(&self) -> u32 {
-        self.policy.map_or(0, |policy| policy.host_selection_attempts)
+        self.policy
+            .map_or(0, |policy| policy.host_selection_attempts)
     }
 
     /// No connection was made: nothing was sent.

@@ -44,10 +44,11 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new(context: &Context<'_>, forward: &Forward) -> Self {
-        let armed = |limit: Option<Duration>| {
-            limit.map(|limit| (context.worker.timers.deadline(), limit))
-        };
-        let idle = forward.idle_timeout.or(context.manager.timeouts.stream_idle);
+        let armed =
+            |limit: Option<Duration>| limit.map(|limit| (context.worker.timers.deadline(), limit));
+        let idle = forward
+            .idle_timeout
+            .or(context.manager.timeouts.stream_idle);
         let clock = Self {
             response: armed(forward.timeout),
             idle: armed(idle),
@@ -80,7 +81,10 @@ impl Clock {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
-            let limits = [(&self.response, Expired::Response), (&self.idle, Expired::Idle)];
+            let limits = [
+                (&self.response, Expired::Response),
+                (&self.idle, Expired::Idle),
+            ];
             for (limit, expired) in limits {
                 if let Some((deadline, _)) = limit
                     && deadline.poll_expired(cx).is_ready()

@@ -35,7 +35,11 @@ pub(super) struct Wire<'w> {
 }
 
 impl<'w> Wire<'w> {
-    pub(super) fn new(stream: &'w mut Stream, read_ahead: BytesMut, buffers: &'w BufferPool) -> Self {
+    pub(super) fn new(
+        stream: &'w mut Stream,
+        read_ahead: BytesMut,
+        buffers: &'w BufferPool,
+    ) -> Self {
         Self {
             stream: RefCell::new(stream),
             buffer: RefCell::new(read_ahead),

@@ -63,12 +63,18 @@ fn element(details: &ClientCertDetails, connection: &Connection, peer: &Peer) ->
         let _ = write!(hash, "{byte:02x}");
     }
     push(&mut element, &hash);
-    let leaf = peer.chain.first().map(|leaf| X509Certificate::from_der(leaf));
+    let leaf = peer
+        .chain
+        .first()
+        .map(|leaf| X509Certificate::from_der(leaf));
     let Some(Ok((_, leaf))) = leaf else {
         return element;
     };
     if details.subject {
-        push(&mut element, &format!("Subject=\"{}\"", escape(&subject(&leaf))));
+        push(
+            &mut element,
+            &format!("Subject=\"{}\"", escape(&subject(&leaf))),
+        );
     }
     let names = leaf.subject_alternative_name().ok().flatten();
     let names = || names.iter().flat_map(|names| &names.value.general_names);
