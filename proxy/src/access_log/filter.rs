@@ -5,8 +5,8 @@ use super::{Entry, ResponseFlags};
 /// Decides whether an entry is logged.
 #[derive(Clone, Debug)]
 pub enum Filter {
-    All(Vec<Filter>),
-    Any(Vec<Filter>),
+    All(Vec<Self>),
+    Any(Vec<Self>),
     /// Any of these; `None`: any flag at all.
     Flags(Option<ResponseFlags>),
     StatusCode(Comparison),
@@ -38,9 +38,9 @@ impl Filter {
                 .durations
                 .total
                 .is_some_and(|total| comparison.holds(total.as_millis())),
-            Self::NotHealthCheck => !entry
+            Self::NotHealthCheck => entry
                 .request_headers
-                .is_some_and(|headers| headers.get("x-envoy-hc").is_some()),
+                .is_none_or(|headers| headers.get("x-envoy-hc").is_none()),
         }
     }
 }

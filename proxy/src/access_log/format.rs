@@ -30,9 +30,9 @@ enum Node {
     Template(Template),
     /// Already JSON.
     Constant(Box<str>),
-    List(Vec<Node>),
+    List(Vec<Self>),
     /// Keys are already JSON; in their order.
-    Object(Vec<(Box<str>, Node)>),
+    Object(Vec<(Box<str>, Self)>),
 }
 
 impl Format {

@@ -44,7 +44,7 @@ impl VirtualHost {
 }
 
 /// The list is sorted, longest first.
-fn longest<'a>(list: &'a [(Box<str>, usize)], admits: impl Fn(&str) -> bool) -> Option<&'a usize> {
+fn longest(list: &[(Box<str>, usize)], admits: impl Fn(&str) -> bool) -> Option<&usize> {
     list.iter()
         .find(|(part, _)| admits(part))
         .map(|(_, index)| index)
