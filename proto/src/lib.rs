@@ -14,8 +14,10 @@ pub mod workload {
 mod any;
 pub mod parse;
 mod pool;
+mod print;
 pub mod yaml;
 
 pub use any::{UnpackError, duration, pack, to_duration, unpack};
 pub use parse::{ParseErrors, from_json, from_value, from_yaml};
 pub use pool::Pool;
+pub use print::Printer;

@@ -10,7 +10,7 @@ use std::{
 
 use flate2::read::ZlibDecoder;
 use parking_lot::Mutex;
-use prost_reflect::{DescriptorPool, MessageDescriptor};
+use prost_reflect::{DescriptorPool, ExtensionDescriptor, MessageDescriptor};
 
 /// `FileDescriptorSet` of exactly the files that `envoy-types` was generated from, without source
 /// information.
@@ -35,6 +35,11 @@ impl Pool {
     /// A message by its full name.
     pub fn message(&self, name: &str) -> Option<MessageDescriptor> {
         self.0.get_message_by_name(name)
+    }
+
+    /// An extension by its full name.
+    pub(crate) fn extension(&self, name: &str) -> Option<ExtensionDescriptor> {
+        self.0.get_extension_by_name(name)
     }
 }
 

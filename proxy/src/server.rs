@@ -83,6 +83,7 @@ impl Proxy {
         let stats = Arc::new(Registry::new(options.concurrency));
         let logs = LogWriter::start(Arc::clone(&stats.filesystem))?;
         let logs = Arc::new(logs);
+        let resources = options.resources.clone();
         let control = Control::start(
             &options.bootstrap,
             options.resources,
@@ -108,6 +109,7 @@ impl Proxy {
         let admin = AdminState {
             bootstrap: Arc::clone(&options.bootstrap),
             published: Arc::clone(control.published()),
+            resources,
             control: control.state(),
             listeners: runtime.listeners(),
             readiness: readiness.subscribe(),

@@ -5,6 +5,7 @@
 
 mod certs;
 mod clusters;
+mod config_dump;
 mod listeners;
 mod pages;
 mod server_info;
@@ -19,6 +20,7 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use ithildin_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
+use ithildin_xds::ResourceSet;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -38,6 +40,8 @@ const MAX_CONNECTIONS: usize = 64;
 pub struct AdminState {
     pub bootstrap: Arc<Bootstrap>,
     pub published: Arc<Published>,
+    /// As the control plane sent them.
+    pub resources: watch::Receiver<Arc<ResourceSet>>,
     pub control: watch::Receiver<Arc<ControlState>>,
     pub listeners: watch::Receiver<Arc<ListenerReport>>,
     pub readiness: watch::Receiver<Readiness>,

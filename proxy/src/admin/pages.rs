@@ -5,7 +5,7 @@ use http::{Method, Response, StatusCode, Uri};
 use http_body_util::Full;
 use regex::Regex;
 
-use super::{AdminState, Page, certs, clusters, listeners, server_info};
+use super::{AdminState, Page, certs, clusters, config_dump, listeners, server_info};
 use crate::{server::Readiness, stats};
 
 const TEXT: &str = "text/plain; charset=UTF-8";
@@ -15,6 +15,7 @@ const JSON: &str = "application/json";
 const PAGES: &[(&str, bool, &str)] = &[
     ("/certs", false, "print certs on machine"),
     ("/clusters", false, "upstream cluster status"),
+    ("/config_dump", false, "dump current Envoy configs"),
     ("/drain_listeners", true, "drain listeners"),
     (
         "/healthcheck/fail",
@@ -64,6 +65,10 @@ pub(super) fn answer(state: &AdminState, method: &Method, uri: &Uri) -> Page {
         "/certs" => ok(JSON, pretty(&certs::certs(state))),
         "/clusters" if json => ok(JSON, pretty(&clusters::json(state))),
         "/clusters" => ok(TEXT, clusters::text(state)),
+        "/config_dump" => {
+            let dump = config_dump::config_dump(state, query.has("include_eds"));
+            ok(JSON, pretty(&dump))
+        }
         "/listeners" if json => ok(JSON, pretty(&listeners::json(state))),
         "/listeners" => ok(TEXT, listeners::text(state)),
         "/ready" => ready(state),

@@ -20,6 +20,7 @@ async fn start() -> Fixture {
     let state = AdminState {
         bootstrap: Arc::default(),
         published: Published::new(Arc::new(Snapshot::default())),
+        resources: watch::channel(Arc::default()).1,
         control: watch::channel(Arc::default()).1,
         listeners: watch::channel(Arc::default()).1,
         readiness: readiness.subscribe(),
@@ -117,4 +118,24 @@ async fn statistics_are_filtered() {
     assert!(text.contains("envoy_server_live{} 1\n"), "{text}");
     let (_, text) = fixture.ask("GET", "/certs").await;
     assert_eq!(text, "{\n \"certificates\": []\n}\n");
+}
+
+#[tokio::test]
+async fn the_configuration_is_dumped_in_envoys_sections() {
+    let fixture = start().await;
+    let (status, text) = fixture.ask("GET", "/config_dump?include_eds").await;
+    assert_eq!(status, 200);
+    for section in [
+        "Bootstrap",
+        "Clusters",
+        "Endpoints",
+        "Listeners",
+        "Routes",
+        "Secrets",
+    ] {
+        let kind = format!("\"type.googleapis.com/envoy.admin.v3.{section}ConfigDump\"");
+        assert!(text.contains(&kind), "{kind}");
+    }
+    let (_, text) = fixture.ask("GET", "/config_dump").await;
+    assert!(!text.contains("EndpointsConfigDump"), "{text}");
 }

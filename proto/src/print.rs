@@ -1,0 +1,261 @@
+//! Messages as JSON, as Envoy's `/config_dump` prints them.
+//!
+//! Fields come in the order of their numbers under their protobuf names; what is not set is left
+//! out. What Envoy marks as sensitive (`udpa.annotations.sensitive`) is replaced, inside of `Any`
+//! too. An `Any` of a type that is not Envoy's stays readable: its bytes in base64.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use prost::{Message, Name};
+use prost_reflect::{
+    DynamicMessage, ExtensionDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor,
+    ReflectMessage, Value,
+};
+use serde_json::{Map, Value as Json};
+
+use crate::Pool;
+
+/// What stands for sensitive text; in base64 for sensitive bytes.
+const REDACTED: &str = "[redacted]";
+
+/// Prints messages; holds the descriptors while it lives.
+pub struct Printer {
+    pool: Pool,
+    sensitive: Option<ExtensionDescriptor>,
+}
+
+impl Printer {
+    pub fn new() -> Self {
+        let pool = Pool::load();
+        let sensitive = pool.extension("udpa.annotations.sensitive");
+        Self { pool, sensitive }
+    }
+
+    /// `message` as JSON. A message that is not Envoy's is `null`.
+    pub fn json<M: Message + Name>(&self, message: &M) -> Json {
+        self.decoded(&M::full_name(), &message.encode_to_vec())
+            .map_or(Json::Null, |message| self.message(&message, false))
+    }
+
+    fn decoded(&self, name: &str, bytes: &[u8]) -> Option<DynamicMessage> {
+        DynamicMessage::decode(self.pool.message(name)?, bytes).ok()
+    }
+
+    fn message(&self, message: &DynamicMessage, redact: bool) -> Json {
+        let name = message.descriptor();
+        let name = name.full_name();
+        if name == "google.protobuf.Any" {
+            return self.any(message, redact);
+        }
+        if name.starts_with("google.protobuf.") {
+            return if redact {
+                REDACTED.into()
+            } else {
+                // Durations, wrappers and the like have forms of their own.
+                serde_json::to_value(message).unwrap_or(Json::Null)
+            };
+        }
+        let mut fields: Vec<_> = message.fields().collect();
+        fields.sort_by_key(|(field, _)| field.number());
+        let fields = fields.into_iter().map(|(field, value)| {
+            let redact = redact || self.is_sensitive(&field);
+            (
+                field.name().to_owned(),
+                self.value(value, &field.kind(), redact),
+            )
+        });
+        Json::Object(fields.collect())
+    }
+
+    fn is_sensitive(&self, field: &FieldDescriptor) -> bool {
+        self.sensitive.as_ref().is_some_and(|sensitive| {
+            let options = field.options();
+            options.has_extension(sensitive)
+                && options.get_extension(sensitive).as_bool() == Some(true)
+        })
+    }
+
+    fn any(&self, any: &DynamicMessage, redact: bool) -> Json {
+        let url = any.get_field_by_name("type_url");
+        let url = url.as_ref().and_then(|it| it.as_str()).unwrap_or_default();
+        let bytes = any.get_field_by_name("value");
+        let bytes = bytes
+            .as_ref()
+            .and_then(|it| it.as_bytes())
+            .map_or(&[][..], |it| it);
+        let mut fields = Map::new();
+        fields.insert("@type".to_owned(), url.into());
+        let name = url.rsplit('/').next().unwrap_or_default();
+        match self.decoded(name, bytes) {
+            Some(message) => match self.message(&message, redact) {
+                Json::Object(inner) if !is_well_known(&message.descriptor()) => {
+                    fields.extend(inner);
+                }
+                value => {
+                    fields.insert("value".to_owned(), value);
+                }
+            },
+            None => {
+                let value = if redact {
+                    REDACTED.into()
+                } else {
+                    BASE64_STANDARD.encode(bytes)
+                };
+                fields.insert("value".to_owned(), value.into());
+            }
+        }
+        Json::Object(fields)
+    }
+
+    fn value(&self, value: &Value, kind: &Kind, redact: bool) -> Json {
+        match value {
+            Value::Message(message) => self.message(message, redact),
+            Value::List(items) => items
+                .iter()
+                .map(|item| self.value(item, kind, redact))
+                .collect(),
+            Value::Map(entries) => {
+                let Kind::Message(entry) = kind else {
+                    return Json::Null;
+                };
+                let kind = entry.map_entry_value_field().kind();
+                let entries = entries.iter();
+                let mut entries: Vec<_> = entries.map(|(k, value)| (key(k), value)).collect();
+                entries.sort_by(|a, b| a.0.cmp(&b.0));
+                let entries = entries.into_iter();
+                Json::Object(
+                    entries
+                        .map(|(key, value)| (key, self.value(value, &kind, redact)))
+                        .collect(),
+                )
+            }
+            Value::Bytes(_) if redact => BASE64_STANDARD.encode(REDACTED).into(),
+            Value::Bytes(bytes) => BASE64_STANDARD.encode(bytes).into(),
+            Value::String(_) if redact => REDACTED.into(),
+            value => scalar(value, kind),
+        }
+    }
+}
+
+impl Default for Printer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn is_well_known(descriptor: &MessageDescriptor) -> bool {
+    descriptor.full_name().starts_with("google.protobuf.")
+}
+
+fn key(key: &MapKey) -> String {
+    match key {
+        MapKey::Bool(key) => key.to_string(),
+        MapKey::I32(key) => key.to_string(),
+        MapKey::I64(key) => key.to_string(),
+        MapKey::U32(key) => key.to_string(),
+        MapKey::U64(key) => key.to_string(),
+        MapKey::String(key) => key.clone(),
+    }
+}
+
+/// 64-bit integers are strings in protobuf's JSON, and so are numbers that JSON lacks.
+fn scalar(value: &Value, kind: &Kind) -> Json {
+    match value {
+        Value::Bool(value) => (*value).into(),
+        Value::I32(value) => (*value).into(),
+        Value::U32(value) => (*value).into(),
+        Value::I64(value) => value.to_string().into(),
+        Value::U64(value) => value.to_string().into(),
+        Value::F32(value) => float((*value).into()),
+        Value::F64(value) => float(*value),
+        Value::String(value) => value.as_str().into(),
+        Value::EnumNumber(number) => match kind {
+            Kind::Enum(names) => names
+                .get_value(*number)
+                .map_or_else(|| (*number).into(), |value| value.name().into()),
+            _ => (*number).into(),
+        },
+        Value::Bytes(_) | Value::Message(_) | Value::List(_) | Value::Map(_) => Json::Null,
+    }
+}
+
+fn float(value: f64) -> Json {
+    match serde_json::Number::from_f64(value) {
+        Some(number) => Json::Number(number),
+        None if value.is_nan() => "NaN".into(),
+        None if value > 0.0 => "Infinity".into(),
+        None => "-Infinity".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        pack,
+        pb::envoy::{
+            admin::v3::{SecretsConfigDump, secrets_config_dump::DynamicSecret},
+            config::{
+                cluster::v3::Cluster,
+                core::v3::{DataSource, data_source::Specifier},
+            },
+            extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret},
+        },
+        pb::google::protobuf::{Any, Duration},
+    };
+
+    #[test]
+    fn fields_come_in_order_and_unknown_types_stay_readable() {
+        let cluster = Cluster {
+            name: "c".into(),
+            connect_timeout: Some(Duration {
+                seconds: 1,
+                nanos: 500_000_000,
+            }),
+            typed_extension_protocol_options: [(
+                "z".to_owned(),
+                Any {
+                    type_url: "type.googleapis.com/foo.Unknown".into(),
+                    value: vec![1, 2],
+                },
+            )]
+            .into(),
+            ..Cluster::default()
+        };
+        assert_eq!(
+            Printer::new().json(&cluster).to_string(),
+            "{\"name\":\"c\",\"connect_timeout\":\"1.500s\",\
+             \"typed_extension_protocol_options\":{\"z\":\
+             {\"@type\":\"type.googleapis.com/foo.Unknown\",\"value\":\"AQI=\"}}}"
+        );
+    }
+
+    #[test]
+    fn keys_are_redacted_inside_of_any() {
+        let source = |text: &str| DataSource {
+            specifier: Some(Specifier::InlineString(text.into())),
+            ..DataSource::default()
+        };
+        let secret = Secret {
+            name: "default".into(),
+            r#type: Some(secret::Type::TlsCertificate(TlsCertificate {
+                certificate_chain: Some(source("CHAIN")),
+                private_key: Some(source("KEY")),
+                ..TlsCertificate::default()
+            })),
+        };
+        let dump = SecretsConfigDump {
+            dynamic_active_secrets: vec![DynamicSecret {
+                name: "default".into(),
+                secret: Some(pack(&secret)),
+                ..DynamicSecret::default()
+            }],
+            ..SecretsConfigDump::default()
+        };
+        let text = Printer::new().json(&pack(&dump)).to_string();
+        assert!(
+            text.contains("\"private_key\":{\"inline_string\":\"[redacted]\"}"),
+            "{text}"
+        );
+        assert!(text.contains("CHAIN") && !text.contains("KEY"), "{text}");
+    }
+}
