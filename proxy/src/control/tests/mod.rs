@@ -1,3 +1,5 @@
+mod broken;
 mod recordings;
 mod support;
+mod waits;
 mod warming;

@@ -1,0 +1,521 @@
+//! Broken configurations, each with the error that the user sees.
+
+use ithildin_proto::{from_yaml, pb::envoy::config::bootstrap::v3::Bootstrap};
+
+use crate::control;
+
+const HCM: &str = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config";
+const CLUSTER: &str = "static_resources.clusters[0]";
+const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions.";
+
+/// Fields of the connection manager, and the error behind its path.
+const MANAGER: &[(&str, &str)] = &[
+    ("codec_type: HTTP3", ".codec_type: HTTP3 is not supported"),
+    (
+        "scoped_routes: {name: a}",
+        ".scoped_routes: is not supported",
+    ),
+    (
+        "add_user_agent: true",
+        ".add_user_agent: true is not supported",
+    ),
+    (
+        "local_reply_config: {body_format: {text_format: x}}",
+        ".local_reply_config: is not supported",
+    ),
+    (
+        "strip_matching_host_port: true",
+        ".strip_matching_host_port: is not supported",
+    ),
+    (
+        "max_request_headers_kb: 8193",
+        ".max_request_headers_kb: 8193 is not from 1 to 8192",
+    ),
+    (
+        "stream_idle_timeout: -1s",
+        ".stream_idle_timeout: is not a duration of zero or more seconds",
+    ),
+    (
+        "path_with_escaped_slashes_action: REJECT_REQUEST",
+        ".path_with_escaped_slashes_action: REJECT_REQUEST is not supported",
+    ),
+    (
+        "common_http_protocol_options: {max_requests_per_connection: 5}",
+        ".common_http_protocol_options.max_requests_per_connection: is not supported",
+    ),
+    (
+        "http2_protocol_options: {initial_stream_window_size: 1}",
+        ".http2_protocol_options.initial_stream_window_size: 1 is not from 65535 to 2147483647",
+    ),
+    (
+        "http2_protocol_options: {allow_metadata: true}",
+        ".http2_protocol_options.allow_metadata: is not supported",
+    ),
+    (
+        "http_protocol_options: {allow_chunked_length: true}",
+        ".http_protocol_options.allow_chunked_length: is not supported",
+    ),
+    (
+        "set_current_client_cert_details: {issuer: true}",
+        ".set_current_client_cert_details.issuer: is not supported",
+    ),
+    (
+        "upgrade_configs: [{upgrade_type: ''}]",
+        ".upgrade_configs[0].upgrade_type: is empty",
+    ),
+    (
+        "rds: {route_config_name: r, config_source: {path: /x}}",
+        ".rds.config_source: only ads is supported",
+    ),
+    (
+        "rds: {config_source: {ads: {}}}",
+        ".rds.route_config_name: is empty",
+    ),
+    (
+        "http_filters: [{name: r, typed_config: {'@type': EXT.filters.http.rbac.v3.RBAC}}, ROUTER]",
+        ".http_filters[0].typed_config: type envoy.extensions.filters.http.rbac.v3.RBAC is not supported",
+    ),
+    (
+        "http_filters: [{name: f, is_optional: true, typed_config: {'@type': EXT.filters.http.lua.v3.Lua}}, ROUTER]",
+        ".http_filters[0].typed_config: type envoy.extensions.filters.http.lua.v3.Lua is not supported",
+    ),
+    (
+        "http_filters: [ROUTER, {name: c, typed_config: {'@type': EXT.filters.http.cors.v3.Cors}}]",
+        ".http_filters[0]: the router must be the last filter",
+    ),
+    (
+        "http_filters: [{name: c, typed_config: {'@type': EXT.filters.http.cors.v3.Cors}}]",
+        ".http_filters: the last filter must be envoy.filters.http.router",
+    ),
+    (
+        "http_filters: [{name: f, typed_config: {'@type': EXT.filters.http.fault.v3.HTTPFault, \
+         abort: {http_status: 503, percentage: {numerator: 100}}}}, ROUTER]",
+        ".http_filters[0].typed_config.abort: is not supported",
+    ),
+    (
+        "http_filters: [{name: x}, ROUTER]",
+        ".http_filters[0]: filter \"x\" has no typed_config",
+    ),
+];
+
+/// Virtual hosts, and the error behind `route_config`.
+const HOSTS: &[(&str, &str)] = &[
+    (
+        "{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: nowhere}}]}",
+        ".virtual_hosts[0].routes[0].route: unknown cluster \"nowhere\"",
+    ),
+    (
+        "{name: v, domains: []}",
+        ".virtual_hosts[0].domains: is empty; \"*\" matches every host",
+    ),
+    (
+        "{name: v, domains: [a.b, A.b]}",
+        ".virtual_hosts[0].domains[1]: domain \"A.b\" is also in virtual_hosts[0]; domains must be unique",
+    ),
+    (
+        "{name: v, domains: ['a.*.b']}",
+        ".virtual_hosts[0].domains[0]: a wildcard may only be the first or the last character",
+    ),
+    (
+        "{name: v, domains: ['*'], require_tls: EXTERNAL_ONLY}",
+        ".virtual_hosts[0].require_tls: EXTERNAL_ONLY is not supported; use ALL or NONE",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{route: {cluster: c}}]}",
+        ".virtual_hosts[0].routes[0].match: is required",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {prefix: /}}]}",
+        ".virtual_hosts[0].routes[0]: one of route, redirect and direct_response is required",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {}, route: {cluster: c}}]}",
+        ".virtual_hosts[0].routes[0].match: one of prefix, path, path_separated_prefix, safe_regex and connect_matcher is required",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {safe_regex: {regex: '('}}, route: {cluster: c}}]}",
+        ".virtual_hosts[0].routes[0].match.safe_regex.regex: \"(\" is not a supported regular expression: unclosed group",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {safe_regex: {regex: 'a)(b'}}, route: {cluster: c}}]}",
+        ".virtual_hosts[0].routes[0].match.safe_regex.regex: \"a)(b\" is not a supported regular expression: unopened group",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {prefix: /, headers: [{name: x, string_match: {prefix: ''}}]}, route: {cluster: c}}]}",
+        ".virtual_hosts[0].routes[0].match.headers[0].string_match.prefix: is empty",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, hash_policy: [{header: {header_name: x}}]}}]}",
+        ".virtual_hosts[0].routes[0].route.hash_policy: is not supported",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, request_mirror_policies: [{cluster: d}]}}]}",
+        ".virtual_hosts[0].routes[0].route.request_mirror_policies: is not supported",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {weighted_clusters: {clusters: [{name: c, weight: 0}]}}}]}",
+        ".virtual_hosts[0].routes[0].route.weighted_clusters: the weights add up to 0; the sum must be from 1 to 4294967295",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, retry_policy: {retry_on: '5xx,sometimes'}}}]}",
+        ".virtual_hosts[0].routes[0].route.retry_policy.retry_on: condition \"sometimes\" is not supported",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, regex_rewrite: {pattern: {regex: 'a'}, substitution: '\\1'}}}]}",
+        ".virtual_hosts[0].routes[0].route.regex_rewrite.substitution: \\1 names a group that the pattern lacks",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {prefix: /}, direct_response: {status: 700}}]}",
+        ".virtual_hosts[0].routes[0].direct_response.status: 700 is not from 200 to 599",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {prefix: /}, redirect: {port_redirect: 65536}}]}",
+        ".virtual_hosts[0].routes[0].redirect.port_redirect: 65536 is not a port",
+    ),
+    (
+        "{name: v, domains: ['*'], request_headers_to_remove: [host]}",
+        ".virtual_hosts[0].request_headers_to_remove[0]: the host header cannot be removed",
+    ),
+    (
+        "{name: v, domains: ['*'], response_headers_to_add: [{header: {key: ':status', value: x}}]}",
+        ".virtual_hosts[0].response_headers_to_add[0].header.key: the pseudo header \":status\" cannot be changed",
+    ),
+    (
+        "{name: v, domains: ['*'], typed_per_filter_config: {envoy.filters.http.fault: {'@type': EXT.filters.http.fault.v3.HTTPFault}}}",
+        ".virtual_hosts[0].typed_per_filter_config[\"envoy.filters.http.fault\"]: is not supported",
+    ),
+];
+
+/// Fields of a cluster, and the error behind its path.
+const CLUSTERS: &[(&str, &str)] = &[
+    ("name: ''", ".name: is empty"),
+    (
+        "type: EDS",
+        ".eds_cluster_config: is required with type EDS",
+    ),
+    ("type: STRICT_DNS", ".load_assignment: is required"),
+    (
+        "cluster_type: {name: envoy.clusters.dynamic_forward_proxy}",
+        ".cluster_type: \"envoy.clusters.dynamic_forward_proxy\" is not supported",
+    ),
+    ("lb_policy: MAGLEV", ".lb_policy: MAGLEV is not supported"),
+    (
+        "lb_policy: CLUSTER_PROVIDED",
+        ".lb_policy: CLUSTER_PROVIDED goes with type ORIGINAL_DST, and with no other",
+    ),
+    (
+        "outlier_detection: {}",
+        ".outlier_detection: is not supported",
+    ),
+    (
+        "health_checks: [{timeout: 1s, interval: 1s, tcp_health_check: {}}]",
+        ".health_checks: is not supported",
+    ),
+    (
+        "circuit_breakers: {thresholds: [{retry_budget: {}}]}",
+        ".circuit_breakers.thresholds[0].retry_budget: is not supported",
+    ),
+    (
+        "least_request_lb_config: {choice_count: 1}\nlb_policy: LEAST_REQUEST",
+        ".least_request_lb_config.choice_count: 1 is less than 2",
+    ),
+    (
+        "load_assignment: {endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: example.org, port_value: 80}}}}]}]}",
+        ".load_assignment.endpoints[0].lb_endpoints[0].endpoint: \"example.org\" is not an IP address; names need the cluster type STRICT_DNS or LOGICAL_DNS",
+    ),
+    (
+        "load_assignment: {endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, named_port: http}}}}]}]}",
+        ".load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.named_port: is not supported",
+    ),
+    (
+        "typed_extension_protocol_options: {x: {'@type': EXT.upstreams.http.v3.HttpProtocolOptions}}",
+        ".typed_extension_protocol_options[\"x\"]: one of explicit_http_config, use_downstream_protocol_config and auto_config is required",
+    ),
+    (
+        "transport_socket: {name: tls, typed_config: {'@type': EXT.transport_sockets.alts.v3.Alts}}",
+        ".transport_socket.typed_config: type envoy.extensions.transport_sockets.alts.v3.Alts is not supported",
+    ),
+    (
+        "upstream_bind_config: {source_address: {address: here, port_value: 0}}",
+        ".upstream_bind_config.source_address.address: \"here\" is not an IP address",
+    ),
+];
+
+/// `common_tls_context` of a cluster, and the error behind it.
+const CONTEXTS: &[(&str, &str)] = &[
+    (
+        "tls_params: {tls_minimum_protocol_version: TLSv1_0}",
+        ".tls_params.tls_minimum_protocol_version: TLSv1_0 and TLSv1_1 are not supported; the lowest is TLSv1_2",
+    ),
+    (
+        "tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_2}",
+        ".tls_params.tls_minimum_protocol_version: is higher than tls_maximum_protocol_version",
+    ),
+    (
+        "tls_params: {signature_algorithms: [x]}",
+        ".tls_params.signature_algorithms: is not supported",
+    ),
+    (
+        "tls_certificate_sds_secret_configs: [{name: a, sds_config: {ads: {}}}, {name: b, sds_config: {ads: {}}}]",
+        ".tls_certificate_sds_secret_configs: more than one certificate is not supported",
+    ),
+    (
+        "tls_certificate_sds_secret_configs: [{name: a}]",
+        ".tls_certificate_sds_secret_configs[0].name: \"a\" is not in static_resources.secrets, and there is no sds_config",
+    ),
+    (
+        "tls_certificates: [{certificate_chain: {filename: /no/such/chain}, private_key: {inline_string: x}}]",
+        ".tls_certificates[0].certificate_chain.filename: cannot read \"/no/such/chain\": No such file or directory (os error 2)",
+    ),
+    (
+        "tls_certificates: [{certificate_chain: {inline_string: x}}]",
+        ".tls_certificates[0].private_key: is required",
+    ),
+    (
+        "alpn_protocols: [h2, '']",
+        ".alpn_protocols: \"\" is not from 1 to 255 bytes long",
+    ),
+    ("key_log: {path: /tmp/x}", ".key_log: is not supported"),
+    (
+        "validation_context: {match_typed_subject_alt_names: [{san_type: URI, matcher: {exact: 'spiffe://a/b'}}]}",
+        ".validation_context: names or hashes are demanded of the peer without trusted_ca: anybody could present them; \
+      set trusted_ca or custom_validator_config",
+    ),
+    (
+        "validation_context: {match_typed_subject_alt_names: [{san_type: OTHER_NAME, matcher: {exact: a}}]}",
+        ".validation_context.match_typed_subject_alt_names[0].san_type: OTHER_NAME is not supported",
+    ),
+    (
+        "validation_context: {verify_certificate_hash: [zz]}",
+        ".validation_context.verify_certificate_hash[0]: \"zz\" is not a SHA-256 digest",
+    ),
+    (
+        "validation_context: {trusted_ca: {inline_string: ''}}",
+        ".validation_context.trusted_ca: trusted_ca has no certificate",
+    ),
+    (
+        "validation_context: {max_verify_depth: 1}",
+        ".validation_context.max_verify_depth: is not supported",
+    ),
+    (
+        "validation_context: {custom_validator_config: {name: x, typed_config: {'@type': EXT.transport_sockets.tls.v3.SPIFFECertValidatorConfig}}}",
+        ".validation_context.custom_validator_config.typed_config.trust_domains: is empty: it trusts nobody",
+    ),
+    (
+        "validation_context: {custom_validator_config: {name: x, typed_config: {'@type': EXT.transport_sockets.tls.v3.SPIFFECertValidatorConfig, \
+      trust_domains: [{name: a.b}]}}}",
+        ".validation_context.custom_validator_config.typed_config.trust_domains[0].trust_bundle: is required",
+    ),
+    (
+        "combined_validation_context: {default_validation_context: {}}",
+        ".combined_validation_context.validation_context_sds_secret_config: is required",
+    ),
+];
+
+/// Whole listeners, and their errors.
+const LISTENERS: &[(&str, &str)] = &[
+    ("{name: l, filter_chains: [CHAIN]}", ".address: is required"),
+    ("{name: l, address: ADDRESS}", ".filter_chains: is empty"),
+    (
+        "{name: l, address: ADDRESS, filter_chains: [{}]}",
+        ".filter_chains[0].filters: is empty",
+    ),
+    (
+        "{name: l, address: {pipe: {path: /tmp/x}}, filter_chains: [CHAIN]}",
+        ".address.pipe: is not supported for listeners",
+    ),
+    (
+        "{name: l, address: {socket_address: {address: localhost, port_value: 0}}, filter_chains: [CHAIN]}",
+        ".address.socket_address.address: \"localhost\" is not an IP address",
+    ),
+    (
+        "{name: l, address: ADDRESS, transparent: true, filter_chains: [CHAIN]}",
+        ".transparent: true is not supported",
+    ),
+    (
+        "{name: l, address: ADDRESS, use_original_dst: true, filter_chains: [CHAIN]}",
+        ".use_original_dst: true is not supported",
+    ),
+    (
+        "{name: l, address: ADDRESS, filter_chains: [CHAIN, CHAIN]}",
+        ".filter_chains: filter chain \"1\" has the same matching rules as \"0\"",
+    ),
+    (
+        "{name: l, address: ADDRESS, filter_chains: [{filter_chain_match: {server_names: ['*x']}, filters: [TCP]}]}",
+        ".filter_chains[0].filter_chain_match.server_names[0]: \"*x\" is neither a name nor a wildcard of the form *.example.org",
+    ),
+    (
+        "{name: l, address: ADDRESS, filter_chains: [{filter_chain_match: {source_ports: [1]}, filters: [TCP]}]}",
+        ".filter_chains[0].filter_chain_match.source_ports: is not supported",
+    ),
+    (
+        "{name: l, address: ADDRESS, filter_chains: [{filters: [TCP, TCP]}]}",
+        ".filter_chains[0].filters[0]: must be the last filter",
+    ),
+    (
+        "{name: l, address: ADDRESS, filter_chains: [CHAIN], listener_filters: [{name: p, typed_config: {'@type': EXT.filters.listener.proxy_protocol.v3.ProxyProtocol}}]}",
+        ".listener_filters[0].typed_config: type envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol is not supported",
+    ),
+    (
+        "{name: l, address: ADDRESS, filter_chains: [{filters: [TCP], transport_socket: {name: tls, typed_config: {'@type': EXT.transport_sockets.tls.v3.DownstreamTlsContext}}}]}",
+        ".filter_chains[0].transport_socket.typed_config.common_tls_context: a server needs one of tls_certificates and tls_certificate_sds_secret_configs",
+    ),
+    (
+        "{name: l, address: ADDRESS, filter_chains: [{filters: [TCP], transport_socket: {name: tls, typed_config: {'@type': EXT.transport_sockets.tls.v3.DownstreamTlsContext, \
+      require_client_certificate: true, common_tls_context: {tls_certificate_sds_secret_configs: [{name: a, sds_config: {ads: {}}}]}}}}]}",
+        ".filter_chains[0].transport_socket.typed_config.common_tls_context: require_client_certificate is true, but there is no validation context to verify it with",
+    ),
+];
+
+#[tokio::test]
+async fn managers() {
+    for (fields, error) in MANAGER {
+        let routes = match fields.starts_with("rds") || fields.starts_with("scoped") {
+            true => "",
+            false => "route_config: {name: r}",
+        };
+        let filters = match fields.starts_with("http_filters") {
+            true => "",
+            false => "http_filters: [ROUTER]",
+        };
+        check(
+            &manager(&[fields, routes, filters]),
+            &format!("{HCM}{error}"),
+        );
+    }
+}
+
+#[tokio::test]
+async fn virtual_hosts() {
+    for (host, error) in HOSTS {
+        let routes = format!("route_config: {{name: r, virtual_hosts: [{host}]}}");
+        let yaml = manager(&[&routes, "http_filters: [ROUTER]"]);
+        check(&yaml, &format!("{HCM}.route_config{error}"));
+    }
+}
+
+#[tokio::test]
+async fn clusters() {
+    for (fields, error) in CLUSTERS {
+        let name = if fields.starts_with("name:") {
+            ""
+        } else {
+            "name: x"
+        };
+        check(&cluster(&[name, fields]), &format!("{CLUSTER}{error}"));
+    }
+}
+
+#[tokio::test]
+async fn tls_contexts() {
+    for (context, error) in CONTEXTS {
+        let socket = format!(
+            "transport_socket: {{name: tls, typed_config: {{'@type': \
+             EXT.transport_sockets.tls.v3.UpstreamTlsContext, common_tls_context: {{{context}}}}}}}"
+        );
+        let path = "transport_socket.typed_config.common_tls_context";
+        check(
+            &cluster(&["name: x", &socket]),
+            &format!("{CLUSTER}.{path}{error}"),
+        );
+    }
+}
+
+#[tokio::test]
+async fn listeners() {
+    for (listener, error) in LISTENERS {
+        let yaml = format!("static_resources: {{listeners: [{listener}]}}");
+        check(&yaml, &format!("static_resources.listeners[0]{error}"));
+    }
+}
+
+#[tokio::test]
+async fn top_level() {
+    for (yaml, error) in [
+        (
+            "default_regex_engine: {name: x}",
+            "default_regex_engine: is not supported",
+        ),
+        (
+            "hds_config: {api_type: GRPC}",
+            "hds_config: is not supported",
+        ),
+        (
+            "static_resources: {clusters: [{name: a}, {name: a}]}",
+            "static_resources.clusters[1].name: \"a\" is the name of another cluster",
+        ),
+    ] {
+        check(yaml, error);
+    }
+}
+
+#[tokio::test]
+async fn everything_is_reported_at_once() {
+    let yaml = "static_resources: {clusters: [{name: a, lb_policy: MAGLEV, outlier_detection: {}}, \
+                {name: b, health_checks: [{timeout: 1s, interval: 1s, tcp_health_check: {}}]}]}";
+    let bootstrap = from_yaml::<Bootstrap>(yaml).expect("well-formed");
+    let errors = control::validate(&bootstrap).expect_err("three errors");
+    assert_eq!(
+        errors.to_string(),
+        "static_resources.clusters[0].outlier_detection: is not supported\n\
+         static_resources.clusters[0].lb_policy: MAGLEV is not supported\n\
+         static_resources.clusters[1].health_checks: is not supported"
+    );
+}
+
+fn manager(fields: &[&str]) -> String {
+    let fields: Vec<_> = fields
+        .iter()
+        .filter(|field| !field.is_empty())
+        .copied()
+        .collect();
+    format!(
+        "static_resources: {{listeners: [{{name: l, address: ADDRESS, filter_chains: [{{filters: \
+         [{{name: http, typed_config: {{'@type': EXT.filters.network.http_connection_manager.v3.\
+         HttpConnectionManager, stat_prefix: s, {}}}}}]}}]}}], clusters: [{{name: c}}]}}",
+        fields.join(", ")
+    )
+}
+
+fn cluster(fields: &[&str]) -> String {
+    let fields: Vec<_> = fields
+        .iter()
+        .flat_map(|field| field.split('\n'))
+        .filter(|field| !field.is_empty())
+        .collect();
+    format!(
+        "static_resources: {{clusters: [{{{}}}]}}",
+        fields.join(", ")
+    )
+}
+
+/// `yaml` is refused with exactly `error`.
+fn check(yaml: &str, error: &str) {
+    let yaml = yaml
+        .replace("CHAIN", "{filters: [TCP]}")
+        .replace(
+            "TCP",
+            "{name: tcp, typed_config: {'@type': EXT.filters.network.tcp_proxy.v3.TcpProxy, \
+             stat_prefix: s, cluster: c}}",
+        )
+        .replace(
+            "ROUTER",
+            "{name: router, typed_config: {'@type': EXT.filters.http.router.v3.Router}}",
+        )
+        .replace(
+            "ADDRESS",
+            "{socket_address: {address: 127.0.0.1, port_value: 0}}",
+        )
+        .replace("EXT.", EXTENSIONS);
+    let bootstrap = match from_yaml::<Bootstrap>(&yaml) {
+        Ok(bootstrap) => bootstrap,
+        Err(error) => panic!("{yaml}\n{error}"),
+    };
+    let errors = control::validate(&bootstrap).expect_err(&yaml);
+    let errors = errors.to_string();
+    assert!(
+        errors.lines().any(|line| line == error),
+        "{yaml}\nexpected: {error}\nfound: {errors}"
+    );
+    assert_eq!(errors.lines().count(), 1, "{yaml}\nfound: {errors}");
+}
