@@ -116,7 +116,6 @@ impl Level {
 /// runtime key for fields that are unknown. They are read so that Envoy's command lines work.
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Accepted without effect")]
-#[expect(dead_code, reason = "accepted without effect")]
 struct WithoutEffect {
     #[arg(long, value_name = "ID")]
     base_id: Option<u32>,

@@ -11,9 +11,7 @@ use ithildin_proto::{
         endpoint::v3::lb_endpoint::HostIdentifier,
     },
 };
-use ithildin_proxy::{
-    Proxy, ProxyOptions, Readiness, access_log::LogWriter, control,
-};
+use ithildin_proxy::{Proxy, ProxyOptions, Readiness, access_log::LogWriter, control};
 use ithildin_xds::{ResourceSet, SdsClients, ServerAddress};
 use prost::Message;
 use tokio::{
