@@ -25,6 +25,7 @@ pub(super) struct Health {
     errors: watch::Receiver<Arc<[ConfigError]>>,
     plane: Arc<RwLock<Option<Plane>>>,
     phase: watch::Sender<Phase>,
+    started: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,7 @@ impl Health {
         resources: watch::Receiver<Arc<ResourceSet>>,
         errors: watch::Receiver<Arc<[ConfigError]>>,
         plane: Arc<RwLock<Option<Plane>>>,
+        started: Instant,
     ) -> Arc<Self> {
         Arc::new(Self {
             identity,
@@ -47,6 +49,7 @@ impl Health {
             errors,
             plane,
             phase: watch::Sender::new(Phase::Starting),
+            started,
         })
     }
 
@@ -56,6 +59,10 @@ impl Health {
 
     pub(super) fn phase(&self) -> Phase {
         *self.phase.borrow()
+    }
+
+    pub(super) fn started(&self) -> Instant {
+        self.started
     }
 
     pub(super) fn identity(&self) -> IdentityState {
@@ -74,25 +81,14 @@ impl Health {
         Some(status)
     }
 
-    /// Waits for the first time that nothing is waited for any more, and says so.
-    pub(super) async fn follow(self: Arc<Self>, started: Instant) {
+    /// Asks until the proxy is ready for the first time, and says meanwhile what is waited for.
+    pub(super) async fn follow(self: Arc<Self>) {
         let mut told = Vec::new();
         while self.phase() == Phase::Starting {
-            let waiting = self.waiting().await;
-            if waiting.is_empty() {
-                info!(after = ?started.elapsed(), "ready");
-                self.phase.send_if_modified(|phase| {
-                    let first = *phase == Phase::Starting;
-                    if first {
-                        *phase = Phase::Ready;
-                    }
-                    first
-                });
-                return;
-            }
-            if waiting != told {
-                info!(reasons = waiting.join("; "), "not ready");
-                told = waiting;
+            let reasons = self.reasons().await;
+            if !reasons.is_empty() && reasons != told {
+                info!(reasons = reasons.join("; "), "not ready");
+                told = reasons;
             }
             tokio::time::sleep(POLL).await;
         }
@@ -103,7 +99,27 @@ impl Health {
         match self.phase() {
             Phase::Terminating => vec!["the proxy terminates".into()],
             Phase::Ready => self.withdrawn().into_iter().collect(),
-            Phase::Starting => self.waiting().await,
+            Phase::Starting => {
+                let reasons = self.waiting().await;
+                if reasons.is_empty() {
+                    self.become_ready();
+                }
+                reasons
+            }
+        }
+    }
+
+    /// For the first time; a termination meanwhile has the last word.
+    fn become_ready(&self) {
+        let first = self.phase.send_if_modified(|phase| {
+            let first = *phase == Phase::Starting;
+            if first {
+                *phase = Phase::Ready;
+            }
+            first
+        });
+        if first {
+            info!(after = ?self.started.elapsed(), "ready");
         }
     }
 

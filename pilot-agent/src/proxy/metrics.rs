@@ -1,6 +1,6 @@
 //! The agent's own metrics, made when they are asked for.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ithildin_spiffe::IdentityState;
 use prometheus::{Encoder, Gauge, GaugeVec, Opts, Registry, TextEncoder};
@@ -8,10 +8,10 @@ use prometheus::{Encoder, Gauge, GaugeVec, Opts, Registry, TextEncoder};
 use super::health::{Health, Phase};
 
 /// All of it in Prometheus' text format.
-pub(super) async fn render(health: &Health, started: Instant) -> Vec<u8> {
+pub(super) async fn render(health: &Health) -> Vec<u8> {
     let registry = Registry::new();
     let mut text = Vec::new();
-    let collected = collect(&registry, health, started).await;
+    let collected = collect(&registry, health).await;
     if let Err(error) =
         collected.and_then(|()| TextEncoder::new().encode(&registry.gather(), &mut text))
     {
@@ -20,11 +20,7 @@ pub(super) async fn render(health: &Health, started: Instant) -> Vec<u8> {
     text
 }
 
-async fn collect(
-    registry: &Registry,
-    health: &Health,
-    started: Instant,
-) -> Result<(), prometheus::Error> {
+async fn collect(registry: &Registry, health: &Health) -> Result<(), prometheus::Error> {
     let gauge = |name: &str, help: &str, value: f64| {
         let gauge = Gauge::new(name, help)?;
         gauge.set(value);
@@ -34,7 +30,7 @@ async fn collect(
     gauge(
         "istio_agent_uptime_seconds",
         "Time since the agent started.",
-        started.elapsed().as_secs_f64(),
+        health.started().elapsed().as_secs_f64(),
     )?;
     gauge(
         "istio_agent_ready",

@@ -63,12 +63,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         watcher.resources(),
         watcher.errors(),
         Arc::clone(&plane),
+        started,
     );
     // First of all somebody must be able to ask what is waited for.
-    let status = status::start(Arc::clone(&settings), Arc::clone(&health), started)?;
+    let status = status::start(Arc::clone(&settings), Arc::clone(&health))?;
     let running = Plane::start(&settings, watcher.resources(), Arc::clone(&source)).await?;
     *plane.write().await = Some(running);
-    tokio::spawn(Arc::clone(&health).follow(started));
+    tokio::spawn(Arc::clone(&health).follow());
 
     let end = {
         let running = plane.read().await;

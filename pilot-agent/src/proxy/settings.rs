@@ -350,3 +350,7 @@ fn flag(env: &Env, name: &str, default: bool) -> anyhow::Result<bool> {
         Some(other) => bail!("{name} {other:?} is neither true nor false"),
     }
 }
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

@@ -10,7 +10,7 @@ use std::{
     convert::Infallible,
     net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -57,7 +57,6 @@ impl Servers {
 struct Shared {
     settings: Arc<Settings>,
     health: Arc<Health>,
-    started: Instant,
     quit: Arc<Notify>,
 }
 
@@ -73,11 +72,7 @@ enum Port {
 ///
 /// # Errors
 /// The port that cannot be opened, and where it comes from.
-pub(super) fn start(
-    settings: Arc<Settings>,
-    health: Arc<Health>,
-    started: Instant,
-) -> anyhow::Result<Servers> {
+pub(super) fn start(settings: Arc<Settings>, health: Arc<Health>) -> anyhow::Result<Servers> {
     let quit = Arc::new(Notify::new());
     let ports = settings.ports;
     let mut wanted = vec![
@@ -90,7 +85,6 @@ pub(super) fn start(
     let shared = Arc::new(Shared {
         settings,
         health,
-        started,
         quit: Arc::clone(&quit),
     });
     for (port, number, origin) in wanted {
@@ -181,7 +175,7 @@ async fn ready(health: &Health) -> Response<Full<Bytes>> {
 
 /// The agent's metrics, the data plane's and the workload's.
 async fn merged(shared: &Shared) -> Vec<u8> {
-    let mut text = metrics::render(&shared.health, shared.started).await;
+    let mut text = metrics::render(&shared.health).await;
     let mut sources = vec![(shared.settings.ports.admin, "/stats/prometheus".to_owned())];
     if let Some(scrape) = &shared.settings.scrape {
         sources.push((scrape.port, scrape.path.clone()));

@@ -1,0 +1,7 @@
+//! The agent as a process: what its operator sees.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod lab;
+mod proxy;
+mod sds;

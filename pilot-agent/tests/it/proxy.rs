@@ -1,0 +1,218 @@
+//! `pilot-agent proxy`: readiness, metrics, the end.
+
+use std::{fs, net::TcpListener, process::Command, time::Instant};
+
+use crate::lab::{BINARY, LIMIT, Lab, free_port, has_envoy, http, until};
+
+#[test]
+fn ready_when_everything_is_there() {
+    life("builtin");
+}
+
+#[test]
+fn ready_when_everything_is_there_with_envoy() {
+    if has_envoy("ready_when_everything_is_there_with_envoy") {
+        life("envoy");
+    }
+}
+
+/// From nothing, in any order, to an orderly end.
+fn life(data_plane: &str) {
+    let mut lab = Lab::new();
+    fs::write(lab.path("istio/broken.yaml"), "kind: Gateway\nspec: [\n").unwrap();
+    let mut agent = lab.agent("agent", data_plane);
+    agent.until_ready(503, "identity: ");
+    agent.until_ready(503, "configuration: broken.yaml");
+    lab.authority();
+    fs::remove_file(lab.path("istio/broken.yaml")).unwrap();
+    let port = lab.gateway();
+    agent.until_ready(200, "ready");
+    // The socket that accepts is the data plane's, and the port is in use.
+    assert!(TcpListener::bind(("0.0.0.0", port)).is_err());
+    assert_eq!(
+        http(agent.ports.status, "GET", "/healthz/ready").unwrap().0,
+        200
+    );
+    assert_eq!(http(agent.ports.status, "GET", "/nothing").unwrap().0, 404);
+    assert_eq!(
+        http(agent.ports.health, "GET", "/debug/status").unwrap().0,
+        404
+    );
+
+    let metrics = http(agent.ports.status, "GET", "/stats/prometheus")
+        .unwrap()
+        .1;
+    assert!(metrics.contains("istio_agent_ready 1"), "{metrics}");
+    assert!(
+        metrics.contains(r#"spiffe_id="spiffe://domain.test/gw""#),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("envoy_"),
+        "the data plane's are missing: {metrics}"
+    );
+    let own = http(agent.ports.prometheus, "GET", "/stats/prometheus")
+        .unwrap()
+        .1;
+    assert!(
+        own.contains("envoy_") && !own.contains("istio_agent_ready"),
+        "{own}"
+    );
+    let status = http(agent.ports.status, "GET", "/debug/status").unwrap().1;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["identity"]["svids"][0], "spiffe://domain.test/gw");
+
+    // A mistake later is reported, and what is good goes on.
+    fs::write(lab.path("istio/broken.yaml"), "kind: Gateway\nspec: [\n").unwrap();
+    until("the mistake is counted", || {
+        let metrics = http(agent.ports.status, "GET", "/stats/prometheus")
+            .unwrap()
+            .1;
+        !metrics.contains("istio_agent_config_errors 0")
+    });
+    agent.until_ready(200, "ready");
+
+    let asked = Instant::now();
+    agent.process.terminate();
+    assert!(agent.process.ended().success(), "{}", agent.process.log());
+    assert!(asked.elapsed() < LIMIT);
+    let log = agent.process.log();
+    assert!(
+        log.contains("have no effect") && log.contains("sampling"),
+        "{log}"
+    );
+    assert!(!log.contains("PRIVATE KEY"));
+    assert!(!lab.path("etc/XDS").exists() && !lab.path("etc/envoy-rev.json").exists());
+}
+
+#[test]
+fn quit_ends_at_once_and_only_by_post() {
+    let mut lab = Lab::new();
+    lab.authority();
+    lab.gateway();
+    let mut agent = lab.agent("agent", "builtin");
+    agent.until_ready(200, "ready");
+    assert_eq!(
+        http(agent.ports.status, "GET", "/quitquitquit").unwrap().0,
+        405
+    );
+    assert_eq!(
+        http(agent.ports.status, "POST", "/quitquitquit").unwrap().0,
+        200
+    );
+    assert!(agent.process.ended().success());
+}
+
+#[test]
+fn two_agents_on_one_host_differ_in_their_ports() {
+    if !has_envoy("two_agents_on_one_host_differ_in_their_ports") {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.authority();
+    let first = lab.agent("first", "envoy");
+    first.until_ready(200, "ready");
+    let mut second = lab.agent("second", "envoy");
+    second.until_ready(200, "ready");
+    second.process.terminate();
+    second.process.ended();
+    first.until_ready(200, "ready");
+    assert!(lab.path("etc/XDS").exists(), "the first one's socket stays");
+}
+
+#[test]
+fn envoy_does_not_outlive_its_agent() {
+    if !has_envoy("envoy_does_not_outlive_its_agent") {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.authority();
+    let mut agent = lab.agent("agent", "envoy");
+    agent.until_ready(200, "ready");
+    let admin = agent.ports.admin;
+    assert!(http(admin, "GET", "/ready").is_some());
+    agent.process.kill();
+    until("Envoy is gone", || http(admin, "GET", "/ready").is_none());
+}
+
+#[test]
+fn the_agent_ends_with_its_envoy() {
+    if !has_envoy("the_agent_ends_with_its_envoy") {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.authority();
+    let mut agent = lab.agent("agent", "envoy");
+    agent.until_ready(200, "ready");
+    assert_eq!(
+        http(agent.ports.admin, "POST", "/quitquitquit").unwrap().0,
+        200
+    );
+    assert!(!agent.process.ended().success());
+    assert!(
+        agent.process.log().contains("Envoy has ended"),
+        "{}",
+        agent.process.log()
+    );
+}
+
+/// What the operator reads when it cannot start.
+#[test]
+fn mistakes_at_the_start() {
+    let lab = Lab::new();
+    let run = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = Command::new(BINARY);
+        command
+            .arg("proxy")
+            .args(arguments)
+            .arg("--configDir")
+            .arg(lab.path("istio"));
+        command.env_remove("SPIFFE_ENDPOINT_SOCKET");
+        command.envs(variables.iter().copied());
+        let out = command.output().unwrap();
+        assert!(!out.status.success(), "{arguments:?} {variables:?}");
+        String::from_utf8_lossy(&out.stderr).into_owned()
+    };
+    let socket = ("SPIFFE_ENDPOINT_SOCKET", "unix:///nonexistent/agent.sock");
+    let error = run(&[], &[]);
+    assert!(
+        error.contains("SPIFFE_ENDPOINT_SOCKET is not set"),
+        "{error}"
+    );
+    let error = run(&[], &[socket, ("PROXY_CONFIG", "statusPort: x")]);
+    assert!(error.contains("PROXY_CONFIG: statusPort"), "{error}");
+    let error = run(&["waypoint"], &[socket]);
+    assert!(
+        error.contains("waypoint") && error.contains("router"),
+        "{error}"
+    );
+
+    let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let error = run(
+        &[],
+        &[socket, ("PROXY_CONFIG", &format!("statusPort: {port}"))],
+    );
+    assert!(
+        error.contains(&format!("statusPort of PROXY_CONFIG {port}")),
+        "{error}"
+    );
+
+    let config = format!(
+        "{{statusPort: {}, proxyAdminPort: {}, configPath: {}, binaryPath: /nonexistent/envoy}}",
+        free_port(),
+        free_port(),
+        lab.path("etc").display()
+    );
+    let health = free_port().to_string();
+    let variables = [
+        socket,
+        ("PROXY_CONFIG", &config),
+        ("ENVOY_STATUS_PORT", &health),
+    ];
+    let error = run(&["--dataPlane", "envoy"], &variables);
+    assert!(
+        error.contains("/nonexistent/envoy") && error.contains("ENVOY_BIN"),
+        "{error}"
+    );
+}
