@@ -1,7 +1,7 @@
 //! Handshakes per second, record throughput, and memory per idle connection: both ends of each
 //! connection on one thread, over loopback TCP. For profiles and for ratios between commits.
 //!
-//! `cargo bench -p ithildin-tls --bench tls`
+//! `cargo bench -p ithildin-tls --bench tls [-- handshakes|records|idle]`
 
 #![expect(clippy::unwrap_used, reason = "a benchmark ends where something fails")]
 
@@ -33,27 +33,30 @@ use tokio::{
 const PERIOD: Duration = Duration::from_secs(5);
 
 fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
     // `cargo test --all-targets` runs benchmarks too, without this.
-    if !std::env::args().any(|argument| argument == "--bench") {
+    if !arguments.iter().any(|argument| argument == "--bench") {
         return;
     }
+    let only = arguments.iter().find(|argument| !argument.starts_with('-'));
+    let wanted = |name: &str| only.is_none_or(|only| only == name);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    handshakes(&runtime, "full", Kind::Full);
-    handshakes(&runtime, "full, chain not remembered", Kind::Unremembered);
-    handshakes(&runtime, "resumed", Kind::Resumed);
-    for (write, read) in [
-        (1024, 16 * 1024),
-        (16 * 1024, 16 * 1024),
-        (64 * 1024, 64 * 1024),
-        (256 * 1024, 256 * 1024),
-        (1024 * 1024, 1024 * 1024),
-    ] {
-        throughput(&runtime, write, read);
+    if wanted("handshakes") {
+        handshakes(&runtime, "full", Kind::Full);
+        handshakes(&runtime, "full, chain not remembered", Kind::Unremembered);
+        handshakes(&runtime, "resumed", Kind::Resumed);
     }
-    idle(&runtime);
+    if wanted("records") {
+        for size in [1024, 16 * 1024, 64 * 1024, 256 * 1024, 1024 * 1024] {
+            throughput(&runtime, size, size.max(16 * 1024));
+        }
+    }
+    if wanted("idle") {
+        idle(&runtime);
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
