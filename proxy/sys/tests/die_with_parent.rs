@@ -1,7 +1,8 @@
-#![expect(clippy::unwrap_used, reason = "helpers of a test")]
 //! A child tied to its parent is gone after `kill -9` of the parent; one that is not tied stays.
 //!
 //! The test runs itself in a second role: as the parent that spawns the child and then hangs.
+
+#![expect(clippy::unwrap_used, reason = "outside test functions, yet test code")]
 
 use std::{
     env, fs,
