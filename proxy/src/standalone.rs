@@ -179,7 +179,7 @@ async fn quit(proxy: &Proxy) {
     let mut requested = proxy.requested();
     let mut draining = false;
     loop {
-        let now = requested.borrow_and_update().clone();
+        let now = *requested.borrow_and_update();
         if now.quit {
             return;
         }
