@@ -25,7 +25,7 @@ fn two_federated_clusters_on_envoy() {
 }
 
 fn demo(data_plane: DataPlane, envoy: Option<&Path>) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("a scratch folder can be made");
     let mut command = Command::new(binary("pilot-agent"));
     command
         .args(["demo", "--once", "--data-plane", data_plane.as_str()])

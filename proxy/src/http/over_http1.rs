@@ -96,6 +96,9 @@ impl Exchange<'_> {
             tunnel::run(self.context.worker, down, wire, clock).await;
             return Ok(false);
         }
+        if head.status == 101 {
+            return Err(broken(LocalReply::upstream_protocol_error()));
+        }
         let response = self.finish_head(response(&head));
         let closing = self.is_closing();
         let mut down = client
@@ -208,7 +211,11 @@ fn response(head: &ResponseHead) -> Response {
         status: head.status,
         reason: Bytes::copy_from_slice(head.reason()),
         headers: Headers::from_http1(&head.fields),
-        body: BodyLength::of(head.framing),
+        // To HEAD, and in a 304, the length is told without a body.
+        body: match (head.framing, head.length) {
+            (Framing::None, Some(length)) if length > 0 => BodyLength::Known(length),
+            (framing, _) => BodyLength::of(framing),
+        },
         upgrade: head
             .is_upgrade()
             .then(|| head.fields.known(ithildin_http1::Known::Upgrade))
