@@ -16,7 +16,7 @@ pub struct SecretRef {
 }
 
 /// The last word on one secret.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum SecretState {
     /// Not answered yet; the text says what is waited for.
     Pending(Arc<str>),

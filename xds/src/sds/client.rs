@@ -17,7 +17,10 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::watch};
 use tonic::transport::Channel;
 
-use super::client_stream::{self, Protocol, Subscription};
+use super::{
+    client_stream::{self, Protocol, Subscription},
+    files::{FileName, FileSecrets},
+};
 use crate::{SecretRef, SecretState, SecretSubscriber, ServerAddress, connect};
 
 /// Finds a cluster of the configuration by name.
@@ -26,7 +29,7 @@ pub type ClusterLookup = Arc<dyn Fn(&str) -> Option<ServerAddress> + Send + Sync
 /// Accepts a secret, or says why not: the server is told, and the secret before it stays in force.
 pub type SecretCheck = Arc<dyn Fn(&Secret) -> Result<(), String> + Send + Sync>;
 
-/// Secrets by gRPC, and those of the bootstrap's `static_resources`.
+/// Secrets by gRPC, from files of resources, and those of the bootstrap's `static_resources`.
 #[derive(Clone)]
 pub struct SdsClients {
     inner: Arc<Inner>,
@@ -37,6 +40,7 @@ struct Inner {
     clusters: ClusterLookup,
     check: SecretCheck,
     runtime: Handle,
+    files: FileSecrets,
     fixed: HashMap<String, Arc<Secret>>,
     channels: Mutex<HashMap<ServerAddress, Channel>>,
     subscriptions: Mutex<HashMap<Key, watch::Sender<SecretState>>>,
@@ -63,6 +67,7 @@ impl SdsClients {
             clusters,
             check,
             runtime: Handle::current(),
+            files: FileSecrets::new(),
             fixed: fixed
                 .map(|secret| (secret.name.clone(), Arc::new(secret)))
                 .collect(),
@@ -77,6 +82,9 @@ impl SdsClients {
 
 impl SecretSubscriber for SdsClients {
     fn subscribe(&self, secret: &SecretRef) -> watch::Receiver<SecretState> {
+        if let Some(file) = secret.source.as_ref().and_then(file) {
+            return self.inner.files.subscribe(&secret.name, file);
+        }
         let followed = match &secret.source {
             None => Err(self.inner.fixed(&secret.name)),
             Some(source) => self.inner.key(&secret.name, source).map_err(|reason| {
@@ -104,7 +112,7 @@ impl Inner {
     fn key(&self, name: &str, source: &ConfigSource) -> Result<Key, String> {
         let Some(ConfigSourceSpecifier::ApiConfigSource(api)) = &source.config_source_specifier
         else {
-            return Err("sds_config must be an api_config_source".into());
+            return Err("sds_config must be an api_config_source or a path_config_source".into());
         };
         let protocol = match api.api_type() {
             ApiType::Grpc => Protocol::StateOfTheWorld,
@@ -149,6 +157,20 @@ impl Inner {
         let mut channels = self.channels.lock();
         let channel = channels.entry(server.clone());
         channel.or_insert_with(|| connect::channel(server)).clone()
+    }
+}
+
+/// The file that `source` names, if it names one.
+fn file(source: &ConfigSource) -> Option<FileName> {
+    match source.config_source_specifier.as_ref()? {
+        ConfigSourceSpecifier::PathConfigSource(source) => Some(FileName::Discovery {
+            path: source.path.clone().into(),
+            folder: source
+                .watched_directory
+                .as_ref()
+                .map(|folder| folder.path.clone().into()),
+        }),
+        _ => None,
     }
 }
 

@@ -1,4 +1,5 @@
-//! Istio's secrets from files: `file-cert:<chain>~<key>`, `file-root:<roots>`, `file-root:system`.
+//! Secrets from files: Istio's names `file-cert:<chain>~<key>`, `file-root:<roots>` and
+//! `file-root:system`, and files of xDS resources (`path_config_source`).
 //!
 //! A file that is broken or gone leaves the last good content in force.
 
@@ -9,7 +10,13 @@ use std::{
     sync::Arc,
 };
 
-use ithildin_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
+use ithildin_proto::{
+    from_yaml,
+    pb::envoy::{
+        extensions::transport_sockets::tls::v3::Secret, service::discovery::v3::DiscoveryResponse,
+    },
+    unpack,
+};
 use ithildin_spiffe::{Caller, x509::certificates_from_pem};
 use parking_lot::Mutex;
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
@@ -17,7 +24,7 @@ use tokio::{runtime::Handle, sync::watch};
 use tracing::{info, warn};
 
 use super::encode;
-use crate::watch_paths::PathWatch;
+use crate::{SecretState, watch_paths::PathWatch};
 
 const CERTIFICATE: &str = "file-cert:";
 const ROOT: &str = "file-root:";
@@ -31,18 +38,19 @@ const SYSTEM_ROOTS: [&str; 4] = [
 ];
 
 /// The files that a name stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum FileName {
-    Certificate { chain: PathBuf, key: PathBuf },
+    Certificate {
+        chain: PathBuf,
+        key: PathBuf,
+    },
     Root(PathBuf),
-}
-
-/// The last word on a file secret.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum FileState {
-    Ready(Arc<Secret>),
-    /// Never read yet; the text says why.
-    Missing(Arc<str>),
+    /// A discovery response in YAML or JSON, which has the secret among its resources.
+    Discovery {
+        path: PathBuf,
+        /// A folder whose changes announce those of the file.
+        folder: Option<PathBuf>,
+    },
 }
 
 /// Reads and watches each named set of files once, for all who ask.
@@ -53,7 +61,8 @@ pub(crate) struct FileSecrets {
     watched: Watched,
 }
 
-type Watched = Arc<Mutex<HashMap<String, watch::Receiver<FileState>>>>;
+type Watched = Arc<Mutex<HashMap<Key, watch::Receiver<SecretState>>>>;
+type Key = (String, FileName);
 
 impl FileName {
     /// `None` if `name` is no file's; an error text if it wants to be one and is malformed.
@@ -87,6 +96,10 @@ impl FileName {
         match self {
             Self::Certificate { chain, key } => vec![chain.clone(), key.clone()],
             Self::Root(path) => vec![path.clone()],
+            Self::Discovery { path, folder } => {
+                let inside = folder.iter().map(|folder| folder.join("..data"));
+                inside.chain([path.clone()]).collect()
+            }
         }
     }
 
@@ -106,6 +119,7 @@ impl FileName {
                 certificates_from_pem(&pem).map_err(|e| format!("{}: {e}", path.display()))?;
                 Ok(encode::pem_validation(name, pem, None))
             }
+            Self::Discovery { path, .. } => discovered(name, path),
         }
     }
 }
@@ -120,21 +134,22 @@ impl FileSecrets {
     }
 
     /// The state of `name`, now and later.
-    pub(crate) fn subscribe(&self, name: &str, file: FileName) -> watch::Receiver<FileState> {
+    pub(crate) fn subscribe(&self, name: &str, file: FileName) -> watch::Receiver<SecretState> {
         let mut watched = self.watched.lock();
-        if let Some(receiver) = watched.get(name) {
+        let key = (name.to_owned(), file);
+        if let Some(receiver) = watched.get(&key) {
             return receiver.clone();
         }
-        let first = match file.read(name) {
-            Ok(secret) => FileState::Ready(Arc::new(secret)),
+        let first = match key.1.read(name) {
+            Ok(secret) => SecretState::Ready(Arc::new(secret)),
             Err(error) => {
                 warn!(name, error, "a secret's file cannot be used; it is watched");
-                FileState::Missing(error.into())
+                SecretState::Pending(format!("secret {name:?}: {error}").into())
             }
         };
         let (sender, receiver) = watch::channel(first);
-        watched.insert(name.to_owned(), receiver.clone());
-        let task = follow(name.to_owned(), file, sender, Arc::clone(&self.watched));
+        watched.insert(key.clone(), receiver.clone());
+        let task = follow(key, sender, Arc::clone(&self.watched));
         self.runtime.spawn(task);
         receiver
     }
@@ -146,16 +161,17 @@ pub(crate) fn may_read(caller: &Caller) -> bool {
     caller.uid.is_some_and(|uid| uid == 0 || uid == own)
 }
 
-async fn follow(name: String, file: FileName, sender: watch::Sender<FileState>, watched: Watched) {
+async fn follow(key: Key, sender: watch::Sender<SecretState>, watched: Watched) {
+    let (name, file) = &key;
     let mut watch = PathWatch::new(file.paths());
     loop {
         watch.changed().await;
-        if forget_unused(&name, &sender, &watched) {
+        if forget_unused(&key, &sender, &watched) {
             return;
         }
-        match file.read(&name) {
+        match file.read(name) {
             Ok(secret) => {
-                if replace(&sender, FileState::Ready(Arc::new(secret))) {
+                if replace(&sender, SecretState::Ready(Arc::new(secret))) {
                     info!(name, "a secret's files have changed");
                 }
             }
@@ -168,21 +184,37 @@ async fn follow(name: String, file: FileName, sender: watch::Sender<FileState>, 
 }
 
 /// Whether only the map holds a receiver; it no longer does then.
-fn forget_unused(name: &str, sender: &watch::Sender<FileState>, watched: &Watched) -> bool {
+fn forget_unused(key: &Key, sender: &watch::Sender<SecretState>, watched: &Watched) -> bool {
     let mut watched = watched.lock();
     let unused = sender.receiver_count() == 1;
     if unused {
-        watched.remove(name);
+        watched.remove(key);
     }
     unused
 }
 
-fn replace(sender: &watch::Sender<FileState>, new: FileState) -> bool {
+fn replace(sender: &watch::Sender<SecretState>, new: SecretState) -> bool {
     sender.send_if_modified(|state| {
         let changed = *state != new;
         *state = new;
         changed
     })
+}
+
+fn discovered(name: &str, path: &Path) -> Result<Secret, String> {
+    let at = path.display();
+    let text = String::from_utf8(read(path)?).map_err(|error| format!("{at}: {error}"))?;
+    let response: DiscoveryResponse =
+        from_yaml(&text).map_err(|errors| format!("{at}: {}", errors.0.join("; ")))?;
+    for any in &response.resources {
+        let secret: Secret = unpack(any).map_err(|error| format!("{at}: {error}"))?;
+        if secret.name == name {
+            return Ok(secret);
+        }
+    }
+    Err(format!(
+        "{at}: there is no secret {name:?} among its resources"
+    ))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::{
-    files::{FileName, FileSecrets, FileState},
+    files::{FileName, FileSecrets},
     options::SdsOptions,
     resolve::{Answer, resolve},
     validator::Validator,
@@ -30,7 +30,6 @@ struct Inner {
     options: SdsOptions,
     identity: watch::Receiver<IdentityState>,
     files: FileSecrets,
-    runtime: tokio::runtime::Handle,
     /// By name, whoever subscribed first.
     states: Mutex<HashMap<String, watch::Sender<SecretState>>>,
 }
@@ -42,7 +41,6 @@ impl LocalSecrets {
             options,
             identity: identity.clone(),
             files: FileSecrets::new(),
-            runtime: tokio::runtime::Handle::current(),
             states: Mutex::default(),
         });
         tokio::spawn(follow_identity(Arc::downgrade(&inner), identity));
@@ -59,13 +57,13 @@ impl SecretSubscriber for LocalSecrets {
             let reason = format!("secret {name:?}: its sds_config does not name a gRPC cluster");
             return watch::channel(SecretState::Unavailable(reason.into())).1;
         }
+        if let Some(Ok(file)) = FileName::parse(&secret.name) {
+            return self.inner.files.subscribe(&secret.name, file);
+        }
         let mut states = self.inner.states.lock();
         states.retain(|_, sender| sender.receiver_count() > 0);
         if let Some(sender) = states.get(&secret.name) {
             return sender.subscribe();
-        }
-        if let Some(Ok(file)) = FileName::parse(&secret.name) {
-            return self.inner.follow_file(&secret.name, file, &mut states);
         }
         let state = self.inner.state(&secret.name, None);
         let (sender, receiver) = watch::channel(state);
@@ -95,26 +93,9 @@ impl Inner {
 
     fn update_all(&self) {
         for (name, sender) in self.states.lock().iter() {
-            if FileName::parse(name).is_some() {
-                continue;
-            }
             let new = self.state(name, Some(&sender.borrow()));
             publish(name, sender, new);
         }
-    }
-
-    fn follow_file(
-        &self,
-        name: &str,
-        file: FileName,
-        states: &mut HashMap<String, watch::Sender<SecretState>>,
-    ) -> watch::Receiver<SecretState> {
-        let files = self.files.subscribe(name, file);
-        let (sender, receiver) = watch::channel(file_secret(&files.borrow()));
-        states.insert(name.to_owned(), sender.clone());
-        self.runtime
-            .spawn(follow_file(name.to_owned(), files, sender));
-        receiver
     }
 }
 
@@ -134,33 +115,9 @@ async fn follow_identity(
     }
 }
 
-async fn follow_file(
-    name: String,
-    mut files: watch::Receiver<FileState>,
-    sender: watch::Sender<SecretState>,
-) {
-    loop {
-        tokio::select! {
-            changed = files.changed() => if changed.is_err() {
-                return;
-            },
-            () = sender.closed() => return,
-        }
-        let state = file_secret(&files.borrow_and_update());
-        publish(&name, &sender, state);
-    }
-}
-
-fn file_secret(state: &FileState) -> SecretState {
-    match state {
-        FileState::Ready(secret) => SecretState::Ready(Arc::clone(secret)),
-        FileState::Missing(reason) => SecretState::Pending(Arc::clone(reason)),
-    }
-}
-
 /// Publishes what differs, and says so.
 fn publish(name: &str, sender: &watch::Sender<SecretState>, new: SecretState) {
-    if !differs(&sender.borrow(), &new) {
+    if *sender.borrow() == new {
         return;
     }
     match &new {
@@ -169,15 +126,6 @@ fn publish(name: &str, sender: &watch::Sender<SecretState>, new: SecretState) {
         SecretState::Unavailable(reason) => warn!(name, %reason, "a secret is withdrawn"),
     }
     sender.send_replace(new);
-}
-
-fn differs(old: &SecretState, new: &SecretState) -> bool {
-    match (old, new) {
-        (SecretState::Ready(old), SecretState::Ready(new)) => old != new,
-        (SecretState::Pending(old), SecretState::Pending(new))
-        | (SecretState::Unavailable(old), SecretState::Unavailable(new)) => old != new,
-        _ => true,
-    }
 }
 
 /// A gRPC cluster of the bootstrap is the agent itself; other kinds of source are somebody else's.

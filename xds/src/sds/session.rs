@@ -17,12 +17,15 @@ use tokio_stream::{StreamMap, wrappers::WatchStream};
 use tracing::{debug, info, warn};
 
 use super::{
-    files::{self, FileName, FileSecrets, FileState},
+    files::{self, FileName, FileSecrets},
     options::SdsOptions,
     resolve::{Answer, resolve, wildcard},
     validator::Validator,
 };
-use crate::subscription::{Catalog, Claims, Interest, Resource};
+use crate::{
+    SecretState,
+    subscription::{Catalog, Claims, Interest, Resource},
+};
 
 /// One stream's view of the secrets.
 pub(super) struct Session {
@@ -30,8 +33,8 @@ pub(super) struct Session {
     caller: Caller,
     files: FileSecrets,
     /// By name; those of the stream's file secrets.
-    file_states: BTreeMap<String, FileState>,
-    file_changes: StreamMap<String, WatchStream<FileState>>,
+    file_states: BTreeMap<String, SecretState>,
+    file_changes: StreamMap<String, WatchStream<SecretState>>,
     /// From before this stream, as the peer says.
     claims: Claims,
     answers: BTreeMap<String, Answer>,
@@ -124,17 +127,19 @@ impl Session {
                 Answer::Unknown("files are served only to the agent's own user and to root".into())
             }
             Some(Ok(file)) => match self.file_state(name, file) {
-                FileState::Ready(secret) => Answer::Secret(secret),
-                FileState::Missing(reason) => Answer::Pending(reason),
+                SecretState::Ready(secret) => Answer::Secret(secret),
+                SecretState::Pending(reason) | SecretState::Unavailable(reason) => {
+                    Answer::Pending(reason)
+                }
             },
         }
     }
 
-    fn file_state(&mut self, name: &str, file: FileName) -> FileState {
+    fn file_state(&mut self, name: &str, file: FileName) -> SecretState {
         if let Some(state) = self.file_states.get(name) {
             return state.clone();
         }
-        let mut receiver: watch::Receiver<FileState> = self.files.subscribe(name, file);
+        let mut receiver: watch::Receiver<SecretState> = self.files.subscribe(name, file);
         let state = receiver.borrow_and_update().clone();
         let changes = WatchStream::from_changes(receiver);
         self.file_changes.insert(name.to_owned(), changes);

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use ithildin_proto::pb::envoy::{
     config::core::v3::{
-        ApiConfigSource, ConfigSource, GrpcService, Node,
+        ApiConfigSource, ConfigSource, GrpcService, Node, PathConfigSource,
         api_config_source::ApiType,
         config_source::ConfigSourceSpecifier,
         grpc_service::{EnvoyGrpc, TargetSpecifier},
@@ -166,6 +166,46 @@ async fn sources_that_cannot_serve() {
         source: Some(ConfigSource::default()),
     };
     assert!(of(&empty).contains("api_config_source"));
+}
+
+#[tokio::test]
+async fn a_file_of_resources_is_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sds.yaml");
+    let clients = clients(&folder.path().join("unused.sock"));
+    let source = PathConfigSource {
+        path: path.display().to_string(),
+        ..Default::default()
+    };
+    let file = |name: &str| SecretRef {
+        name: name.into(),
+        source: Some(ConfigSource {
+            config_source_specifier: Some(ConfigSourceSpecifier::PathConfigSource(source.clone())),
+            ..Default::default()
+        }),
+    };
+    let write = |ca: &str| {
+        let yaml = format!(
+            "resources:\n- \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  \
+             name: ca\n  validation_context: {{trusted_ca: {{inline_string: {ca}}}}}\n"
+        );
+        std::fs::write(&path, yaml).unwrap();
+    };
+    let mut states = clients.subscribe(&file("ca"));
+    assert!(
+        text(&states.borrow()).contains("sds.yaml"),
+        "{}",
+        text(&states.borrow())
+    );
+    let has = |state: &SecretState, ca: &str| matches!(state, SecretState::Ready(secret) if format!("{secret:?}").contains(ca));
+    for ca in ["first", "second"] {
+        write(ca);
+        until(&mut states, |state| has(state, ca)).await;
+    }
+    std::fs::write(&path, "resources: [{").unwrap();
+    let other = clients.subscribe(&file("other"));
+    assert!(text(&other.borrow()).starts_with("pending"));
+    assert!(has(&states.borrow(), "second"), "what was good stays");
 }
 
 /// A server that says what it is told to.
