@@ -43,10 +43,21 @@ enum Command {
     Demo(demo::Args),
 }
 
+impl Command {
+    /// The level of log lines unless a flag says otherwise.
+    fn log_level(&self) -> &'static str {
+        match self {
+            // It tells its story on standard output; the log of one process of several would disturb.
+            Self::Demo(_) => "default:warn",
+            _ => "default:info",
+        }
+    }
+}
+
 impl Cli {
     /// Runs the command to its end.
     pub fn run(self) -> ExitCode {
-        if let Err(error) = log::init(&self.log) {
+        if let Err(error) = log::init(&self.log, self.command.log_level()) {
             eprintln!("pilot-agent: {error:#}");
             return ExitCode::FAILURE;
         }

@@ -7,27 +7,28 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logging")]
 pub(crate) struct LogArgs {
-    /// Levels, `default:<level>` first, then `<module>:<level>`; none, error, warn, info or debug
+    /// Levels, `default:<level>` first, then `<module>:<level>`; none, error, warn, info (the default) or debug
     #[arg(
         long = "log_output_level",
         value_name = "SCOPE:LEVEL,...",
-        default_value = "default:info",
         global = true
     )]
-    levels: String,
+    levels: Option<String>,
     /// One JSON object per line
     #[arg(long = "log_as_json", global = true)]
     json: bool,
 }
 
-/// Sends log lines to standard error. `RUST_LOG`, where set, overrides the level.
-pub(crate) fn init(args: &LogArgs) -> anyhow::Result<()> {
+/// Sends log lines to standard error; at `level` unless the flag says otherwise. `RUST_LOG`, where set,
+/// overrides both.
+pub(crate) fn init(args: &LogArgs, level: &str) -> anyhow::Result<()> {
+    let levels = args.levels.as_deref().unwrap_or(level);
     let directives = match std::env::var("RUST_LOG") {
         Ok(directives) if !directives.is_empty() => directives,
-        _ => directives(&args.levels),
+        _ => directives(levels),
     };
     let filter = EnvFilter::try_new(&directives)
-        .with_context(|| format!("--log_output_level {:?}", args.levels))?;
+        .with_context(|| format!("--log_output_level {levels:?}"))?;
     let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(std::io::stderr);
     match args.json {

@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -20,6 +21,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection.
 pub(super) struct Client {
     sender: SendRequest<Empty<Bytes>>,
+    /// Drives it; its result says why it broke.
+    connection: JoinHandle<hyper::Result<()>>,
     host: String,
 }
 
@@ -38,9 +41,9 @@ impl Client {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
         Ok(Self {
             sender,
+            connection: tokio::spawn(connection),
             host: host.to_owned(),
         })
     }
@@ -57,13 +60,28 @@ impl Client {
             anyhow::Ok(Response::from_parts(head, body))
         };
         match timeout(TIMEOUT, exchange).await {
-            Ok(response) => response,
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(self.cause().await.unwrap_or(error)),
             Err(_) => bail!("no answer within {TIMEOUT:?}"),
+        }
+    }
+
+    /// Why the connection broke, such as a TLS alert; the request itself only knows that it did.
+    async fn cause(&mut self) -> Option<anyhow::Error> {
+        match timeout(TIMEOUT, &mut self.connection).await {
+            Ok(Ok(Err(error))) => Some(error.into()),
+            _ => None,
         }
     }
 
     /// Whether the peer has closed the connection.
     pub(super) fn is_closed(&self) -> bool {
         self.sender.is_closed()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.connection.abort();
     }
 }

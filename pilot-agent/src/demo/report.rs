@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
 };
 
+use anyhow::bail;
 use serde::Serialize;
 
 use super::Output;
@@ -36,8 +37,12 @@ pub(super) enum Event {
         millis_since_start: u64,
         hops: Vec<Hop>,
     },
+    /// What comes next.
+    Act {
+        title: &'static str,
+    },
     Rotation {
-        what: String,
+        what: &'static str,
     },
     Load {
         requests: u64,
@@ -68,6 +73,8 @@ pub(super) enum Event {
     Summary {
         held: bool,
         failed: Vec<String>,
+        /// What the data plane admits and is known to.
+        known: Vec<String>,
     },
     TryIt {
         commands: Vec<String>,
@@ -86,6 +93,7 @@ pub(super) struct Hop {
 pub(super) struct Report {
     output: Output,
     failed: Vec<String>,
+    known: Vec<String>,
 }
 
 impl Report {
@@ -93,6 +101,7 @@ impl Report {
         Self {
             output,
             failed: Vec::new(),
+            known: Vec::new(),
         }
     }
 
@@ -112,8 +121,22 @@ impl Report {
         }
     }
 
-    pub(super) fn failed(&self) -> &[String] {
-        &self.failed
+    /// Remembers a known shortcoming of the data plane.
+    pub(super) fn admit(&mut self, known: String) {
+        self.known.push(known);
+    }
+
+    /// Tells how it went; an error if something did not hold.
+    pub(super) fn summarise(&mut self) -> anyhow::Result<()> {
+        self.tell(Event::Summary {
+            held: self.failed.is_empty(),
+            failed: self.failed.clone(),
+            known: self.known.clone(),
+        });
+        if self.failed.is_empty() {
+            return Ok(());
+        }
+        bail!("did not hold: {}", self.failed.join("; "))
     }
 }
 
@@ -163,6 +186,7 @@ impl std::fmt::Display for Event {
                     )
                 })
             }
+            Self::Act { title } => write!(f, "{title}"),
             Self::Rotation { what } => write!(f, "  {what}"),
             Self::Load {
                 requests,
@@ -218,7 +242,20 @@ impl std::fmt::Display for Event {
                     None => Ok(()),
                 }
             }
-            Self::Summary { held: true, .. } => write!(f, "All of it held."),
+            Self::Summary {
+                held: true, known, ..
+            } if known.is_empty() => {
+                write!(f, "All of it held.")
+            }
+            Self::Summary {
+                held: true, known, ..
+            } => {
+                write!(
+                    f,
+                    "All of it held, but for what the data plane is known to admit: {}",
+                    known.join(", ")
+                )
+            }
             Self::Summary { failed, .. } => {
                 write!(f, "Not all of it held:")?;
                 failed

@@ -110,11 +110,28 @@ pub(super) async fn reason(stage: &Stage, log: usize) -> Option<String> {
     }
 }
 
-/// A log line without its time and level.
+/// What a log line says, without its time, level, module and fields but for the rule.
 pub(super) fn message(line: &str) -> String {
-    let line = line
-        .split_once("WARN")
-        .or_else(|| line.split_once("INFO"))
-        .map_or(line, |(_, rest)| rest);
-    line.trim().to_owned()
+    let text = line.split_once(" WARN ").map_or(line, |(_, rest)| rest);
+    let text = text.split_once(": ").map_or(text, |(_, rest)| rest);
+    let end = [" listener=", " side="]
+        .iter()
+        .filter_map(|field| text.find(field))
+        .min();
+    let rule = line
+        .split_once("rule=\"")
+        .and_then(|(_, rest)| rest.split('"').next());
+    let text = text[..end.unwrap_or(text.len())].trim();
+    let known = [
+        "downstream tls handshake failed: ",
+        "closed a live connection: ",
+    ];
+    let text = known
+        .iter()
+        .find_map(|prefix| text.strip_prefix(prefix))
+        .unwrap_or(text);
+    match rule {
+        Some(rule) => format!("{text} [{rule}]"),
+        None => text.to_owned(),
+    }
 }
