@@ -257,8 +257,11 @@ fn proxies(
     data_plane: DataPlane,
     [egress, ingress, httpbin]: [u16; 3],
 ) -> anyhow::Result<Vec<(Process, u16)>> {
+    let [service, gateway] = free_ports()?;
     let fill = |yaml: &str| {
-        yaml.replace("{egress}", &egress.to_string())
+        yaml.replace("{service}", &service.to_string())
+            .replace("{gateway}", &gateway.to_string())
+            .replace("{egress}", &egress.to_string())
             .replace("{ingress}", &ingress.to_string())
             .replace("{httpbin}", &httpbin.to_string())
     };
