@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config::{
         Cluster, HttpManager,
-        route::{Clusters, Forward, Route, RouteAction, RouteTable},
+        route::{Clusters, Forward, Route, RouteAction, RouteTable, VirtualHost},
     },
     stats::HttpBlock,
     upstream::{HttpLease, LbRequest, UpstreamFailure},
@@ -54,6 +54,8 @@ pub(super) struct Outcome {
     pub(super) flag: &'static str,
     pub(super) details: &'static str,
     pub(super) route: Option<Arc<Route>>,
+    /// The route's table, and which of its virtual hosts.
+    pub(super) host: Option<(Arc<RouteTable>, usize)>,
     pub(super) cluster: Option<Arc<str>>,
     pub(super) endpoint: Option<Arc<crate::config::cluster::Endpoint>>,
     pub(super) transport_failure: Option<Arc<str>>,
@@ -94,8 +96,9 @@ impl Exchange<'_> {
             .routes
             .load_full()
             .ok_or_else(LocalReply::no_route)?;
-        let route = self.find_route(&table)?;
+        let (host, route) = self.find_route(&table)?;
         self.outcome.route = Some(Arc::clone(&route));
+        self.outcome.host = Some((Arc::clone(&table), host));
         match &route.action {
             RouteAction::Direct { status, body } => {
                 self.context.stats.rq_direct_response.inc();
@@ -114,17 +117,19 @@ impl Exchange<'_> {
                 ))
             }
             RouteAction::Forward(forward) => {
-                self.forward(&table, &route, forward, source, client).await
+                let host = &table.hosts[host];
+                self.forward((&table, host, &route), forward, source, client)
+                    .await
             }
         }
     }
 
-    fn find_route(&self, table: &RouteTable) -> Result<Arc<Route>, LocalReply> {
+    fn find_route(&self, table: &RouteTable) -> Result<(usize, Arc<Route>), LocalReply> {
         let authority = std::str::from_utf8(&self.request.authority).unwrap_or_default();
         let found = table
             .virtual_host(authority)
             .ok_or_else(LocalReply::no_route);
-        let host = found.inspect_err(|_| self.context.stats.no_route.inc())?;
+        let (index, host) = found.inspect_err(|_| self.context.stats.no_route.inc())?;
         if host.require_tls && self.context.connection.tls.is_none() {
             return Err(super::redirect::to_https(&self.request));
         }
@@ -132,13 +137,13 @@ impl Exchange<'_> {
         if route.is_none() {
             self.context.stats.no_route.inc();
         }
-        route.cloned().ok_or_else(LocalReply::no_route)
+        let route = route.cloned().ok_or_else(LocalReply::no_route)?;
+        Ok((index, route))
     }
 
     async fn forward(
         &mut self,
-        table: &RouteTable,
-        route: &Arc<Route>,
+        (table, host, route): (&RouteTable, &VirtualHost, &Route),
         forward: &Forward,
         source: &mut Source<'_, '_>,
         client: &mut Client<'_, '_>,
@@ -150,7 +155,7 @@ impl Exchange<'_> {
             return Err(LocalReply::no_cluster(forward.cluster_not_found.as_u16()));
         };
         self.outcome.cluster = Some(Arc::clone(&cluster.name));
-        super::prepare::forwarded(&mut self.request, table, route, forward);
+        super::prepare::forwarded(&mut self.request, table, host, route, forward);
         let clock = Clock::new(self.context, forward);
         let attempts = self.attempts(cluster, forward, source, client, &clock);
         match clock.limit(attempts).await {
@@ -299,6 +304,16 @@ impl Exchange<'_> {
         self.outcome.status = response.status;
         self.outcome.details = "via_upstream";
         response::prepare(self.context, &mut response, self.started);
+        if let (Some(route), Some((table, host))) = (&self.outcome.route, &self.outcome.host) {
+            let host = &table.hosts[*host];
+            for mutations in [
+                &route.response_headers,
+                &host.response_headers,
+                &table.response_headers,
+            ] {
+                super::mutate::apply(mutations, &mut response.headers);
+            }
+        }
         response
     }
 

@@ -163,6 +163,14 @@ impl Headers {
         self.remove(name);
         self.push(known, name, value);
     }
+
+    pub(super) fn append(&mut self, name: HeaderName, value: Bytes) {
+        self.0.push(Field {
+            known: Known::of(name.as_str().as_bytes()),
+            name: Name::Typed(name),
+            value,
+        });
+    }
 }
 
 fn is_named(field: &Field, name: &str) -> bool {

@@ -10,7 +10,7 @@ use crate::config::route::{
 
 impl RouteTable {
     /// The virtual host of `authority`: exact, longest suffix, longest prefix, then `*`.
-    pub(super) fn virtual_host(&self, authority: &str) -> Option<&VirtualHost> {
+    pub(super) fn virtual_host(&self, authority: &str) -> Option<(usize, &VirtualHost)> {
         let lower = authority.to_ascii_lowercase();
         let host = match self.ignore_port_in_host_matching {
             true => without_port(&lower),
@@ -30,7 +30,7 @@ impl RouteTable {
                 })
             })
             .or(self.any.as_ref())?;
-        self.hosts.get(*index)
+        self.hosts.get(*index).map(|host| (*index, host))
     }
 }
 

@@ -10,6 +10,7 @@ mod headers;
 mod http1;
 mod http2;
 mod matching;
+mod mutate;
 mod over_http1;
 mod over_http2;
 mod path;

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use ithildin_http1::Known;
 
-use super::{failure::LocalReply, headers::Headers, request::Request, xfcc};
+use super::{failure::LocalReply, headers::Headers, mutate, request::Request, xfcc};
 use crate::{
     config::{
         HttpManager,
         http::UnderscoreAction,
-        route::{Forward, HeaderMutations, PathMatch, Route, RouteTable},
+        route::{Forward, PathMatch, Route, RouteTable, VirtualHost},
     },
     worker::Connection,
 };
@@ -181,6 +181,7 @@ fn request_id(manager: &HttpManager, external: bool, headers: &mut Headers) {
 pub(super) fn forwarded(
     request: &mut Request,
     table: &RouteTable,
+    host: &VirtualHost,
     route: &Route,
     forward: &Forward,
 ) {
@@ -194,14 +195,13 @@ pub(super) fn forwarded(
         }
         request.authority = Bytes::copy_from_slice(host.as_bytes());
     }
-    for mutations in [&route.request_headers, &table.request_headers] {
-        remove(&mut request.headers, mutations);
-    }
-}
-
-fn remove(headers: &mut Headers, mutations: &HeaderMutations) {
-    for name in &mutations.remove {
-        headers.remove(name.as_str());
+    // The most specific level comes first (`most_specific_header_mutations_wins` is off).
+    for mutations in [
+        &route.request_headers,
+        &host.request_headers,
+        &table.request_headers,
+    ] {
+        mutate::apply(mutations, &mut request.headers);
     }
 }
 

@@ -66,7 +66,15 @@ fn addition(option: &HeaderValueOption, at: &At<'_>) -> Option<HeaderAddition> {
     let at_header = at.field("header");
     at_header.unset("raw_value", raw_value);
     let name = header_name(key, &at_header.field("key"));
-    let value = at_header.field("value").check(access_log::template(value));
+    let at_value = at_header.field("value");
+    let value = at_value.check(access_log::template(value));
+    if value
+        .as_ref()
+        .is_some_and(|value| value.as_literal().is_none())
+    {
+        at_value.error("command operators in header values are not supported");
+        return None;
+    }
     let action = match append {
         // The deprecated form, which `append_action` replaced.
         Some(append) if append.value => AppendAction::AppendOrAdd,
