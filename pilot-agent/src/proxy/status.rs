@@ -37,6 +37,8 @@ const CONCURRENT: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between the answer to `/quitquitquit` and the end, so that the answer still leaves.
+const QUIT_PAUSE: Duration = Duration::from_millis(100);
 const TEXT: &str = "text/plain; charset=utf-8";
 /// Prometheus' text format.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -149,7 +151,11 @@ async fn handle(
             "only requests from this host are allowed\n",
         ),
         (Port::Status, "/quitquitquit") if request.method() == Method::POST => {
-            shared.quit.notify_one();
+            let quit = Arc::clone(&shared.quit);
+            tokio::spawn(async move {
+                tokio::time::sleep(QUIT_PAUSE).await;
+                quit.notify_one();
+            });
             answer(StatusCode::OK, TEXT, "OK\n")
         }
         (Port::Status, "/quitquitquit") => {
