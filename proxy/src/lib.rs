@@ -13,6 +13,7 @@ pub mod stats;
 pub mod tcp;
 #[cfg(test)]
 mod testing;
+pub mod tls_session;
 pub mod upstream;
 pub mod worker;
 

@@ -57,8 +57,6 @@ pub enum StartError {
         address: SocketAddr,
         source: std::io::Error,
     },
-    #[error("cannot start the access log thread: {0}")]
-    AccessLog(#[from] std::io::Error),
 }
 
 /// A running proxy.
@@ -81,8 +79,7 @@ impl Proxy {
     pub async fn start(options: ProxyOptions) -> Result<Self, StartError> {
         let started = Instant::now();
         let stats = Arc::new(Registry::new(options.concurrency));
-        let logs = LogWriter::start(Arc::clone(&stats.filesystem))?;
-        let logs = Arc::new(logs);
+        let logs = Arc::new(LogWriter::new(Arc::clone(&stats.filesystem)));
         let resources = options.resources.clone();
         let control = Control::start(
             &options.bootstrap,

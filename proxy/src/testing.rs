@@ -13,6 +13,7 @@ use ithildin_tls::{
 use rustls_pki_types::PrivateKeyDer;
 
 use crate::{
+    access_log::AccessLogs,
     config::{
         Cluster, FilterChain, FilterChains, Listener, Snapshot,
         cluster::{
@@ -105,7 +106,7 @@ pub(crate) fn tcp_proxy(cluster: &str) -> TcpProxy {
         idle_timeout: None,
         max_connection_duration: None,
         max_connect_attempts: 1,
-        access_log: Vec::new(),
+        access_log: AccessLogs::default(),
     }
 }
 
@@ -131,7 +132,7 @@ pub(crate) fn listener(name: &str, address: SocketAddr, chain: FilterChain) -> L
         continue_on_inspect_timeout: false,
         chains: FilterChains::new(vec![Arc::new(chain)], None).expect("one chain"),
         buffer_limit: 1 << 20,
-        access_log: Vec::new(),
+        access_log: AccessLogs::default(),
         stats: Arc::new(ListenerStats::new("test".into(), true, WORKERS)),
     }
 }

@@ -2,10 +2,12 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     time::{Duration, SystemTime},
 };
 
 use super::ResponseFlags;
+use crate::tls_session::TlsSession;
 
 /// One finished (or, for header templates, running) request or connection. Borrowed from whoever
 /// serves it; everything that is unknown stays at its default and prints as `-`.
@@ -111,11 +113,13 @@ pub struct Bytes {
     /// To downstream (`%BYTES_SENT%`).
     pub sent: u64,
     /// To and from upstream, with heads and framing (`%UPSTREAM_WIRE_BYTES_SENT%` and such).
-    pub upstream_sent: u64,
-    pub upstream_received: u64,
+    /// `None` over HTTP/2, whose frames are not counted.
+    pub upstream_sent: Option<u64>,
+    pub upstream_received: Option<u64>,
     /// To and from downstream, with heads and framing (`%DOWNSTREAM_WIRE_BYTES_SENT%` and such).
-    pub downstream_sent: u64,
-    pub downstream_received: u64,
+    /// `None` as above.
+    pub downstream_sent: Option<u64>,
+    pub downstream_received: Option<u64>,
 }
 
 /// Times since [`Entry::start`]; `None` if it did not happen.
@@ -149,7 +153,7 @@ pub struct Downstream<'a> {
     pub server_name: Option<&'a str>,
     /// Counts the connections of this process (`%CONNECTION_ID%`).
     pub connection_id: u64,
-    pub tls: Option<TlsInfo<'a>>,
+    pub tls: Option<&'a TlsSession>,
     /// Why the TLS handshake failed, or the peer was refused
     /// (`%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`).
     pub transport_failure: Option<&'a str>,
@@ -163,7 +167,7 @@ pub struct Upstream<'a> {
     pub host: Option<UpstreamHost<'a>>,
     pub local: Option<SocketAddr>,
     pub protocol: Option<Protocol>,
-    pub tls: Option<TlsInfo<'a>>,
+    pub tls: Option<&'a TlsSession>,
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub transport_failure: Option<&'a str>,
 }
@@ -171,20 +175,5 @@ pub struct Upstream<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum UpstreamHost<'a> {
     Socket(SocketAddr),
-    Pipe(&'a str),
-}
-
-/// One side's TLS connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TlsInfo<'a> {
-    /// `TLSv1.3`.
-    pub version: &'a str,
-    /// OpenSSL's name.
-    pub cipher: &'a str,
-    pub peer_uri_san: Option<&'a str>,
-    /// RFC 2253.
-    pub peer_subject: Option<&'a str>,
-    /// SHA-256 of the peer's leaf, in hex.
-    pub peer_fingerprint: Option<&'a str>,
-    pub local_uri_san: Option<&'a str>,
+    Pipe(&'a Path),
 }

@@ -1,15 +1,16 @@
-//! Log files, and the one thread that writes them.
+//! Log files, each written by a thread of its own.
 //!
-//! Invariant: a worker that appends a line holds a lock for the copy alone, never during a write.
+//! Invariants: a worker that appends a line holds a lock for the copy alone, never during a write;
+//! a file that stalls (a pipe that nobody reads) holds up nobody but its own thread.
 
 use std::{
     collections::BTreeMap,
-    fs::{File, OpenOptions},
+    fs::{File, FileType, OpenOptions},
     io::{self, Write},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
-    thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -27,6 +28,9 @@ const FLUSH_SIZE: usize = 64 << 10;
 /// file, long enough that busy workers wake the thread rarely.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How long [`LogWriter::flush`] waits for files that stall.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Destination {
@@ -36,41 +40,42 @@ pub enum Destination {
     Stderr,
 }
 
-/// An open log; shared by all loggers with its destination.
+/// An open log; shared by all loggers with its destination. Its thread ends when it is dropped and
+/// everything is written.
 #[derive(Debug)]
-pub struct LogFile {
-    destination: Destination,
-    buffer: Mutex<Vec<u8>>,
-    /// Held by the writing thread while it writes.
-    output: Mutex<Output>,
-    shared: Arc<Shared>,
-}
+pub struct LogFile(Arc<Queue>);
 
-/// Opens logs and writes them on a thread of its own, until it is dropped; then everything that is
-/// buffered is written.
+/// Opens logs, each once.
 #[derive(Debug)]
 pub struct LogWriter {
-    shared: Arc<Shared>,
+    stats: Arc<FilesystemBlock>,
     files: Mutex<BTreeMap<Destination, Weak<LogFile>>>,
-    thread: Option<JoinHandle<()>>,
+    /// Also of files that are dropped and not written yet.
+    queues: Mutex<Vec<Weak<Queue>>>,
 }
 
+/// Lines on their way to one destination.
 #[derive(Debug)]
-struct Shared {
+struct Queue {
+    destination: Destination,
     state: Mutex<State>,
-    wake: Condvar,
+    /// Wakes the writing thread.
+    work: Condvar,
+    /// Tells who flushes.
+    written: Condvar,
     stats: Arc<FilesystemBlock>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Files with text to write, in order of their first line.
-    dirty: Vec<Weak<LogFile>>,
+    buffer: Vec<u8>,
+    /// Bytes taken in, and bytes handed to the system (or lost to an error), since the start.
+    taken: u64,
+    done: u64,
     /// Somebody does not want to wait for the interval.
     urgent: bool,
-    stop: bool,
-    /// Counts the rounds that are finished, for [`LogWriter::flush`].
-    rounds: u64,
+    reopen: bool,
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -81,40 +86,41 @@ enum Output {
 }
 
 impl LogWriter {
-    /// # Errors
-    /// If the thread cannot be started.
-    pub fn start(stats: Arc<FilesystemBlock>) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            wake: Condvar::new(),
+    pub fn new(stats: Arc<FilesystemBlock>) -> Self {
+        Self {
             stats,
-        });
-        let thread = std::thread::Builder::new()
-            .name("access-log".into())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || run(&shared)
-            })?;
-        Ok(Self {
-            shared,
             files: Mutex::default(),
-            thread: Some(thread),
-        })
+            queues: Mutex::default(),
+        }
     }
 
-    /// The log at `destination`, opened unless it is open already.
+    /// The log at `destination`, opened unless it is open already. Does not wait for the reader of
+    /// a pipe.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, or its thread not started.
     pub fn open(&self, destination: Destination) -> io::Result<Arc<LogFile>> {
         let mut files = self.files.lock();
         if let Some(file) = files.get(&destination).and_then(Weak::upgrade) {
             return Ok(file);
         }
         files.retain(|_, file| file.strong_count() > 0);
-        let file = Arc::new(LogFile {
-            output: Mutex::new(Output::open(&destination)?),
+        let output = Output::open(&destination)?;
+        let queue = Arc::new(Queue {
             destination: destination.clone(),
-            buffer: Mutex::default(),
-            shared: Arc::clone(&self.shared),
+            state: Mutex::default(),
+            work: Condvar::new(),
+            written: Condvar::new(),
+            stats: Arc::clone(&self.stats),
         });
+        let ours = Arc::clone(&queue);
+        std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || ours.run(output))?;
+        let mut queues = self.queues.lock();
+        queues.retain(|queue| queue.strong_count() > 0);
+        queues.push(Arc::downgrade(&queue));
+        let file = Arc::new(LogFile(queue));
         files.insert(destination, Arc::downgrade(&file));
         Ok(file)
     }
@@ -122,103 +128,138 @@ impl LogWriter {
     /// Opens every file anew, so that one that was moved away is followed by a new one. A file
     /// that cannot be opened goes on being written as it was.
     pub fn reopen(&self) {
-        self.flush();
-        let files: Vec<_> = self
-            .files
-            .lock()
-            .values()
-            .filter_map(Weak::upgrade)
-            .collect();
-        for file in files {
-            match Output::open(&file.destination) {
-                Ok(output) => *file.output.lock() = output,
-                Err(error) => {
-                    self.shared.stats.reopen_failed.inc();
-                    tracing::warn!(destination = ?file.destination, %error, "cannot reopen access log");
-                }
-            }
+        for file in self.files.lock().values().filter_map(Weak::upgrade) {
+            file.0.state.lock().reopen = true;
+            file.0.work.notify_one();
         }
+        self.flush();
     }
 
     /// Waits until everything that was logged before is handed to the system, at most a second.
     pub fn flush(&self) {
-        let mut state = self.shared.state.lock();
-        let deadline = std::time::Instant::now() + Duration::from_secs(1);
-        // The round that runs now may have taken its buffers already.
-        let target = state.rounds + 2;
-        while state.rounds < target {
-            state.urgent = true;
-            self.shared.wake.notify_all();
-            if self
-                .shared
-                .wake
-                .wait_until(&mut state, deadline)
-                .timed_out()
-            {
-                break;
-            }
+        let deadline = Instant::now() + FLUSH_LIMIT;
+        let queues: Vec<_> = self
+            .queues
+            .lock()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        for queue in queues {
+            queue.flush(deadline);
         }
     }
 }
 
 impl Drop for LogWriter {
     fn drop(&mut self) {
-        self.shared.state.lock().stop = true;
-        self.shared.wake.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread was reported by its hook.
-            let _ = thread.join();
-        }
+        self.flush();
     }
 }
 
 impl LogFile {
     /// Queues a line, or drops it if the disk is too slow.
-    pub fn append(self: &Arc<Self>, line: &[u8]) {
-        let stats = &self.shared.stats;
-        let (first, urgent) = {
-            let mut buffer = self.buffer.lock();
-            let length = buffer.len() + line.len();
-            if length > MAX_BUFFER {
-                stats.write_dropped.inc();
-                return;
-            }
-            let first = buffer.is_empty();
-            let urgent = buffer.len() < FLUSH_SIZE && length >= FLUSH_SIZE;
-            buffer.extend_from_slice(line);
-            (first, urgent)
-        };
-        stats.write_buffered.inc();
-        if first || urgent {
-            let mut state = self.shared.state.lock();
-            if first {
-                state.dirty.push(Arc::downgrade(self));
-            }
-            state.urgent |= urgent;
-            drop(state);
-            self.shared.wake.notify_all();
+    pub fn append(&self, line: &[u8]) {
+        let queue = &*self.0;
+        let mut state = queue.state.lock();
+        let length = state.buffer.len() + line.len();
+        if length > MAX_BUFFER {
+            queue.stats.write_dropped.inc();
+            return;
         }
-    }
-
-    fn write_out(&self, spare: &mut Vec<u8>) {
-        spare.clear();
-        std::mem::swap(&mut *self.buffer.lock(), spare);
-        match self.output.lock().write_all(spare) {
-            Ok(()) => self.shared.stats.write_completed.inc(),
-            Err(error) => {
-                self.shared.stats.write_failed.inc();
-                tracing::debug!(destination = ?self.destination, %error, "cannot write access log");
-            }
+        let first = state.buffer.is_empty();
+        let urgent = state.buffer.len() < FLUSH_SIZE && length >= FLUSH_SIZE;
+        state.buffer.extend_from_slice(line);
+        state.taken += line.len() as u64;
+        state.urgent |= urgent;
+        drop(state);
+        queue.stats.write_buffered.inc();
+        if first || urgent {
+            queue.work.notify_one();
         }
     }
 }
 
 impl Drop for LogFile {
     fn drop(&mut self) {
-        // The thread only knows it weakly; what it has not written yet is written here.
-        let rest = std::mem::take(&mut *self.buffer.lock());
-        if !rest.is_empty() && self.output.lock().write_all(&rest).is_err() {
-            self.shared.stats.write_failed.inc();
+        self.0.state.lock().closed = true;
+        self.0.work.notify_one();
+    }
+}
+
+impl Queue {
+    /// The thread: waits for text, gathers more of it for a moment, writes.
+    fn run(&self, mut output: Output) {
+        let mut text = Vec::new();
+        loop {
+            let reopen = {
+                let mut state = self.state.lock();
+                while state.buffer.is_empty() && !state.reopen && !state.closed {
+                    self.work.wait(&mut state);
+                }
+                self.gather(&mut state);
+                state.urgent = false;
+                std::mem::swap(&mut state.buffer, &mut text);
+                std::mem::take(&mut state.reopen)
+            };
+            self.write(&mut output, &text);
+            if reopen {
+                self.reopen(&mut output);
+            }
+            let mut state = self.state.lock();
+            state.done += text.len() as u64;
+            self.written.notify_all();
+            if state.closed && state.buffer.is_empty() {
+                return;
+            }
+            drop(state);
+            text.clear();
+            // A burst must not hold its memory for ever.
+            text.shrink_to(FLUSH_SIZE);
+        }
+    }
+
+    fn gather(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
+        let deadline = Instant::now() + FLUSH_INTERVAL;
+        while !state.urgent && !state.reopen && !state.closed {
+            if self.work.wait_until(state, deadline).timed_out() {
+                self.stats.flushed_by_timer.inc();
+                return;
+            }
+        }
+    }
+
+    fn write(&self, output: &mut Output, text: &[u8]) {
+        if text.is_empty() {
+            return;
+        }
+        match output.write_all(text) {
+            Ok(()) => self.stats.write_completed.inc(),
+            Err(error) => {
+                self.stats.write_failed.inc();
+                tracing::debug!(destination = ?self.destination, %error, "cannot write access log");
+            }
+        }
+    }
+
+    fn reopen(&self, output: &mut Output) {
+        match Output::open(&self.destination) {
+            Ok(new) => *output = new,
+            Err(error) => {
+                self.stats.reopen_failed.inc();
+                tracing::warn!(destination = ?self.destination, %error, "cannot reopen access log");
+            }
+        }
+    }
+
+    fn flush(&self, deadline: Instant) {
+        let mut state = self.state.lock();
+        let target = state.taken;
+        while state.done < target || state.reopen {
+            state.urgent = true;
+            self.work.notify_one();
+            if self.written.wait_until(&mut state, deadline).timed_out() {
+                return;
+            }
         }
     }
 }
@@ -229,8 +270,15 @@ impl Output {
             Destination::File(path) if path == Path::new("/dev/stdout") => Ok(Self::Stdout),
             Destination::File(path) if path == Path::new("/dev/stderr") => Ok(Self::Stderr),
             Destination::File(path) => {
-                let file = OpenOptions::new().create(true).append(true).open(path)?;
-                Ok(Self::File(file))
+                let kind = std::fs::metadata(path).map(|metadata| metadata.file_type());
+                let mut options = OpenOptions::new();
+                if kind.as_ref().is_ok_and(FileType::is_fifo) {
+                    // To open a pipe for writing alone waits for its reader.
+                    options.read(true).write(true);
+                } else {
+                    options.create(true).append(true);
+                }
+                Ok(Self::File(options.open(path)?))
             }
             Destination::Stdout => Ok(Self::Stdout),
             Destination::Stderr => Ok(Self::Stderr),
@@ -246,39 +294,6 @@ impl Output {
                 stdout.flush()
             }
             Self::Stderr => io::stderr().lock().write_all(text),
-        }
-    }
-}
-
-/// The thread: waits for text, gathers more of it for a moment, writes.
-fn run(shared: &Shared) {
-    let mut spare = Vec::new();
-    loop {
-        let (dirty, stop) = {
-            let mut state = shared.state.lock();
-            while state.dirty.is_empty() && !state.urgent && !state.stop {
-                shared.wake.wait(&mut state);
-            }
-            let deadline = std::time::Instant::now() + FLUSH_INTERVAL;
-            while !state.urgent && !state.stop {
-                if shared.wake.wait_until(&mut state, deadline).timed_out() {
-                    shared.stats.flushed_by_timer.inc();
-                    break;
-                }
-            }
-            state.urgent = false;
-            (std::mem::take(&mut state.dirty), state.stop)
-        };
-        for file in dirty.iter().filter_map(Weak::upgrade) {
-            file.write_out(&mut spare);
-        }
-        // A burst must not hold its memory for ever.
-        spare.shrink_to(FLUSH_SIZE);
-        let mut state = shared.state.lock();
-        state.rounds += 1;
-        shared.wake.notify_all();
-        if stop && state.dirty.is_empty() {
-            return;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use ithildin_proto::pb::google::protobuf::{Struct, Value, value::Kind as ProtoKind};
 
-use super::{Entry, Template, Unset, operator::Kind, template::FormatError};
+use super::{Entry, Needs, Template, Unset, operator::Kind, template::FormatError};
 
 /// Envoy's format of a log that configures none.
 pub const DEFAULT_FORMAT: &str = concat!(
@@ -53,6 +53,14 @@ impl Format {
         }
     }
 
+    /// Adds what a line needs of messages that are gone when it is written.
+    pub(super) fn needs(&self, needs: &mut Needs) {
+        match &self.body {
+            Body::Text(template) => template.needs(needs),
+            Body::Json(node) => node.needs(needs),
+        }
+    }
+
     /// Appends the line for `entry` to `out`.
     pub fn render(&self, entry: &Entry<'_>, out: &mut Vec<u8>) {
         match &self.body {
@@ -61,6 +69,17 @@ impl Format {
                 node.write(entry, self.unset, out);
                 out.push(b'\n');
             }
+        }
+    }
+}
+
+impl Node {
+    fn needs(&self, needs: &mut Needs) {
+        match self {
+            Self::Template(template) => template.needs(needs),
+            Self::Constant(_) => {}
+            Self::List(items) => items.iter().for_each(|item| item.needs(needs)),
+            Self::Object(fields) => fields.iter().for_each(|(_, value)| value.needs(needs)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One access logger: filter, format, file.
+//! Access loggers: filter, format, file; and all those of one place.
 
 use std::{cell::RefCell, sync::Arc};
 
@@ -17,6 +17,46 @@ pub struct AccessLog {
     file: Arc<LogFile>,
 }
 
+/// The loggers of a listener, a connection manager or a TCP proxy.
+#[derive(Debug, Default)]
+pub struct AccessLogs {
+    loggers: Vec<AccessLog>,
+    needs: Needs,
+}
+
+/// What formats print of a message that is gone when its line is written, by lower-case name.
+#[derive(Debug, Default)]
+pub struct Needs {
+    pub response_headers: Vec<Box<str>>,
+    pub response_trailers: Vec<Box<str>>,
+}
+
+impl AccessLogs {
+    pub fn new(loggers: Vec<AccessLog>) -> Self {
+        let mut needs = Needs::default();
+        for logger in &loggers {
+            logger.format.needs(&mut needs);
+        }
+        Self { loggers, needs }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.loggers.is_empty()
+    }
+
+    /// What must be kept for [`log`](Self::log) while a message passes.
+    pub fn needs(&self) -> &Needs {
+        &self.needs
+    }
+
+    /// Writes one line to each logger whose filter admits `entry`. Never blocks on the disk.
+    pub fn log(&self, entry: &Entry<'_>) {
+        for logger in &self.loggers {
+            logger.log(entry);
+        }
+    }
+}
+
 impl AccessLog {
     pub fn new(filter: Option<Filter>, format: Format, file: Arc<LogFile>) -> Self {
         Self {
@@ -26,13 +66,9 @@ impl AccessLog {
         }
     }
 
-    /// Logs `entry`, if the filter admits it. Never blocks on the disk.
-    pub fn log(&self, entry: &Entry<'_>) {
-        if self
-            .filter
-            .as_ref()
-            .is_some_and(|filter| !filter.admits(entry))
-        {
+    fn log(&self, entry: &Entry<'_>) {
+        let admitted = |filter: &Filter| filter.admits(entry);
+        if !self.filter.as_ref().is_none_or(admitted) {
             return;
         }
         LINE.with_borrow_mut(|line| {
@@ -40,5 +76,21 @@ impl AccessLog {
             self.format.render(entry, line);
             self.file.append(line);
         });
+    }
+}
+
+impl Needs {
+    pub(super) fn response_header(&mut self, name: &str) {
+        add(&mut self.response_headers, name);
+    }
+
+    pub(super) fn response_trailer(&mut self, name: &str) {
+        add(&mut self.response_trailers, name);
+    }
+}
+
+fn add(names: &mut Vec<Box<str>>, name: &str) {
+    if !names.iter().any(|known| **known == *name) {
+        names.push(name.into());
     }
 }

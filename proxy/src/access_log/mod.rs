@@ -16,12 +16,10 @@ mod template;
 mod tests;
 mod time;
 
-pub use entry::{
-    Bytes, Downstream, Durations, Entry, Headers, Protocol, TlsInfo, Upstream, UpstreamHost,
-};
+pub use entry::{Bytes, Downstream, Durations, Entry, Headers, Protocol, Upstream, UpstreamHost};
 pub use file::{Destination, LogFile, LogWriter};
 pub use filter::{Comparison, Filter};
 pub use flags::ResponseFlags;
 pub use format::{DEFAULT_FORMAT, Format};
-pub use log::AccessLog;
+pub use log::{AccessLog, AccessLogs, Needs};
 pub use template::{FormatError, Template, Unset};

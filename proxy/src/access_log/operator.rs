@@ -1,9 +1,9 @@
 //! Command operators: what a format may name, and how each is written.
 
-use std::{borrow::Cow, net::SocketAddr, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, os::unix::ffi::OsStrExt, time::Duration};
 
 use super::{
-    Entry, Headers, UpstreamHost,
+    Entry, Headers, Needs, UpstreamHost,
     time::{TimeFormat, write_utc},
 };
 
@@ -102,11 +102,17 @@ fields! {
     DownstreamTlsVersion = "DOWNSTREAM_TLS_VERSION",
     DownstreamTlsCipher = "DOWNSTREAM_TLS_CIPHER",
     DownstreamPeerUriSan = "DOWNSTREAM_PEER_URI_SAN",
+    DownstreamPeerDnsSan = "DOWNSTREAM_PEER_DNS_SAN",
     DownstreamPeerSubject = "DOWNSTREAM_PEER_SUBJECT",
+    DownstreamPeerIssuer = "DOWNSTREAM_PEER_ISSUER",
+    DownstreamPeerSerial = "DOWNSTREAM_PEER_SERIAL",
     DownstreamPeerFingerprint = "DOWNSTREAM_PEER_FINGERPRINT_256",
     DownstreamLocalUriSan = "DOWNSTREAM_LOCAL_URI_SAN",
+    DownstreamLocalSubject = "DOWNSTREAM_LOCAL_SUBJECT",
     DownstreamTransportFailureReason = "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
 }
+
+const GRPC_STATUS: &str = "grpc-status";
 
 /// Operators of things that this proxy does not have (metadata of filters, traces): they are
 /// accepted and never have a value, as in an Envoy where nothing sets them.
@@ -153,6 +159,23 @@ impl Operator {
         })
     }
 
+    /// Adds the response's headers and trailers that it prints.
+    pub(super) fn needs(&self, needs: &mut Needs) {
+        match self {
+            Self::ResponseHeader(header) => {
+                header.names().for_each(|name| needs.response_header(name));
+            }
+            Self::ResponseTrailer(header) => {
+                header.names().for_each(|name| needs.response_trailer(name));
+            }
+            Self::GrpcStatus => {
+                needs.response_header(GRPC_STATUS);
+                needs.response_trailer(GRPC_STATUS);
+            }
+            _ => {}
+        }
+    }
+
     /// Appends the value to `out`; `None` if there is none.
     pub(super) fn write(&self, entry: &Entry<'_>, out: &mut Vec<u8>) -> Option<Kind> {
         match self {
@@ -174,8 +197,8 @@ impl Operator {
                 out.extend_from_slice(&header.find(|name| borrowed(trailers, name))?);
             }
             Self::GrpcStatus => {
-                let status = (entry.response_trailers.and_then(|it| it.get("grpc-status")))
-                    .or_else(|| entry.response_headers?.get("grpc-status"))?;
+                let status = (entry.response_trailers.and_then(|it| it.get(GRPC_STATUS)))
+                    .or_else(|| entry.response_headers?.get(GRPC_STATUS))?;
                 out.extend_from_slice(status);
                 return Some(Kind::Number);
             }
@@ -203,6 +226,10 @@ impl HeaderArgument {
             name: lower(first),
             alternative: alternative.map(lower),
         })
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&*self.name).chain(self.alternative.as_deref())
     }
 
     fn find<'a>(&self, get: impl Fn(&str) -> Option<Cow<'a, [u8]>>) -> Option<Cow<'a, [u8]>> {
@@ -254,11 +281,11 @@ impl Field {
             Self::ResponseFlagsLong => join(entry.flags.long_names(), out),
             Self::UpstreamHost | Self::UpstreamRemoteAddress => match entry.upstream.host? {
                 UpstreamHost::Socket(address) => write_address(address, out),
-                UpstreamHost::Pipe(path) => out.extend_from_slice(path.as_bytes()),
+                UpstreamHost::Pipe(path) => out.extend_from_slice(path.as_os_str().as_bytes()),
             },
             Self::UpstreamRemoteAddressWithoutPort => match entry.upstream.host? {
                 UpstreamHost::Socket(address) => write_ip(address, out),
-                UpstreamHost::Pipe(path) => out.extend_from_slice(path.as_bytes()),
+                UpstreamHost::Pipe(path) => out.extend_from_slice(path.as_os_str().as_bytes()),
             },
             Self::UpstreamLocalAddress => write_address(entry.upstream.local?, out),
             Self::UpstreamLocalAddressWithoutPort => write_ip(entry.upstream.local?, out),
@@ -285,10 +312,10 @@ impl Field {
             Self::ResponseCode => Some(entry.response_code.unwrap_or(0).into()),
             Self::BytesReceived => Some(entry.bytes.received),
             Self::BytesSent => Some(entry.bytes.sent),
-            Self::UpstreamWireBytesSent => Some(entry.bytes.upstream_sent),
-            Self::UpstreamWireBytesReceived => Some(entry.bytes.upstream_received),
-            Self::DownstreamWireBytesSent => Some(entry.bytes.downstream_sent),
-            Self::DownstreamWireBytesReceived => Some(entry.bytes.downstream_received),
+            Self::UpstreamWireBytesSent => entry.bytes.upstream_sent,
+            Self::UpstreamWireBytesReceived => entry.bytes.upstream_received,
+            Self::DownstreamWireBytesSent => entry.bytes.downstream_sent,
+            Self::DownstreamWireBytesReceived => entry.bytes.downstream_received,
             Self::Duration => durations.total.map(millis),
             Self::RequestDuration => durations.request.map(millis),
             Self::RequestTxDuration => durations.request_sent.map(millis),
@@ -325,15 +352,19 @@ impl Field {
             Self::UpstreamTransportFailureReason => entry.upstream.transport_failure,
             Self::UpstreamTlsVersion => Some(upstream?.version),
             Self::UpstreamTlsCipher => Some(upstream?.cipher),
-            Self::UpstreamPeerUriSan => upstream?.peer_uri_san,
-            Self::UpstreamPeerSubject => upstream?.peer_subject,
-            Self::UpstreamLocalUriSan => upstream?.local_uri_san,
+            Self::UpstreamPeerUriSan => Some(&*upstream?.peer_text()?.uri_sans),
+            Self::UpstreamPeerSubject => Some(&*upstream?.peer_text()?.description.subject),
+            Self::UpstreamLocalUriSan => Some(&*upstream?.own_text()?.uri_sans),
             Self::DownstreamTlsVersion => Some(downstream?.version),
             Self::DownstreamTlsCipher => Some(downstream?.cipher),
-            Self::DownstreamPeerUriSan => downstream?.peer_uri_san,
-            Self::DownstreamPeerSubject => downstream?.peer_subject,
-            Self::DownstreamPeerFingerprint => downstream?.peer_fingerprint,
-            Self::DownstreamLocalUriSan => downstream?.local_uri_san,
+            Self::DownstreamPeerUriSan => Some(&*downstream?.peer_text()?.uri_sans),
+            Self::DownstreamPeerDnsSan => Some(&*downstream?.peer_text()?.dns_sans),
+            Self::DownstreamPeerSubject => Some(&*downstream?.peer_text()?.description.subject),
+            Self::DownstreamPeerIssuer => Some(&*downstream?.peer_text()?.description.issuer),
+            Self::DownstreamPeerSerial => Some(&*downstream?.peer_text()?.description.serial),
+            Self::DownstreamPeerFingerprint => Some(&*downstream?.peer_text()?.fingerprint),
+            Self::DownstreamLocalUriSan => Some(&*downstream?.own_text()?.uri_sans),
+            Self::DownstreamLocalSubject => Some(&*downstream?.own_text()?.description.subject),
             Self::DownstreamTransportFailureReason => entry.downstream.transport_failure,
             _ => None,
         };

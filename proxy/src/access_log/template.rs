@@ -1,6 +1,6 @@
 //! Format strings, compiled: literal text and operators.
 
-use super::{Entry, operator::Kind, operator::Operator};
+use super::{Entry, Needs, operator::Kind, operator::Operator};
 
 /// A format string with command operators (`%REQ(:PATH)%`), compiled.
 #[derive(Clone, Debug)]
@@ -72,6 +72,14 @@ impl Template {
         for segment in &self.0 {
             if segment.write(entry, out).is_none() && unset == Unset::Dash {
                 out.push(b'-');
+            }
+        }
+    }
+
+    pub(super) fn needs(&self, needs: &mut Needs) {
+        for segment in &self.0 {
+            if let Segment::Operator { operator, .. } = segment {
+                operator.needs(needs);
             }
         }
     }

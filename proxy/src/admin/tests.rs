@@ -24,7 +24,7 @@ async fn start() -> Fixture {
         control: watch::channel(Arc::default()).1,
         listeners: watch::channel(Arc::default()).1,
         readiness: readiness.subscribe(),
-        logs: Arc::new(LogWriter::start(Arc::clone(&stats.filesystem)).unwrap()),
+        logs: Arc::new(LogWriter::new(Arc::clone(&stats.filesystem))),
         stats,
         commands: commands.clone(),
         started: Instant::now(),

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwapOption;
 
 use super::route::RouteTable;
-use crate::{access_log::AccessLog, stats::HttpStats};
+use crate::{access_log::AccessLogs, stats::HttpStats};
 
 /// One HTTP connection manager, compiled.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub struct HttpManager {
     /// Most request headers (`max_headers_count`, 100).
     pub max_headers_count: u32,
     pub headers_with_underscores: UnderscoreAction,
-    pub access_log: Vec<Arc<AccessLog>>,
+    pub access_log: AccessLogs,
     pub stats: Arc<HttpStats>,
 }
 

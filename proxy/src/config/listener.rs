@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 pub use super::chains::{FilterChains, OverlappingChains};
 use super::http::HttpManager;
 use crate::{
-    access_log::AccessLog,
+    access_log::AccessLogs,
     stats::{ListenerStats, TcpStats},
 };
 
@@ -24,7 +24,7 @@ pub struct Listener {
     pub chains: FilterChains,
     /// Soft limit of what is buffered for one connection and direction, in bytes.
     pub buffer_limit: u32,
-    pub access_log: Vec<Arc<AccessLog>>,
+    pub access_log: AccessLogs,
     pub stats: Arc<ListenerStats>,
 }
 
@@ -87,5 +87,5 @@ pub struct TcpProxy {
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
     pub max_connect_attempts: u32,
-    pub access_log: Vec<Arc<AccessLog>>,
+    pub access_log: AccessLogs,
 }

@@ -22,7 +22,8 @@ use crate::{
     io::{Authority, Live, Origin, Registration, Socket, Stream, Trust, tls_stats},
     stats::{ListenerBlock, milliseconds},
     tcp,
-    worker::{Connection, Downstream, TlsInfo, Worker},
+    tls_session::TlsSession,
+    worker::{Connection, Downstream, Worker},
 };
 
 /// Limit of a TLS handshake where the filter chain sets none; Istio's value.
@@ -86,7 +87,7 @@ async fn serve(worker: &Rc<Worker>, accepted: Accepted, registration: Registrati
     else {
         return;
     };
-    let tls = stream.session().map(session_info);
+    let tls = stream.session().map(TlsSession::of);
     let downstream = Downstream {
         connection: Rc::new(Connection {
             id,
@@ -290,16 +291,6 @@ fn log_failure(
         suppressed,
         "downstream tls handshake failed: {error}",
     );
-}
-
-fn session_info(session: &TlsStream<Socket>) -> TlsInfo {
-    TlsInfo {
-        alpn: session.alpn().map(Box::from),
-        version: session.version(),
-        cipher: session.cipher(),
-        resumed: session.resumed(),
-        peer: session.peer().cloned(),
-    }
 }
 
 /// Counts one connection while it lives.

@@ -8,6 +8,7 @@ use ithildin_tls::Peer;
 use crate::{
     config::{FilterChain, Listener},
     io::Stream,
+    tls_session::TlsSession,
 };
 
 /// What HTTP and TCP take over. When [`Live`](crate::io::Live) says close, the stream fails at
@@ -34,21 +35,7 @@ pub struct Connection {
     pub server_name: Option<Box<str>>,
     pub listener: Arc<Listener>,
     pub chain: Arc<FilterChain>,
-    pub tls: Option<TlsInfo>,
-}
-
-/// The TLS session of an accepted connection.
-#[derive(Debug)]
-pub struct TlsInfo {
-    /// The negotiated protocol.
-    pub alpn: Option<Box<[u8]>>,
-    /// `TLSv1.3` or `TLSv1.2`.
-    pub version: &'static str,
-    /// OpenSSL's name of the cipher suite.
-    pub cipher: &'static str,
-    pub resumed: bool,
-    /// The verified peer, where it presented a certificate.
-    pub peer: Option<Arc<Peer>>,
+    pub tls: Option<TlsSession>,
 }
 
 impl Connection {

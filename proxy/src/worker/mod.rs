@@ -5,7 +5,7 @@
 mod downstream;
 mod published;
 
-pub use downstream::{Connection, Downstream, TlsInfo};
+pub use downstream::{Connection, Downstream};
 pub use published::Published;
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};

@@ -2,8 +2,6 @@
 //!
 //! Loggers only observe: one of a type or with a filter that we lack is left out with a warning.
 
-use std::sync::Arc;
-
 use ithildin_proto::pb::{
     envoy::{
         config::{
@@ -26,8 +24,8 @@ use ithildin_proto::pb::{
 use super::Compiler;
 use crate::{
     access_log::{
-        AccessLog, Comparison, DEFAULT_FORMAT, Destination, Filter, Format, FormatError,
-        ResponseFlags, Template, Unset,
+        AccessLog, AccessLogs, Comparison, DEFAULT_FORMAT, Destination, Filter, Format,
+        FormatError, ResponseFlags, Template, Unset,
     },
     control::{any, data_source, report::At},
 };
@@ -36,12 +34,11 @@ pub(super) fn loggers(
     configs: &[AccessLogProto],
     compiler: &mut Compiler,
     at: &At<'_>,
-) -> Vec<Arc<AccessLog>> {
+) -> AccessLogs {
     let configs = configs.iter().enumerate();
-    configs
-        .filter_map(|(i, config)| logger(config, compiler, &at.index("access_log", i)))
-        .map(Arc::new)
-        .collect()
+    let loggers =
+        configs.filter_map(|(i, config)| logger(config, compiler, &at.index("access_log", i)));
+    AccessLogs::new(loggers.collect())
 }
 
 pub(super) fn template(text: &str) -> Result<Template, FormatError> {

@@ -1,0 +1,90 @@
+//! A TLS session as logs and headers tell of it.
+
+use std::{cell::OnceCell, fmt::Write, sync::Arc};
+
+use ithildin_tls::{
+    Identity, Peer, TlsStream,
+    certificate::{Description, describe},
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// What is known of an established session, for as long as its connection lives.
+#[derive(Debug)]
+pub struct TlsSession {
+    /// The negotiated protocol.
+    pub alpn: Option<Box<[u8]>>,
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub version: &'static str,
+    /// OpenSSL's name of the cipher suite.
+    pub cipher: &'static str,
+    pub resumed: bool,
+    /// The verified peer, where it presented a certificate.
+    pub peer: Option<Arc<Peer>>,
+    /// What we showed the peer.
+    pub identity: Option<Arc<Identity>>,
+    peer_text: OnceCell<Option<Box<CertificateText>>>,
+    own_text: OnceCell<Option<Box<CertificateText>>>,
+}
+
+/// A leaf certificate, as text.
+#[derive(Debug)]
+pub struct CertificateText {
+    pub description: Description,
+    /// URI SANs, joined by commas; empty without one.
+    pub uri_sans: String,
+    /// DNS SANs, joined by commas.
+    pub dns_sans: String,
+    /// SHA-256 of the leaf, in lower-case hex.
+    pub fingerprint: String,
+}
+
+impl TlsSession {
+    pub fn of<S: AsyncRead + AsyncWrite + Unpin>(stream: &TlsStream<S>) -> Self {
+        Self {
+            alpn: stream.alpn().map(Box::from),
+            version: stream.version(),
+            cipher: stream.cipher(),
+            resumed: stream.resumed(),
+            peer: stream.peer().cloned(),
+            identity: stream.identity().cloned(),
+            peer_text: OnceCell::new(),
+            own_text: OnceCell::new(),
+        }
+    }
+
+    /// The peer's leaf; read when it is first asked for.
+    pub fn peer_text(&self) -> Option<&CertificateText> {
+        let read = || {
+            let peer = self.peer.as_ref()?;
+            CertificateText::of(peer.chain.first()?, &peer.fingerprint())
+        };
+        self.peer_text.get_or_init(read).as_deref()
+    }
+
+    /// Our own leaf; read when it is first asked for.
+    pub fn own_text(&self) -> Option<&CertificateText> {
+        let read = || CertificateText::of(self.identity.as_ref()?.chain().first()?, &[]);
+        self.own_text.get_or_init(read).as_deref()
+    }
+}
+
+impl CertificateText {
+    fn of(der: &[u8], fingerprint: &[u8]) -> Option<Box<Self>> {
+        let description = describe(der)?;
+        Some(Box::new(Self {
+            uri_sans: description.uri_sans.join(","),
+            dns_sans: description.dns_sans.join(","),
+            fingerprint: hex(fingerprint),
+            description,
+        }))
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
