@@ -18,6 +18,7 @@ use super::{
     timeouts::Clock,
 };
 use crate::{
+    access_log::ResponseFlags,
     config::{
         Cluster, HttpManager,
         route::{Clusters, Forward, Route, RouteAction, RouteTable, VirtualHost},
@@ -51,7 +52,7 @@ pub(super) struct Exchange<'x> {
 pub(super) struct Outcome {
     /// 0 if the client went away before there was an answer.
     pub(super) status: u16,
-    pub(super) flag: &'static str,
+    pub(super) flags: ResponseFlags,
     pub(super) details: &'static str,
     pub(super) route: Option<Arc<Route>>,
     /// The route's table, and which of its virtual hosts.
@@ -102,7 +103,8 @@ impl Exchange<'_> {
         match &route.action {
             RouteAction::Direct { status, body } => {
                 self.context.stats.rq_direct_response.inc();
-                let mut reply = LocalReply::new(status.as_u16(), "", "", "direct_response");
+                let mut reply =
+                    LocalReply::new(status.as_u16(), "", ResponseFlags::NONE, "direct_response");
                 reply.body = body.clone();
                 Err(reply)
             }
@@ -165,7 +167,7 @@ impl Exchange<'_> {
                 stats.upstream_rq_timeout.inc();
                 if self.outcome.status != 0 {
                     client.abort();
-                    self.outcome.flag = expired.flag();
+                    self.outcome.flags = expired.flags();
                     return Ok(());
                 }
                 Err(expired.reply())
@@ -218,7 +220,7 @@ impl Exchange<'_> {
                 }
                 Err(Broken::Midway) => {
                     client.abort();
-                    self.outcome.flag = "UC";
+                    self.outcome.flags = ResponseFlags::UPSTREAM_CONNECTION_TERMINATION;
                     return Ok(());
                 }
                 Err(Broken::Client) => {
@@ -254,14 +256,14 @@ impl Exchange<'_> {
     }
 
     fn client_gone(&mut self) {
-        self.outcome.flag = "DC";
+        self.outcome.flags = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
         self.outcome.details = "downstream_remote_disconnect";
         self.context.stats.downstream_rq_rx_reset.inc();
     }
 
     async fn reply(&mut self, reply: LocalReply, client: &mut Client<'_, '_>) {
         self.outcome.status = reply.status;
-        self.outcome.flag = reply.flag;
+        self.outcome.flags = reply.flags;
         self.outcome.details = reply.details;
         self.outcome.transport_failure = reply.transport_failure.clone();
         let response = response::local(self.context, &self.request, reply);

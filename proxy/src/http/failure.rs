@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
+use crate::access_log::ResponseFlags;
 use crate::upstream::{FailureKind, UpstreamFailure};
 
 /// A response without an upstream.
@@ -12,7 +13,7 @@ pub(super) struct LocalReply {
     pub(super) status: u16,
     pub(super) body: Bytes,
     /// Envoy's response flag, for the access log; empty for none.
-    pub(super) flag: &'static str,
+    pub(super) flags: ResponseFlags,
     /// Envoy's response code details.
     pub(super) details: &'static str,
     /// `location` of a redirect.
@@ -26,13 +27,13 @@ impl LocalReply {
     pub(super) fn new(
         status: u16,
         body: &'static str,
-        flag: &'static str,
+        flags: ResponseFlags,
         details: &'static str,
     ) -> Self {
         Self {
             status,
             body: Bytes::from_static(body.as_bytes()),
-            flag,
+            flags,
             details,
             location: None,
             transport_failure: None,
@@ -41,11 +42,16 @@ impl LocalReply {
     }
 
     pub(super) fn no_route() -> Self {
-        Self::new(404, "", "NR", "route_not_found")
+        Self::new(404, "", ResponseFlags::NO_ROUTE_FOUND, "route_not_found")
     }
 
     pub(super) fn no_cluster(status: u16) -> Self {
-        Self::new(status, "", "NC", "cluster_not_found")
+        Self::new(
+            status,
+            "",
+            ResponseFlags::NO_CLUSTER_FOUND,
+            "cluster_not_found",
+        )
     }
 
     /// The whole response took longer than the route allows.
@@ -53,46 +59,54 @@ impl LocalReply {
         Self::new(
             504,
             "upstream request timeout",
-            "UT",
+            ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
             "upstream_response_timeout",
         )
     }
 
     pub(super) fn idle_timeout() -> Self {
-        Self::new(408, "stream timeout", "SI", "stream_idle_timeout")
+        Self::new(
+            408,
+            "stream timeout",
+            ResponseFlags::STREAM_IDLE_TIMEOUT,
+            "stream_idle_timeout",
+        )
     }
 
     /// No connection to an upstream.
     pub(super) fn unavailable(failure: &UpstreamFailure) -> Self {
         match failure.kind {
             FailureKind::NoCluster => Self::no_cluster(503),
-            FailureKind::NoHealthyUpstream => {
-                Self::new(503, "no healthy upstream", "UH", "no_healthy_upstream")
-            }
+            FailureKind::NoHealthyUpstream => Self::new(
+                503,
+                "no healthy upstream",
+                ResponseFlags::NO_HEALTHY_UPSTREAM,
+                "no_healthy_upstream",
+            ),
             FailureKind::Overflow => Self {
                 overloaded: true,
                 ..Self::reset(
                     "overflow",
-                    "UO",
+                    ResponseFlags::UPSTREAM_OVERFLOW,
                     "upstream_reset_before_response_started{overflow}",
                     None,
                 )
             },
             FailureKind::LocalConnectionFailure => Self::reset(
                 failure.kind.reset_reason(),
-                "UF",
+                ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
                 "upstream_reset_before_response_started{local_connection_failure}",
                 failure.transport_failure_reason.clone(),
             ),
             FailureKind::RemoteConnectionFailure => Self::reset(
                 failure.kind.reset_reason(),
-                "UF",
+                ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
                 "upstream_reset_before_response_started{remote_connection_failure}",
                 failure.transport_failure_reason.clone(),
             ),
             FailureKind::ConnectionTimeout => Self::reset(
                 failure.kind.reset_reason(),
-                "UF",
+                ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
                 "upstream_reset_before_response_started{connection_timeout}",
                 failure.transport_failure_reason.clone(),
             ),
@@ -103,7 +117,7 @@ impl LocalReply {
     pub(super) fn upstream_closed() -> Self {
         Self::reset(
             "connection termination",
-            "UC",
+            ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
             "upstream_reset_before_response_started{connection_termination}",
             None,
         )
@@ -113,7 +127,7 @@ impl LocalReply {
     pub(super) fn upstream_reset() -> Self {
         Self::reset(
             "remote reset",
-            "UR",
+            ResponseFlags::UPSTREAM_REMOTE_RESET,
             "upstream_reset_before_response_started{remote_reset}",
             None,
         )
@@ -125,7 +139,7 @@ impl LocalReply {
             status: 502,
             ..Self::reset(
                 "protocol error",
-                "UPE",
+                ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
                 "upstream_reset_before_response_started{protocol_error}",
                 None,
             )
@@ -134,7 +148,7 @@ impl LocalReply {
 
     fn reset(
         reason: &str,
-        flag: &'static str,
+        flags: ResponseFlags,
         details: &'static str,
         transport_failure: Option<std::sync::Arc<str>>,
     ) -> Self {
@@ -148,7 +162,7 @@ impl LocalReply {
         Self {
             status: 503,
             body: body.into(),
-            flag,
+            flags,
             details,
             location: None,
             transport_failure,

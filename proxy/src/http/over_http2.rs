@@ -16,6 +16,7 @@ use super::{
     request::{BodyLength, Request},
     timeouts::Clock,
 };
+use crate::access_log::ResponseFlags;
 use crate::upstream::Http2Lease;
 
 impl Exchange<'_> {
@@ -100,7 +101,7 @@ impl Exchange<'_> {
 
 fn request_head(request: &Request, secure: bool) -> Result<http::Request<()>, Broken> {
     let malformed = || Broken::BeforeResponse {
-        reply: LocalReply::new(400, "", "", "http2.invalid_request"),
+        reply: LocalReply::new(400, "", ResponseFlags::NONE, "http2.invalid_request"),
         stale: false,
     };
     let mut uri = Uri::builder();

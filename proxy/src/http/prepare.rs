@@ -7,6 +7,7 @@ use ithildin_http1::Known;
 
 use super::{failure::LocalReply, headers::Headers, mutate, request::Request, xfcc};
 use crate::{
+    access_log::ResponseFlags,
     config::{
         HttpManager,
         http::UnderscoreAction,
@@ -27,13 +28,19 @@ pub(super) fn request(
         .as_ref()
         .is_some_and(|upgrade| !allows(&manager.upgrades, upgrade))
     {
-        return Err(LocalReply::new(403, "", "", "upgrade_failed"));
+        return Err(LocalReply::new(
+            403,
+            "",
+            ResponseFlags::NONE,
+            "upgrade_failed",
+        ));
     }
     if manager.normalize_path || manager.merge_slashes {
         let path =
             super::path::normalise(&request.path, manager.normalize_path, manager.merge_slashes);
-        request.path =
-            path.ok_or_else(|| LocalReply::new(400, "", "", "path_normalization_failed"))?;
+        request.path = path.ok_or_else(|| {
+            LocalReply::new(400, "", ResponseFlags::NONE, "path_normalization_failed")
+        })?;
     }
     let external = forwarded_for(manager, connection, &mut request.headers);
     scheme(manager, connection, request);
@@ -64,7 +71,12 @@ fn underscores(manager: &HttpManager, headers: &mut Headers) -> Result<(), Local
         }
         UnderscoreAction::RejectRequest => {
             match headers.iter().any(|field| has_one(field.name.as_bytes())) {
-                true => Err(LocalReply::new(400, "", "", "http1.unexpected_underscore")),
+                true => Err(LocalReply::new(
+                    400,
+                    "",
+                    ResponseFlags::NONE,
+                    "http1.unexpected_underscore",
+                )),
                 false => Ok(()),
             }
         }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::{failure::LocalReply, matching::without_port, request::Request};
+use crate::access_log::ResponseFlags;
 use crate::config::route::{PathMatch, Redirect, RedirectPath, RouteMatch};
 
 /// `require_tls: ALL`, to the same place over TLS.
@@ -75,6 +76,6 @@ fn path(redirect: &Redirect, matched: &RouteMatch, request: &Request) -> String 
 fn reply_to(status: u16, location: String) -> LocalReply {
     LocalReply {
         location: Some(Bytes::from(location)),
-        ..LocalReply::new(status, "", "", "direct_response")
+        ..LocalReply::new(status, "", ResponseFlags::NONE, "direct_response")
     }
 }

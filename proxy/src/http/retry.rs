@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::exchange::Context;
 use crate::{
+    access_log::ResponseFlags,
     config::{Cluster, cluster::Endpoint, route::RetryPolicy},
     upstream::{RetryPermit, UpstreamFailure},
 };
@@ -53,7 +54,7 @@ impl<'p> Budget<'p> {
         let Some(policy) = self.policy else {
             return false;
         };
-        let connection = failure.kind.flag() == "UF";
+        let connection = failure.kind.flags() == ResponseFlags::UPSTREAM_CONNECTION_FAILURE;
         let wanted = policy.on.server_error
             || policy.on.gateway_error
             || (connection && (policy.on.connect_failure || policy.on.reset));

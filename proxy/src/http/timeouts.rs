@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{exchange::Context, failure::LocalReply};
+use crate::access_log::ResponseFlags;
 use crate::{config::route::Forward, io::Deadline};
 
 /// Which limit is over.
@@ -26,10 +27,10 @@ impl Expired {
         }
     }
 
-    pub(super) fn flag(self) -> &'static str {
+    pub(super) fn flags(self) -> ResponseFlags {
         match self {
-            Self::Response => "UT",
-            Self::Idle => "SI",
+            Self::Response => ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
+            Self::Idle => ResponseFlags::STREAM_IDLE_TIMEOUT,
         }
     }
 }

@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use pump::Pump;
 
 use crate::{
+    access_log::ResponseFlags,
     config::listener::TcpProxy,
     upstream::{FailureKind, LbRequest, TcpLease, UpstreamFailure},
     worker::{Downstream, Worker},
@@ -60,7 +61,7 @@ async fn connect(
             Ok(lease) => return Ok(lease),
             Err(failure) => failure,
         };
-        if failure.kind.flag() != "UF" {
+        if failure.kind.flags() != ResponseFlags::UPSTREAM_CONNECTION_FAILURE {
             return Err(failure);
         }
         if attempts >= proxy.max_connect_attempts {

@@ -2,6 +2,7 @@
 
 use std::{fmt, io, sync::Arc};
 
+use crate::access_log::ResponseFlags;
 use crate::config::cluster::Endpoint;
 
 /// No upstream connection.
@@ -27,14 +28,14 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Envoy's response flag.
-    pub fn flag(self) -> &'static str {
+    pub fn flags(self) -> ResponseFlags {
         match self {
-            Self::NoCluster => "NC",
-            Self::NoHealthyUpstream => "UH",
-            Self::Overflow => "UO",
+            Self::NoCluster => ResponseFlags::NO_CLUSTER_FOUND,
+            Self::NoHealthyUpstream => ResponseFlags::NO_HEALTHY_UPSTREAM,
+            Self::Overflow => ResponseFlags::UPSTREAM_OVERFLOW,
             Self::LocalConnectionFailure
             | Self::RemoteConnectionFailure
-            | Self::ConnectionTimeout => "UF",
+            | Self::ConnectionTimeout => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    access_log::ResponseFlags,
     config::cluster::{ClusterKind, EndpointAddress, UpstreamProtocol},
     testing::{self, eventually},
 };
@@ -233,7 +234,10 @@ async fn failures_are_told_in_envoys_words() {
     let upstreams = upstreams();
     let refused = Arc::new(testing::cluster("c", &[refusing()]));
     let failure = http1(&upstreams, &refused).await.unwrap_err();
-    assert_eq!(failure.kind.flag(), "UF");
+    assert_eq!(
+        failure.kind.flags(),
+        ResponseFlags::UPSTREAM_CONNECTION_FAILURE
+    );
     assert_eq!(
         failure.to_string(),
         "remote connection failure, transport failure reason: delayed connect error: Connection refused"
@@ -243,8 +247,11 @@ async fn failures_are_told_in_envoys_words() {
     let empty = Arc::new(testing::cluster("c", &[]));
     let failure = http1(&upstreams, &empty).await.unwrap_err();
     assert_eq!(
-        (failure.kind.flag(), failure.to_string()),
-        ("UH", "no healthy upstream".into())
+        (failure.kind.flags(), failure.to_string()),
+        (
+            ResponseFlags::NO_HEALTHY_UPSTREAM,
+            "no healthy upstream".into()
+        )
     );
 
     let mut pipe = testing::cluster("c", &[]);
@@ -279,7 +286,10 @@ async fn a_connect_that_takes_too_long_times_out() {
     cluster.connect_timeout = Duration::from_millis(300);
     let failure = http1(&upstreams, &Arc::new(cluster)).await.unwrap_err();
     assert_eq!(failure.to_string(), "connection timeout");
-    assert_eq!(failure.kind.flag(), "UF");
+    assert_eq!(
+        failure.kind.flags(),
+        ResponseFlags::UPSTREAM_CONNECTION_FAILURE
+    );
 }
 
 #[tokio::test(flavor = "local")]
@@ -294,8 +304,8 @@ async fn circuit_breakers_open_and_close() {
     let lease = http1(&upstreams, &cluster).await.unwrap();
     let failure = http1(&upstreams, &cluster).await.unwrap_err();
     assert_eq!(
-        (failure.kind.flag(), failure.to_string()),
-        ("UO", "overflow".into())
+        (failure.kind.flags(), failure.to_string()),
+        (ResponseFlags::UPSTREAM_OVERFLOW, "overflow".into())
     );
     assert_eq!(stats.upstream_rq_pending_overflow.get(), 1);
     lease.give_back();
