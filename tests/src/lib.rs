@@ -6,6 +6,7 @@
 pub mod curl;
 pub mod net;
 pub mod peers;
+pub mod pki;
 pub mod process;
 pub mod wait;
 

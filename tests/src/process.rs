@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
+    io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -134,6 +135,21 @@ pub fn output(mut command: Command) -> String {
         String::from_utf8_lossy(&out.stderr)
     );
     String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// What `command` makes of `input`; panics if it fails.
+pub fn filter(mut command: Command, input: &[u8]) -> Vec<u8> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|e| panic!("{:?} does not start: {e}", command.get_program()));
+    // Taken, so that the child sees its end.
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(input).expect("the child reads");
+    drop(stdin);
+    let out = child.wait_with_output().expect("a child can be waited for");
+    assert!(out.status.success(), "{command:?}: {}", out.status);
+    out.stdout
 }
 
 /// Whether `program` is on the PATH.

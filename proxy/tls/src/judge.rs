@@ -22,20 +22,24 @@ pub(crate) struct Judge {
     validation: Arc<Validation>,
     /// What our peers are to us.
     role: Role,
-    client_auth: ClientAuth,
+    mandatory: bool,
 }
 
 impl Judge {
     pub(crate) fn new(validation: Arc<Validation>, role: Role, client_auth: ClientAuth) -> Self {
+        // As in Envoy, what the validation demands of a certificate demands the certificate too,
+        // even where the listener does not. Only the trust material that is there now can say.
+        let mandatory = client_auth == ClientAuth::Required || validation.demands_certificate();
         Self {
             validation,
             role,
-            client_auth,
+            mandatory,
         }
     }
 
-    pub(crate) fn client_auth(&self) -> ClientAuth {
-        self.client_auth
+    /// Whether a peer without a certificate is refused.
+    pub(crate) fn certificate_is_mandatory(&self) -> bool {
+        self.mandatory
     }
 
     /// Judges a chain, leaf first.
@@ -98,9 +102,36 @@ fn algorithms() -> &'static WebPkiSupportedAlgorithms {
     &provider::default_provider().signature_verification_algorithms
 }
 
+/// The methods that rustls wants of the verifiers of both sides alike.
+macro_rules! handshake_signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            leaf: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls12_signature(message, leaf, signature, algorithms())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            leaf: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, leaf, signature, algorithms())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            algorithms().supported_schemes()
+        }
+    };
+}
+
 impl ClientCertVerifier for Judge {
     fn client_auth_mandatory(&self) -> bool {
-        self.client_auth == ClientAuth::Required
+        self.mandatory
     }
 
     /// None: a bundle may hold hundreds of roots, and workloads have one certificate to show.
@@ -118,27 +149,7 @@ impl ClientCertVerifier for Judge {
             .map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, leaf, signature, algorithms())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signature, algorithms())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        algorithms().supported_schemes()
-    }
+    handshake_signatures!();
 }
 
 impl ServerCertVerifier for Judge {
@@ -159,25 +170,5 @@ impl ServerCertVerifier for Judge {
             .map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, leaf, signature, algorithms())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signature, algorithms())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        algorithms().supported_schemes()
-    }
+    handshake_signatures!();
 }

@@ -203,6 +203,21 @@ impl Validation {
         Ok(verified)
     }
 
+    /// Whether nobody passes without a certificate, even where none is required: a SPIFFE ID, a
+    /// name or a hash is demanded. It is so in Envoy, down to `ACCEPT_UNTRUSTED`, which lets those
+    /// in who show nothing.
+    pub fn demands_certificate(&self) -> bool {
+        match &self.trust {
+            Trust::Spiffe(_) => true,
+            Trust::Ca(_) => {
+                !(self.sans.is_empty()
+                    && self.certificate_hashes.is_empty()
+                    && self.spki_hashes.is_empty())
+            }
+            Trust::AcceptUntrusted => false,
+        }
+    }
+
     /// The roots that are in use, with their trust domain where there is one, for `/certs`.
     pub fn roots(&self) -> Vec<(Option<&TrustDomain>, &Arc<Roots>)> {
         match &self.trust {

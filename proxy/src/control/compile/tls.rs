@@ -31,7 +31,7 @@ use crate::{
     control::{
         any,
         report::{At, no_effect, refuse},
-        secrets::{SecretKey, SecretStore, demands_certificate},
+        secrets::{SecretKey, SecretStore},
     },
 };
 
@@ -146,8 +146,6 @@ pub(super) fn server(
         }
         (None, false) => ClientAuth::None,
         (Some(_), true) => ClientAuth::Required,
-        // As in Envoy, names and hashes are demanded of every client.
-        (Some(_), false) if common.demands_certificate => ClientAuth::Required,
         (Some(_), false) => ClientAuth::Optional,
     };
     let Some(identity) = common.identity else {
@@ -252,7 +250,6 @@ struct Common {
     curves: Vec<String>,
     identity: Option<Arc<Slot<Identity>>>,
     validation: Option<Arc<Slot<Validation>>>,
-    demands_certificate: bool,
     keys: Vec<SecretKey>,
 }
 
@@ -291,7 +288,6 @@ fn common_context(
         curves: split(&params.ecdh_curves, &[':', ',']),
         identity: None,
         validation: None,
-        demands_certificate: false,
         keys: Vec::new(),
     };
     common.identity = identity(
@@ -348,7 +344,6 @@ fn validation(
     let served = match context {
         ValidationContextType::ValidationContext(context) => {
             let at = at.field("validation_context");
-            common.demands_certificate = demands_certificate(context);
             common.validation = SecretStore::configured_validation(context, match_server_name, &at);
             return;
         }
@@ -359,9 +354,6 @@ fn validation(
         }
         ValidationContextType::CombinedValidationContext(combined) => {
             let at = at.field("combined_validation_context");
-            if let Some(defaults) = &combined.default_validation_context {
-                common.demands_certificate = demands_certificate(defaults);
-            }
             combined_validation(combined, match_server_name, secrets, &at)
         }
         ValidationContextType::ValidationContextCertificateProvider(_)

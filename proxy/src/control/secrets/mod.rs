@@ -25,7 +25,6 @@ use tokio::{sync::watch, time::Instant};
 
 pub use self::entry::SecretStatus;
 pub(super) use self::entry::check;
-pub(super) use self::validation::demands_certificate;
 use self::{entry::Entry, validation::Origin};
 use super::report::At;
 

@@ -56,16 +56,6 @@ pub(in crate::control) fn validation(
     Some(rules.with(trust))
 }
 
-/// Whether the context demands something of a peer's certificate, so that there must be one.
-#[allow(deprecated)]
-pub(in crate::control) fn demands_certificate(context: &CertificateValidationContext) -> bool {
-    !context.match_typed_subject_alt_names.is_empty()
-        || !context.match_subject_alt_names.is_empty()
-        || !context.verify_certificate_hash.is_empty()
-        || !context.verify_certificate_spki.is_empty()
-        || context.custom_validator_config.is_some()
-}
-
 /// What a context demands besides a chain to a root.
 #[derive(Clone, Debug, Default)]
 pub(in crate::control) struct Rules {

@@ -22,7 +22,8 @@ pub enum TlsVersion {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
     None,
-    /// Verified if presented.
+    /// Verified if presented; [`Validation::demands_certificate`](crate::Validation) makes it
+    /// mandatory all the same.
     Optional,
     Required,
 }

@@ -17,7 +17,7 @@ use super::{
     session::{FillError, Session},
 };
 use crate::{
-    ClientAuth, ClientContext, Peer, Refusal, ServerContext, Slot, Validation,
+    ClientContext, Peer, Refusal, ServerContext, Slot, Validation,
     context::Epochs,
     judge::{Judge, Verdict, take_verdict},
     verify::Role,
@@ -190,7 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 let now = SystemTime::now();
                 Ok(Some(judge.judge(leaf, intermediates, server_name, now)?))
             }
-            None | Some([]) if judge.client_auth() != ClientAuth::Required => Ok(None),
+            None | Some([]) if !judge.certificate_is_mandatory() => Ok(None),
             _ => Err(Refusal::no_certificate().into()),
         }
     }

@@ -10,9 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
 use crate::{
-    ClientAuth, ClientContext, ServerContext, TlsVersion, Trust, Validation,
+    ClientAuth, ClientContext, Identity, SanMatcher, SanPattern, SanType, ServerContext, Slot,
+    TlsVersion, Trust, Validation,
     testing::{
-        bundles, client_params, pair, server_params, spiffe_root, svid_params, validation, validity,
+        bundles, client_params, pair, roots, server_params, spiffe_root, svid_params, validation,
+        validity,
     },
 };
 
@@ -192,33 +194,48 @@ async fn a_refused_server_is_named_here_and_told_why() {
 
 #[tokio::test]
 async fn client_certificates_are_required_optional_or_not_asked_for() {
+    use ClientAuth::{None as Unasked, Optional, Required};
     let (own, other) = (spiffe_root("example.org"), spiffe_root("domain.test"));
-    let trust = || validation(bundles(&[("example.org", &own)]));
-    let client = |identity| {
-        let mut params = client_params(own.svid("spiffe://example.org/client"), trust());
-        params.identity = identity;
+    let ca = || Validation::new(Trust::Ca(roots(&[&own])));
+    let spiffe = || Validation::new(bundles(&[("example.org", &own)]));
+    let named = || Validation {
+        sans: vec![SanMatcher {
+            san: Some(SanType::Uri),
+            pattern: SanPattern::Prefix("spiffe://example.org/".to_owned()),
+            ignore_case: false,
+        }],
+        ..ca()
+    };
+    let pinned = || Validation {
+        spki_hashes: vec![[0; 32]],
+        ..ca()
+    };
+    let client = |identity: Option<Arc<Identity>>| {
+        let own_svid = own.svid("spiffe://example.org/client");
+        let mut params = client_params(own_svid, Arc::new(spiffe()));
+        params.identity = identity.map(|identity| Slot::new(Some(identity)));
         ClientContext::new(params).unwrap()
     };
-    let own_slot = || {
-        Some(crate::Slot::new(Some(
-            own.svid("spiffe://example.org/client"),
-        )))
-    };
-    let forged = || {
-        Some(crate::Slot::new(Some(
-            other.svid("spiffe://example.org/client"),
-        )))
-    };
-    for (client_auth, identity, expected) in [
-        (ClientAuth::Required, own_slot(), Ok(true)),
-        (ClientAuth::Required, None, Err("no_certificate")),
-        (ClientAuth::Optional, own_slot(), Ok(true)),
-        (ClientAuth::Optional, None, Ok(false)),
-        (ClientAuth::Optional, forged(), Err("unknown_issuer")),
-        (ClientAuth::None, forged(), Ok(false)),
-        (ClientAuth::None, None, Ok(false)),
+    let genuine = || Some(own.svid("spiffe://example.org/client"));
+    let forged = || Some(other.svid("spiffe://example.org/client"));
+    for (client_auth, trust, identity, expected) in [
+        (Required, ca(), genuine(), Ok(true)),
+        (Required, ca(), None, Err("no_certificate")),
+        (Optional, ca(), genuine(), Ok(true)),
+        (Optional, ca(), None, Ok(false)),
+        (Optional, ca(), forged(), Err("unknown_issuer")),
+        // What is demanded of a certificate demands the certificate.
+        (Optional, spiffe(), genuine(), Ok(true)),
+        (Optional, spiffe(), None, Err("no_certificate")),
+        (Optional, spiffe(), forged(), Err("unknown_issuer")),
+        (Optional, named(), genuine(), Ok(true)),
+        (Optional, named(), None, Err("no_certificate")),
+        (Optional, pinned(), None, Err("no_certificate")),
+        (Unasked, spiffe(), forged(), Ok(false)),
+        (Unasked, spiffe(), None, Ok(false)),
     ] {
-        let mut server = server_params(own.svid("spiffe://example.org/server"), trust());
+        let server_svid = own.svid("spiffe://example.org/server");
+        let mut server = server_params(server_svid, Arc::new(trust));
         server.client_auth = client_auth;
         let server = ServerContext::new(server).unwrap();
         let (server, _client) = handshake(&server, &client(identity)).await;
