@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use crate::Net;
+use crate::{Net, clusters};
 
 /// One answer, or why there is none.
 #[derive(Debug)]
@@ -62,6 +62,7 @@ fn run(net: &Net, url: &str, cert: Option<ClientCertificate<'_>>, arguments: &[&
         .arg(LIMIT.as_secs().to_string());
     if let Some(cert) = cert {
         command
+            .env("OPENSSL_CONF", clusters::data("openssl.cnf"))
             .arg("--cert")
             .arg(cert.chain)
             .arg("--key")

@@ -3,14 +3,22 @@
 //! Invariants: every process that a test starts ends with it; every wait is a bounded poll; a test
 //! whose peer is missing says so by name.
 
+pub mod agent;
+pub mod authority;
+pub mod clusters;
 pub mod curl;
+pub mod identities;
 pub mod net;
+pub mod peer;
 pub mod peers;
 pub mod pki;
 pub mod process;
 pub mod wait;
 
-pub use net::Net;
+pub use agent::Agent;
+pub use authority::Authority;
+pub use identities::Identities;
+pub use net::{Lan, Net};
 pub use process::Process;
 pub use wait::{eventually, eventually_within};
 

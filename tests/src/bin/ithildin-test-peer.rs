@@ -1,0 +1,43 @@
+//! What the end-to-end tests put around the proxies, inside their namespaces: a service, a relay
+//! and load.
+//!
+//!     ithildin-test-peer serve 127.0.0.1:80 [--tls DIR]
+//!     ithildin-test-peer relay 10.0.1.50:8000 127.0.0.1:8080
+//!     ithildin-test-peer load 127.0.0.1:8000 app.example.org /status/200
+
+use std::{env, net::SocketAddr, process::ExitCode};
+
+use anyhow::{Context, bail};
+use ithildin_tests::peer::{load, relay, serve};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(run(&arguments)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ithildin-test-peer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &[String]) -> anyhow::Result<()> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["serve", on] => serve::plain(address(on)?).await,
+        ["serve", on, "--tls", dir] => serve::tls(address(on)?, dir.as_ref()).await,
+        ["relay", from, to] => relay::run(address(from)?, address(to)?).await,
+        ["load", to, host, path] => load::run(address(to)?, host, path).await,
+        _ => bail!("serve ADDRESS [--tls DIR] | relay FROM TO | load ADDRESS HOST PATH"),
+    }
+}
+
+fn address(text: &str) -> anyhow::Result<SocketAddr> {
+    text.parse().with_context(|| format!("address {text:?}"))
+}

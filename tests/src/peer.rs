@@ -1,0 +1,5 @@
+//! The parts of `ithildin-test-peer`, which runs beside the proxies in their namespaces.
+
+pub mod load;
+pub mod relay;
+pub mod serve;
