@@ -52,7 +52,7 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, mut downst
             }
         };
         stats.downstream_rq_http1_total.inc();
-        if !serve_request(&context, &wire, head).await {
+        if !Box::pin(serve_request(&context, &wire, head)).await {
             break;
         }
         wire.release_buffer();

@@ -36,6 +36,9 @@ use crate::{
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves one connection to its end.
+///
+/// Futures that are large and short-lived, or one of several, are boxed from here on: an idle
+/// connection holds none of what its next request will need.
 pub async fn serve(worker: &Rc<Worker>, manager: &HttpManager, mut downstream: Downstream) {
     let stats = manager.stats.worker(worker.index);
     stats.downstream_cx_total.inc();
@@ -52,7 +55,7 @@ pub async fn serve(worker: &Rc<Worker>, manager: &HttpManager, mut downstream: D
     match codec {
         Some(Codec::Http2) => {
             stats.downstream_cx_http2_total.inc();
-            http2::serve(worker, manager, downstream).await;
+            Box::pin(http2::serve(worker, manager, downstream)).await;
         }
         Some(_) => {
             stats.downstream_cx_http1_total.inc();

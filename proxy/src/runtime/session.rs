@@ -155,7 +155,8 @@ async fn inspect_within(worker: &Worker, listener: &Listener, socket: Socket) ->
         let go_on = listener.continue_on_inspect_timeout;
         return go_on.then(|| Opening::Plain(socket, BytesMut::new()));
     }
-    match worker.timers.timeout(limit, inspect(socket)).await {
+    let inspection = Box::pin(inspect(socket));
+    match worker.timers.timeout(limit, inspection).await {
         Some(Ok(Inspected::Tls(pending))) => Some(Opening::Tls(pending)),
         Some(Ok(Inspected::Plain(socket, read))) => Some(Opening::Plain(socket, read)),
         Some(Err(error)) => {
