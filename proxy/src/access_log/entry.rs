@@ -19,8 +19,6 @@ pub struct Entry<'a> {
     pub method: Option<&'a [u8]>,
     /// As it is now: after rewrites.
     pub path: Option<&'a [u8]>,
-    /// As the client sent it, if a rewrite changed it (`x-envoy-original-path`).
-    pub original_path: Option<&'a [u8]>,
     pub authority: Option<&'a [u8]>,
     pub scheme: Option<&'a [u8]>,
     /// Without pseudo headers.
@@ -52,7 +50,6 @@ impl Entry<'_> {
             protocol: None,
             method: None,
             path: None,
-            original_path: None,
             authority: None,
             scheme: None,
             request_headers: None,
@@ -133,11 +130,8 @@ pub struct Durations {
     pub request_sent: Option<Duration>,
     /// To the first byte from upstream (`%RESPONSE_DURATION%`).
     pub response: Option<Duration>,
-    /// To the last byte from upstream.
-    pub response_end: Option<Duration>,
-    /// From the request's start upstream to the head of the response
-    /// (`x-envoy-upstream-service-time`). Not since [`Entry::start`].
-    pub upstream_service: Option<Duration>,
+    /// To the last byte of the response sent downstream; `None` for one that was cut off.
+    pub response_sent: Option<Duration>,
 }
 
 /// The downstream side.

@@ -247,26 +247,16 @@ fn request_header<'a>(entry: &Entry<'a>, name: &str) -> Option<Cow<'a, [u8]>> {
         ":path" => entry.path,
         ":authority" | "host" => entry.authority,
         ":scheme" => entry.scheme,
-        "x-envoy-original-path" if entry.original_path.is_some() => entry.original_path,
         name => return borrowed(entry.request_headers?, name),
     };
     pseudo.map(Cow::Borrowed)
 }
 
 fn response_header<'a>(entry: &Entry<'a>, name: &str) -> Option<Cow<'a, [u8]>> {
-    let text = match name {
-        ":status" => entry.response_code?.to_string(),
-        name => {
-            let known = entry
-                .response_headers
-                .and_then(|headers| borrowed(headers, name));
-            if known.is_some() || name != "x-envoy-upstream-service-time" {
-                return known;
-            }
-            millis(entry.durations.upstream_service?).to_string()
-        }
-    };
-    Some(Cow::Owned(text.into_bytes()))
+    match name {
+        ":status" => Some(entry.response_code?.to_string().into_bytes().into()),
+        name => borrowed(entry.response_headers?, name),
+    }
 }
 
 impl Field {
@@ -299,9 +289,24 @@ impl Field {
             }
             Self::DownstreamLocalAddress => write_address(entry.downstream.local?, out),
             Self::DownstreamLocalAddressWithoutPort => write_ip(entry.downstream.local?, out),
+            field if field.is_prose() => {
+                let text = field.text(entry)?.bytes();
+                out.extend(text.map(|byte| if byte == b' ' { b'_' } else { byte }));
+            }
             field => out.extend_from_slice(field.text(entry)?.as_bytes()),
         }
         Some(Kind::Text)
+    }
+
+    /// Whether it may hold spaces, which would be taken for the end of its column.
+    fn is_prose(self) -> bool {
+        matches!(
+            self,
+            Self::ResponseCodeDetails
+                | Self::ConnectionTerminationDetails
+                | Self::UpstreamTransportFailureReason
+                | Self::DownstreamTransportFailureReason
+        )
     }
 
     /// `None` for a field that is not a number; `Some(None)` for one without a value.
@@ -321,9 +326,9 @@ impl Field {
             Self::RequestTxDuration => durations.request_sent.map(millis),
             Self::ResponseDuration => durations.response.map(millis),
             Self::ResponseTxDuration => durations
-                .total
+                .response_sent
                 .zip(durations.response)
-                .map(|(total, response)| millis(total.saturating_sub(response))),
+                .map(|(sent, response)| millis(sent.saturating_sub(response))),
             Self::ConnectionId => Some(entry.downstream.connection_id),
             Self::UpstreamRequestAttemptCount => Some(entry.attempts.into()),
             Self::UpstreamLocalPort => port(entry.upstream.local),

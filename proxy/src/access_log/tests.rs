@@ -74,18 +74,20 @@ fn the_default_tcp_line_is_envoys() {
 fn operators_print_what_they_name() {
     let headers = request_headers();
     let mut entry = entry(&headers);
-    entry.original_path = Some(b"/before");
     entry.flags |= ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
     entry.downstream.remote = Some("[2001:db8::1]:443".parse::<SocketAddr>().unwrap());
-    entry.durations.upstream_service = Some(Duration::from_millis(7));
+    entry.upstream.transport_failure = Some("delayed connect error: Connection refused");
     for (format, expected) in [
-        ("%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%", "/before"),
+        ("%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%", "/dead?x=1"),
         ("%REQ(:path)%", "/dead?x=1"),
         ("%REQ_WITHOUT_QUERY(:PATH)%", "/dead"),
         ("%REQ(USER-AGENT):4%", "curl"),
         ("%REQ(NOPE?USER-AGENT):4%|", "curl|"),
         ("%REQ(NOPE)%", "-"),
-        ("%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%", "7"),
+        (
+            "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+            "delayed_connect_error:_Connection_refused",
+        ),
         ("%RESP(:STATUS)%", "503"),
         ("%RESPONSE_FLAGS%", "URX,UF"),
         (

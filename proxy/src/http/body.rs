@@ -3,7 +3,7 @@
 //! Invariant: the next part is asked for only when the one before is written, so that a slow
 //! reader slows its writer down and nothing piles up between.
 
-use std::{cell::Cell, future::poll_fn, io, pin::pin, task::Poll};
+use std::{future::poll_fn, io, pin::pin, task::Poll};
 
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
@@ -205,20 +205,18 @@ pub(super) enum PumpError {
     Sink(io::Error),
 }
 
-/// Moves a whole body and counts its bytes. `progress` is told of each part.
+/// Moves a whole body. `progress` is told of each part before it is passed on.
 pub(super) async fn pump(
     source: &mut Source<'_, '_>,
     sink: &mut Sink<'_, '_>,
-    passed: &Cell<u64>,
-    progress: impl Fn(),
+    progress: impl Fn(&Part),
 ) -> Result<(), PumpError> {
     loop {
         let part = next_or_flush(source, sink).await?;
-        progress();
+        progress(&part);
         match part {
             Part::Data(data) if data.is_empty() => {}
             Part::Data(data) => {
-                passed.set(passed.get() + data.len() as u64);
                 // A chunked body may still have trailers after its last data.
                 let last = source.is_ended();
                 sink.data(data, last).await.map_err(PumpError::Sink)?;

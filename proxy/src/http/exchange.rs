@@ -2,7 +2,7 @@
 //!
 //! Read from top to bottom: prepare, route, choose a cluster, lease a connection, send, answer.
 
-use std::{cell::Cell, future::poll_fn, rc::Rc, sync::Arc, time::Instant};
+use std::{borrow::Cow, future::poll_fn, net::SocketAddr, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use ithildin_http1::Known;
@@ -12,8 +12,9 @@ use super::{
     client::{Client, Response},
     failure::LocalReply,
     headers::Headers,
+    meter::Meter,
     race::Beside,
-    request::{BodyLength, Request},
+    request::{BodyLength, Protocol, Request},
     response,
     timeouts::Clock,
 };
@@ -24,6 +25,7 @@ use crate::{
         route::{Clusters, Forward, Route, RouteAction, RouteTable, VirtualHost},
     },
     stats::HttpBlock,
+    tls_session::TlsSession,
     upstream::{HttpLease, LbRequest, UpstreamFailure},
     worker::{Connection, Worker},
 };
@@ -40,11 +42,11 @@ pub(super) struct Context<'x> {
 pub(super) struct Exchange<'x> {
     pub(super) context: &'x Context<'x>,
     pub(super) request: Request,
-    pub(super) started: Instant,
-    pub(super) bytes_in: Cell<u64>,
-    pub(super) bytes_out: Cell<u64>,
+    pub(super) meter: &'x Meter<'x>,
     /// What the access log says of the answer.
     pub(super) outcome: Outcome,
+    /// From the begin of [`serve`](Self::serve) to its end, if it comes to its end.
+    pub(super) is_running: bool,
 }
 
 /// How a request ended.
@@ -53,13 +55,27 @@ pub(super) struct Outcome {
     /// 0 if the client went away before there was an answer.
     pub(super) status: u16,
     pub(super) flags: ResponseFlags,
-    pub(super) details: &'static str,
+    pub(super) details: Cow<'static, str>,
     pub(super) route: Option<Arc<Route>>,
     /// The route's table, and which of its virtual hosts.
     pub(super) host: Option<(Arc<RouteTable>, usize)>,
     pub(super) cluster: Option<Arc<str>>,
     pub(super) endpoint: Option<Arc<crate::config::cluster::Endpoint>>,
     pub(super) transport_failure: Option<Arc<str>>,
+    /// Tries so far, the first included.
+    pub(super) attempts: u32,
+    /// The connection of the last try.
+    pub(super) upstream: Option<Link>,
+    /// Of the response: those that a log asks for.
+    pub(super) response_headers: Headers,
+}
+
+/// An upstream connection that carried the request.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) local: Option<SocketAddr>,
+    pub(super) protocol: Protocol,
+    pub(super) tls: Option<Rc<TlsSession>>,
 }
 
 /// Why an attempt did not bring a whole response.
@@ -68,22 +84,41 @@ pub(super) enum Broken {
     /// Nothing of a response has come. `stale`: the pooled connection was closed already.
     BeforeResponse { reply: LocalReply, stale: bool },
     /// The client has a part of the response: all that is left is to cut it off.
-    Midway,
+    Midway(ResponseFlags, &'static str),
     /// The client is gone.
     Client,
 }
 
-impl Exchange<'_> {
+impl<'x> Exchange<'x> {
+    pub(super) fn new(context: &'x Context<'x>, request: Request, meter: &'x Meter<'x>) -> Self {
+        Self {
+            context,
+            request,
+            meter,
+            outcome: Outcome::default(),
+            is_running: false,
+        }
+    }
+
     /// Answers the request. Afterwards `source` tells whether the body was taken whole.
     pub(super) async fn serve(&mut self, source: &mut Source<'_, '_>, client: &mut Client<'_, '_>) {
         let stats = self.context.stats;
         stats.downstream_rq_total.inc();
         stats.downstream_rq_active.inc();
+        self.is_running = true;
+        if self.request.body == BodyLength::Empty {
+            self.meter.request_is_whole();
+        }
         if let Err(reply) = self.route_and_forward(source, client).await {
             self.reply(reply, client).await;
         }
-        stats.downstream_rq_active.dec();
-        response::count(stats, self.outcome.status);
+        self.is_running = false;
+        self.count();
+    }
+
+    pub(super) fn count(&self) {
+        self.context.stats.downstream_rq_active.dec();
+        response::count(self.context.stats, self.outcome.status);
     }
 
     async fn route_and_forward(
@@ -167,7 +202,7 @@ impl Exchange<'_> {
                 stats.upstream_rq_timeout.inc();
                 if self.outcome.status != 0 {
                     client.abort();
-                    self.outcome.flags = expired.flags();
+                    self.outcome.flags |= expired.flags();
                     return Ok(());
                 }
                 Err(expired.reply())
@@ -188,6 +223,7 @@ impl Exchange<'_> {
         let repeatable = self.request.body == BodyLength::Empty;
         let mut retries = super::retry::Budget::new(forward.retry.as_ref(), repeatable);
         loop {
+            self.outcome.attempts += 1;
             let lease = match self.lease(cluster, client, &retries).await {
                 Ok(Some(lease)) => lease,
                 Ok(None) => {
@@ -195,10 +231,11 @@ impl Exchange<'_> {
                     return Ok(());
                 }
                 Err(failure) => {
-                    self.outcome.endpoint = failure.endpoint.clone();
+                    self.outcome.endpoint.clone_from(&failure.endpoint);
                     if retries.after_failure(self.context, cluster, &failure).await {
                         continue;
                     }
+                    self.retries_ended(&retries);
                     return Err(LocalReply::unavailable(&failure));
                 }
             };
@@ -216,11 +253,13 @@ impl Exchange<'_> {
                     if retries.after_reset(self.context, cluster, stale).await {
                         continue;
                     }
+                    self.retries_ended(&retries);
                     return Err(reply);
                 }
-                Err(Broken::Midway) => {
+                Err(Broken::Midway(flags, details)) => {
                     client.abort();
-                    self.outcome.flags = ResponseFlags::UPSTREAM_CONNECTION_TERMINATION;
+                    self.outcome.flags |= flags;
+                    self.outcome.details = details.into();
                     return Ok(());
                 }
                 Err(Broken::Client) => {
@@ -228,6 +267,12 @@ impl Exchange<'_> {
                     return Ok(());
                 }
             }
+        }
+    }
+
+    fn retries_ended(&mut self, retries: &super::retry::Budget<'_>) {
+        if retries.is_exhausted() {
+            self.outcome.flags |= ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
         }
     }
 
@@ -255,27 +300,31 @@ impl Exchange<'_> {
             .transpose()
     }
 
-    fn client_gone(&mut self) {
-        self.outcome.flags = ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
-        self.outcome.details = "downstream_remote_disconnect";
+    pub(super) fn client_gone(&mut self) {
+        self.outcome.flags |= ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
+        self.outcome.details = "downstream_remote_disconnect".into();
         self.context.stats.downstream_rq_rx_reset.inc();
     }
 
     async fn reply(&mut self, reply: LocalReply, client: &mut Client<'_, '_>) {
         self.outcome.status = reply.status;
-        self.outcome.flags = reply.flags;
-        self.outcome.details = reply.details;
+        self.outcome.flags |= reply.flags;
+        self.outcome.details = reply.details.clone();
         self.outcome.transport_failure = reply.transport_failure.clone();
         let response = response::local(self.context, &self.request, reply);
         let body = response.1;
+        self.keep_headers(&response.0);
         let closing = self.is_closing();
         let Ok(mut sink) = client.respond(response.0, closing).await else {
             return;
         };
         let mut source = Source::Bytes(body);
-        let passed = pump(&mut source, &mut sink, &self.bytes_out, || ()).await;
-        if passed.is_err() {
-            client.abort();
+        let passed = pump(&mut source, &mut sink, |part| {
+            self.meter.response_part(part);
+        });
+        match passed.await {
+            Ok(()) => self.meter.response_is_sent(),
+            Err(_) => client.abort(),
         }
     }
 
@@ -304,8 +353,9 @@ impl Exchange<'_> {
     /// The head of the upstream's response, made ours.
     pub(super) fn finish_head(&mut self, mut response: Response) -> Response {
         self.outcome.status = response.status;
-        self.outcome.details = "via_upstream";
-        response::prepare(self.context, &mut response, self.started);
+        self.outcome.details = "via_upstream".into();
+        self.meter.response_begins();
+        response::prepare(self.context, &mut response, self.meter.started);
         if let (Some(route), Some((table, host))) = (&self.outcome.route, &self.outcome.host) {
             let host = &table.hosts[*host];
             for mutations in [
@@ -316,7 +366,16 @@ impl Exchange<'_> {
                 super::mutate::apply(mutations, &mut response.headers);
             }
         }
+        self.keep_headers(&response);
         response
+    }
+
+    /// The response is gone when its line is logged.
+    fn keep_headers(&mut self, response: &Response) {
+        let wanted = &self.context.manager.access_log.needs().response_headers;
+        if !wanted.is_empty() {
+            self.outcome.response_headers = response.headers.only(wanted);
+        }
     }
 
     /// Whether the client wants trailers.

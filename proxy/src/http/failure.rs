@@ -1,11 +1,52 @@
 //! Answers that the proxy gives itself, in Envoy's words.
 
-use std::fmt::Write;
+use std::{borrow::Cow, fmt::Write};
 
 use bytes::Bytes;
 
+use ithildin_http1::ParseError;
+
+use super::{
+    body::{BodyError, PumpError},
+    exchange::Broken,
+    wire::WireError,
+};
 use crate::access_log::ResponseFlags;
 use crate::upstream::{FailureKind, UpstreamFailure};
+
+/// Flag and details of a response that an upstream cut off in the middle.
+pub(super) fn cut_off(error: &BodyError) -> (ResponseFlags, &'static str) {
+    match error {
+        BodyError::Wire(WireError::Protocol(_)) => (
+            ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
+            "upstream_reset_after_response_started{protocol_error}",
+        ),
+        BodyError::Http2(error) if error.is_reset() => (
+            ResponseFlags::UPSTREAM_REMOTE_RESET,
+            "upstream_reset_after_response_started{remote_reset}",
+        ),
+        BodyError::Wire(WireError::Io(_)) | BodyError::Http2(_) => (
+            ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+            "upstream_reset_after_response_started{connection_termination}",
+        ),
+    }
+}
+
+/// What becomes of a request whose body stopped in the middle: the client is gone, or sent
+/// something that is no body.
+pub(super) fn client_broke(sent: Option<&Result<(), PumpError>>) -> Broken {
+    match sent {
+        Some(Err(PumpError::Source(BodyError::Wire(WireError::Protocol(error)))))
+            if *error != ParseError::Truncated =>
+        {
+            let flags = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
+            let reply = LocalReply::new(error.status(), "Bad Request", flags, error.details());
+            let stale = false;
+            Broken::BeforeResponse { reply, stale }
+        }
+        _ => Broken::Client,
+    }
+}
 
 /// A response without an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +56,7 @@ pub(super) struct LocalReply {
     /// Envoy's response flag, for the access log; empty for none.
     pub(super) flags: ResponseFlags,
     /// Envoy's response code details.
-    pub(super) details: &'static str,
+    pub(super) details: Cow<'static, str>,
     /// `location` of a redirect.
     pub(super) location: Option<Bytes>,
     /// Why the upstream's transport failed.
@@ -34,7 +75,7 @@ impl LocalReply {
             status,
             body: Bytes::from_static(body.as_bytes()),
             flags,
-            details,
+            details: Cow::Borrowed(details),
             location: None,
             transport_failure: None,
             overloaded: false,
@@ -60,7 +101,7 @@ impl LocalReply {
             504,
             "upstream request timeout",
             ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
-            "upstream_response_timeout",
+            "response_timeout",
         )
     }
 
@@ -83,75 +124,47 @@ impl LocalReply {
                 ResponseFlags::NO_HEALTHY_UPSTREAM,
                 "no_healthy_upstream",
             ),
-            FailureKind::Overflow => Self {
-                overloaded: true,
+            kind => Self {
+                overloaded: kind == FailureKind::Overflow,
                 ..Self::reset(
-                    "overflow",
-                    ResponseFlags::UPSTREAM_OVERFLOW,
-                    "upstream_reset_before_response_started{overflow}",
-                    None,
+                    kind.reset_reason(),
+                    kind.flags(),
+                    failure.transport_failure_reason.clone(),
                 )
             },
-            FailureKind::LocalConnectionFailure => Self::reset(
-                failure.kind.reset_reason(),
-                ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
-                "upstream_reset_before_response_started{local_connection_failure}",
-                failure.transport_failure_reason.clone(),
-            ),
-            FailureKind::RemoteConnectionFailure => Self::reset(
-                failure.kind.reset_reason(),
-                ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
-                "upstream_reset_before_response_started{remote_connection_failure}",
-                failure.transport_failure_reason.clone(),
-            ),
-            FailureKind::ConnectionTimeout => Self::reset(
-                failure.kind.reset_reason(),
-                ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
-                "upstream_reset_before_response_started{connection_timeout}",
-                failure.transport_failure_reason.clone(),
-            ),
         }
     }
 
     /// The upstream closed before it answered.
     pub(super) fn upstream_closed() -> Self {
-        Self::reset(
-            "connection termination",
-            ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
-            "upstream_reset_before_response_started{connection_termination}",
-            None,
-        )
+        let flags = ResponseFlags::UPSTREAM_CONNECTION_TERMINATION;
+        Self::reset("connection termination", flags, None)
     }
 
     /// The upstream reset the stream before it answered.
     pub(super) fn upstream_reset() -> Self {
-        Self::reset(
-            "remote reset",
-            ResponseFlags::UPSTREAM_REMOTE_RESET,
-            "upstream_reset_before_response_started{remote_reset}",
-            None,
-        )
+        Self::reset("remote reset", ResponseFlags::UPSTREAM_REMOTE_RESET, None)
     }
 
     /// The upstream's answer makes no sense.
     pub(super) fn upstream_protocol_error() -> Self {
+        let flags = ResponseFlags::UPSTREAM_PROTOCOL_ERROR;
         Self {
             status: 502,
-            ..Self::reset(
-                "protocol error",
-                ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
-                "upstream_reset_before_response_started{protocol_error}",
-                None,
-            )
+            ..Self::reset("protocol error", flags, None)
         }
     }
 
     fn reset(
         reason: &str,
         flags: ResponseFlags,
-        details: &'static str,
         transport_failure: Option<std::sync::Arc<str>>,
     ) -> Self {
+        let mut details = format!("upstream_reset_before_response_started{{{reason}");
+        if let Some(failure) = &transport_failure {
+            details.extend(["|", failure]);
+        }
+        details.push('}');
         let mut body = format!(
             "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
         );
@@ -163,7 +176,7 @@ impl LocalReply {
             status: 503,
             body: body.into(),
             flags,
-            details,
+            details: details.replace(' ', "_").into(),
             location: None,
             transport_failure,
             overloaded: false,

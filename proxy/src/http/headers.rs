@@ -125,6 +125,12 @@ impl Headers {
         Some(joined.map_or(first, Bytes::from))
     }
 
+    /// Those of `names`, which are lower-case.
+    pub(super) fn only(&self, names: &[Box<str>]) -> Self {
+        let wanted = |field: &&Field| names.iter().any(|name| is_named(field, name));
+        Self(self.0.iter().filter(wanted).cloned().collect())
+    }
+
     pub(super) fn remove_known(&mut self, known: Known) {
         self.0.retain(|field| field.known != known);
     }

@@ -1,13 +1,11 @@
 //! The HTTP/2 server side: each stream a task of its own.
 
 use std::{
-    cell::Cell,
     io,
     pin::Pin,
     rc::Rc,
     sync::Arc,
     task::{Context as TaskContext, Poll},
-    time::Instant,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -21,8 +19,9 @@ use tokio::{
 use super::{
     body::Source,
     client::Client,
-    exchange::{Context, Exchange, Outcome},
+    exchange::{Context, Exchange},
     headers::Headers,
+    meter::Meter,
     request::{BodyLength, Protocol, Request},
 };
 use crate::{
@@ -119,14 +118,8 @@ async fn serve_stream(
         return;
     };
     let mut source = Source::http2(body);
-    let mut exchange = Exchange {
-        context: &context,
-        request,
-        started: Instant::now(),
-        bytes_in: Cell::new(0),
-        bytes_out: Cell::new(0),
-        outcome: Outcome::default(),
-    };
+    let meter = Meter::start(&manager.access_log);
+    let mut exchange = Exchange::new(&context, request, &meter);
     exchange.serve(&mut source, &mut client).await;
 }
 

@@ -8,16 +8,17 @@ use ithildin_http1::{Framing, Limits, ResponseHead, encode, parse_response};
 use super::{
     body::{PumpError, Sink, Source, pump},
     client::{Client, Response, put_fields},
-    exchange::{Broken, Exchange},
-    failure::LocalReply,
+    exchange::{Broken, Exchange, Link},
+    failure::{LocalReply, client_broke, cut_off},
     headers::Headers,
+    meter::WireCount,
     race::Beside,
-    request::{BodyLength, Request},
+    request::{BodyLength, Protocol, Request},
     timeouts::Clock,
     tunnel,
     wire::Wire,
 };
-use crate::upstream::Http1Lease;
+use crate::{access_log::ResponseFlags, upstream::Http1Lease};
 
 /// Interim responses taken for one request; more are a mistake or an attack.
 const MAX_INTERIM: usize = 16;
@@ -31,12 +32,23 @@ impl Exchange<'_> {
         clock: &Clock,
     ) -> Result<(), Broken> {
         self.outcome.endpoint = Some(lease.endpoint().clone());
+        self.outcome.upstream = Some(Link {
+            local: lease.local(),
+            protocol: Protocol::Http11,
+            tls: lease.session(),
+        });
         let stale_possible = lease.reused;
         let read_ahead = std::mem::take(&mut lease.leftover);
         let wire = Wire::new(&mut lease.stream, read_ahead, &self.context.worker.buffers);
+        let count = WireCount {
+            meter: self.meter,
+            wire: &wire,
+        };
         let reusable = self
             .speak(&wire, source, client, clock, stale_possible)
-            .await?;
+            .await;
+        drop(count);
+        let reusable = reusable?;
         wire.release_buffer();
         lease.leftover = wire.into_read_ahead();
         if reusable {
@@ -61,10 +73,15 @@ impl Exchange<'_> {
             head: request_head(&self.request, framing),
             trailers: true,
         };
-        let bytes_in = self.bytes_in.clone();
+        let meter = self.meter;
         let send = async {
-            let sent = pump(source, &mut up, &bytes_in, || clock.progress()).await;
+            let sent = pump(source, &mut up, |part| {
+                clock.progress();
+                meter.request_part(part);
+            });
+            let sent = sent.await;
             clock.request_sent();
+            meter.request_is_sent();
             sent
         };
         let mut send = pin!(send);
@@ -76,7 +93,7 @@ impl Exchange<'_> {
         let head = send
             .with(head, client_failed)
             .await
-            .ok_or(Broken::Client)??;
+            .ok_or_else(|| client_broke(send.output()))??;
         if head.is_upgrade() && self.request.upgrade.is_some() {
             let response = self.finish_head(response(&head));
             let Client::Wire {
@@ -85,7 +102,11 @@ impl Exchange<'_> {
                 ..
             } = client
             else {
-                return Err(Broken::Midway);
+                let details = "upstream_reset_after_response_started{protocol_error}";
+                return Err(Broken::Midway(
+                    ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
+                    details,
+                ));
             };
             let down = *down;
             *keep_alive = false;
@@ -93,7 +114,8 @@ impl Exchange<'_> {
                 .respond(response, false)
                 .await
                 .map_err(|_| Broken::Client)?;
-            tunnel::run(self.context.worker, down, wire, clock).await;
+            tunnel::run(self.context.worker, down, wire, clock, meter).await;
+            meter.response_is_sent();
             return Ok(false);
         }
         if head.status == 101 {
@@ -106,11 +128,17 @@ impl Exchange<'_> {
             .await
             .map_err(|_| Broken::Client)?;
         let mut body = Source::wire(wire, head.framing);
-        let relay = pump(&mut body, &mut down, &self.bytes_out, || clock.progress());
+        let relay = pump(&mut body, &mut down, |part| {
+            clock.progress();
+            meter.response_part(part);
+        });
         match send.with(relay, client_failed).await {
             None | Some(Err(PumpError::Sink(_))) => return Err(Broken::Client),
-            Some(Err(PumpError::Source(_))) => return Err(Broken::Midway),
-            Some(Ok(())) => {}
+            Some(Err(PumpError::Source(error))) => {
+                let (flags, details) = cut_off(&error);
+                return Err(Broken::Midway(flags, details));
+            }
+            Some(Ok(())) => meter.response_is_sent(),
         }
         let sent = matches!(send.output(), Some(Ok(())));
         Ok(head.keep_alive && sent)

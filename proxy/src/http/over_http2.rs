@@ -9,11 +9,11 @@ use http::{Method, Uri, Version};
 use super::{
     body::{PumpError, Sink, Source, pump},
     client::{Client, Response},
-    exchange::{Broken, Exchange},
-    failure::LocalReply,
+    exchange::{Broken, Exchange, Link},
+    failure::{LocalReply, client_broke, cut_off},
     headers::Headers,
     race::Beside,
-    request::{BodyLength, Request},
+    request::{BodyLength, Protocol, Request},
     timeouts::Clock,
 };
 use crate::access_log::ResponseFlags;
@@ -28,6 +28,12 @@ impl Exchange<'_> {
         clock: &Clock,
     ) -> Result<(), Broken> {
         self.outcome.endpoint = Some(lease.permit.endpoint().clone());
+        self.meter.upstream_wire.set(None);
+        self.outcome.upstream = Some(Link {
+            local: lease.permit.local(),
+            protocol: Protocol::Http2,
+            tls: lease.permit.session(),
+        });
         let head = request_head(&self.request, self.context.connection.tls.is_some())?;
         let empty = self.request.body == BodyLength::Empty;
         let (response, stream) = lease
@@ -39,13 +45,20 @@ impl Exchange<'_> {
         } else {
             Sink::Http2(stream)
         };
-        let bytes_in = self.bytes_in.clone();
+        let meter = self.meter;
         let send = async {
             let sent = match empty {
                 true => Ok(()),
-                false => pump(source, &mut up, &bytes_in, || clock.progress()).await,
+                false => {
+                    let sent = pump(source, &mut up, |part| {
+                        clock.progress();
+                        meter.request_part(part);
+                    });
+                    sent.await
+                }
             };
             clock.request_sent();
+            meter.request_is_sent();
             sent
         };
         let mut send = pin!(send);
@@ -57,7 +70,7 @@ impl Exchange<'_> {
         let head = send
             .with(head, client_failed)
             .await
-            .ok_or(Broken::Client)??;
+            .ok_or_else(|| client_broke(send.output()))??;
         let (head, stream) = head.into_parts();
         let body = length(&head, &stream, self.request.is_head());
         let response = self.finish_head(Response {
@@ -73,11 +86,20 @@ impl Exchange<'_> {
             .await
             .map_err(|_| Broken::Client)?;
         let mut body = Source::http2(stream);
-        let relay = pump(&mut body, &mut down, &self.bytes_out, || clock.progress());
+        let relay = pump(&mut body, &mut down, |part| {
+            clock.progress();
+            meter.response_part(part);
+        });
         match send.with(relay, client_failed).await {
             None | Some(Err(PumpError::Sink(_))) => Err(Broken::Client),
-            Some(Err(PumpError::Source(_))) => Err(Broken::Midway),
-            Some(Ok(())) => Ok(()),
+            Some(Err(PumpError::Source(error))) => {
+                let (flags, details) = cut_off(&error);
+                Err(Broken::Midway(flags, details))
+            }
+            Some(Ok(())) => {
+                meter.response_is_sent();
+                Ok(())
+            }
         }
     }
 

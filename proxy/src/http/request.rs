@@ -93,6 +93,20 @@ impl Request {
         }
     }
 
+    /// What is known of a request whose head could not be read: nothing.
+    pub(super) fn unreadable() -> Self {
+        Self {
+            method: Bytes::new(),
+            scheme: None,
+            authority: Bytes::new(),
+            path: Bytes::new(),
+            headers: Headers::default(),
+            body: BodyLength::Empty,
+            upgrade: None,
+            protocol: Protocol::Http11,
+        }
+    }
+
     pub(super) fn is_connect(&self) -> bool {
         self.method == Method::CONNECT.as_str()
     }

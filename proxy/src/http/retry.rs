@@ -20,6 +20,7 @@ pub(super) struct Budget<'p> {
     stale: u32,
     tried: Vec<Arc<Endpoint>>,
     permit: Option<RetryPermit>,
+    exhausted: bool,
 }
 
 impl<'p> Budget<'p> {
@@ -31,7 +32,13 @@ impl<'p> Budget<'p> {
             stale: 0,
             tried: Vec::new(),
             permit: None,
+            exhausted: false,
         }
+    }
+
+    /// Whether one more try was wanted than the policy allows.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.exhausted
     }
 
     /// Endpoints that should not be chosen again.
@@ -99,6 +106,7 @@ impl<'p> Budget<'p> {
         let stats = cluster.stats.worker(context.worker.index);
         if self.attempts >= policy.attempts {
             stats.upstream_rq_retry_limit_exceeded.inc();
+            self.exhausted = true;
             return false;
         }
         let Some(permit) = context.worker.upstreams.retry(cluster) else {

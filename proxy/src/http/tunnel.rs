@@ -2,13 +2,19 @@
 
 use std::{future::poll_fn, rc::Rc, task::Poll};
 
-use super::{timeouts::Clock, wire::Wire};
+use super::{meter::Meter, timeouts::Clock, wire::Wire};
 use crate::{tcp::pump::Pump, worker::Worker};
 
 /// The most that is buffered for one direction, in bytes.
 const LIMIT: usize = 256 * 1024;
 
-pub(super) async fn run(worker: &Rc<Worker>, client: &Wire<'_>, server: &Wire<'_>, clock: &Clock) {
+pub(super) async fn run(
+    worker: &Rc<Worker>,
+    client: &Wire<'_>,
+    server: &Wire<'_>,
+    clock: &Clock,
+    meter: &Meter<'_>,
+) {
     let mut up = Pump::new(client.with_buffer(std::mem::take), LIMIT);
     let mut down = Pump::new(server.with_buffer(std::mem::take), LIMIT);
     poll_fn(|cx| {
@@ -17,8 +23,10 @@ pub(super) async fn run(worker: &Rc<Worker>, client: &Wire<'_>, server: &Wire<'_
         let before = (up.passed, down.passed);
         let sent = up.poll(cx, &worker.buffers, &mut client, &mut server);
         let received = down.poll(cx, &worker.buffers, &mut server, &mut client);
-        if (up.passed, down.passed) != before {
+        let moved = (up.passed - before.0, down.passed - before.1);
+        if moved != (0, 0) {
             clock.progress();
+            meter.tunnelled(moved.0, moved.1);
         }
         match (sent, received) {
             (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(()),

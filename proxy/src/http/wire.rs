@@ -3,7 +3,7 @@
 //! A message is read while another is written, so the stream is borrowed only inside a poll.
 
 use std::{
-    cell::{RefCell, RefMut},
+    cell::{Cell, RefCell, RefMut},
     future::poll_fn,
     io,
     pin::Pin,
@@ -32,6 +32,8 @@ pub(super) struct Wire<'w> {
     stream: RefCell<&'w mut Stream>,
     buffer: RefCell<BytesMut>,
     buffers: &'w BufferPool,
+    read: Cell<u64>,
+    written: Cell<u64>,
 }
 
 impl<'w> Wire<'w> {
@@ -40,11 +42,20 @@ impl<'w> Wire<'w> {
         read_ahead: BytesMut,
         buffers: &'w BufferPool,
     ) -> Self {
+        let read = Cell::new(read_ahead.len() as u64);
         Self {
             stream: RefCell::new(stream),
             buffer: RefCell::new(read_ahead),
             buffers,
+            read,
+            written: Cell::new(0),
         }
+    }
+
+    /// Bytes taken from the peer so far, without those read ahead of need, and bytes sent to it.
+    pub(super) fn passed(&self) -> (u64, u64) {
+        let ahead = self.buffer.borrow().len() as u64;
+        (self.read.get().saturating_sub(ahead), self.written.get())
     }
 
     /// Ends the use of the stream; what was read ahead of need remains.
@@ -78,17 +89,18 @@ impl<'w> Wire<'w> {
         }
     }
 
-    /// Resolves when there is something to read, or the peer closed, or we should drain.
-    pub(super) async fn readable_or_draining(&self) -> io::Result<()> {
+    /// Waits for the first bytes of a message without holding a buffer; 0 is the end, `None` says
+    /// that we should drain instead.
+    pub(super) async fn first_bytes(&self) -> io::Result<Option<usize>> {
         poll_fn(|cx| {
-            let mut stream = self.stream.borrow_mut();
-            if let Poll::Ready(result) = stream.poll_readable(cx) {
-                return Poll::Ready(result);
+            let filled = self.poll_fill(cx);
+            if filled.is_pending() {
+                self.release_buffer();
+                if self.is_draining() {
+                    return Poll::Ready(Ok(None));
+                }
             }
-            if stream.live().is_draining() {
-                return Poll::Ready(Ok(()));
-            }
-            Poll::Pending
+            filled.map_ok(Some)
         })
         .await
     }
@@ -117,7 +129,9 @@ impl<'w> Wire<'w> {
             *buffer = self.buffers.take();
         }
         buffer.reserve(READ_SIZE);
-        stream.poll_read_into(cx, &mut buffer)
+        let count = ready!(stream.poll_read_into(cx, &mut buffer))?;
+        self.read.set(self.read.get() + count as u64);
+        Poll::Ready(Ok(count))
     }
 
     /// The next part of a message's body.
@@ -156,6 +170,7 @@ impl<'w> Wire<'w> {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.written.set(self.written.get() + written as u64);
             for part in rest {
                 let taken = written.min(part.len());
                 part.advance(taken);

@@ -98,6 +98,7 @@ async fn serve(worker: &Rc<Worker>, accepted: Accepted, registration: Registrati
             listener,
             chain: Arc::clone(&chain),
             tls,
+            live: Rc::clone(stream.live()),
         }),
         stream,
         read_ahead,

@@ -1,6 +1,13 @@
 //! Opening a connection to an endpoint: socket, TLS, accounting.
 
-use std::{cell::Cell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    cell::{Cell, OnceCell},
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
 
 use ithildin_tls::{ClientContext, HandshakeError, verify::Role};
 use socket2::{SockRef, TcpKeepalive};
@@ -21,6 +28,7 @@ use crate::{
     },
     io::{Authority, Origin, Registration, Socket, Stream, Trust, tls_stats},
     stats::{ClusterBlock, milliseconds},
+    tls_session::TlsSession,
 };
 
 /// A connection that is open.
@@ -46,6 +54,9 @@ pub(super) async fn connect(
     let failure = match result {
         Some(Ok(stream)) => {
             count.established.set(true);
+            let session = stream.session().map(|it| Rc::new(TlsSession::of(it)));
+            // It is set here alone, once.
+            let _ = count.session.set(session);
             stats
                 .upstream_cx_connect_ms
                 .record(milliseconds(count.opened));
@@ -217,6 +228,7 @@ pub(super) struct ConnectionCount {
     usage: Rc<Usage>,
     /// Once it is, its end makes room for another; whoever failed to connect says so itself.
     established: Cell<bool>,
+    session: OnceCell<Option<Rc<TlsSession>>>,
     opened: Instant,
     requests: Cell<u32>,
 }
@@ -235,6 +247,7 @@ impl ConnectionCount {
             host: Rc::clone(host),
             usage: Rc::clone(usage),
             established: Cell::new(false),
+            session: OnceCell::new(),
             opened: Instant::now(),
             requests: Cell::new(0),
         }
@@ -250,6 +263,11 @@ impl ConnectionCount {
 
     pub(super) fn usage(&self) -> &Usage {
         &self.usage
+    }
+
+    /// The TLS session, once the connection is established and if it has one.
+    pub(super) fn session(&self) -> Option<Rc<TlsSession>> {
+        self.session.get().cloned().flatten()
     }
 
     /// Requests that the connection carried so far.

@@ -21,7 +21,7 @@ use super::{
     limits::{self, PendingPermit, RequestPermit},
     pool::Pool,
 };
-use crate::{config::cluster::UpstreamHttp, io::Stream};
+use crate::{config::cluster::UpstreamHttp, io::Stream, tls_session::TlsSession};
 
 /// Largest DATA frame that we take: fewer headers and wake-ups on bulk than with 16 KiB, and no
 /// frame holds up others for long.
@@ -48,6 +48,10 @@ pub(super) struct SharedConnection {
 impl SharedConnection {
     pub(super) fn local(&self) -> Option<SocketAddr> {
         self.local
+    }
+
+    pub(super) fn session(&self) -> Option<Rc<TlsSession>> {
+        self.count.session()
     }
 
     /// A stream is over.

@@ -12,7 +12,7 @@ use super::{
     limits::RequestPermit,
     pool::Pool,
 };
-use crate::{config::cluster::Endpoint, io::Stream};
+use crate::{config::cluster::Endpoint, io::Stream, tls_session::TlsSession};
 
 /// An upstream connection for one HTTP request. Dropping it closes the connection (HTTP/1) or
 /// frees the stream (HTTP/2).
@@ -53,6 +53,11 @@ impl Http1Lease {
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.request.host().endpoint
+    }
+
+    /// The TLS session, if there is one.
+    pub fn session(&self) -> Option<Rc<TlsSession>> {
+        self.count.session()
     }
 
     /// Our address; `None` for a Unix socket.
@@ -98,6 +103,11 @@ impl StreamPermit {
         &self.request.host().endpoint
     }
 
+    /// The TLS session, if there is one.
+    pub fn session(&self) -> Option<Rc<TlsSession>> {
+        self.connection.session()
+    }
+
     /// Our address; `None` for a Unix socket.
     pub fn local(&self) -> Option<SocketAddr> {
         self.connection.local()
@@ -127,6 +137,11 @@ impl TcpLease {
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.count.host().endpoint
+    }
+
+    /// The TLS session, if there is one.
+    pub fn session(&self) -> Option<Rc<TlsSession>> {
+        self.count.session()
     }
 
     /// Our address; `None` for a Unix socket.

@@ -6,8 +6,9 @@ use bytes::BytesMut;
 use ithildin_tls::Peer;
 
 use crate::{
+    access_log,
     config::{FilterChain, Listener},
-    io::Stream,
+    io::{Live, Stream},
     tls_session::TlsSession,
 };
 
@@ -36,6 +37,8 @@ pub struct Connection {
     pub listener: Arc<Listener>,
     pub chain: Arc<FilterChain>,
     pub tls: Option<TlsSession>,
+    /// Tells why the connection was closed from outside, if it was.
+    pub live: Rc<Live>,
 }
 
 impl Connection {
@@ -47,5 +50,18 @@ impl Connection {
     /// The negotiated protocol, if there is one.
     pub fn alpn(&self) -> Option<&[u8]> {
         self.tls.as_ref().and_then(|tls| tls.alpn.as_deref())
+    }
+
+    /// The downstream side of an access log line.
+    pub fn log_info(&self) -> access_log::Downstream<'_> {
+        access_log::Downstream {
+            direct_remote: Some(self.remote),
+            remote: Some(self.remote),
+            local: Some(self.local),
+            server_name: self.server_name.as_deref(),
+            connection_id: self.id,
+            tls: self.tls.as_ref(),
+            transport_failure: None,
+        }
     }
 }

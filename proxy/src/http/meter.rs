@@ -1,0 +1,140 @@
+//! What one request moved, and when: for its access log line.
+
+use std::{
+    cell::{Cell, RefCell},
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{body::Part, headers::Headers, wire::Wire};
+use crate::access_log::{AccessLogs, Bytes, Durations};
+
+/// Counts one request while it passes. Times and trailers are taken only if there is a log.
+pub(super) struct Meter<'x> {
+    logs: &'x AccessLogs,
+    pub(super) began: SystemTime,
+    pub(super) started: Instant,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+    request: Cell<Option<Duration>>,
+    request_sent: Cell<Option<Duration>>,
+    response: Cell<Option<Duration>>,
+    response_sent: Cell<Option<Duration>>,
+    /// Of the response: those that a log asks for.
+    trailers: RefCell<Headers>,
+    /// Bytes with heads and framing: received from there, sent there.
+    pub(super) downstream_wire: Cell<Option<(u64, u64)>>,
+    pub(super) upstream_wire: Cell<Option<(u64, u64)>>,
+}
+
+/// Takes the bytes of an upstream connection when its use ends, however it ends.
+pub(super) struct WireCount<'m, 'w> {
+    pub(super) meter: &'m Meter<'m>,
+    pub(super) wire: &'m Wire<'w>,
+}
+
+impl Drop for WireCount<'_, '_> {
+    fn drop(&mut self) {
+        self.meter.upstream_wire.set(Some(self.wire.passed()));
+    }
+}
+
+impl<'x> Meter<'x> {
+    pub(super) fn start(logs: &'x AccessLogs) -> Self {
+        Self {
+            logs,
+            began: SystemTime::now(),
+            started: Instant::now(),
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            request: Cell::new(None),
+            request_sent: Cell::new(None),
+            response: Cell::new(None),
+            response_sent: Cell::new(None),
+            trailers: RefCell::default(),
+            downstream_wire: Cell::new(None),
+            upstream_wire: Cell::new(Some((0, 0))),
+        }
+    }
+
+    /// The last of the request came with its head.
+    pub(super) fn request_is_whole(&self) {
+        self.stamp(&self.request);
+    }
+
+    /// A part of the request came from the client.
+    pub(super) fn request_part(&self, part: &Part) {
+        if let Part::Data(data) = part {
+            add(&self.received, data.len() as u64);
+        }
+        self.stamp(&self.request);
+    }
+
+    /// All of the request is on its way to the upstream.
+    pub(super) fn request_is_sent(&self) {
+        self.stamp(&self.request_sent);
+    }
+
+    /// The upstream answers.
+    pub(super) fn response_begins(&self) {
+        self.stamp(&self.response);
+    }
+
+    /// A part of the response is on its way to the client.
+    pub(super) fn response_part(&self, part: &Part) {
+        match part {
+            Part::Data(data) => add(&self.sent, data.len() as u64),
+            Part::End(trailers) => {
+                let wanted = &self.logs.needs().response_trailers;
+                if !wanted.is_empty() && !trailers.is_empty() {
+                    self.trailers.replace(trailers.only(wanted));
+                }
+            }
+        }
+    }
+
+    pub(super) fn response_is_sent(&self) {
+        self.stamp(&self.response_sent);
+    }
+
+    /// Bytes of a tunnel: from the client, and to it.
+    pub(super) fn tunnelled(&self, received: u64, sent: u64) {
+        add(&self.received, received);
+        add(&self.sent, sent);
+    }
+
+    pub(super) fn trailers(&self) -> Headers {
+        self.trailers.take()
+    }
+
+    pub(super) fn bytes(&self) -> Bytes {
+        let (downstream, upstream) = (self.downstream_wire.get(), self.upstream_wire.get());
+        Bytes {
+            received: self.received.get(),
+            sent: self.sent.get(),
+            upstream_received: upstream.map(|(received, _)| received),
+            upstream_sent: upstream.map(|(_, sent)| sent),
+            downstream_received: downstream.map(|(received, _)| received),
+            downstream_sent: downstream.map(|(_, sent)| sent),
+        }
+    }
+
+    pub(super) fn durations(&self) -> Durations {
+        Durations {
+            total: Some(self.started.elapsed()),
+            request: self.request.get(),
+            request_sent: self.request_sent.get(),
+            response: self.response.get(),
+            response_sent: self.response_sent.get(),
+        }
+    }
+
+    fn stamp(&self, cell: &Cell<Option<Duration>>) {
+        if !self.logs.is_empty() {
+            cell.set(Some(self.started.elapsed()));
+        }
+    }
+}
+
+fn add(cell: &Cell<u64>, count: u64) {
+    cell.set(cell.get() + count);
+}
