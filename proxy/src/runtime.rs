@@ -5,6 +5,9 @@
 //! listener is bound on all workers or on none.
 
 mod accept;
+mod connection_log;
+mod handshake;
+mod inspect;
 mod listeners;
 mod session;
 mod thread;

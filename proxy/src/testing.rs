@@ -133,6 +133,7 @@ pub(crate) fn listener(name: &str, address: SocketAddr, chain: FilterChain) -> L
         chains: FilterChains::new(vec![Arc::new(chain)], None).expect("one chain"),
         buffer_limit: 1 << 20,
         access_log: AccessLogs::default(),
+        logs_connections: false,
         stats: Arc::new(ListenerStats::new("test".into(), true, WORKERS)),
     }
 }

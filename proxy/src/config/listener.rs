@@ -25,6 +25,8 @@ pub struct Listener {
     /// Soft limit of what is buffered for one connection and direction, in bytes.
     pub buffer_limit: u32,
     pub access_log: AccessLogs,
+    /// Whether it, or a TCP proxy in one of its chains, has an access log.
+    pub logs_connections: bool,
     pub stats: Arc<ListenerStats>,
 }
 

@@ -1,10 +1,11 @@
 //! Answers that the proxy gives itself, in Envoy's words.
 
-use std::{borrow::Cow, fmt::Write};
+use std::{borrow::Cow, fmt::Write, io};
 
 use bytes::Bytes;
 
 use ithildin_http1::ParseError;
+use ithildin_tls::HandshakeError;
 
 use super::{
     body::{BodyError, PumpError},
@@ -135,10 +136,13 @@ impl LocalReply {
         }
     }
 
-    /// The upstream closed before it answered.
-    pub(super) fn upstream_closed() -> Self {
+    /// The upstream closed before it answered. With TLS 1.3 this is how it refuses us, and the error
+    /// holds its alert.
+    pub(super) fn upstream_closed(error: Option<&io::Error>) -> Self {
         let flags = ResponseFlags::UPSTREAM_CONNECTION_TERMINATION;
-        Self::reset("connection termination", flags, None)
+        let tls = error.filter(|error| error.get_ref().is_some_and(|it| it.is::<HandshakeError>()));
+        let reason = tls.map(|error| format!("TLS_error: {error}").into());
+        Self::reset("connection termination", flags, reason)
     }
 
     /// The upstream reset the stream before it answered.

@@ -170,9 +170,9 @@ impl Exchange<'_> {
                 Ok(Some(head)) => return Ok(head),
                 Ok(None) => match self.fill_or_client_gone(wire, client).await? {
                     Ok(n) if n > 0 => {}
-                    Ok(_) | Err(_) => {
+                    end => {
                         return Err(Broken::BeforeResponse {
-                            reply: LocalReply::upstream_closed(),
+                            reply: LocalReply::upstream_closed(end.as_ref().err()),
                             stale: stale_possible && !answered,
                         });
                     }

@@ -167,7 +167,7 @@ fn length(head: &http::response::Parts, stream: &h2::RecvStream, is_head: bool) 
 fn broken(error: &h2::Error) -> Broken {
     let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
     let reply = match error {
-        error if error.is_io() || error.is_go_away() => LocalReply::upstream_closed(),
+        error if error.is_io() || error.is_go_away() => LocalReply::upstream_closed(error.get_io()),
         error if error.is_reset() => LocalReply::upstream_reset(),
         _ => LocalReply::upstream_protocol_error(),
     };

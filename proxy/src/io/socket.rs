@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use socket2::SockRef;
@@ -27,6 +28,14 @@ impl Socket {
         match self {
             Self::Tcp(socket) => socket.local_addr().ok(),
             Self::Unix(_) => None,
+        }
+    }
+
+    /// Lets the peer see a reset, and not an end, when the socket is closed.
+    pub fn reset_on_close(&self) {
+        if let Self::Tcp(socket) = self {
+            // A socket that cannot be told so is beyond use in any case.
+            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
     }
 

@@ -53,6 +53,11 @@ impl Stream {
         self.socket().local()
     }
 
+    /// See [`Socket::reset_on_close`].
+    pub fn reset_on_close(&self) {
+        self.socket().reset_on_close();
+    }
+
     /// The TLS session, if there is one.
     pub fn session(&self) -> Option<&TlsStream<Socket>> {
         match &self.transport {

@@ -3,11 +3,14 @@
 //! Half-close is passed on: the end of one direction leaves the other open.
 
 pub(crate) mod pump;
+mod record;
 
-use std::{future::poll_fn, io, rc::Rc, task::Poll};
+use std::{future::poll_fn, io, rc::Rc, sync::Arc, task::Poll};
 
 use bytes::BytesMut;
-use pump::Pump;
+use pump::{Pump, PumpError};
+
+pub use record::SessionRecord;
 
 use crate::{
     access_log::ResponseFlags,
@@ -17,25 +20,39 @@ use crate::{
 };
 
 /// Serves one connection to its end.
-pub async fn serve(worker: &Rc<Worker>, proxy: &TcpProxy, downstream: Downstream) {
+pub async fn serve(
+    worker: &Rc<Worker>,
+    proxy: &TcpProxy,
+    downstream: Downstream,
+    record: &mut SessionRecord,
+) {
     let stats = proxy.stats.worker(worker.index);
     stats.downstream_cx_total.inc();
     let limit = proxy.max_connection_duration;
-    let session = Box::pin(session(worker, proxy, downstream));
+    let session = Box::pin(session(worker, proxy, downstream, record));
     if worker.timers.timeout(limit, session).await.is_none() {
         stats.max_downstream_connection_duration.inc();
+        record.flags |= ResponseFlags::DURATION_TIMEOUT;
     }
 }
 
-async fn session(worker: &Rc<Worker>, proxy: &TcpProxy, downstream: Downstream) {
-    let lease = match connect(worker, proxy, &downstream).await {
-        Ok(lease) => lease,
-        Err(failure) => {
-            tracing::debug!(%failure, "a tcp session has no upstream");
-            return;
+async fn session(
+    worker: &Rc<Worker>,
+    proxy: &TcpProxy,
+    downstream: Downstream,
+    record: &mut SessionRecord,
+) {
+    match connect(worker, proxy, &downstream, record).await {
+        Ok(lease) => {
+            record.connected(&lease);
+            relay(worker, proxy, downstream, lease, record).await;
         }
-    };
-    relay(worker, proxy, downstream, lease).await;
+        Err(failure) => {
+            record.flags |= failure.kind.flags();
+            record.failed(&failure);
+            tracing::debug!(%failure, "a tcp session has no upstream");
+        }
+    }
 }
 
 /// An upstream connection, in as many attempts as configured.
@@ -43,6 +60,7 @@ async fn connect(
     worker: &Worker,
     proxy: &TcpProxy,
     downstream: &Downstream,
+    record: &mut SessionRecord,
 ) -> Result<TcpLease, UpstreamFailure> {
     let snapshot = worker.snapshot();
     let found = choose_cluster(proxy).and_then(|name| snapshot.clusters.get(name));
@@ -51,25 +69,30 @@ async fn connect(
         stats.downstream_cx_no_route.inc();
         return Err(FailureKind::NoCluster.into());
     };
+    record.cluster = Some(Arc::clone(&cluster.name));
     let request = LbRequest {
         original_destination: Some(downstream.connection.local),
         ..LbRequest::default()
     };
-    let mut attempts = 1;
     loop {
         let failure = match worker.upstreams.tcp(cluster, &request).await {
-            Ok(lease) => return Ok(lease),
+            Ok(lease) => {
+                record.attempts += 1;
+                return Ok(lease);
+            }
             Err(failure) => failure,
         };
         if failure.kind.flags() != ResponseFlags::UPSTREAM_CONNECTION_FAILURE {
             return Err(failure);
         }
-        if attempts >= proxy.max_connect_attempts {
+        record.attempts += 1;
+        record.failed(&failure);
+        if record.attempts >= proxy.max_connect_attempts {
             let stats = cluster.stats.worker(worker.index);
             stats.upstream_cx_connect_attempts_exceeded.inc();
+            record.flags |= ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
             return Err(failure);
         }
-        attempts += 1;
     }
 }
 
@@ -87,7 +110,13 @@ fn choose_cluster(proxy: &TcpProxy) -> Option<&str> {
 
 /// Moves bytes both ways until both directions have ended, one fails, or nothing moves for too
 /// long.
-async fn relay(worker: &Worker, proxy: &TcpProxy, downstream: Downstream, mut lease: TcpLease) {
+async fn relay(
+    worker: &Worker,
+    proxy: &TcpProxy,
+    downstream: Downstream,
+    mut lease: TcpLease,
+    record: &mut SessionRecord,
+) {
     let stats = proxy.stats.worker(worker.index);
     let limit = downstream.connection.listener.buffer_limit as usize;
     let mut client = downstream.stream;
@@ -108,25 +137,50 @@ async fn relay(worker: &Worker, proxy: &TcpProxy, downstream: Downstream, mut le
             lease.count_bytes(moved.0, moved.1);
             stats.downstream_cx_rx_bytes_total.add(moved.0);
             stats.downstream_cx_tx_bytes_total.add(moved.1);
+            (record.sent, record.received) = (sent.passed, received.passed);
         }
         match outcome {
             Poll::Ready(result) => Poll::Ready(result),
-            Poll::Pending => idle.poll_expired(cx).map(|()| {
-                stats.idle_timeout.inc();
-                Err(io::ErrorKind::TimedOut.into())
-            }),
+            Poll::Pending => idle.poll_expired(cx).map(|()| Err(Broken::Idle)),
         }
     })
     .await;
-    if let Err(error) = end {
-        tracing::debug!(%error, id = downstream.connection.id, "a tcp session broke");
+    let id = downstream.connection.id;
+    match end {
+        Ok(()) => {}
+        Err(Broken::Idle) => stats.idle_timeout.inc(),
+        // What ends in an error must not look whole at the other side.
+        Err(Broken::Client(error)) => {
+            tracing::debug!(%error, id, "the client broke a tcp session");
+            lease.stream.reset_on_close();
+        }
+        Err(Broken::Upstream(error)) => {
+            tracing::debug!(%error, id, "the upstream broke a tcp session");
+            record.flags |= ResponseFlags::UPSTREAM_REMOTE_RESET;
+            client.reset_on_close();
+        }
     }
 }
 
+/// Why a session ends before both sides have ended it.
+enum Broken {
+    Client(io::Error),
+    Upstream(io::Error),
+    Idle,
+}
+
 /// Ready when both directions are, or one has failed.
-fn both(one: Poll<io::Result<()>>, other: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
-    match (one, other) {
-        (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+fn both(
+    sent: Poll<Result<(), PumpError>>,
+    received: Poll<Result<(), PumpError>>,
+) -> Poll<Result<(), Broken>> {
+    match (sent, received) {
+        (Poll::Ready(Err(PumpError::Source(error))), _)
+        | (_, Poll::Ready(Err(PumpError::Sink(error)))) => Poll::Ready(Err(Broken::Client(error))),
+        (Poll::Ready(Err(PumpError::Sink(error))), _)
+        | (_, Poll::Ready(Err(PumpError::Source(error)))) => {
+            Poll::Ready(Err(Broken::Upstream(error)))
+        }
         (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
         _ => Poll::Pending,
     }

@@ -23,6 +23,13 @@ const LARGEST: usize = 1024 * 1024;
 /// Reads that bring less than a quarter, before the size is halved.
 const SMALL_READS: u32 = 8;
 
+/// Which side broke.
+#[derive(Debug)]
+pub(crate) enum PumpError {
+    Source(io::Error),
+    Sink(io::Error),
+}
+
 /// Bytes on their way from one stream to another.
 #[derive(Debug)]
 pub(crate) struct Pump {
@@ -66,14 +73,15 @@ impl Pump {
         buffers: &BufferPool,
         from: &mut Stream,
         to: &mut Stream,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), PumpError>> {
         while self.state != State::Ended {
-            ready!(self.poll_write(cx, to))?;
+            ready!(self.poll_write(cx, to)).map_err(PumpError::Sink)?;
             match self.state {
                 State::Open => ready!(self.poll_read(cx, buffers, from, to))?,
                 State::Ending | State::Ended => {
                     self.put_back(buffers);
-                    ready!(shut(Pin::new(&mut *to).poll_shutdown(cx)))?;
+                    let shut = shut(Pin::new(&mut *to).poll_shutdown(cx));
+                    ready!(shut).map_err(PumpError::Sink)?;
                     self.state = State::Ended;
                 }
             }
@@ -100,11 +108,12 @@ impl Pump {
         buffers: &BufferPool,
         from: &mut Stream,
         to: &mut Stream,
-    ) -> Poll<io::Result<()>> {
-        if from.poll_readable(cx)?.is_pending() {
+    ) -> Poll<Result<(), PumpError>> {
+        let readable = from.poll_readable(cx).map_err(PumpError::Source)?;
+        if readable.is_pending() {
             self.put_back(buffers);
             // What TLS holds back must go before we wait.
-            ready!(Pin::new(to).poll_flush(cx))?;
+            ready!(Pin::new(to).poll_flush(cx)).map_err(PumpError::Sink)?;
             return Poll::Pending;
         }
         if self.buffer.capacity() < self.size {
@@ -127,7 +136,7 @@ impl Pump {
                 self.state = State::Ending;
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(PumpError::Source(error))),
             Poll::Ready(Ok(read)) => {
                 self.adapt(read);
                 Poll::Ready(Ok(()))

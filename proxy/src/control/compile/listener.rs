@@ -79,7 +79,11 @@ pub(super) fn listener(
     let chains = at
         .field("filter_chains")
         .check(FilterChains::new(chains, default.map(Arc::new)));
+    let chains = chains?;
+    let access_log = access_log::loggers(&config.access_log, compiler, at);
     Some(Listener {
+        logs_connections: !access_log.is_empty() || chains.iter().any(|it| logs_sessions(it)),
+        access_log,
         generation: compiler.next_generation(),
         bind_to_port: config.bind_to_port.is_none_or(|value| value.value),
         inspect_tls,
@@ -89,15 +93,21 @@ pub(super) fn listener(
             Some(DEFAULT_FILTERS_TIMEOUT),
         ),
         continue_on_inspect_timeout: config.continue_on_listener_filters_timeout,
-        chains: chains?,
+        chains,
         buffer_limit: config
             .per_connection_buffer_limit_bytes
             .map_or(DEFAULT_BUFFER_LIMIT, |value| value.value),
-        access_log: access_log::loggers(&config.access_log, compiler, at),
         stats: compiler.stats.listener(&name, true),
         name,
         addresses,
     })
+}
+
+fn logs_sessions(chain: &FilterChain) -> bool {
+    match &chain.terminal {
+        Terminal::Tcp(proxy) => !proxy.access_log.is_empty(),
+        Terminal::Http(_) => false,
+    }
 }
 
 /// Refuses or passes over each field that [`listener`] does not read.

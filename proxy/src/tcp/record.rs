@@ -1,0 +1,67 @@
+//! What the access logs say of one TCP session.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
+
+use crate::{
+    access_log::{Bytes, Entry, ResponseFlags, Upstream, UpstreamHost},
+    config::cluster::{Endpoint, EndpointAddress},
+    tls_session::TlsSession,
+    upstream::{TcpLease, UpstreamFailure},
+};
+
+/// What is known of a session so far. It outlives the session, which may be dropped at any time.
+#[derive(Debug, Default)]
+pub struct SessionRecord {
+    pub(super) flags: ResponseFlags,
+    pub(super) attempts: u32,
+    pub(super) cluster: Option<Arc<str>>,
+    endpoint: Option<Arc<Endpoint>>,
+    upstream_local: Option<SocketAddr>,
+    upstream_tls: Option<Rc<TlsSession>>,
+    transport_failure: Option<Arc<str>>,
+    /// From downstream to upstream.
+    pub(super) sent: u64,
+    /// From upstream to downstream.
+    pub(super) received: u64,
+}
+
+impl SessionRecord {
+    pub(super) fn connected(&mut self, lease: &TcpLease) {
+        self.endpoint = Some(Arc::clone(lease.endpoint()));
+        self.upstream_local = lease.local();
+        self.upstream_tls = lease.session();
+        self.transport_failure = None;
+    }
+
+    pub(super) fn failed(&mut self, failure: &UpstreamFailure) {
+        self.endpoint.clone_from(&failure.endpoint);
+        self.transport_failure
+            .clone_from(&failure.transport_failure_reason);
+    }
+
+    /// Fills in what is known.
+    pub fn describe<'a>(&'a self, entry: &mut Entry<'a>) {
+        let host = self.endpoint.as_ref().map(|it| match &it.address {
+            EndpointAddress::Socket(address) => UpstreamHost::Socket(*address),
+            EndpointAddress::Pipe(path) => UpstreamHost::Pipe(path),
+        });
+        entry.flags |= self.flags;
+        entry.attempts = self.attempts;
+        entry.bytes = Bytes {
+            received: self.sent,
+            sent: self.received,
+            upstream_sent: Some(self.sent),
+            upstream_received: Some(self.received),
+            downstream_sent: Some(self.received),
+            downstream_received: Some(self.sent),
+        };
+        entry.upstream = Upstream {
+            cluster: self.cluster.as_deref(),
+            host,
+            local: self.upstream_local,
+            protocol: None,
+            tls: self.upstream_tls.as_deref(),
+            transport_failure: self.transport_failure.as_deref(),
+        };
+    }
+}
