@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use crate::head::Framing;
+use crate::head::{Framing, Version};
 
 /// Writes `METHOD target HTTP/1.1`.
 pub fn request_line(out: &mut BytesMut, method: &[u8], target: &[u8]) {
@@ -14,12 +14,15 @@ pub fn request_line(out: &mut BytesMut, method: &[u8], target: &[u8]) {
 }
 
 /// Writes `HTTP/1.1 status reason`, with the usual reason if none is given.
-pub fn status_line(out: &mut BytesMut, status: u16, reason: &[u8]) {
+pub fn status_line(out: &mut BytesMut, version: Version, status: u16, reason: &[u8]) {
+    out.put_slice(match version {
+        Version::Http10 => b"HTTP/1.0 ",
+        Version::Http11 => b"HTTP/1.1 ",
+    });
     if status == 200 && (reason.is_empty() || reason == b"OK") {
-        out.put_slice(b"HTTP/1.1 200 OK\r\n");
+        out.put_slice(b"200 OK\r\n");
         return;
     }
-    out.put_slice(b"HTTP/1.1 ");
     out.put_slice(itoa::Buffer::new().format(status).as_bytes());
     out.put_u8(b' ');
     if reason.is_empty() {
@@ -115,7 +118,7 @@ mod tests {
             (299, "Mine", "Mine"),
         ] {
             let mut out = BytesMut::new();
-            status_line(&mut out, status, reason.as_bytes());
+            status_line(&mut out, Version::Http11, status, reason.as_bytes());
             framing(&mut out, Framing::Chunked);
             end_of_head(&mut out);
             let head = parse_response(&mut out, Limits::default(), b"GET")

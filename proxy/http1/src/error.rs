@@ -21,6 +21,10 @@ pub enum ParseError {
     InvalidHost,
     #[error("the request target is malformed")]
     Target,
+    #[error("the request target has a fragment")]
+    Fragment,
+    #[error("Connection names a header that a proxy sets, or too many")]
+    ConnectionNames,
     #[error("the scheme of the request target is neither http nor https")]
     Scheme,
     #[error("Content-Length and Transfer-Encoding are both there")]
@@ -52,6 +56,18 @@ impl ParseError {
         }
     }
 
+    /// The body of that answer, as text.
+    pub fn body(self) -> &'static str {
+        match (self, self.status()) {
+            // Envoy's codec takes these two; its connection manager refuses them, without a word.
+            (Self::NoHost | Self::Fragment, _) => "",
+            (_, 431) => "Request Header Fields Too Large",
+            (_, 426) => "Upgrade Required",
+            (_, 501) => "Not Implemented",
+            _ => "Bad Request",
+        }
+    }
+
     /// Envoy's response code detail.
     pub fn details(self) -> &'static str {
         match self {
@@ -60,6 +76,8 @@ impl ParseError {
             Self::NoHost => "missing_host_header",
             Self::SeveralHosts | Self::InvalidHost => "http.invalid_authority",
             Self::Target => "http1.invalid_url",
+            Self::Fragment => "path_normalization_failed",
+            Self::ConnectionNames => "http1.connection_header_rejected",
             Self::Scheme => "http1.invalid_scheme",
             Self::LengthAndEncoding => "http1.content_length_and_chunked_not_allowed",
             Self::TransferEncoding => "http1.invalid_transfer_encoding",

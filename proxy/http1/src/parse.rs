@@ -48,7 +48,11 @@ pub fn parse_request(
     let mut request = httparse::Request::new(&mut []);
     let status = request
         .parse_with_uninit_headers(buffer, &mut lines)
-        .map_err(refusal)?;
+        .map_err(|error| match error {
+            // httparse says so of any third word.
+            httparse::Error::Version if !names_a_version(buffer) => ParseError::Malformed,
+            error => refusal(error),
+        })?;
     let httparse::Status::Complete(length) = status else {
         return incomplete(buffer, limits);
     };
@@ -114,6 +118,16 @@ fn refusal(error: httparse::Error) -> ParseError {
         httparse::Error::Version => ParseError::Version,
         _ => ParseError::Malformed,
     }
+}
+
+/// Whether the request line is three words, the last one `HTTP/` and two digits.
+fn names_a_version(head: &[u8]) -> bool {
+    let end = memchr::memchr(b'\r', head).unwrap_or(head.len());
+    let mut words = head[..end].split(|b| *b == b' ').skip(2);
+    let version = words.next().and_then(|word| word.strip_prefix(b"HTTP/"));
+    words.next().is_none()
+        && matches!(version, Some([major, b'.', minor])
+            if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
 /// Splits the head off, its names in lower case: that is how they go on, in either protocol.
@@ -210,6 +224,9 @@ fn finish_request(
     target: (u32, u32),
 ) -> Result<RequestHead, ParseError> {
     let connection = Connection::read(&mut fields);
+    if connection.names_too_much {
+        return Err(ParseError::ConnectionNames);
+    }
     let facts = Facts::read(&fields)?;
     let framing = match (facts.chunked, facts.length) {
         (true, Some(_)) => return Err(ParseError::LengthAndEncoding),
@@ -224,7 +241,7 @@ fn finish_request(
         (_, HostField::Missing) if version == Version::Http11 => return Err(ParseError::NoHost),
         (Some(authority), _) => authority,
         (None, HostField::One(host)) => host,
-        (None, HostField::Missing) => (0, 0),
+        (None, HostField::Missing) => return Err(ParseError::NoHost),
     };
     if !is_authority(fields.slice(authority)) {
         return Err(ParseError::InvalidHost);
@@ -234,9 +251,14 @@ fn finish_request(
         Version::Http10 => connection.keep_alive && !connection.close,
     };
     let expect = fields.known(Known::Expect);
-    let upgrade = facts
-        .upgrade
-        .filter(|_| connection.upgrade && version == Version::Http11);
+    // A server may pass over `Upgrade` (RFC 9110, section 7.8). We do where a body comes before the
+    // other protocol, and for h2c, which nobody is left to speak.
+    let upgrade = facts.upgrade.filter(|value| {
+        connection.upgrade
+            && version == Version::Http11
+            && framing == Framing::None
+            && !fields.slice(*value).eq_ignore_ascii_case(b"h2c")
+    });
     Ok(RequestHead {
         expect_continue: version == Version::Http11
             && expect.is_some_and(|e| e.eq_ignore_ascii_case(b"100-continue")),
@@ -306,7 +328,12 @@ struct Connection {
     close: bool,
     keep_alive: bool,
     upgrade: bool,
+    /// It names what proxies and policies rely on, or more than anybody needs.
+    names_too_much: bool,
 }
+
+/// `Connection` with as many words or more is refused; Envoy's.
+const MAX_CONNECTION_WORDS: usize = 10;
 
 impl Connection {
     /// Also marks the fields that `Connection` names as hop-by-hop.
@@ -318,9 +345,15 @@ impl Connection {
             .filter(|field| field.known == Known::Connection)
             .map(|field| field.value)
             .collect();
+        let mut words = 0;
         for value in values {
             let value = fields.bytes.slice(value.0 as usize..value.1 as usize);
             for token in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                words += 1;
+                if words >= MAX_CONNECTION_WORDS || is_relied_on(token) {
+                    connection.names_too_much = true;
+                    return connection;
+                }
                 if token.eq_ignore_ascii_case(b"close") {
                     connection.close = true;
                 } else if token.eq_ignore_ascii_case(b"keep-alive") {
@@ -336,7 +369,16 @@ impl Connection {
     }
 }
 
-/// A client must not be able to name away what proxies and policies rely on.
+/// A client must not be able to name away where a request came from.
+fn is_relied_on(name: &[u8]) -> bool {
+    let names = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+    name.first() == Some(&b':')
+        || names
+            .iter()
+            .any(|it| it.as_bytes().eq_ignore_ascii_case(name))
+}
+
+/// Nor what else proxies and policies rely on: such a name is passed over.
 fn mark_hop_by_hop(fields: &mut Fields, token: &[u8]) {
     let bytes = fields.bytes.clone();
     for field in &mut fields.list {
@@ -421,10 +463,13 @@ fn split_target(
 ) -> Result<Target, ParseError> {
     let target = fields.slice((start, end));
     let method = fields.slice(method);
-    // Envoy refuses fragments too: what comes after '#' is never sent. Bytes above ASCII belong
-    // percent-encoded; peers disagree on what they mean raw.
-    if !target.iter().all(|b| b.is_ascii_graphic() && *b != b'#') {
+    // Bytes above ASCII belong percent-encoded; peers disagree on what they mean raw.
+    if !target.iter().all(u8::is_ascii_graphic) {
         return Err(ParseError::Target);
+    }
+    // Never sent (RFC 3986, section 3.5): peers disagree on whether it is a part of the path.
+    if memchr::memchr(b'#', target).is_some() {
+        return Err(ParseError::Fragment);
     }
     if method == b"CONNECT" {
         let has_port = target.rsplit(|b| *b == b':').next().is_some_and(|port| {

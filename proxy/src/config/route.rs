@@ -31,6 +31,7 @@ pub struct VirtualHost {
     /// `require_tls: ALL`: plaintext requests are redirected with 301.
     pub require_tls: bool,
     pub include_request_attempt_count: bool,
+    pub include_attempt_count_in_response: bool,
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
     pub routes: Vec<Arc<Route>>,
@@ -124,6 +125,7 @@ pub struct Forward {
     pub cluster_not_found: StatusCode,
     /// Whole response; `None`: no limit. Envoy's default is 15 s.
     pub timeout: Option<Duration>,
+    /// Zero: no limit; `None`: the connection manager's.
     pub idle_timeout: Option<Duration>,
     pub max_stream_duration: Option<Duration>,
     pub prefix_rewrite: Option<Box<str>>,
@@ -134,9 +136,12 @@ pub struct Forward {
     pub retry: Option<RetryPolicy>,
     /// Overrides of the connection manager's list: lower-case type, and whether it is passed on.
     pub upgrades: Vec<(Arc<str>, bool)>,
-    /// The request's `grpc-timeout` limits it in place of `timeout`, to at most this much; zero: no
-    /// cap (`grpc_timeout_header_max`, or the deprecated `max_grpc_timeout`).
+    /// The request's `grpc-timeout` limits the stream in place of `max_stream_duration`, to at most
+    /// this much; zero: no cap (`grpc_timeout_header_max`).
     pub grpc_timeout_max: Option<Duration>,
+    /// It limits the response in place of `timeout`; zero: no cap (the deprecated
+    /// `max_grpc_timeout`).
+    pub max_grpc_timeout: Option<Duration>,
 }
 
 #[derive(Debug)]

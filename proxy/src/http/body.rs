@@ -14,6 +14,9 @@ use super::{
     wire::{Wire, WireError},
 };
 
+/// The most that is thrown away of a body so that its connection can go on, in bytes.
+const SKIP: usize = 64 * 1024;
+
 /// Where a body comes from.
 pub(super) enum Source<'a, 'w> {
     Empty,
@@ -71,6 +74,22 @@ impl<'a, 'w> Source<'a, 'w> {
             Self::Wire { decoder, .. } => decoder.is_done(),
             Self::Http2 { stream, .. } => stream.is_end_stream(),
         }
+    }
+
+    /// Throws away what is there already of a body that nobody wants; whether that was all.
+    pub(super) async fn skip_ready(&mut self) -> bool {
+        let mut skipped = 0;
+        poll_fn(|cx| {
+            while skipped < SKIP {
+                match pin!(self.next()).poll(cx) {
+                    Poll::Ready(Ok(Part::Data(data))) => skipped += data.len(),
+                    Poll::Ready(Ok(Part::End(_))) => return Poll::Ready(true),
+                    Poll::Ready(Err(_)) | Poll::Pending => break,
+                }
+            }
+            Poll::Ready(self.is_ended())
+        })
+        .await
     }
 
     /// Can be dropped and called again without loss.

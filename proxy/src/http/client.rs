@@ -8,7 +8,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use http::StatusCode;
-use ithildin_http1::{Framing, encode};
+use ithildin_http1::{Framing, Version, encode};
 
 use super::{
     body::Sink,
@@ -52,7 +52,7 @@ impl<'c, 'w> Client<'c, 'w> {
                     return Ok(());
                 }
                 let mut head = BytesMut::with_capacity(64);
-                encode::status_line(&mut head, status, b"");
+                encode::status_line(&mut head, Version::Http11, status, b"");
                 put_fields(&mut head, &headers);
                 encode::end_of_head(&mut head);
                 wire.write(&mut [head.freeze()]).await
@@ -77,7 +77,7 @@ impl<'c, 'w> Client<'c, 'w> {
                 trailers,
             } => {
                 let framing = downstream_framing(response.body, *protocol, &response);
-                *keep_alive &= !closing && framing != Framing::Close;
+                *keep_alive &= !closing && framing != Framing::Close && !wire.is_draining();
                 let no_body = *head_request || matches!(response.status, 204 | 304);
                 let head = response_head(&response, framing, no_body, *keep_alive, *protocol);
                 if no_body || framing == Framing::None {
@@ -145,7 +145,11 @@ fn response_head(
     protocol: Protocol,
 ) -> Bytes {
     let mut head = BytesMut::with_capacity(512);
-    encode::status_line(&mut head, response.status, &response.reason);
+    let version = match protocol {
+        Protocol::Http10 => Version::Http10,
+        Protocol::Http11 | Protocol::Http2 => Version::Http11,
+    };
+    encode::status_line(&mut head, version, response.status, &response.reason);
     put_fields(&mut head, &response.headers);
     if let Some(upgrade) = &response.upgrade {
         encode::field(&mut head, b"connection", b"upgrade");

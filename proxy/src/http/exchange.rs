@@ -16,7 +16,7 @@ use super::{
     race::Beside,
     request::{BodyLength, Protocol, Request},
     response,
-    timeouts::Clock,
+    timeouts::{Clock, Expired, tell_grpc_timeout},
 };
 use crate::{
     access_log::ResponseFlags,
@@ -29,6 +29,8 @@ use crate::{
     upstream::{HttpLease, LbRequest, UpstreamFailure},
     worker::{Connection, Worker},
 };
+
+const ATTEMPT_COUNT: &str = "x-envoy-attempt-count";
 
 /// What all requests of one downstream connection share.
 pub(super) struct Context<'x> {
@@ -110,7 +112,9 @@ impl<'x> Exchange<'x> {
             self.meter.request_is_whole();
         }
         if let Err(reply) = self.route_and_forward(source, client).await {
-            self.reply(reply, client).await;
+            // Its connection ends with an answer to a request that is not all there.
+            let is_whole = source.skip_ready().await;
+            self.reply(reply, client, !is_whole).await;
         }
         self.is_running = false;
         self.count();
@@ -135,6 +139,11 @@ impl<'x> Exchange<'x> {
         let (host, route) = self.find_route(&table)?;
         self.outcome.route = Some(Arc::clone(&route));
         self.outcome.host = Some((Arc::clone(&table), host));
+        if let Some(upgrade) = &self.request.upgrade
+            && !is_allowed(upgrade, manager, &route.action)
+        {
+            return Err(LocalReply::upgrade_failed());
+        }
         match &route.action {
             RouteAction::Direct { status, body } => {
                 self.context.stats.rq_direct_response.inc();
@@ -145,12 +154,10 @@ impl<'x> Exchange<'x> {
             }
             RouteAction::Redirect(redirect) => {
                 self.context.stats.rq_redirect.inc();
-                let secure = self.context.connection.tls.is_some();
                 Err(super::redirect::reply(
                     redirect,
                     &route.matches,
                     &self.request,
-                    secure,
                 ))
             }
             RouteAction::Forward(forward) => {
@@ -193,20 +200,32 @@ impl<'x> Exchange<'x> {
         };
         self.outcome.cluster = Some(Arc::clone(&cluster.name));
         super::prepare::forwarded(&mut self.request, table, host, route, forward);
-        let clock = Clock::new(self.context, forward);
+        let clock = Clock::new(self.context, forward, &self.request, self.meter.started);
+        tell_grpc_timeout(forward, &mut self.request);
         let attempts = self.attempts(cluster, forward, source, client, &clock);
         match clock.limit(attempts).await {
             Ok(result) => result,
             Err(expired) => {
-                let stats = cluster.stats.worker(self.context.worker.index);
-                stats.upstream_rq_timeout.inc();
+                self.count_expired(cluster, expired);
                 if self.outcome.status != 0 {
                     client.abort();
                     self.outcome.flags |= expired.flags();
+                    self.outcome.details = clock.reply(expired).details;
                     return Ok(());
                 }
-                Err(expired.reply())
+                Err(clock.reply(expired))
             }
+        }
+    }
+
+    fn count_expired(&self, cluster: &Cluster, expired: Expired) {
+        let upstream = cluster.stats.worker(self.context.worker.index);
+        let stats = self.context.stats;
+        match expired {
+            Expired::Response => upstream.upstream_rq_timeout.inc(),
+            Expired::Idle => stats.downstream_rq_idle_timeout.inc(),
+            Expired::Duration => stats.downstream_rq_max_duration_reached.inc(),
+            Expired::Request => stats.downstream_rq_timeout.inc(),
         }
     }
 
@@ -224,6 +243,7 @@ impl<'x> Exchange<'x> {
         let mut retries = super::retry::Budget::new(forward.retry.as_ref(), repeatable);
         loop {
             self.outcome.attempts += 1;
+            self.announce(clock);
             let lease = match self.lease(cluster, client, &retries).await {
                 Ok(Some(lease)) => lease,
                 Ok(None) => {
@@ -276,6 +296,23 @@ impl<'x> Exchange<'x> {
         }
     }
 
+    /// Tells the upstream which try this is, and how long it may take.
+    fn announce(&mut self, clock: &Clock) {
+        let attempt = self.outcome.attempts;
+        let headers = &mut self.request.headers;
+        let counts = |(table, host): &(Arc<RouteTable>, usize)| {
+            table.hosts[*host].include_request_attempt_count
+        };
+        if self.outcome.host.as_ref().is_some_and(counts) {
+            headers.set(Known::XEnvoy, ATTEMPT_COUNT, attempt.to_string());
+        }
+        let expected = clock.expected(attempt);
+        if let Some(expected) = expected.filter(|_| !self.context.manager.suppress_envoy_headers) {
+            let name = "x-envoy-expected-rq-timeout-ms";
+            headers.set(Known::XEnvoy, name, expected.as_millis().to_string());
+        }
+    }
+
     /// `None`: the client went away meanwhile.
     async fn lease(
         &self,
@@ -306,7 +343,13 @@ impl<'x> Exchange<'x> {
         self.context.stats.downstream_rq_rx_reset.inc();
     }
 
-    async fn reply(&mut self, reply: LocalReply, client: &mut Client<'_, '_>) {
+    /// Answers with words of our own.
+    pub(super) async fn reply(
+        &mut self,
+        reply: LocalReply,
+        client: &mut Client<'_, '_>,
+        closing: bool,
+    ) {
         self.outcome.status = reply.status;
         self.outcome.flags |= reply.flags;
         self.outcome.details = reply.details.clone();
@@ -314,7 +357,6 @@ impl<'x> Exchange<'x> {
         let response = response::local(self.context, &self.request, reply);
         let body = response.1;
         self.keep_headers(&response.0);
-        let closing = self.is_closing();
         let Ok(mut sink) = client.respond(response.0, closing).await else {
             return;
         };
@@ -326,11 +368,6 @@ impl<'x> Exchange<'x> {
             Ok(()) => self.meter.response_is_sent(),
             Err(_) => client.abort(),
         }
-    }
-
-    /// Whether the connection should end after this response.
-    pub(super) fn is_closing(&self) -> bool {
-        false
     }
 
     /// Passes a 1xx on.
@@ -355,7 +392,12 @@ impl<'x> Exchange<'x> {
         self.outcome.status = response.status;
         self.outcome.details = "via_upstream".into();
         self.meter.response_begins();
-        response::prepare(self.context, &mut response, self.meter.started);
+        response::prepare(
+            self.context,
+            &self.request,
+            &mut response,
+            self.meter.started,
+        );
         if let (Some(route), Some((table, host))) = (&self.outcome.route, &self.outcome.host) {
             let host = &table.hosts[*host];
             for mutations in [
@@ -384,6 +426,19 @@ impl<'x> Exchange<'x> {
             .headers
             .known(Known::Te)
             .is_some_and(|te| te.eq_ignore_ascii_case(b"trailers"))
+    }
+}
+
+/// Whether a connection may change to the protocol `upgrade`: the route has the last word.
+fn is_allowed(upgrade: &[u8], manager: &HttpManager, action: &RouteAction) -> bool {
+    let is_it = |name: &str| name.as_bytes().eq_ignore_ascii_case(upgrade);
+    let of_route = match action {
+        RouteAction::Forward(forward) => forward.upgrades.iter().find(|(name, _)| is_it(name)),
+        RouteAction::Redirect(_) | RouteAction::Direct { .. } => None,
+    };
+    match of_route {
+        Some((_, enabled)) => *enabled,
+        None => manager.upgrades.iter().any(|name| is_it(name)),
     }
 }
 

@@ -1,9 +1,8 @@
 //! Answers that the proxy gives itself, in Envoy's words.
 
-use std::{borrow::Cow, fmt::Write, io};
+use std::{borrow::Cow, io};
 
 use bytes::Bytes;
-
 use ithildin_http1::ParseError;
 use ithildin_tls::HandshakeError;
 
@@ -14,6 +13,9 @@ use super::{
 };
 use crate::access_log::ResponseFlags;
 use crate::upstream::{FailureKind, UpstreamFailure};
+
+/// The details of [`LocalReply::max_duration`].
+pub(super) const MAX_DURATION: &str = "max_duration_timeout";
 
 /// Flag and details of a response that an upstream cut off in the middle.
 pub(super) fn cut_off(error: &BodyError) -> (ResponseFlags, &'static str) {
@@ -40,8 +42,7 @@ pub(super) fn client_broke(sent: Option<&Result<(), PumpError>>) -> Broken {
         Some(Err(PumpError::Source(BodyError::Wire(WireError::Protocol(error)))))
             if *error != ParseError::Truncated =>
         {
-            let flags = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
-            let reply = LocalReply::new(error.status(), "Bad Request", flags, error.details());
+            let reply = LocalReply::refused(*error);
             let stale = false;
             Broken::BeforeResponse { reply, stale }
         }
@@ -106,13 +107,56 @@ impl LocalReply {
         )
     }
 
-    pub(super) fn idle_timeout() -> Self {
+    pub(super) fn idle_timeout(is_complete: bool) -> Self {
         Self::new(
-            408,
+            late(is_complete),
             "stream timeout",
             ResponseFlags::STREAM_IDLE_TIMEOUT,
             "stream_idle_timeout",
         )
+    }
+
+    /// The stream lived longer than the route, or its client, allows.
+    pub(super) fn max_duration(is_complete: bool) -> Self {
+        let status = late(is_complete);
+        let none = ResponseFlags::NONE;
+        Self::new(status, "downstream duration timeout", none, MAX_DURATION)
+    }
+
+    /// The request took too long to arrive.
+    pub(super) fn request_timeout() -> Self {
+        let none = ResponseFlags::NONE;
+        Self::new(408, "request timeout", none, "request_overall_timeout")
+    }
+
+    /// Its head did.
+    pub(super) fn header_timeout() -> Self {
+        let none = ResponseFlags::NONE;
+        Self::new(
+            408,
+            "request header timeout",
+            none,
+            "request_header_timeout",
+        )
+    }
+
+    /// Bytes that are no request.
+    pub(super) fn refused(error: ParseError) -> Self {
+        let flags = match error {
+            ParseError::NoHost | ParseError::Fragment => ResponseFlags::NONE,
+            _ => ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+        };
+        Self::new(error.status(), error.body(), flags, error.details())
+    }
+
+    /// HTTP/1.0 where it is not accepted.
+    pub(super) fn low_version() -> Self {
+        Self::refused(ParseError::Version)
+    }
+
+    /// A change of protocol that is not configured.
+    pub(super) fn upgrade_failed() -> Self {
+        Self::new(403, "", ResponseFlags::NONE, "upgrade_failed")
     }
 
     /// No connection to an upstream.
@@ -169,13 +213,9 @@ impl LocalReply {
             details.extend(["|", failure]);
         }
         details.push('}');
-        let mut body = format!(
+        let body = format!(
             "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
         );
-        if let Some(failure) = &transport_failure {
-            // Writing to a string cannot fail.
-            let _ = write!(body, ", transport failure reason: {failure}");
-        }
         Self {
             status: 503,
             body: body.into(),
@@ -186,4 +226,9 @@ impl LocalReply {
             overloaded: false,
         }
     }
+}
+
+/// Whose fault it is that time ran out: the client's, until it has sent all.
+fn late(is_complete: bool) -> u16 {
+    if is_complete { 504 } else { 408 }
 }

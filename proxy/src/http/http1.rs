@@ -2,27 +2,25 @@
 
 use std::{rc::Rc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
-use ithildin_http1::{Limits, ParseError, RequestHead, encode, parse_request};
+use bytes::BytesMut;
+use ithildin_http1::{Limits, ParseError, RequestHead, parse_request};
 
 use super::{
-    body::{Part, Source},
+    body::Source,
     client::Client,
     exchange::{Context, Exchange},
+    failure::LocalReply,
     meter::Meter,
     request::{BodyLength, Request},
     wire::Wire,
 };
 use crate::{
-    access_log::ResponseFlags,
     config::HttpManager,
     worker::{Downstream, Worker},
 };
 
-/// How long a client that is still sending is listened to after its connection is done with: a
-/// reset would take the answer away from it.
-const LINGER: Duration = Duration::from_secs(1);
-/// The most that is read and thrown away meanwhile, in bytes.
+/// The most that is read and thrown away of a client that still sends after its connection is done
+/// with, in bytes.
 const LINGER_BYTES: usize = 1024 * 1024;
 
 pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, mut downstream: Downstream) {
@@ -46,7 +44,7 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, mut downst
         }
         wire.release_buffer();
     }
-    close(worker, &wire).await;
+    close(&context, &wire).await;
 }
 
 /// Waits for the next request; `false` when the connection ends as it may.
@@ -54,7 +52,7 @@ async fn begins(context: &Context<'_>, wire: &Wire<'_>) -> bool {
     if wire.has_read_ahead() {
         return true;
     }
-    let idle = context.manager.timeouts.idle;
+    let idle = idle_limit(context);
     match context
         .worker
         .timers
@@ -63,7 +61,9 @@ async fn begins(context: &Context<'_>, wire: &Wire<'_>) -> bool {
     {
         Some(read) => matches!(read, Ok(Some(1..))),
         None => {
-            context.stats.downstream_cx_idle_timeout.inc();
+            if !is_too_old(context) {
+                context.stats.downstream_cx_idle_timeout.inc();
+            }
             false
         }
     }
@@ -99,24 +99,16 @@ async fn read_and_serve(wire: &Wire<'_>, exchange: &mut Exchange<'_>) -> bool {
         }
         Err(Unread::Late) => {
             stats.downstream_rq_header_timeout.inc();
-            let body = b"request header timeout";
-            let flags = ResponseFlags::NONE;
-            answer(wire, exchange, 408, body, (flags, "request_header_timeout")).await;
-            false
+            answer(wire, exchange, LocalReply::header_timeout()).await
+        }
+        Err(Unread::TooLate) => {
+            stats.downstream_rq_timeout.inc();
+            answer(wire, exchange, LocalReply::request_timeout()).await
         }
         Err(Unread::Malformed(error)) => {
             stats.downstream_cx_protocol_error.inc();
             tracing::debug!(%error, "a request was refused");
-            let flags = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
-            answer(
-                wire,
-                exchange,
-                error.status(),
-                b"",
-                (flags, error.details()),
-            )
-            .await;
-            false
+            answer(wire, exchange, LocalReply::refused(error)).await
         }
     }
 }
@@ -128,6 +120,8 @@ enum Unread {
     Gone,
     /// `request_headers_timeout` is over.
     Late,
+    /// `request_timeout` is.
+    TooLate,
 }
 
 /// The request head that has begun.
@@ -149,25 +143,44 @@ async fn next_head(context: &Context<'_>, wire: &Wire<'_>) -> Result<RequestHead
             }
         }
     };
-    let limit = manager.timeouts.request_headers;
-    let head = context.worker.timers.timeout(limit, read).await;
-    head.unwrap_or(Err(Unread::Late))
+    let (head, whole) = (manager.timeouts.request_headers, manager.timeouts.request);
+    let limit = head.into_iter().chain(whole).min();
+    let read = context.worker.timers.timeout(limit, read).await;
+    read.unwrap_or(Err(match limit == head {
+        true => Unread::Late,
+        false => Unread::TooLate,
+    }))
+}
+
+/// How long the connection may wait for a request: not beyond its own time.
+fn idle_limit(context: &Context<'_>) -> Option<Duration> {
+    let timeouts = &context.manager.timeouts;
+    let left = timeouts
+        .max_connection_duration
+        .map(|limit| limit.saturating_sub(context.connection.accepted.elapsed()));
+    timeouts.idle.into_iter().chain(left).min()
+}
+
+/// Whether the connection has had its time (`max_connection_duration`).
+fn is_too_old(context: &Context<'_>) -> bool {
+    let limit = context.manager.timeouts.max_connection_duration;
+    limit.is_some_and(|limit| context.connection.accepted.elapsed() >= limit)
 }
 
 /// Whether the connection can carry another request.
 async fn serve_request(wire: &Wire<'_>, exchange: &mut Exchange<'_>, head: RequestHead) -> bool {
     let manager = exchange.context.manager;
     if head.version == ithildin_http1::Version::Http10 && !manager.http1.accept_http_10 {
-        let flags = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
-        answer(wire, exchange, 426, b"", (flags, "low_version")).await;
-        return false;
+        exchange.context.stats.downstream_cx_protocol_error.inc();
+        return answer(wire, exchange, LocalReply::low_version()).await;
     }
     exchange.request = Request::from_http1(&head);
     let request = &exchange.request;
     let mut client = Client::Wire {
         wire,
         protocol: request.protocol,
-        keep_alive: head.keep_alive && !wire.is_draining(),
+        // After a request for another protocol nobody knows what follows.
+        keep_alive: head.keep_alive && request.upgrade.is_none() && !is_too_old(exchange.context),
         head_request: request.is_head(),
         trailers: manager.http1.enable_trailers && Exchange::wants_trailers(request),
     };
@@ -199,35 +212,24 @@ async fn serve_request(wire: &Wire<'_>, exchange: &mut Exchange<'_>, head: Reque
         && exchange.outcome.status != 0
 }
 
-/// A last word to a request that cannot be served, with flags and details for its log line.
-async fn answer(
-    wire: &Wire<'_>,
-    exchange: &mut Exchange<'_>,
-    status: u16,
-    body: &'static [u8],
-    (flags, details): (ResponseFlags, &'static str),
-) {
-    exchange.outcome.status = status;
-    exchange.outcome.flags |= flags;
-    exchange.outcome.details = details.into();
-    let mut head = BytesMut::with_capacity(128);
-    encode::status_line(&mut head, status, b"");
-    encode::field(
-        &mut head,
-        b"content-length",
-        body.len().to_string().as_bytes(),
-    );
-    encode::field(&mut head, b"connection", b"close");
-    encode::end_of_head(&mut head);
-    let body = Bytes::from_static(body);
-    exchange.meter.response_part(&Part::Data(body.clone()));
-    // The connection ends in any case.
-    let _ = wire.write(&mut [head.freeze(), body]).await;
+/// A last word to a request that cannot be served: the connection ends with it.
+async fn answer(wire: &Wire<'_>, exchange: &mut Exchange<'_>, reply: LocalReply) -> bool {
+    let mut client = Client::Wire {
+        wire,
+        protocol: exchange.request.protocol,
+        keep_alive: false,
+        head_request: false,
+        trailers: false,
+    };
+    exchange.reply(reply, &mut client, true).await;
+    false
 }
 
-/// Ends our direction, then waits for the client to end its own.
-async fn close(worker: &Worker, wire: &Wire<'_>) {
-    if wire.shutdown().await.is_err() {
+/// Ends our direction, then listens to a client that still sends for a while
+/// (`delayed_close_timeout`): a reset would take the answer away from it.
+async fn close(context: &Context<'_>, wire: &Wire<'_>) {
+    let linger = context.manager.timeouts.delayed_close;
+    if wire.shutdown().await.is_err() || linger.is_none() {
         return;
     }
     let drain = async {
@@ -240,5 +242,5 @@ async fn close(worker: &Worker, wire: &Wire<'_>) {
             wire.with_buffer(BytesMut::clear);
         }
     };
-    let _ = worker.timers.timeout(Some(LINGER), drain).await;
+    let _ = context.worker.timers.timeout(linger, drain).await;
 }

@@ -27,6 +27,9 @@ mod tunnel;
 mod wire;
 mod xfcc;
 
+#[cfg(test)]
+mod tests;
+
 use std::rc::Rc;
 
 use crate::{

@@ -122,7 +122,7 @@ impl Exchange<'_> {
             return Err(broken(LocalReply::upstream_protocol_error()));
         }
         let response = self.finish_head(response(&head));
-        let closing = self.is_closing();
+        let closing = !clock.is_complete();
         let mut down = client
             .respond(response, closing)
             .await

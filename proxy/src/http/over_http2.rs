@@ -80,7 +80,7 @@ impl Exchange<'_> {
             body,
             upgrade: None,
         });
-        let closing = self.is_closing();
+        let closing = !clock.is_complete();
         let mut down = client
             .respond(response, closing)
             .await

@@ -5,7 +5,14 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use ithildin_http1::Known;
 
-use super::{failure::LocalReply, headers::Headers, mutate, request::Request, xfcc};
+use super::{
+    failure::LocalReply,
+    headers::Headers,
+    matching::without_port,
+    mutate,
+    request::{Protocol, Request},
+    xfcc,
+};
 use crate::{
     access_log::ResponseFlags,
     config::{
@@ -23,17 +30,46 @@ pub(super) fn request(
     request: &mut Request,
 ) -> Result<(), LocalReply> {
     underscores(manager, &mut request.headers)?;
-    if request
-        .upgrade
-        .as_ref()
-        .is_some_and(|upgrade| !allows(&manager.upgrades, upgrade))
-    {
-        return Err(LocalReply::new(
-            403,
-            "",
-            ResponseFlags::NONE,
-            "upgrade_failed",
-        ));
+    target(manager, request)?;
+    // Nobody is internal: who is would stand in `internal_address_config`, which the compiler
+    // refuses.
+    let edge = manager.use_remote_address;
+    forwarded_for(manager, connection, &mut request.headers);
+    scheme(manager, connection, request);
+    sanitise(edge, &mut request.headers);
+    if edge {
+        let address = trusted_address(manager, connection, &request.headers);
+        let name = "x-envoy-external-address";
+        request.headers.set(Known::XEnvoy, name, address);
+    }
+    request_id(manager, edge, &mut request.headers);
+    xfcc::apply(manager, connection, &mut request.headers);
+    if let Some(via) = &manager.via {
+        append_via(&mut request.headers, via);
+    }
+    // We answer it ourselves, unless the upstream is to.
+    if !manager.proxy_100_continue {
+        let answered = |expect: &Bytes| expect.eq_ignore_ascii_case(b"100-continue");
+        if request.headers.known(Known::Expect).is_some_and(answered) {
+            request.headers.remove_known(Known::Expect);
+        }
+    }
+    te(&mut request.headers);
+    Ok(())
+}
+
+/// The request's target: its authority and path.
+fn target(manager: &HttpManager, request: &mut Request) -> Result<(), LocalReply> {
+    let absolute = request.scheme.is_some() && request.protocol != Protocol::Http2;
+    let relative = request.path.first() == Some(&b'/') || request.is_connect();
+    if !relative || (absolute && !manager.http1.allow_absolute_url) {
+        let none = ResponseFlags::NONE;
+        return Err(LocalReply::new(404, "", none, "absolute_path_rejected"));
+    }
+    if manager.strip_any_host_port && !request.is_connect() {
+        let host = std::str::from_utf8(&request.authority).unwrap_or_default();
+        let length = without_port(host).len();
+        request.authority.truncate(length);
     }
     if manager.normalize_path || manager.merge_slashes {
         let path =
@@ -42,23 +78,35 @@ pub(super) fn request(
             LocalReply::new(400, "", ResponseFlags::NONE, "path_normalization_failed")
         })?;
     }
-    let external = forwarded_for(manager, connection, &mut request.headers);
-    scheme(manager, connection, request);
-    if external {
-        sanitise(&mut request.headers);
-    }
-    request_id(manager, external, &mut request.headers);
-    xfcc::apply(manager, connection, &mut request.headers);
-    // We answer it ourselves, unless the upstream is to.
-    if !manager.proxy_100_continue {
-        request.headers.remove_known(Known::Expect);
-    }
-    // Of the values of TE only one passes a proxy.
-    let te = request.headers.known(Known::Te);
-    if te.is_some_and(|te| !te.eq_ignore_ascii_case(b"trailers")) {
-        request.headers.remove_known(Known::Te);
-    }
     Ok(())
+}
+
+/// Adds ours to the proxies that a message came through.
+pub(super) fn append_via(headers: &mut Headers, via: &str) {
+    let value = match headers.joined("via") {
+        Some(before) => Bytes::from([&before[..], b", ", via.as_bytes()].concat()),
+        None => Bytes::copy_from_slice(via.as_bytes()),
+    };
+    headers.set(Known::Via, "via", value);
+}
+
+/// Of the values of TE only one passes a proxy (RFC 9110, section 10.1.4).
+fn te(headers: &mut Headers) {
+    let Some(te) = headers.known(Known::Te) else {
+        return;
+    };
+    if te.eq_ignore_ascii_case(b"trailers") {
+        return;
+    }
+    let name = |value: &[u8]| {
+        let end = memchr::memchr(b';', value).unwrap_or(value.len());
+        value[..end].trim_ascii().eq_ignore_ascii_case(b"trailers")
+    };
+    let trailers = te.split(|b| *b == b',').any(name);
+    headers.remove_known(Known::Te);
+    if trailers {
+        headers.push(Known::Te, "te", "trailers");
+    }
 }
 
 fn underscores(manager: &HttpManager, headers: &mut Headers) -> Result<(), LocalReply> {
@@ -83,82 +131,70 @@ fn underscores(manager: &HttpManager, headers: &mut Headers) -> Result<(), Local
     }
 }
 
-fn allows(upgrades: &[std::sync::Arc<str>], upgrade: &[u8]) -> bool {
-    upgrades
-        .iter()
-        .any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(upgrade))
-}
-
-/// `x-forwarded-for`; returns whether the request comes from outside.
-fn forwarded_for(manager: &HttpManager, connection: &Connection, headers: &mut Headers) -> bool {
+/// `x-forwarded-for`: the client's own address behind what it told, at the edge.
+fn forwarded_for(manager: &HttpManager, connection: &Connection, headers: &mut Headers) {
+    if !manager.use_remote_address || manager.skip_xff_append {
+        return;
+    }
     let remote = connection.remote.ip();
-    if !manager.use_remote_address {
-        // Only a single, private address in the header makes a request internal.
-        let internal = headers
-            .known(Known::XForwardedFor)
-            .and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok())
-            .is_some_and(is_private);
-        return !internal;
-    }
-    let first = headers.known(Known::XForwardedFor).is_none();
-    if !manager.skip_xff_append {
-        let value = match headers.joined("x-forwarded-for") {
-            Some(before) => [&before[..], b",", remote.to_string().as_bytes()].concat(),
-            None => remote.to_string().into_bytes(),
-        };
-        headers.set(Known::XForwardedFor, "x-forwarded-for", value);
-    }
-    !(first && is_private(remote))
-}
-
-/// Envoy's internal addresses: RFC 1918, RFC 4193 and loopback.
-fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback(),
-    }
-}
-
-/// `x-forwarded-proto`: the client's word counts only behind a proxy that we trust.
-fn scheme(manager: &HttpManager, connection: &Connection, request: &mut Request) {
-    let actual = if connection.tls.is_some() {
-        "https"
-    } else {
-        "http"
+    let value = match headers.joined("x-forwarded-for") {
+        Some(before) => [&before[..], b",", remote.to_string().as_bytes()].concat(),
+        None => remote.to_string().into_bytes(),
     };
-    let told = request.headers.known(Known::XForwardedProto);
-    let keep = (!manager.use_remote_address || manager.xff_num_trusted_hops > 0)
-        && told.is_some_and(|told| {
-            told.eq_ignore_ascii_case(b"http") || told.eq_ignore_ascii_case(b"https")
-        });
-    if !keep {
-        request
-            .headers
-            .set(Known::XForwardedProto, "x-forwarded-proto", actual);
+    headers.set(Known::XForwardedFor, "x-forwarded-for", value);
+}
+
+/// The address of the client as far as it can be trusted: our peer's, or what the outermost of the
+/// trusted proxies before us saw.
+fn trusted_address(manager: &HttpManager, connection: &Connection, headers: &Headers) -> String {
+    let hops = manager.xff_num_trusted_hops as usize;
+    // Our own entry is behind theirs.
+    let behind = usize::from(!manager.skip_xff_append);
+    let told = (hops > 0)
+        .then(|| headers.joined("x-forwarded-for"))
+        .flatten();
+    let address = told.and_then(|list| {
+        let mut entries = list.rsplit(|b| *b == b',');
+        let entry = entries.nth(hops - 1 + behind)?.trim_ascii();
+        std::str::from_utf8(entry).ok()?.parse::<IpAddr>().ok()
+    });
+    address.unwrap_or(connection.remote.ip()).to_string()
+}
+
+/// `x-forwarded-proto` and `x-forwarded-port`: the client's word counts only behind a proxy that we
+/// trust.
+fn scheme(manager: &HttpManager, connection: &Connection, request: &mut Request) {
+    let actual = match connection.tls.is_some() {
+        true => "https",
+        false => "http",
+    };
+    let trusting = !manager.use_remote_address || manager.xff_num_trusted_hops > 0;
+    let headers = &mut request.headers;
+    if !trusting || headers.known(Known::XForwardedProto).is_none() {
+        headers.set(Known::XForwardedProto, "x-forwarded-proto", actual);
     }
-    let scheme = request.headers.known(Known::XForwardedProto);
-    let secure = scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https"));
-    request.scheme = Some(if secure { "https" } else { "http" });
-    if manager.append_x_forwarded_port && request.headers.known(Known::XForwardedPort).is_none() {
+    request.scheme = Some(match headers.known(Known::XForwardedProto) {
+        Some(told) if told.eq_ignore_ascii_case(b"https") => "https",
+        Some(told) if told.eq_ignore_ascii_case(b"http") => "http",
+        _ => actual,
+    });
+    if manager.append_x_forwarded_port
+        && (!trusting || headers.known(Known::XForwardedPort).is_none())
+    {
         let port = connection.local.port().to_string();
-        request
-            .headers
-            .push(Known::XForwardedPort, "x-forwarded-port", port);
+        headers.set(Known::XForwardedPort, "x-forwarded-port", port);
     }
 }
 
 /// Headers that steer Envoy, and so are not for strangers to send.
 const INTERNAL: &[&str] = &[
-    "x-envoy-decorator-operation",
-    "x-envoy-downstream-service-cluster",
-    "x-envoy-downstream-service-node",
     "x-envoy-expected-rq-timeout-ms",
     "x-envoy-force-trace",
     "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-internal",
     "x-envoy-ip-tags",
-    "x-envoy-is-timeout-retry",
     "x-envoy-max-retries",
-    "x-envoy-original-path",
+    "x-envoy-original-url",
     "x-envoy-retriable-header-names",
     "x-envoy-retriable-status-codes",
     "x-envoy-retry-grpc-on",
@@ -169,21 +205,36 @@ const INTERNAL: &[&str] = &[
     "x-envoy-upstream-rq-timeout-ms",
 ];
 
-fn sanitise(headers: &mut Headers) {
+/// What the edge takes away besides: only a proxy of the mesh may say it.
+const EDGE: &[&str] = &[
+    "x-envoy-decorator-operation",
+    "x-envoy-downstream-service-cluster",
+    "x-envoy-downstream-service-node",
+    "x-envoy-original-host",
+    "x-envoy-original-path",
+];
+
+fn sanitise(edge: bool, headers: &mut Headers) {
+    if headers.known(Known::XEnvoy).is_none() {
+        return;
+    }
+    let is_one_of = |names: &[&str], name: &[u8]| {
+        let mut names = names.iter();
+        names.any(|it| it.as_bytes().eq_ignore_ascii_case(name))
+    };
     headers.retain(|field| {
+        let name = field.name.as_bytes();
         field.known != Known::XEnvoy
-            || !INTERNAL
-                .iter()
-                .any(|name| field.name.as_bytes().eq_ignore_ascii_case(name.as_bytes()))
+            || !(is_one_of(INTERNAL, name) || edge && is_one_of(EDGE, name))
     });
 }
 
-fn request_id(manager: &HttpManager, external: bool, headers: &mut Headers) {
+fn request_id(manager: &HttpManager, edge: bool, headers: &mut Headers) {
     if !manager.generate_request_id {
         return;
     }
-    let edge = manager.use_remote_address && external && !manager.preserve_external_request_id;
-    if edge || headers.known(Known::XRequestId).is_none() {
+    let distrusted = edge && !manager.preserve_external_request_id;
+    if distrusted || headers.known(Known::XRequestId).is_none() {
         let id = uuid::Uuid::new_v4().hyphenated().to_string();
         headers.set(Known::XRequestId, "x-request-id", id);
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{failure::LocalReply, matching::without_port, request::Request};
+use super::{failure::LocalReply, request::Request};
 use crate::access_log::ResponseFlags;
 use crate::config::route::{PathMatch, Redirect, RedirectPath, RouteMatch};
 
@@ -10,40 +10,45 @@ use crate::config::route::{PathMatch, Redirect, RedirectPath, RouteMatch};
 pub(super) fn to_https(request: &Request) -> LocalReply {
     let authority = String::from_utf8_lossy(&request.authority);
     let path = String::from_utf8_lossy(&request.path);
-    reply_to(301, format!("https://{}{path}", without_port(&authority)))
+    reply_to(301, format!("https://{authority}{path}"))
 }
 
 /// What the route says.
-pub(super) fn reply(
-    redirect: &Redirect,
-    matched: &RouteMatch,
-    request: &Request,
-    secure: bool,
-) -> LocalReply {
-    let old_scheme = if secure { "https" } else { "http" };
+pub(super) fn reply(redirect: &Redirect, matched: &RouteMatch, request: &Request) -> LocalReply {
+    // Decided before the route was.
+    let old_scheme = request.scheme.unwrap_or("http");
     let scheme = match (&redirect.scheme, redirect.https) {
         (Some(scheme), _) => scheme,
         (None, true) => "https",
         (None, false) => old_scheme,
     };
     let authority = String::from_utf8_lossy(&request.authority);
-    let host = redirect.host.as_deref().unwrap_or(without_port(&authority));
-    let kept_port = authority[without_port(&authority).len()..].trim_start_matches(':');
+    let (host, port) = match &redirect.host {
+        Some(host) => (&**host, ""),
+        None => split_port(&authority),
+    };
     let port = match redirect.port {
-        Some(port) => port.to_string(),
+        Some(port) => format!(":{port}"),
         // A scheme that changes takes the port that belonged to it along.
-        None if scheme != old_scheme => String::new(),
-        None => kept_port.to_owned(),
+        None if scheme != old_scheme && is_default(old_scheme, port) => String::new(),
+        None => port.to_owned(),
     };
-    let port = match (scheme, port.as_str()) {
-        (_, "") | ("http", "80") | ("https", "443") => String::new(),
-        (_, port) => format!(":{port}"),
-    };
-    let location = format!(
-        "{scheme}://{host}{port}{}",
-        path(redirect, matched, request)
-    );
+    let path = path(redirect, matched, request);
+    let location = format!("{scheme}://{host}{port}{path}");
     reply_to(redirect.status.as_u16(), location)
+}
+
+/// Host, and port with its colon.
+fn split_port(authority: &str) -> (&str, &str) {
+    // The colons of an IPv6 address are inside of its brackets.
+    match authority.rfind(':') {
+        Some(at) if !authority[at..].contains(']') => authority.split_at(at),
+        _ => (authority, ""),
+    }
+}
+
+fn is_default(scheme: &str, port: &str) -> bool {
+    matches!((scheme, port), ("http", ":80") | ("https", ":443"))
 }
 
 fn path(redirect: &Redirect, matched: &RouteMatch, request: &Request) -> String {

@@ -11,24 +11,26 @@ use ithildin_http1::Known;
 use super::{
     client::Response,
     exchange::Context,
-    failure::LocalReply,
+    failure::{LocalReply, MAX_DURATION},
     headers::Headers,
+    prepare::append_via,
     request::{BodyLength, Request},
 };
 use crate::{config::http::ServerHeader, stats::HttpBlock};
 
 /// Adds what Envoy adds to an upstream's response.
-pub(super) fn prepare(context: &Context<'_>, response: &mut Response, started: Instant) {
-    let manager = context.manager;
+pub(super) fn prepare(
+    context: &Context<'_>,
+    request: &Request,
+    response: &mut Response,
+    started: Instant,
+) {
     let headers = &mut response.headers;
-    if !manager.suppress_envoy_headers {
+    if !context.manager.suppress_envoy_headers {
         let service_time = started.elapsed().as_millis().to_string();
         headers.set(Known::XEnvoy, "x-envoy-upstream-service-time", service_time);
     }
-    if headers.known(Known::Date).is_none() {
-        headers.push(Known::Date, "date", date());
-    }
-    server(context, headers);
+    finish(context, request, headers);
 }
 
 /// A response of ours, and its body.
@@ -38,10 +40,9 @@ pub(super) fn local(
     reply: LocalReply,
 ) -> (Response, Bytes) {
     let mut headers = Headers::default();
-    let grpc = request.is_grpc();
-    let (status, body) = if grpc {
+    let (status, body) = if request.is_grpc() {
         headers.push(Known::ContentType, "content-type", "application/grpc");
-        headers.push(Known::Other, "grpc-status", grpc_status(reply.status));
+        headers.push(Known::Other, "grpc-status", grpc_status(&reply));
         if !reply.body.is_empty() {
             headers.push(Known::Other, "grpc-message", grpc_message(&reply.body));
         }
@@ -58,25 +59,38 @@ pub(super) fn local(
     if reply.overloaded {
         headers.push(Known::XEnvoy, "x-envoy-overloaded", "true");
     }
-    headers.push(Known::Date, "date", date());
-    server(context, &mut headers);
-    let length = match body.len() {
-        0 => BodyLength::Empty,
-        length => BodyLength::Known(length as u64),
-    };
+    finish(context, request, &mut headers);
     let response = Response {
         status,
         reason: Bytes::new(),
         headers,
-        body: length,
+        body: match body.len() {
+            0 => BodyLength::Empty,
+            length => BodyLength::Known(length as u64),
+        },
         upgrade: None,
     };
-    let body = if request.is_head() {
-        Bytes::new()
-    } else {
-        body
-    };
-    (response, body)
+    match request.is_head() {
+        true => (response, Bytes::new()),
+        false => (response, body),
+    }
+}
+
+/// What every response has.
+fn finish(context: &Context<'_>, request: &Request, headers: &mut Headers) {
+    let manager = context.manager;
+    if headers.known(Known::Date).is_none() {
+        headers.push(Known::Date, "date", date());
+    }
+    server(context, headers);
+    if manager.always_set_request_id_in_response
+        && let Some(id) = request.headers.known(Known::XRequestId)
+    {
+        headers.set(Known::XRequestId, "x-request-id", id.clone());
+    }
+    if let Some(via) = &manager.via {
+        append_via(headers, via);
+    }
 }
 
 fn server(context: &Context<'_>, headers: &mut Headers) {
@@ -121,8 +135,10 @@ fn date() -> Bytes {
 }
 
 /// Envoy's mapping of HTTP to gRPC status codes.
-fn grpc_status(status: u16) -> &'static str {
-    match status {
+fn grpc_status(reply: &LocalReply) -> &'static str {
+    match reply.status {
+        // The only one of ours that the client's own deadline may be the reason for.
+        _ if reply.details == MAX_DURATION => "4",
         400 => "13",
         401 => "16",
         403 => "7",

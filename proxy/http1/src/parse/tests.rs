@@ -83,7 +83,11 @@ fn request_lines() {
     let refused: &[(&str, ParseError)] = &[
         ("GET / HTTP/1.1\r\n\r\n", ParseError::NoHost),
         ("GET / HTTP/2.0\r\nHost: h\r\n\r\n", ParseError::Version),
-        ("GET /#f HTTP/1.1\r\nHost: h\r\n\r\n", ParseError::Target),
+        ("GET /#f HTTP/1.1\r\nHost: h\r\n\r\n", ParseError::Fragment),
+        ("GET / HTTP/1.0\r\n\r\n", ParseError::NoHost),
+        ("GET / FOO\r\nHost: h\r\n\r\n", ParseError::Malformed),
+        ("GET / HTTP/11\r\nHost: h\r\n\r\n", ParseError::Malformed),
+        ("GET / a HTTP/1.1\r\nHost: h\r\n\r\n", ParseError::Malformed),
         ("GET a HTTP/1.1\r\nHost: h\r\n\r\n", ParseError::Target),
         ("GET * HTTP/1.1\r\nHost: h\r\n\r\n", ParseError::Target),
         (
@@ -147,12 +151,33 @@ fn the_forms_of_a_target() {
 fn persistence_and_upgrade() {
     let close = complete("GET / HTTP/1.1\r\nHost: h\r\nConnection: x, close\r\n\r\n");
     assert!(!close.keep_alive);
-    assert!(!complete("GET / HTTP/1.0\r\n\r\n").keep_alive);
-    assert!(complete("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").keep_alive);
+    assert!(!complete("GET / HTTP/1.0\r\nHost: h\r\n\r\n").keep_alive);
+    assert!(complete("GET / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n").keep_alive);
     let upgrade = "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     assert_eq!(complete(upgrade).upgrade(), Some(&b"websocket"[..]));
     let without = "GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\r\n";
     assert_eq!(complete(without).upgrade(), None);
+    for fields in ["Upgrade: h2c", "Upgrade: websocket\r\nContent-Length: 1"] {
+        let text = format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n{fields}\r\n\r\n");
+        assert_eq!(complete(&text).upgrade(), None, "{fields}");
+    }
+}
+
+#[test]
+fn connection_may_not_name_where_a_request_came_from() {
+    for value in [
+        "X-Forwarded-For",
+        "close, x-forwarded-proto",
+        ":path",
+        "a,b,c,d,e,f,g,h,i,j",
+    ] {
+        let text = format!("GET / HTTP/1.1\r\nHost: h\r\nConnection: {value}\r\n\r\n");
+        assert_eq!(
+            request(&text).unwrap_err(),
+            ParseError::ConnectionNames,
+            "{value}"
+        );
+    }
 }
 
 #[test]

@@ -21,7 +21,9 @@ use ithildin_proto::pb::envoy::{
     },
 };
 
-use super::{Compiler, ListenerParts, RouteDependency, access_log, http_filters, routes};
+use super::{
+    Compiler, ListenerParts, RouteDependency, access_log, http_filters, route_action, routes,
+};
 use crate::{
     config::http::{
         ClientCertDetails, Codec, ForwardClientCert, Http1Options, Http2Options, HttpManager,
@@ -313,9 +315,7 @@ fn upgrades(configs: &[UpgradeConfig], at: &At<'_>) -> Vec<Arc<str>> {
             } = config;
             let at = at.index("upgrade_configs", i);
             refuse!(at; filters);
-            if upgrade_type.is_empty() {
-                at.field("upgrade_type").error("is empty");
-            }
+            route_action::upgrade_type_is_known(upgrade_type, &at);
             let on = enabled.is_none_or(|value| value.value);
             on.then(|| upgrade_type.to_ascii_lowercase().into())
         })

@@ -3,21 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode};
-use ithildin_proto::pb::{
-    envoy::{
-        config::route::v3::{
-            DirectResponseAction, RedirectAction, RouteAction as RouteActionProto,
-            WeightedCluster as WeightedClusterProto,
-            redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
-            route_action::{
-                ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier,
-                MaxStreamDuration, UpgradeConfig,
-            },
-            weighted_cluster::{ClusterWeight, cluster_weight},
+use ithildin_proto::pb::envoy::{
+    config::route::v3::{
+        DirectResponseAction, RedirectAction, RouteAction as RouteActionProto,
+        WeightedCluster as WeightedClusterProto,
+        redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
+        route_action::{
+            ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration,
+            UpgradeConfig,
         },
-        r#type::matcher::v3::RegexMatchAndSubstitute,
+        weighted_cluster::{ClusterWeight, cluster_weight},
     },
-    google::protobuf,
+    r#type::matcher::v3::RegexMatchAndSubstitute,
 };
 use regex::bytes::Regex;
 
@@ -96,15 +93,20 @@ pub(super) fn forward(
         (None, Some(inherited)) => retry_policy(inherited, &at.field("retry_policy")),
         (None, None) => None,
     };
+    // The newer field takes the older one's place, as in Envoy.
+    let max_grpc_timeout = match max_stream_duration {
+        Some(_) => None,
+        None => at.duration("max_grpc_timeout", max_grpc_timeout),
+    };
     let (max_stream_duration, grpc_timeout_max) =
-        stream_durations(max_stream_duration.as_ref(), max_grpc_timeout, at);
+        stream_durations(max_stream_duration.as_ref(), at);
     let (prefix_rewrite, regex_rewrite) = path_rewrites(prefix_rewrite, regex_rewrite, at)?;
     let (host_rewrite, auto_host_rewrite) = host_rewrite(host_rewrite_specifier.as_ref(), at)?;
     Some(RouteAction::Forward(Box::new(Forward {
         clusters: clusters(cluster_specifier.as_ref(), at)?,
         cluster_not_found: cluster_not_found(*cluster_not_found_response_code, at)?,
         timeout: at.limit("timeout", timeout, Some(DEFAULT_ROUTE_TIMEOUT)),
-        idle_timeout: at.limit("idle_timeout", idle_timeout, None),
+        idle_timeout: at.duration("idle_timeout", idle_timeout),
         max_stream_duration,
         prefix_rewrite,
         regex_rewrite,
@@ -114,6 +116,7 @@ pub(super) fn forward(
         retry,
         upgrades: upgrades(upgrade_configs, at),
         grpc_timeout_max,
+        max_grpc_timeout,
     })))
 }
 
@@ -141,24 +144,21 @@ fn cluster_not_found(code: i32, at: &At<'_>) -> Option<StatusCode> {
 
 fn stream_durations(
     config: Option<&MaxStreamDuration>,
-    max_grpc_timeout: &Option<protobuf::Duration>,
     at: &At<'_>,
 ) -> (Option<Duration>, Option<Duration>) {
-    let deprecated = at.duration("max_grpc_timeout", max_grpc_timeout);
     let Some(MaxStreamDuration {
         max_stream_duration,
         grpc_timeout_header_max,
         grpc_timeout_header_offset,
     }) = config
     else {
-        return (None, deprecated);
+        return (None, None);
     };
     let at = at.field("max_stream_duration");
     refuse!(at; grpc_timeout_header_offset);
-    let grpc = at.duration("grpc_timeout_header_max", grpc_timeout_header_max);
     (
         at.limit("max_stream_duration", max_stream_duration, None),
-        grpc.or(deprecated),
+        at.duration("grpc_timeout_header_max", grpc_timeout_header_max),
     )
 }
 
@@ -346,15 +346,23 @@ fn upgrades(configs: &[UpgradeConfig], at: &At<'_>) -> Vec<(Arc<str>, bool)> {
             } = config;
             let at = at.index("upgrade_configs", i);
             refuse!(at; connect_config);
-            if upgrade_type.is_empty() {
-                at.field("upgrade_type").error("is empty");
-            }
+            upgrade_type_is_known(upgrade_type, &at);
             (
                 upgrade_type.to_ascii_lowercase().into(),
                 enabled.is_none_or(|enabled| enabled.value),
             )
         })
         .collect()
+}
+
+/// What becomes of CONNECT is not an upgrade of a connection, and is not supported.
+pub(super) fn upgrade_type_is_known(upgrade_type: &str, at: &At<'_>) {
+    let at = at.field("upgrade_type");
+    if upgrade_type.is_empty() {
+        at.error("is empty");
+    } else if ["connect", "connect-udp"].contains(&&*upgrade_type.to_ascii_lowercase()) {
+        at.error(format_args!("{upgrade_type:?} is not supported"));
+    }
 }
 
 pub(super) fn redirect(config: &RedirectAction, at: &At<'_>) -> Option<RouteAction> {

@@ -176,7 +176,7 @@ fn virtual_host(config: &VirtualHostProto, max_body: u32, at: &At<'_>) -> Virtua
     no_effect!(metadata, virtual_clusters);
     refuse!(
         at;
-        matcher, rate_limits, cors, include_attempt_count_in_response, retry_policy_typed_config,
+        matcher, rate_limits, cors, retry_policy_typed_config,
         hedge_policy, include_is_timeout_retry_header, per_request_buffer_limit_bytes,
         request_body_buffer_limit, request_mirror_policies, route_specifiers,
     );
@@ -200,6 +200,7 @@ fn virtual_host(config: &VirtualHostProto, max_body: u32, at: &At<'_>) -> Virtua
         name: name.as_str().into(),
         require_tls: requires_tls(*require_tls, at),
         include_request_attempt_count: *include_request_attempt_count,
+        include_attempt_count_in_response: *include_attempt_count_in_response,
         request_headers: mutations(
             Kind::Request,
             request_headers_to_add,

@@ -1,0 +1,329 @@
+//! HTTP/2 on either side: the same requests, with flow control.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use h2::{RecvStream, client::SendRequest};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::support::{Act, Origin, SOON, Site, header_values, manager, ok, route, send, table, to};
+use crate::{
+    config::{HttpManager, cluster::UpstreamProtocol},
+    testing::{self, eventually},
+};
+
+struct Client {
+    send: SendRequest<Bytes>,
+}
+
+impl Client {
+    async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (send, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        Self { send }
+    }
+
+    async fn begin(
+        &self,
+        request: Request<()>,
+        end: bool,
+    ) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
+        let mut send = self.send.clone().ready().await.unwrap();
+        send.send_request(request, end).unwrap()
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, HeaderMap, String) {
+        let (response, _) = self.begin(request(Method::GET, path), true).await;
+        answer(response.await.unwrap()).await
+    }
+}
+
+fn request(method: Method, path: &str) -> Request<()> {
+    let uri = format!("http://a.test{path}");
+    Request::builder().method(method).uri(uri).body(()).unwrap()
+}
+
+async fn answer(response: Response<RecvStream>) -> (StatusCode, HeaderMap, String) {
+    let (head, mut body) = response.into_parts();
+    let text = text(&mut body).await.unwrap();
+    (head.status, head.headers, text)
+}
+
+async fn text(body: &mut RecvStream) -> Result<String, h2::Error> {
+    let mut text = Vec::new();
+    while let Some(data) = tokio::time::timeout(SOON, body.data()).await.unwrap() {
+        let data = data?;
+        body.flow_control().release_capacity(data.len()).unwrap();
+        text.extend_from_slice(&data);
+    }
+    Ok(String::from_utf8(text).unwrap())
+}
+
+/// Answers with method, path and body, and sends trailers back with a mark on them.
+async fn http2_origin() -> SocketAddr {
+    let listener = TcpListener::bind(testing::ANY).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    tokio::spawn(echo(request, respond));
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn echo(request: Request<RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
+    let (head, mut body) = request.into_parts();
+    if head.uri.path() == "/refuse" {
+        return respond.send_reset(h2::Reason::INTERNAL_ERROR);
+    }
+    let Ok(sent) = text(&mut body).await else {
+        return;
+    };
+    let trailers = body.trailers().await.unwrap_or_default();
+    let told = format!("{} {} {:?} {sent}", head.method, head.uri, head.headers);
+    let mut stream = respond.send_response(Response::new(()), false).unwrap();
+    stream.send_data(told.into(), trailers.is_none()).unwrap();
+    if let Some(mut trailers) = trailers {
+        trailers.insert("x-seen", http::HeaderValue::from_static("yes"));
+        stream.send_trailers(trailers).unwrap();
+    }
+}
+
+async fn before(
+    address: SocketAddr,
+    protocol: UpstreamProtocol,
+    change: impl FnOnce(&mut HttpManager),
+) -> Site {
+    let mut manager = manager(table(vec![route("/", to("origin"))]));
+    change(&mut manager);
+    let mut cluster = testing::cluster("origin", &[address]);
+    cluster.protocol = protocol;
+    Site::start(manager, vec![cluster]).await
+}
+
+#[tokio::test]
+async fn http2_to_http1() {
+    let origin = Origin::echo().await;
+    let site = Site::before(origin.address).await;
+    let client = Client::connect(site.address).await;
+    let (status, headers, body) = client.get("/a?b").await;
+    assert_eq!(status, 200);
+    assert!(
+        body.starts_with("GET /a?b HTTP/1.1\r\nhost: a.test\r\n"),
+        "{body}"
+    );
+    assert_eq!(headers["server"], "envoy");
+
+    let mut post = request(Method::POST, "/post");
+    post.headers_mut().insert("content-length", 5.into());
+    let (response, mut stream) = client.begin(post, false).await;
+    stream.send_data("hello".into(), true).unwrap();
+    let (_, _, body) = answer(response.await.unwrap()).await;
+    assert_eq!(header_values(&body, "content-length"), ["5"]);
+    assert!(body.ends_with("\r\n\r\nhello"), "{body}");
+
+    // Without a length the body becomes chunks.
+    let (response, mut stream) = client.begin(request(Method::POST, "/post"), false).await;
+    stream.send_data("hel".into(), false).unwrap();
+    stream.send_data("lo".into(), true).unwrap();
+    let (_, _, body) = answer(response.await.unwrap()).await;
+    assert_eq!(header_values(&body, "transfer-encoding"), ["chunked"]);
+    assert_eq!(site.stats().downstream_rq_http2_total.get(), 3);
+}
+
+#[tokio::test]
+async fn http1_to_http2() {
+    let site = before(http2_origin().await, UpstreamProtocol::Http2, |_| ()).await;
+    let answer = site
+        .ask("POST /a?b HTTP/1.1\r\nHost: a.test\r\nX-Own: 1\r\nConnection: x-own\r\nContent-Length: 5\r\n\r\nhello")
+        .await;
+    assert_eq!(answer.status, 200);
+    assert!(
+        answer.body.starts_with("POST http://a.test/a?b "),
+        "{}",
+        answer.body
+    );
+    assert!(answer.body.ends_with(" hello"), "{}", answer.body);
+    assert!(!answer.body.contains("x-own"), "{}", answer.body);
+    // No length is known: chunks.
+    assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
+
+    let mut client = site.client().await;
+    client.send("GET /refuse HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let answer = client.answer().await;
+    assert_eq!(answer.status, 503);
+    assert!(
+        answer.body.ends_with("reset reason: remote reset"),
+        "{}",
+        answer.body
+    );
+}
+
+#[tokio::test]
+async fn http2_to_http2_with_trailers() {
+    let site = before(http2_origin().await, UpstreamProtocol::Http2, |_| ()).await;
+    let client = Client::connect(site.address).await;
+    let (response, mut stream) = client.begin(request(Method::POST, "/"), false).await;
+    stream.send_data("data".into(), false).unwrap();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-sum", http::HeaderValue::from_static("7"));
+    stream.send_trailers(trailers).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    assert!(text(&mut body).await.unwrap().ends_with(" data"));
+    let trailers = body.trailers().await.unwrap().unwrap();
+    assert_eq!(
+        (&trailers["x-sum"], &trailers["x-seen"]),
+        (&"7".parse().unwrap(), &"yes".parse().unwrap())
+    );
+}
+
+#[tokio::test]
+async fn many_streams_share_one_upstream_connection() {
+    let site = before(http2_origin().await, UpstreamProtocol::Http2, |_| ()).await;
+    let client = Client::connect(site.address).await;
+    let paths: Vec<String> = (0..50).map(|n| format!("/{n}")).collect();
+    let answers = futures_util::future::join_all(paths.iter().map(|path| client.get(path))).await;
+    for (path, (status, _, body)) in paths.iter().zip(answers) {
+        assert_eq!(status, 200);
+        assert!(body.contains(&format!("http://a.test{path} ")), "{body}");
+    }
+    assert_eq!(site.cluster_stats().upstream_cx_total.get(), 1);
+    assert_eq!(site.stats().downstream_rq_active.get(), 0);
+}
+
+#[tokio::test]
+async fn large_bodies_pass_both_ways() {
+    let site = before(http2_origin().await, UpstreamProtocol::Http2, |_| ()).await;
+    let client = Client::connect(site.address).await;
+    let (response, mut stream) = client.begin(request(Method::POST, "/"), false).await;
+    let body = "0123456789abcdef".repeat(1 << 16);
+    let mut rest = Bytes::from(body.clone());
+    let feed = async move {
+        while !rest.is_empty() {
+            stream.reserve_capacity(rest.len());
+            let capacity = std::future::poll_fn(|cx| stream.poll_capacity(cx))
+                .await
+                .unwrap()
+                .unwrap();
+            let piece = rest.split_to(capacity.min(rest.len()));
+            stream.send_data(piece, rest.is_empty()).unwrap();
+        }
+    };
+    let (response, ()) = tokio::join!(response, feed);
+    let (_, _, answer) = answer(response.unwrap()).await;
+    assert!(answer.ends_with(&body));
+}
+
+#[tokio::test]
+async fn a_reset_goes_through_to_the_origin() {
+    let origin = Origin::start(|_| Act::Hang).await;
+    let site = Site::before(origin.address).await;
+    let client = Client::connect(site.address).await;
+    let (response, mut stream) = client.begin(request(Method::POST, "/"), false).await;
+    eventually("asked", || site.stats().downstream_rq_active.get() == 1).await;
+    stream.send_reset(h2::Reason::CANCEL);
+    assert!(response.await.is_err());
+    eventually("over", || site.stats().downstream_rq_active.get() == 0).await;
+    eventually("its connection is closed", || {
+        site.cluster_stats().upstream_cx_active.get() == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_off_resets_the_stream() {
+    let origin = Origin::start(|_| {
+        Act::SendAndClose(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc".to_vec())
+    })
+    .await;
+    let site = Site::before(origin.address).await;
+    let client = Client::connect(site.address).await;
+    for _ in 0..2 {
+        let (response, _) = client.begin(request(Method::GET, "/"), true).await;
+        // What is queued of a response goes with its stream, if need be.
+        let error = match response.await {
+            Ok(response) => text(&mut response.into_body()).await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(error.is_reset(), "{error}");
+    }
+    // The connection goes on.
+    assert_eq!(origin.requests().len(), 2);
+    assert_eq!(site.stats().downstream_cx_total.get(), 1);
+}
+
+#[tokio::test]
+async fn responses_without_a_body_and_head() {
+    let origin = Origin::start(|request| match request.starts_with("HEAD") {
+        true => send("HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n"),
+        false => send("HTTP/1.1 204 No Content\r\n\r\n"),
+    })
+    .await;
+    let site = Site::before(origin.address).await;
+    let client = Client::connect(site.address).await;
+    let (status, _, body) = client.get("/").await;
+    assert_eq!((status, &*body), (StatusCode::NO_CONTENT, ""));
+    let (response, _) = client.begin(request(Method::HEAD, "/"), true).await;
+    let (status, headers, body) = answer(response.await.unwrap()).await;
+    assert_eq!((status, &*body), (StatusCode::OK, ""));
+    assert_eq!(headers["content-length"], "12");
+}
+
+#[tokio::test]
+async fn draining_says_goaway_and_finishes() {
+    let origin = Origin::start(|_| ok("done")).await;
+    let site = Site::before(origin.address).await;
+    let stream = TcpStream::connect(site.address).await.unwrap();
+    let (send, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let client = Client { send };
+    assert_eq!(client.get("/").await.2, "done");
+    site.runtime.drain();
+    tokio::time::timeout(SOON, connection)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+}
+
+/// CVE-2023-44487: streams that are opened and reset at once.
+#[tokio::test]
+async fn rapid_resets_end_the_connection() {
+    let origin = Origin::start(|_| Act::Hang).await;
+    let site = Site::before(origin.address).await;
+    let stream = TcpStream::connect(site.address).await.unwrap();
+    let (send, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let flood = async {
+        loop {
+            let Ok(mut send) = send.clone().ready().await else {
+                return;
+            };
+            let Ok((_, mut stream)) = send.send_request(request(Method::GET, "/"), false) else {
+                return;
+            };
+            stream.send_reset(h2::Reason::CANCEL);
+            tokio::task::yield_now().await;
+        }
+    };
+    // Cut off, or at least never more work at the origin than streams are allowed.
+    let _ = tokio::time::timeout(Duration::from_secs(3), flood).await;
+    assert!(
+        origin.connections() <= 200,
+        "{} connections",
+        origin.connections()
+    );
+    connection.abort();
+    eventually("nothing stays behind", || {
+        site.stats().downstream_rq_active.get() == 0
+    })
+    .await;
+}

@@ -1,0 +1,11 @@
+//! The connection manager in process, between peers that see every byte.
+
+mod basics;
+mod failures;
+mod headers;
+mod http2;
+mod limits;
+// mod retries;
+mod smuggling;
+mod support;
+mod upgrades;
