@@ -8,18 +8,22 @@ pub mod authority;
 pub mod clusters;
 pub mod curl;
 pub mod identities;
+pub mod load;
 pub mod net;
 pub mod peer;
 pub mod peers;
 pub mod pki;
 pub mod process;
+pub mod spire;
 pub mod wait;
 
 pub use agent::Agent;
 pub use authority::Authority;
 pub use identities::Identities;
+pub use load::Load;
 pub use net::{Lan, Net};
 pub use process::Process;
+pub use spire::Spire;
 pub use wait::{eventually, eventually_within};
 
 /// Which data plane a scenario runs on.

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -17,7 +17,8 @@ use crate::{
 
 /// A network and mount namespace, and a scratch folder. Needs root, or user namespaces.
 ///
-/// Its `/run` is the folder `run` of the scratch folder.
+/// Its `/run` is the folder `run` of the scratch folder, and its `/dev/shm` its own, as an Envoy with
+/// hot restart wants it.
 pub struct Net {
     holder: Process,
     dir: TempDir,
@@ -26,6 +27,12 @@ pub struct Net {
 /// Namespaces that reach each other, as the Pods of clusters in one network do.
 pub struct Lan {
     hub: Net,
+}
+
+/// A port of loopback, outside all namespaces, that nobody has now.
+pub fn free_port() -> u16 {
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
+    socket.local_addr().expect("it is bound").port()
 }
 
 /// Addresses of a [`Lan`] share their first 16 bits.
@@ -87,6 +94,7 @@ impl Net {
         fs::create_dir(dir.path().join("run")).expect("the scratch folder is writable");
         let script = format!(
             "ip link set lo up && mount --bind {path}/hosts /etc/hosts && mount --bind {path}/run /run \
+             && mount -t tmpfs tmpfs /dev/shm \
              && touch {path}/ready && exec sleep infinity"
         );
         let mut command = match hub {

@@ -14,55 +14,34 @@ use ithildin_tests::{
 };
 
 use crate::support::{
-    assert_refused, assert_told, certificate, echoed, on, received, wait_for_line,
+    assert_refused, assert_told, certificate, echoed, received, scenario, wait_for_line,
 };
 
 /// A change of the federation has to show by then, without a restart.
 const WITHIN: Duration = Duration::from_secs(10);
 const VISITOR: &str = "spiffe://third.test/ns/default/sa/visitor";
 
-#[test]
-fn two_domains_on_the_builtin_data_plane() {
-    let test = "two_domains_on_the_builtin_data_plane";
-    on(DataPlane::Builtin, test, |_| {
-        federation(
-            DataPlane::Builtin,
-            DataPlane::Builtin,
-            &Identities::federated(),
-        );
-    });
-}
-
-#[test]
-fn two_domains_on_envoy() {
-    on(DataPlane::Envoy, "two_domains_on_envoy", |_| {
-        federation(DataPlane::Envoy, DataPlane::Envoy, &Identities::federated());
-    });
-}
-
-#[test]
-fn two_domains_from_our_egress_to_envoys_gateway() {
-    let test = "two_domains_from_our_egress_to_envoys_gateway";
-    on(DataPlane::Envoy, test, |_| {
-        federation(
-            DataPlane::Builtin,
-            DataPlane::Envoy,
-            &Identities::federated(),
-        );
-    });
-}
-
-#[test]
-fn two_domains_from_envoys_egress_to_our_gateway() {
-    let test = "two_domains_from_envoys_egress_to_our_gateway";
-    on(DataPlane::Envoy, test, |_| {
-        federation(
-            DataPlane::Envoy,
-            DataPlane::Builtin,
-            &Identities::federated(),
-        );
-    });
-}
+scenario!(
+    on_builtin,
+    federation(Builtin, Builtin, Identities::federated)
+);
+scenario!(on_envoy, federation(Envoy, Envoy, Identities::federated));
+scenario!(
+    from_builtin_to_envoy,
+    federation(Builtin, Envoy, Identities::federated)
+);
+scenario!(
+    from_envoy_to_builtin,
+    federation(Envoy, Builtin, Identities::federated)
+);
+scenario!(
+    spire_on_builtin,
+    federation(Builtin, Builtin, Identities::federated_by_spire)
+);
+scenario!(
+    spire_on_envoy,
+    federation(Envoy, Envoy, Identities::federated_by_spire)
+);
 
 fn federation(egress: DataPlane, ingress: DataPlane, identities: &Identities) {
     let lan = Lan::new();

@@ -4,4 +4,5 @@
 mod federated_domains;
 mod nested_ca;
 mod shared_ca;
+mod static_file;
 mod support;

@@ -8,61 +8,30 @@ use ithildin_tests::{
 };
 
 use crate::support::{
-    assert_refused, assert_told, certificate, certificates, echoed, on, received, showcerts,
+    assert_refused, assert_told, certificate, certificates, echoed, received, scenario, showcerts,
 };
 
-#[test]
-fn egress_origination_on_the_builtin_data_plane() {
-    let test = "egress_origination_on_the_builtin_data_plane";
-    on(DataPlane::Builtin, test, |_| {
-        origination(
-            DataPlane::Builtin,
-            DataPlane::Builtin,
-            &Identities::shared_root(),
-        );
-    });
-}
-
-#[test]
-fn egress_origination_on_envoy() {
-    on(DataPlane::Envoy, "egress_origination_on_envoy", |_| {
-        origination(
-            DataPlane::Envoy,
-            DataPlane::Envoy,
-            &Identities::shared_root(),
-        );
-    });
-}
-
-#[test]
-fn from_our_egress_to_envoys_gateway() {
-    on(
-        DataPlane::Envoy,
-        "from_our_egress_to_envoys_gateway",
-        |_| {
-            origination(
-                DataPlane::Builtin,
-                DataPlane::Envoy,
-                &Identities::shared_root(),
-            );
-        },
-    );
-}
-
-#[test]
-fn from_envoys_egress_to_our_gateway() {
-    on(
-        DataPlane::Envoy,
-        "from_envoys_egress_to_our_gateway",
-        |_| {
-            origination(
-                DataPlane::Envoy,
-                DataPlane::Builtin,
-                &Identities::shared_root(),
-            );
-        },
-    );
-}
+scenario!(
+    on_builtin,
+    origination(Builtin, Builtin, Identities::shared_root)
+);
+scenario!(on_envoy, origination(Envoy, Envoy, Identities::shared_root));
+scenario!(
+    from_builtin_to_envoy,
+    origination(Builtin, Envoy, Identities::shared_root)
+);
+scenario!(
+    from_envoy_to_builtin,
+    origination(Envoy, Builtin, Identities::shared_root)
+);
+scenario!(
+    spire_on_builtin,
+    origination(Builtin, Builtin, Identities::nested_by_spire)
+);
+scenario!(
+    spire_on_envoy,
+    origination(Envoy, Envoy, Identities::nested_by_spire)
+);
 
 fn origination(egress: DataPlane, ingress: DataPlane, identities: &Identities) {
     let lan = Lan::new();

@@ -8,28 +8,24 @@ use ithildin_tests::{
 };
 
 use crate::support::{
-    assert_refused, assert_told, certificate, certificates, echoed, on, received, showcerts,
+    assert_refused, assert_told, certificate, certificates, echoed, received, scenario, showcerts,
 };
 
-#[test]
-fn bookinfo_through_the_builtin_gateway() {
-    on(
-        DataPlane::Builtin,
-        "bookinfo_through_the_builtin_gateway",
-        |data_plane| {
-            bookinfo(data_plane, &Identities::shared_root());
-        },
-    );
-}
+scenario!(
+    on_builtin,
+    bookinfo(Builtin, Builtin, Identities::shared_root)
+);
+scenario!(on_envoy, bookinfo(Envoy, Envoy, Identities::shared_root));
+scenario!(
+    spire_on_builtin,
+    bookinfo(Builtin, Builtin, Identities::shared_disk_by_spire)
+);
+scenario!(
+    spire_on_envoy,
+    bookinfo(Envoy, Envoy, Identities::shared_disk_by_spire)
+);
 
-#[test]
-fn bookinfo_through_envoy() {
-    on(DataPlane::Envoy, "bookinfo_through_envoy", |data_plane| {
-        bookinfo(data_plane, &Identities::shared_root());
-    });
-}
-
-fn bookinfo(data_plane: DataPlane, identities: &Identities) {
+fn bookinfo(_: DataPlane, data_plane: DataPlane, identities: &Identities) {
     let lan = Lan::new();
     let server = Server::start(&lan, identities, "server", &PRODUCTPAGE, data_plane);
     let outside = lan.host([10, 0, 2, 20].into(), &[]);

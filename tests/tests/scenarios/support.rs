@@ -14,11 +14,28 @@ use serde_json::Value;
 /// 35, or with TLS 1.3, where it comes after curl's own handshake, 16, 18, 52 or 56.
 const CURL_NO_TLS: [i32; 4] = [0, 6, 7, 28];
 
-/// Runs `scenario` on a data plane; one whose peer is missing says so.
-pub(crate) fn on(data_plane: DataPlane, test: &str, scenario: impl FnOnce(DataPlane)) {
-    if data_plane == DataPlane::Builtin || peers::envoy(test).is_some() {
-        scenario(data_plane);
-    }
+/// A test `$name` that runs `$scenario(egress, ingress, &identities)`; it says so by its name if a peer
+/// is missing.
+macro_rules! scenario {
+    ($name:ident, $scenario:ident($egress:ident, $ingress:ident, $identities:path)) => {
+        #[test]
+        fn $name() {
+            let test = concat!(module_path!(), "::", stringify!($name));
+            let planes = [DataPlane::$egress, DataPlane::$ingress];
+            if !$crate::support::has(test, &planes) {
+                return;
+            }
+            if let Some(identities) = $identities(test) {
+                $scenario(planes[0], planes[1], &identities);
+            }
+        }
+    };
+}
+pub(crate) use scenario;
+
+/// Whether all of these data planes are here.
+pub(crate) fn has(test: &str, data_planes: &[DataPlane]) -> bool {
+    !data_planes.contains(&DataPlane::Envoy) || peers::envoy(test).is_some()
 }
 
 pub(crate) fn certificate(files: &Files) -> ClientCertificate<'_> {

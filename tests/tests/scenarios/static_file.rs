@@ -1,0 +1,227 @@
+//! A workload outside the mesh: a hand-written Envoy file, its secrets straight from the SPIRE agent's
+//! socket, run by `ithildin-proxy` and by Envoy with the same arguments.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use ithildin_tests::{
+    Authority, DataPlane, Load, Net, Process,
+    authority::Files,
+    clusters::data,
+    curl::{self, Answer},
+    eventually, peers,
+    process::binary,
+};
+use serde_json::json;
+
+use crate::support::{echoed, has, wait_for_line};
+
+const DOMAIN: &str = "spire.cityos-dev.woven-planet.tech";
+const WORKLOAD: &str =
+    "spiffe://spire.cityos-dev.woven-planet.tech/ns/spire-tutorial/sa/workload-mtls-envoy";
+const NGINX: &str = "spiffe://spire.cityos-dev.woven-planet.tech/ns/spire-tutorial/sa/nginx";
+const HOSTS: &[&str] = &["127.0.0.1 nginx.spire-tutorial.cityos-dev.woven-planet.tech"];
+
+/// The arguments that the walk-through's manifest gives Envoy.
+const ARGUMENTS: [&str; 8] = [
+    "-l",
+    "debug",
+    "--local-address-ip-version",
+    "v4",
+    "-c",
+    "/run/envoy/envoy-conf.yaml",
+    "--base-id",
+    "1",
+];
+/// SVIDs that are renewed under load.
+const ROTATIONS: u32 = 25;
+
+#[test]
+fn on_ithildin_proxy() {
+    static_file(DataPlane::Builtin);
+}
+
+#[test]
+fn on_envoy() {
+    if has("static_file::on_envoy", &[DataPlane::Envoy]) {
+        static_file(DataPlane::Envoy);
+    }
+}
+
+/// The namespace of the workload, with the file in its place.
+struct Scene {
+    proxy: Process,
+    net: Net,
+}
+
+impl Scene {
+    fn start(data_plane: DataPlane) -> Self {
+        let net = Net::new(HOSTS);
+        let folder = net.subdir("run/envoy");
+        fs::copy(
+            data("walkthroughs/envoy-conf.yaml"),
+            folder.join("envoy-conf.yaml"),
+        )
+        .expect("the project's own file can be copied");
+        net.subdir("run/spire/sockets");
+        let mut command = net.command(program(data_plane));
+        command.args(ARGUMENTS);
+        let proxy = net.spawn("proxy", command);
+        Self { proxy, net }
+    }
+
+    /// What the manifest mounts at `/run/spire/sockets/agent.sock`.
+    fn socket(&self) -> PathBuf {
+        self.net.dir().join("run/spire/sockets/agent.sock")
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        let url = format!("http://127.0.0.1:3001{path}");
+        curl::get(&self.net, &url, &[])
+    }
+
+    /// A service at the address that the file names, with this certificate.
+    fn upstream(&self, svid: &Files, bundle: &str) -> Process {
+        fs::write(&svid.bundle, bundle).expect("the folder is writable");
+        let mut serve = self.net.command(binary("ithildin-test-peer"));
+        serve.args(["serve", "127.0.0.1:7029", "--tls"]);
+        serve.arg(&svid.dir);
+        self.net.spawn("upstream", serve)
+    }
+
+    fn access_log(&self) -> String {
+        let path = self.net.dir().join("run/envoy/outbound-proxy.log");
+        fs::read_to_string(path).unwrap_or_default()
+    }
+}
+
+fn program(data_plane: DataPlane) -> PathBuf {
+    match data_plane {
+        DataPlane::Builtin => binary("ithildin-proxy"),
+        DataPlane::Envoy => peers::envoy("").expect("the caller has asked for it"),
+    }
+}
+
+fn static_file(data_plane: DataPlane) {
+    let mut scene = Scene::start(data_plane);
+    // Neither a socket nor, then, an identity: whatever it says, it is no answer of the service.
+    assert_ne!(scene.get("/").status, 200);
+    let authority = Authority::start(&format!(
+        "trust_domains: [{{name: {DOMAIN}, socket: {}}}, {{name: elsewhere.test}}]\n",
+        scene.socket().display()
+    ));
+    let bundle = authority.bundle(DOMAIN);
+    let nginx = authority.mint(DOMAIN, NGINX, "1h");
+    let upstream = scene.upstream(&nginx, &bundle);
+    assert_ne!(scene.get("/").status, 200, "without an identity");
+    assert!(scene.proxy.is_running(), "{}", scene.proxy.log());
+    authority.call(json!({"op": "grant", "id": WORKLOAD}));
+    let answer = eventually("the page arrives", || scene.get("/").expect_status(200));
+    assert!(answer.body.contains("Welcome to nginx!"), "{answer:?}");
+    assert!(answer.header("x-envoy-upstream-service-time").is_some());
+    assert_eq!(echoed(&scene.get("/who"))["peer"], WORKLOAD);
+    wait_for_line(|| scene.access_log(), &["\"GET / HTTP/1.1\" 200 - "]);
+
+    rotations(&scene, &authority);
+    drop(upstream);
+    wrong_upstreams(data_plane, &scene, &authority, &bundle);
+    let upstream = scene.upstream(&nginx, &bundle);
+    eventually("the right one again", || scene.get("/").expect_status(200));
+    drop(upstream);
+    if data_plane == DataPlane::Builtin {
+        let log = scene.proxy.log();
+        assert!(!log.contains("PRIVATE KEY"), "a key in the log");
+    }
+    assert!(scene.proxy.terminate().success(), "{}", scene.proxy.log());
+}
+
+fn rotations(scene: &Scene, authority: &Authority) {
+    let load = Load::start(&scene.net, "127.0.0.1:3001", "127.0.0.1:3001", "/who");
+    for _ in 0..ROTATIONS {
+        let sent = load.sent();
+        authority.call(json!({"op": "rotate-leaf", "id": WORKLOAD}));
+        load.wait_beyond(sent);
+    }
+    let tally = load.finish();
+    assert_eq!(tally.failed, 0, "{tally:?}");
+}
+
+fn wrong_upstreams(data_plane: DataPlane, scene: &Scene, authority: &Authority, bundle: &str) {
+    let other = format!("spiffe://{DOMAIN}/ns/spire-tutorial/sa/apache");
+    let foreign = "spiffe://elsewhere.test/ns/spire-tutorial/sa/nginx";
+    for (svid, words) in [
+        (
+            authority.mint(DOMAIN, &other, "1h"),
+            [other.as_str(), "is refused"],
+        ),
+        (
+            authority.mint("elsewhere.test", foreign, "1h"),
+            [foreign, "is refused"],
+        ),
+    ] {
+        let mut upstream = scene.upstream(&svid, bundle);
+        eventually("a wrong upstream is refused", || {
+            let answer = scene.get("/").expect_status(503)?;
+            let text = answer.body.contains("upstream connect error");
+            let alert = upstream.log().contains("received fatal alert");
+            if text && alert { Ok(()) } else { Err(answer) }
+        });
+        assert!(upstream.is_running());
+        wait_for_line(|| scene.access_log(), &["\"GET / HTTP/1.1\" 503 UF "]);
+        if data_plane == DataPlane::Builtin {
+            wait_for_line(|| scene.proxy.log(), &words);
+        }
+        drop(upstream);
+    }
+}
+
+#[test]
+fn a_mistake_in_the_file_ends_the_start() {
+    mistakes(DataPlane::Builtin);
+    if has(
+        "static_file::a_mistake_in_the_file_ends_the_start",
+        &[DataPlane::Envoy],
+    ) {
+        mistakes(DataPlane::Envoy);
+    }
+}
+
+fn mistakes(data_plane: DataPlane) {
+    let net = Net::new(HOSTS);
+    let file = net.subdir("run/envoy").join("envoy-conf.yaml");
+    let text = fs::read_to_string(data("walkthroughs/envoy-conf.yaml"));
+    let text = text.expect("the project's own file can be read");
+    for (right, wrong, path) in [
+        (
+            "stat_prefix: ingress_http",
+            "stats_prefix: ingress_http",
+            "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.stats_prefix: unknown field",
+        ),
+        (
+            "http_connection_manager.v3.HttpConnectionManager",
+            "http_connection_manager.v4.HttpConnectionManager",
+            "static_resources.listeners[0].filter_chains[0].filters[0].typed_config",
+        ),
+        ("codec_type: auto", "codec_type: http4", "codec_type"),
+        ("port_value: 3001", "port_value: 70000", "port_value"),
+        ("cluster: backend", "cluster: frontend", "frontend"),
+    ] {
+        assert!(text.contains(right), "{right}");
+        fs::write(&file, text.replace(right, wrong)).expect("the scratch folder is writable");
+        let printed = start_and_fail(data_plane, &net, &file);
+        if data_plane == DataPlane::Builtin {
+            assert!(printed.contains(path), "{wrong}: {printed}");
+        }
+    }
+}
+
+fn start_and_fail(data_plane: DataPlane, net: &Net, file: &Path) -> String {
+    let mut command: Command = net.command(program(data_plane));
+    command.args(["--base-id", "1", "-c"]).arg(file);
+    let out = command.output().expect("the proxy starts");
+    assert!(!out.status.success(), "it has started");
+    String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout)
+}
