@@ -266,7 +266,10 @@ impl Field {
             return Some(Kind::Number);
         }
         match self {
-            Self::ResponseFlags | Self::ResponseFlagsLong if entry.flags.is_empty() => return None,
+            // Also where what is unset is left out.
+            Self::ResponseFlags | Self::ResponseFlagsLong if entry.flags.is_empty() => {
+                out.push(b'-');
+            }
             Self::ResponseFlags => join(entry.flags.codes(), out),
             Self::ResponseFlagsLong => join(entry.flags.long_names(), out),
             Self::UpstreamHost | Self::UpstreamRemoteAddress => match entry.upstream.host? {

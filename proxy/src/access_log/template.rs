@@ -67,6 +67,14 @@ impl Template {
         }
     }
 
+    /// The text between operators.
+    pub fn literals(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().filter_map(|segment| match segment {
+            Segment::Literal(text) => Some(&**text),
+            Segment::Operator { .. } => None,
+        })
+    }
+
     /// Appends the text for `entry` to `out`.
     pub fn render(&self, entry: &Entry<'_>, unset: Unset, out: &mut Vec<u8>) {
         for segment in &self.0 {

@@ -2,10 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use bytes::Bytes;
+use http::{HeaderName, StatusCode};
 use regex::bytes::Regex;
 
 use super::Map;
+use crate::access_log::Template;
 
 /// One route configuration, compiled.
 #[derive(Debug)]
@@ -111,10 +113,20 @@ pub enum StringPattern {
 pub enum RouteAction {
     Forward(Box<Forward>),
     Redirect(Box<Redirect>),
-    Direct {
-        status: StatusCode,
-        body: bytes::Bytes,
-    },
+    Direct { status: StatusCode, body: Bytes },
+}
+
+impl Route {
+    /// One of the clusters that a request is distributed over.
+    pub fn weighted_cluster(&self, index: usize) -> Option<&WeightedCluster> {
+        match &self.action {
+            RouteAction::Forward(forward) => match &forward.clusters {
+                Clusters::Weighted { entries, .. } => entries.get(index),
+                Clusters::One(_) | Clusters::Header(_) => None,
+            },
+            RouteAction::Redirect(_) | RouteAction::Direct { .. } => None,
+        }
+    }
 }
 
 /// Send the request to a cluster.
@@ -130,7 +142,7 @@ pub struct Forward {
     pub max_stream_duration: Option<Duration>,
     pub prefix_rewrite: Option<Box<str>>,
     pub regex_rewrite: Option<(Regex, Box<str>)>,
-    pub host_rewrite: Option<HeaderValue>,
+    pub host_rewrite: Option<Bytes>,
     pub auto_host_rewrite: bool,
     pub append_x_forwarded_host: bool,
     pub retry: Option<RetryPolicy>,
@@ -159,7 +171,7 @@ pub enum Clusters {
 pub struct WeightedCluster {
     pub name: Arc<str>,
     pub weight: u32,
-    pub host_rewrite: Option<HeaderValue>,
+    pub host_rewrite: Option<Bytes>,
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
 }
@@ -225,9 +237,17 @@ pub struct HeaderMutations {
 #[derive(Debug)]
 pub struct HeaderAddition {
     pub name: HeaderName,
-    pub value: crate::access_log::Template,
+    pub value: HeaderText,
     pub action: AppendAction,
     pub keep_empty: bool,
+}
+
+/// A header's value.
+#[derive(Debug)]
+pub enum HeaderText {
+    Literal(Bytes),
+    /// With command operators, computed for each request.
+    Template(Template),
 }
 
 /// `HeaderValueOption.append_action`.

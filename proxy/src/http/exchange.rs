@@ -4,7 +4,6 @@
 
 use std::{borrow::Cow, future::poll_fn, net::SocketAddr, rc::Rc, sync::Arc};
 
-use bytes::Bytes;
 use ithildin_http1::Known;
 
 use super::{
@@ -61,6 +60,8 @@ pub(super) struct Outcome {
     pub(super) route: Option<Arc<Route>>,
     /// The route's table, and which of its virtual hosts.
     pub(super) host: Option<(Arc<RouteTable>, usize)>,
+    /// Which of the route's weighted clusters.
+    pub(super) weighted: Option<usize>,
     pub(super) cluster: Option<Arc<str>>,
     pub(super) endpoint: Option<Arc<crate::config::cluster::Endpoint>>,
     pub(super) transport_failure: Option<Arc<str>>,
@@ -193,13 +194,14 @@ impl<'x> Exchange<'x> {
         client: &mut Client<'_, '_>,
     ) -> Result<(), LocalReply> {
         let snapshot = self.context.worker.snapshot();
-        let name = choose_cluster(&forward.clusters, &self.request);
-        let Some(cluster) = name.and_then(|name| snapshot.clusters.get(&*name)) else {
+        let (name, weighted) = choose_cluster(&forward.clusters, &self.request);
+        self.outcome.weighted = weighted;
+        let Some(cluster) = snapshot.clusters.get(name) else {
             self.context.stats.no_cluster.inc();
             return Err(LocalReply::no_cluster(forward.cluster_not_found.as_u16()));
         };
         self.outcome.cluster = Some(Arc::clone(&cluster.name));
-        super::prepare::forwarded(&mut self.request, table, host, route, forward);
+        self.rewrite_request((table, host, route), forward);
         let clock = Clock::new(self.context, forward, &self.request, self.meter.started);
         tell_grpc_timeout(forward, &mut self.request);
         let attempts = self.attempts(cluster, forward, source, client, &clock);
@@ -350,14 +352,15 @@ impl<'x> Exchange<'x> {
         client: &mut Client<'_, '_>,
         closing: bool,
     ) {
-        self.outcome.status = reply.status;
         self.outcome.flags |= reply.flags;
         self.outcome.details = reply.details.clone();
         self.outcome.transport_failure = reply.transport_failure.clone();
-        let response = response::local(self.context, &self.request, reply);
-        let body = response.1;
-        self.keep_headers(&response.0);
-        let Ok(mut sink) = client.respond(response.0, closing).await else {
+        let (mut response, body) = response::local(self.context, &self.request, reply);
+        // As in Envoy, they see no response code yet.
+        self.rewrite_response(&mut response.headers);
+        self.outcome.status = response.status;
+        self.keep_headers(&response);
+        let Ok(mut sink) = client.respond(response, closing).await else {
             return;
         };
         let mut source = Source::Bytes(body);
@@ -398,16 +401,7 @@ impl<'x> Exchange<'x> {
             &mut response,
             self.meter.started,
         );
-        if let (Some(route), Some((table, host))) = (&self.outcome.route, &self.outcome.host) {
-            let host = &table.hosts[*host];
-            for mutations in [
-                &route.response_headers,
-                &host.response_headers,
-                &table.response_headers,
-            ] {
-                super::mutate::apply(mutations, &mut response.headers);
-            }
-        }
+        self.rewrite_response(&mut response.headers);
         self.keep_headers(&response);
         response
     }
@@ -442,22 +436,24 @@ fn is_allowed(upgrade: &[u8], manager: &HttpManager, action: &RouteAction) -> bo
     }
 }
 
-fn choose_cluster(clusters: &Clusters, request: &Request) -> Option<Arc<str>> {
+/// A cluster's name, and its index among weighted ones.
+fn choose_cluster<'c>(clusters: &'c Clusters, request: &'c Request) -> (&'c str, Option<usize>) {
     match clusters {
-        Clusters::One(name) => Some(Arc::clone(name)),
+        Clusters::One(name) => (name, None),
         Clusters::Weighted { total, entries } => {
             let mut at = fastrand::u32(..(*total).max(1));
-            for entry in entries {
+            for (index, entry) in entries.iter().enumerate() {
                 if at < entry.weight {
-                    return Some(Arc::clone(&entry.name));
+                    return (&entry.name, Some(index));
                 }
                 at -= entry.weight;
             }
-            None
+            ("", None)
         }
         Clusters::Header(name) => {
-            let value: &Bytes = request.headers.get(name.as_str())?;
-            std::str::from_utf8(value).ok().map(Arc::from)
+            let value = request.headers.get(name.as_str());
+            let name = value.and_then(|value| std::str::from_utf8(value).ok());
+            (name.unwrap_or_default(), None)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is done to a request's headers before it is routed, and before it is sent.
+//! What is done to a request's headers before it is routed.
 
 use std::net::IpAddr;
 
@@ -9,17 +9,12 @@ use super::{
     failure::LocalReply,
     headers::Headers,
     matching::without_port,
-    mutate,
     request::{Protocol, Request},
     xfcc,
 };
 use crate::{
     access_log::ResponseFlags,
-    config::{
-        HttpManager,
-        http::UnderscoreAction,
-        route::{Forward, PathMatch, Route, RouteTable, VirtualHost},
-    },
+    config::{HttpManager, http::UnderscoreAction},
     worker::Connection,
 };
 
@@ -238,60 +233,4 @@ fn request_id(manager: &HttpManager, edge: bool, headers: &mut Headers) {
         let id = uuid::Uuid::new_v4().hyphenated().to_string();
         headers.set(Known::XRequestId, "x-request-id", id);
     }
-}
-
-/// The route's rewrites and header operations.
-pub(super) fn forwarded(
-    request: &mut Request,
-    table: &RouteTable,
-    host: &VirtualHost,
-    route: &Route,
-    forward: &Forward,
-) {
-    rewrite_path(request, route, forward);
-    if let Some(host) = &forward.host_rewrite {
-        if forward.append_x_forwarded_host {
-            let old = request.authority.clone();
-            request
-                .headers
-                .set(Known::XForwardedHost, "x-forwarded-host", old);
-        }
-        request.authority = Bytes::copy_from_slice(host.as_bytes());
-    }
-    // The most specific level comes first (`most_specific_header_mutations_wins` is off).
-    for mutations in [
-        &route.request_headers,
-        &host.request_headers,
-        &table.request_headers,
-    ] {
-        mutate::apply(mutations, &mut request.headers);
-    }
-}
-
-fn rewrite_path(request: &mut Request, route: &Route, forward: &Forward) {
-    let (path, query) = match memchr::memchr(b'?', &request.path) {
-        Some(at) => request.path.split_at(at),
-        None => (&request.path[..], &b""[..]),
-    };
-    let new = match (&forward.prefix_rewrite, &forward.regex_rewrite) {
-        (Some(prefix), _) => {
-            let matched = match &route.matches.path {
-                PathMatch::Prefix(p) | PathMatch::SeparatedPrefix(p) | PathMatch::Exact(p) => {
-                    p.len()
-                }
-                PathMatch::Regex(_) | PathMatch::Connect => return,
-            };
-            let rest = path.get(matched..).unwrap_or_default();
-            [prefix.as_bytes(), rest, query].concat()
-        }
-        (None, Some((regex, substitution))) => {
-            let replaced = regex.replace_all(path, substitution.as_bytes());
-            [&replaced[..], query].concat()
-        }
-        (None, None) => return,
-    };
-    let old = std::mem::replace(&mut request.path, Bytes::from(new));
-    request
-        .headers
-        .set(Known::XEnvoy, "x-envoy-original-path", old);
 }

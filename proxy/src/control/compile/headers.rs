@@ -1,12 +1,13 @@
 //! Header additions and removals.
 
+use bytes::Bytes;
 use http::HeaderName;
 use ithildin_proto::pb::envoy::config::core::v3::{
     HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction,
 };
 
 use super::access_log;
-use crate::config::route::{AppendAction, HeaderAddition, HeaderMutations};
+use crate::config::route::{AppendAction, HeaderAddition, HeaderMutations, HeaderText};
 use crate::control::report::At;
 
 /// The operations of one level; `kind` is `request` or `response`.
@@ -24,7 +25,7 @@ pub(super) fn mutations(
     let remove = remove.iter().enumerate();
     HeaderMutations {
         remove: remove
-            .filter_map(|(i, name)| removal(name, &at.index(remove_field, i)))
+            .filter_map(|(i, name)| header_name(name, &at.index(remove_field, i)))
             .collect(),
         add: add
             .filter_map(|(i, option)| addition(option, &at.index(add_field, i)))
@@ -36,15 +37,6 @@ pub(super) fn mutations(
 pub(super) enum Kind {
     Request,
     Response,
-}
-
-fn removal(name: &str, at: &At<'_>) -> Option<HeaderName> {
-    let name = header_name(name, at)?;
-    if name == http::header::HOST {
-        at.error("the host header cannot be removed");
-        return None;
-    }
-    Some(name)
 }
 
 fn addition(option: &HeaderValueOption, at: &At<'_>) -> Option<HeaderAddition> {
@@ -67,14 +59,7 @@ fn addition(option: &HeaderValueOption, at: &At<'_>) -> Option<HeaderAddition> {
     at_header.unset("raw_value", raw_value);
     let name = header_name(key, &at_header.field("key"));
     let at_value = at_header.field("value");
-    let value = at_value.check(access_log::template(value));
-    if value
-        .as_ref()
-        .is_some_and(|value| value.as_literal().is_none())
-    {
-        at_value.error("command operators in header values are not supported");
-        return None;
-    }
+    let value = text(value, &at_value);
     let action = match append {
         // The deprecated form, which `append_action` replaced.
         Some(append) if append.value => AppendAction::AppendOrAdd,
@@ -94,10 +79,28 @@ fn addition(option: &HeaderValueOption, at: &At<'_>) -> Option<HeaderAddition> {
     })
 }
 
-/// A real header's name; the pseudo headers cannot be changed this way, in Envoy neither.
+fn text(value: &str, at: &At<'_>) -> Option<HeaderText> {
+    let template = at.check(access_log::template(value))?;
+    let literals = template.literals().flatten();
+    if literals
+        .copied()
+        .any(|byte| byte.is_ascii_control() && byte != b'\t')
+    {
+        at.error(format_args!("{value:?} is not a header value"));
+        return None;
+    }
+    Some(match template.as_literal() {
+        Some(text) => HeaderText::Literal(Bytes::copy_from_slice(text)),
+        None => HeaderText::Template(template),
+    })
+}
+
+/// A header's name; the host and the pseudo headers cannot be changed this way, in Envoy neither.
 fn header_name(name: &str, at: &At<'_>) -> Option<HeaderName> {
-    if name.starts_with(':') {
-        at.error(format_args!("the pseudo header {name:?} cannot be changed"));
+    if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
+        at.error(format_args!(
+            "{name:?} cannot be changed; use a rewrite of the route"
+        ));
         return None;
     }
     let parsed = HeaderName::try_from(name);

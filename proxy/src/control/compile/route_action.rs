@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use ithildin_proto::pb::envoy::{
     config::route::v3::{
@@ -184,7 +185,7 @@ fn path_rewrites(
 fn host_rewrite(
     specifier: Option<&HostRewriteSpecifier>,
     at: &At<'_>,
-) -> Option<(Option<HeaderValue>, bool)> {
+) -> Option<(Option<Bytes>, bool)> {
     match specifier {
         None => Some((None, false)),
         Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
@@ -209,12 +210,12 @@ fn host_rewrite(
     }
 }
 
-fn header_value(text: &str, at: &At<'_>) -> Option<HeaderValue> {
-    let value = HeaderValue::try_from(text);
-    if value.is_err() {
+fn header_value(text: &str, at: &At<'_>) -> Option<Bytes> {
+    if HeaderValue::from_str(text).is_err() {
         at.error(format_args!("{text:?} is not a header value"));
+        return None;
     }
-    value.ok()
+    Some(Bytes::copy_from_slice(text.as_bytes()))
 }
 
 fn clusters(specifier: Option<&ClusterSpecifier>, at: &At<'_>) -> Option<Clusters> {

@@ -174,11 +174,11 @@ const HOSTS: &[(&str, &str)] = &[
     ),
     (
         "{name: v, domains: ['*'], request_headers_to_remove: [host]}",
-        ".virtual_hosts[0].request_headers_to_remove[0]: the host header cannot be removed",
+        ".virtual_hosts[0].request_headers_to_remove[0]: \"host\" cannot be changed; use a rewrite of the route",
     ),
     (
         "{name: v, domains: ['*'], response_headers_to_add: [{header: {key: ':status', value: x}}]}",
-        ".virtual_hosts[0].response_headers_to_add[0].header.key: the pseudo header \":status\" cannot be changed",
+        ".virtual_hosts[0].response_headers_to_add[0].header.key: \":status\" cannot be changed; use a rewrite of the route",
     ),
     (
         "{name: v, domains: ['*'], typed_per_filter_config: {envoy.filters.http.fault: {'@type': EXT.filters.http.fault.v3.HTTPFault}}}",

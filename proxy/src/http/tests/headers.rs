@@ -231,7 +231,7 @@ async fn attempt_counts_timeouts_and_rewrites_are_told_upstream() {
     let mut forward = super::support::forward("origin");
     forward.timeout = Some(std::time::Duration::from_millis(1500));
     forward.prefix_rewrite = Some("/new".into());
-    forward.host_rewrite = Some(http::HeaderValue::from_static("inner.test"));
+    forward.host_rewrite = Some("inner.test".into());
     forward.append_x_forwarded_host = true;
     let action = crate::config::route::RouteAction::Forward(Box::new(forward));
     let mut table = table(vec![route("/old", action)]);
