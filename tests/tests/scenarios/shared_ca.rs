@@ -92,7 +92,6 @@ fn bookinfo(_: DataPlane, data_plane: DataPlane, identities: &Identities) {
         "{}",
         chain[0]
     );
-    assert!(chain[1].contains("OU = DOWNSTREAM-1"), "{}", chain[1]);
     assert!(chain[1].contains("CA:TRUE"), "{}", chain[1]);
     assert_eq!(get("/productpage").status, 200, "after all refusals");
 }
