@@ -1,6 +1,7 @@
 //! The proxy as a library: what `ithildin-proxy` and `pilot-agent` start, watch and stop.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -15,7 +16,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     access_log::LogWriter,
-    admin::{AdminServer, AdminState, Commands, Requested},
+    admin::{AdminServer, AdminState, Commands, Requested, StoredBootstrap},
     control::{ConfigErrors, Control, ControlState},
     runtime::{ListenerReport, Runtime, RuntimeError, RuntimeOptions},
     stats::Registry,
@@ -26,7 +27,7 @@ use crate::{
 pub struct ProxyOptions {
     /// The process-wide part of the configuration: node, admin, static resources. Static resources are
     /// served beside `resources`; an error in one of them fails the start.
-    pub bootstrap: Arc<Bootstrap>,
+    pub bootstrap: Bootstrap,
     /// Dynamic resources, each time whole. A resource that is refused keeps its last good form.
     pub resources: watch::Receiver<Arc<ResourceSet>>,
     pub secrets: Arc<dyn SecretSubscriber>,
@@ -67,6 +68,7 @@ pub struct Proxy {
     runtime: Runtime,
     readiness: watch::Sender<Readiness>,
     follow: JoinHandle<()>,
+    count: JoinHandle<()>,
     admin: Option<AdminServer>,
     commands: Commands,
 }
@@ -81,8 +83,10 @@ impl Proxy {
         let stats = Arc::new(Registry::new(options.concurrency));
         let logs = Arc::new(LogWriter::new(Arc::clone(&stats.filesystem)));
         let resources = options.resources.clone();
+        let admin_address = admin_address(&options.bootstrap)?;
+        let bootstrap = Arc::new(StoredBootstrap::new(&options.bootstrap));
         let control = Control::start(
-            &options.bootstrap,
+            options.bootstrap,
             options.resources,
             options.secrets,
             Arc::clone(&stats),
@@ -102,12 +106,14 @@ impl Proxy {
             Arc::clone(control.published()),
             readiness.clone(),
         ));
+        let count = tokio::spawn(count_listeners(runtime.listeners(), Arc::clone(&stats)));
         let commands = Commands::default();
         let admin = AdminState {
-            bootstrap: Arc::clone(&options.bootstrap),
+            bootstrap,
             published: Arc::clone(control.published()),
             resources,
             control: control.state(),
+            inventory: control.inventory(),
             listeners: runtime.listeners(),
             readiness: readiness.subscribe(),
             stats: Arc::clone(&stats),
@@ -115,7 +121,7 @@ impl Proxy {
             commands: commands.clone(),
             started,
         };
-        let admin = start_admin(&options.bootstrap, admin).await?;
+        let admin = start_admin(admin_address, admin).await?;
         Ok(Self {
             admin,
             commands,
@@ -125,6 +131,7 @@ impl Proxy {
             runtime,
             readiness,
             follow,
+            count,
         })
     }
 
@@ -154,6 +161,7 @@ impl Proxy {
     /// Drains for at most `deadline`, closes the rest, and ends the threads.
     pub async fn shutdown(self, deadline: Duration) {
         self.drain();
+        self.count.abort();
         self.runtime.shutdown(deadline).await;
     }
 
@@ -183,16 +191,23 @@ impl Proxy {
     }
 }
 
-/// Serves the bootstrap's admin address, if it has one.
 async fn start_admin(
-    bootstrap: &Bootstrap,
+    address: Option<SocketAddr>,
     state: AdminState,
 ) -> Result<Option<AdminServer>, StartError> {
-    let Some(address) = bootstrap
-        .admin
-        .as_ref()
-        .and_then(|admin| admin.address.as_ref())
-    else {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    AdminServer::start(address, state)
+        .await
+        .map(Some)
+        .map_err(|source| StartError::Admin { address, source })
+}
+
+/// The bootstrap's admin address, if it has one.
+fn admin_address(bootstrap: &Bootstrap) -> Result<Option<SocketAddr>, ConfigErrors> {
+    let admin = bootstrap.admin.as_ref();
+    let Some(address) = admin.and_then(|admin| admin.address.as_ref()) else {
         return Ok(None);
     };
     let invalid = |message: &str| ConfigErrors::one("admin.address".into(), message);
@@ -202,17 +217,13 @@ async fn start_admin(
         ..
     })) = &address.address
     else {
-        return Err(invalid("must be a socket_address with a port_value").into());
+        return Err(invalid("must be a socket_address with a port_value"));
     };
     let ip = address
         .parse::<IpAddr>()
         .map_err(|_| invalid("must be an ip address"))?;
     let port = u16::try_from(*port).map_err(|_| invalid("port_value is above 65535"))?;
-    let address = SocketAddr::new(ip, port);
-    AdminServer::start(address, state)
-        .await
-        .map(Some)
-        .map_err(|source| StartError::Admin { address, source })
+    Ok(Some(SocketAddr::new(ip, port)))
 }
 
 async fn follow_readiness(
@@ -239,6 +250,33 @@ async fn follow_readiness(
             changed = listeners.changed() => changed.is_ok(),
         };
         if !open {
+            return;
+        }
+    }
+}
+
+/// `listener_manager.listener_create_*` and `listener_stopped`: sockets that workers opened, could
+/// not open, and closed.
+async fn count_listeners(mut reports: watch::Receiver<Arc<ListenerReport>>, stats: Arc<Registry>) {
+    let counters = &stats.listener_manager;
+    let workers = stats.workers() as u64;
+    let mut known: BTreeMap<Arc<str>, (u64, bool)> = BTreeMap::new();
+    loop {
+        let report = Arc::clone(&reports.borrow_and_update());
+        let mut now = BTreeMap::new();
+        for listener in &report.listeners {
+            let state = (listener.generation, listener.bound.is_ok());
+            if known.remove(&listener.name) != Some(state) {
+                match state.1 {
+                    true => counters.listener_create_success.add(workers),
+                    false => counters.listener_create_failure.add(workers),
+                }
+            }
+            now.insert(Arc::clone(&listener.name), state);
+        }
+        counters.listener_stopped.add(known.len() as u64);
+        known = now;
+        if reports.changed().await.is_err() {
             return;
         }
     }

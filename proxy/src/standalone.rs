@@ -34,7 +34,7 @@ pub(crate) async fn run(args: &Args, log: Option<LogFile>) -> anyhow::Result<()>
         bail!("dynamic_resources: is not supported without an agent; use pilot-agent");
     }
     if args.mode == Mode::Validate {
-        control::validate(&bootstrap)?;
+        control::validate(bootstrap)?;
         println!("configuration '{}' OK", source_name(args));
         return Ok(());
     }
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: &Args, log: Option<LogFile>) -> anyhow::Result<()>
     let (_resources, receiver) = watch::channel(Arc::new(ResourceSet::default()));
     let proxy = Proxy::start(ProxyOptions {
         secrets: Arc::new(secrets(&bootstrap)),
-        bootstrap: Arc::new(bootstrap),
+        bootstrap,
         resources: receiver,
         concurrency: args.workers(),
         drain_time: args.drain_time(),

@@ -35,7 +35,7 @@ impl Plane {
         }
         let secrets = LocalSecrets::new(source.subscribe(), settings.sds.clone());
         let proxy = Proxy::start(ProxyOptions {
-            bootstrap: Arc::new(bootstrap::builtin(settings)),
+            bootstrap: bootstrap::builtin(settings),
             resources,
             secrets: Arc::new(secrets),
             concurrency: settings.concurrency,

@@ -1,66 +1,67 @@
 //! `/certs`: what each TLS context presents and trusts, without any key.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use ithildin_tls::{Identity, Slot, Validation};
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::AdminState;
-use crate::config::cluster::Transport;
+use super::{
+    AdminState,
+    contexts::{self, Context},
+};
 
-/// One entry for each TLS context of a listener or cluster.
+/// What a certificate comes from that no file holds.
+const INLINE: &str = "<inline>";
+
+/// One entry for each TLS context that has something: every root, and the whole chain, leaf first.
 pub(super) fn certs(state: &AdminState) -> Value {
-    let snapshot = state.published.current.load_full();
     let mut certificates = Vec::new();
-    for listener in &snapshot.listeners {
-        for chain in listener.chains.iter() {
-            if let Some(tls) = &chain.tls {
-                let params = tls.params();
-                let validation = params.validation.as_deref();
-                certificates.extend(context(Some(&params.identity), validation));
-            }
+    contexts::each(state, |context| {
+        let Context {
+            identity,
+            validation,
+        } = context;
+        let chain: Vec<_> = identity
+            .iter()
+            .flat_map(|identity| {
+                let path = path(identity.file.as_ref());
+                identity.chain().iter().map(move |der| (path.clone(), der))
+            })
+            .filter_map(|(path, der)| details(&path, der))
+            .collect();
+        let roots: Vec<_> = validation
+            .iter()
+            .flat_map(|validation| validation.roots())
+            .flat_map(|(domain, roots)| {
+                let path = match domain {
+                    // As Envoy's SPIFFE validator names its bundles.
+                    Some(domain) => format!("{domain}: {}", path(roots.file())),
+                    None => path(roots.file()),
+                };
+                roots
+                    .certificates()
+                    .iter()
+                    .map(move |der| (path.clone(), der))
+            })
+            .filter_map(|(path, der)| details(&path, der))
+            .collect();
+        if !chain.is_empty() || !roots.is_empty() {
+            certificates.push(json!({"ca_cert": roots, "cert_chain": chain}));
         }
-    }
-    let mut clusters: Vec<_> = snapshot.clusters.values().collect();
-    clusters.sort_by_key(|cluster| &cluster.name);
-    for cluster in clusters {
-        for transport in &cluster.transport.0 {
-            if let Transport::Tls { context: tls, .. } = transport {
-                let params = tls.params();
-                let identity = params.identity.as_deref();
-                certificates.extend(context(identity, Some(&params.validation)));
-            }
-        }
-    }
+    });
     json!({ "certificates": certificates })
 }
 
-/// `None` while the context has nothing at all.
-fn context(
-    identity: Option<&Slot<Identity>>,
-    validation: Option<&Slot<Validation>>,
-) -> Option<Value> {
-    let identity = identity.and_then(Slot::load);
-    let validation = validation.and_then(Slot::load);
-    let chain: Vec<_> = identity
-        .iter()
-        .flat_map(|identity| identity.chain().first())
-        .filter_map(details)
-        .collect();
-    let roots: Vec<_> = validation
-        .iter()
-        .flat_map(|validation| validation.roots())
-        .flat_map(|(_, roots)| roots.certificates())
-        .filter_map(details)
-        .collect();
-    let some = !chain.is_empty() || !roots.is_empty();
-    some.then(|| json!({"ca_cert": roots, "cert_chain": chain}))
+fn path(file: Option<&Arc<str>>) -> String {
+    file.map_or(INLINE, |file| file).to_owned()
 }
 
 /// `envoy.admin.v3.CertificateDetails`.
-fn details(der: &CertificateDer<'_>) -> Option<Value> {
+fn details(path: &str, der: &CertificateDer<'_>) -> Option<Value> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let validity = certificate.validity();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
@@ -77,7 +78,7 @@ fn details(der: &CertificateDer<'_>) -> Option<Value> {
         })
         .collect();
     Some(json!({
-        "path": "<inline>",
+        "path": path,
         "serial_number": format!("{:x}", certificate.serial),
         "subject_alt_names": sans,
         // Whole days, as Envoy; an expired certificate has none left.

@@ -104,8 +104,8 @@ fn endpoints(cluster: &Cluster) -> impl Iterator<Item = (usize, Arc<Endpoint>)> 
 
 /// Whether it is not of the bootstrap file.
 fn added_via_api(state: &AdminState, cluster: &Cluster) -> bool {
-    let statics = state.bootstrap.static_resources.as_ref();
-    !statics.is_some_and(|it| it.clusters.iter().any(|known| *known.name == *cluster.name))
+    let resources = state.resources.borrow();
+    resources.clusters.contains_key(&*cluster.name)
 }
 
 fn counts(endpoint: &Endpoint) -> [(&'static str, u64); 9] {

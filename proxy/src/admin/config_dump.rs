@@ -1,154 +1,314 @@
 //! `/config_dump`: the bootstrap and every resource, as Envoy prints them.
 //!
-//! What a control plane sent is shown as it was received; a refused resource carries its errors.
+//! What a control plane sent is shown as it was received. A resource whose newest form is refused
+//! shows that form and what is wrong with it beside the one that serves.
 
-use ithildin_proto::{Printer, pack};
-use ithildin_xds::ResourceKind;
-use serde_json::{Value, json};
+use std::time::SystemTime;
+
+use ithildin_proto::{
+    Printer, pack,
+    pb::envoy::{
+        config::{
+            bootstrap::v3::{Bootstrap, bootstrap::StaticResources},
+            listener::v3::{FilterChain, Listener, filter},
+            route::v3::RouteConfiguration,
+        },
+        extensions::filters::network::http_connection_manager::v3::{
+            HttpConnectionManager, http_connection_manager::RouteSpecifier,
+        },
+    },
+    unpack,
+};
+use prost::{Message, Name};
+use serde_json::{Map, Value, json};
 
 use super::AdminState;
+use crate::control::{ConfigErrors, Held, HeldSecret, Inventory, Refused, Source, Stamp};
 
 /// `include_eds` adds the endpoints.
-pub(super) fn config_dump(state: &AdminState, include_eds: bool) -> Value {
-    // 17 MB while it lives; dropped with this call.
-    let printer = Printer::new();
-    let dump = Dump { state, printer };
-    let mut configs = vec![
-        json!({
-            "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
-            "bootstrap": dump.printer.json(&*state.bootstrap),
-        }),
-        dump.clusters(),
-    ];
+pub(super) async fn config_dump(state: &AdminState, include_eds: bool) -> Value {
+    // Without the control task nothing is dynamic any more.
+    let inventory = state.inventory.get().await.unwrap_or_default();
+    let mut bootstrap = state.bootstrap.read();
+    let dump = Dump {
+        loaded: state.bootstrap.loaded,
+        // Much memory while it lives; dropped with this call.
+        printer: Printer::new(),
+        inventory,
+    };
+    let mut configs = vec![json!({
+        "@type": type_of("Bootstrap"),
+        "bootstrap": dump.printer.json(&bootstrap),
+        "last_updated": time(dump.loaded),
+    })];
+    let statics = take_statics(&mut bootstrap);
+    configs.push(dump.clusters(&statics));
     if include_eds {
-        configs.push(dump.endpoints());
+        configs.push(dump.endpoints(&statics));
     }
-    configs.extend([dump.listeners(), dump.routes(), dump.secrets()]);
+    configs.extend([
+        dump.listeners(&statics),
+        dump.routes(&statics),
+        dump.secrets(&statics),
+    ]);
     json!({ "configs": configs })
 }
 
-struct Dump<'a> {
-    state: &'a AdminState,
+struct Dump {
+    loaded: SystemTime,
     printer: Printer,
+    inventory: Inventory,
 }
 
-impl Dump<'_> {
-    fn clusters(&self) -> Value {
-        let statics = self.state.bootstrap.static_resources.iter();
-        let fixed: Vec<_> = statics
-            .flat_map(|statics| &statics.clusters)
-            .map(|cluster| json!({ "cluster": self.printer.json(&pack(cluster)) }))
-            .collect();
-        let resources = self.state.resources.borrow().clone();
-        let mut active = Vec::new();
-        for (name, cluster) in &resources.clusters {
-            let mut entry = json!({ "cluster": self.printer.json(&pack(&**cluster)) });
-            if let Some(error) = self.error(ResourceKind::Cluster, name) {
-                entry["error_state"] = error;
-            }
-            active.push(entry);
-        }
-        json!({
-            "@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump",
-            "static_clusters": fixed,
-            "dynamic_active_clusters": active,
-        })
+impl Dump {
+    fn clusters(&self, statics: &StaticResources) -> Value {
+        let mut section = section("Clusters");
+        self.version(&mut section, !self.inventory.clusters.is_empty());
+        self.fixed(
+            &mut section,
+            "static_clusters",
+            "cluster",
+            &statics.clusters,
+        );
+        let held = &self.inventory.clusters;
+        let active = held.iter().filter(|held| held.active.is_some());
+        let active = active.map(|held| self.flat("cluster", held, held.active.as_ref(), true));
+        insert(&mut section, "dynamic_active_clusters", active.collect());
+        let warming = held
+            .iter()
+            .filter(|held| held.warming.is_some() || held.active.is_none());
+        let warming = warming.map(|held| {
+            let told = held.active.is_some();
+            self.flat("cluster", held, held.warming.as_ref(), !told)
+        });
+        insert(&mut section, "dynamic_warming_clusters", warming.collect());
+        section.into()
     }
 
-    fn endpoints(&self) -> Value {
-        let resources = self.state.resources.borrow().clone();
-        let assignments = resources.endpoints.values();
+    fn endpoints(&self, statics: &StaticResources) -> Value {
+        let mut section = section("Endpoints");
+        let assignments = statics.clusters.iter();
         let assignments: Vec<_> = assignments
-            .map(|it| json!({ "endpoint_config": self.printer.json(&pack(&**it)) }))
+            .filter_map(|cluster| cluster.load_assignment.clone())
             .collect();
-        json!({
-            "@type": "type.googleapis.com/envoy.admin.v3.EndpointsConfigDump",
-            "dynamic_endpoint_configs": assignments,
-        })
+        self.fixed(
+            &mut section,
+            "static_endpoint_configs",
+            "endpoint_config",
+            &assignments,
+        );
+        let held = self.inventory.endpoints.iter();
+        let dynamic = held.map(|it| self.flat("endpoint_config", it, it.active.as_ref(), true));
+        insert(&mut section, "dynamic_endpoint_configs", dynamic.collect());
+        section.into()
     }
 
-    fn listeners(&self) -> Value {
-        let statics = self.state.bootstrap.static_resources.iter();
-        let fixed: Vec<_> = statics
-            .flat_map(|statics| &statics.listeners)
-            .map(|listener| json!({ "listener": self.printer.json(&pack(listener)) }))
-            .collect();
-        let resources = self.state.resources.borrow().clone();
-        let mut dynamic = Vec::new();
-        for (name, listener) in &resources.listeners {
-            let listener = json!({ "listener": self.printer.json(&pack(&**listener)) });
-            let mut entry = json!({ "name": name });
-            match self.error(ResourceKind::Listener, name) {
-                Some(mut error) => {
-                    error["failed_configuration"] = listener["listener"].clone();
-                    entry["error_state"] = error;
+    fn listeners(&self, statics: &StaticResources) -> Value {
+        let mut section = section("Listeners");
+        self.version(&mut section, !self.inventory.listeners.is_empty());
+        self.fixed(
+            &mut section,
+            "static_listeners",
+            "listener",
+            &statics.listeners,
+        );
+        let dynamic = self.inventory.listeners.iter().map(|held| {
+            let mut entry = Map::new();
+            entry.insert("name".to_owned(), held.name.as_str().into());
+            for (state, source) in [
+                ("active_state", &held.active),
+                ("warming_state", &held.warming),
+            ] {
+                if let Some(source) = source {
+                    let form = self.form("listener", source);
+                    entry.insert(state.to_owned(), form.into());
                 }
-                None => entry["active_state"] = listener,
             }
-            dynamic.push(entry);
-        }
-        json!({
-            "@type": "type.googleapis.com/envoy.admin.v3.ListenersConfigDump",
-            "static_listeners": fixed,
-            "dynamic_listeners": dynamic,
-        })
+            if let Some(refused) = &held.refused {
+                entry.insert("error_state".to_owned(), self.failure(refused));
+            }
+            entry.into()
+        });
+        insert(&mut section, "dynamic_listeners", dynamic.collect());
+        section.into()
     }
 
-    fn routes(&self) -> Value {
-        let resources = self.state.resources.borrow().clone();
-        let mut dynamic = Vec::new();
-        for (name, routes) in &resources.routes {
-            let mut entry = json!({ "route_config": self.printer.json(&pack(&**routes)) });
-            if let Some(error) = self.error(ResourceKind::Route, name) {
-                entry["error_state"] = error;
-            }
-            dynamic.push(entry);
-        }
-        json!({
-            "@type": "type.googleapis.com/envoy.admin.v3.RoutesConfigDump",
-            "dynamic_route_configs": dynamic,
-        })
+    fn routes(&self, statics: &StaticResources) -> Value {
+        let mut section = section("Routes");
+        let dynamic = self.inventory.listeners.iter();
+        let dynamic = dynamic.filter_map(|held| {
+            let source = held.active.as_ref()?;
+            Some((source.message.as_deref()?, source.stamp.at))
+        });
+        let listeners = statics.listeners.iter().map(|it| (it, self.loaded));
+        let inline = listeners.chain(dynamic).flat_map(|(listener, at)| {
+            let tables = inline_routes(listener).into_iter();
+            tables.map(move |table| (table, at))
+        });
+        let inline = inline.map(|(table, at)| {
+            json!({"route_config": self.printer.json(&pack(&table)), "last_updated": time(at)})
+        });
+        insert(&mut section, "static_route_configs", inline.collect());
+        let held = self.inventory.routes.iter();
+        let dynamic = held.map(|it| self.flat("route_config", it, it.active.as_ref(), true));
+        insert(&mut section, "dynamic_route_configs", dynamic.collect());
+        section.into()
     }
 
-    /// Static secrets, redacted; of the others the name and the state.
-    fn secrets(&self) -> Value {
-        let statics = self.state.bootstrap.static_resources.iter();
-        let fixed: Vec<_> = statics
-            .flat_map(|statics| &statics.secrets)
-            .map(
-                |secret| json!({ "name": secret.name, "secret": self.printer.json(&pack(secret)) }),
-            )
-            .collect();
-        let control = self.state.control.borrow().clone();
-        let mut active = Vec::new();
-        let mut warming = Vec::new();
-        for secret in control.secrets.iter() {
-            let mut entry = json!({
-                "name": &*secret.name,
-                "version_info": secret.updates.to_string(),
-            });
-            if let Some(error) = &secret.error {
-                entry["error_state"] = json!({ "details": &**error });
-            }
-            if secret.ready {
-                active.push(entry)
-            } else {
-                warming.push(entry)
-            }
+    /// Keys are redacted by the printer.
+    fn secrets(&self, statics: &StaticResources) -> Value {
+        let mut section = section("Secrets");
+        let fixed = statics
+            .secrets
+            .iter()
+            .map(|secret| json!({"name": secret.name, "secret": self.printer.json(&pack(secret))}));
+        insert(&mut section, "static_secrets", fixed.collect());
+        let (active, warming): (Vec<_>, Vec<_>) = self
+            .inventory
+            .secrets
+            .iter()
+            .partition(|held| held.secret.is_some());
+        for (list, secrets) in [
+            ("dynamic_active_secrets", active),
+            ("dynamic_warming_secrets", warming),
+        ] {
+            let secrets = secrets.into_iter().map(|held| self.secret(held));
+            insert(&mut section, list, secrets.collect());
         }
-        json!({
-            "@type": "type.googleapis.com/envoy.admin.v3.SecretsConfigDump",
-            "static_secrets": fixed,
-            "dynamic_active_secrets": active,
-            "dynamic_warming_secrets": warming,
-        })
+        section.into()
     }
 
-    /// `error_state` of a resource whose newest form is refused.
-    fn error(&self, kind: ResourceKind, name: &str) -> Option<Value> {
-        let control = self.state.control.borrow().clone();
-        let mut rejected = control.rejected.iter();
-        let rejection = rejected.find(|it| it.kind == kind && *it.name == *name)?;
-        Some(json!({ "details": rejection.errors.to_string() }))
+    fn secret(&self, held: &HeldSecret) -> Value {
+        let mut entry = Map::new();
+        entry.insert("name".to_owned(), (*held.status.name).into());
+        if let Some(Stamp { version, at }) = &held.stamp {
+            entry.insert("version_info".to_owned(), version.to_string().into());
+            entry.insert("last_updated".to_owned(), time(*at));
+        }
+        if let Some(secret) = &held.secret {
+            let secret = self.printer.json(&pack(&**secret));
+            entry.insert("secret".to_owned(), secret);
+        }
+        if let Some(error) = &held.status.error {
+            entry.insert("error_state".to_owned(), json!({ "details": &**error }));
+        }
+        entry.into()
+    }
+
+    fn version(&self, section: &mut Map<String, Value>, dynamic: bool) {
+        if dynamic {
+            let version = self.inventory.version.to_string();
+            section.insert("version_info".to_owned(), version.into());
+        }
+    }
+
+    /// Resources of the bootstrap.
+    fn fixed<M: Message + Name>(
+        &self,
+        section: &mut Map<String, Value>,
+        list: &str,
+        field: &str,
+        all: &[M],
+    ) {
+        let entries = all.iter().map(|message| {
+            json!({field: self.printer.json(&pack(message)), "last_updated": time(self.loaded)})
+        });
+        insert(section, list, entries.collect());
+    }
+
+    /// A resource whose state and failure stand side by side.
+    fn flat<M: Message + Name>(
+        &self,
+        field: &str,
+        held: &Held<M>,
+        source: Option<&Source<M>>,
+        with_failure: bool,
+    ) -> Value {
+        let mut entry = source.map_or_else(Map::new, |source| self.form(field, source));
+        if let Some(refused) = held.refused.as_ref().filter(|_| with_failure) {
+            entry.insert("error_state".to_owned(), self.failure(refused));
+        }
+        entry.into()
+    }
+
+    fn form<M: Message + Name>(&self, field: &str, source: &Source<M>) -> Map<String, Value> {
+        let Stamp { version, at } = &source.stamp;
+        let mut entry = Map::new();
+        entry.insert("version_info".to_owned(), version.to_string().into());
+        if let Some(message) = &source.message {
+            let message = self.printer.json(&pack(&**message));
+            entry.insert(field.to_owned(), message);
+        }
+        entry.insert("last_updated".to_owned(), time(*at));
+        entry
+    }
+
+    /// `envoy.admin.v3.UpdateFailureState`.
+    fn failure<M: Message + Name>(&self, refused: &Refused<M>) -> Value {
+        let Refused { source, errors } = refused;
+        let mut state = failure(errors, &source.stamp);
+        if let Some(message) = &source.message {
+            state["failed_configuration"] = self.printer.json(&pack(&**message));
+        }
+        state
+    }
+}
+
+fn failure(errors: &ConfigErrors, stamp: &Stamp) -> Value {
+    json!({
+        "last_update_attempt": time(stamp.at),
+        "details": errors.to_string(),
+        "version_info": stamp.version.to_string(),
+    })
+}
+
+fn take_statics(bootstrap: &mut Bootstrap) -> StaticResources {
+    bootstrap.static_resources.take().unwrap_or_default()
+}
+
+/// The tables that stand in a listener itself.
+fn inline_routes(listener: &Listener) -> Vec<RouteConfiguration> {
+    let chains = listener.filter_chains.iter();
+    let chains = chains.chain(&listener.default_filter_chain);
+    chains.flat_map(chain_routes).collect()
+}
+
+fn chain_routes(chain: &FilterChain) -> impl Iterator<Item = RouteConfiguration> {
+    chain.filters.iter().filter_map(|filter| {
+        let Some(filter::ConfigType::TypedConfig(config)) = &filter.config_type else {
+            return None;
+        };
+        match unpack::<HttpConnectionManager>(config)
+            .ok()?
+            .route_specifier?
+        {
+            RouteSpecifier::RouteConfig(table) => Some(table),
+            RouteSpecifier::Rds(_) | RouteSpecifier::ScopedRoutes(_) => None,
+        }
+    })
+}
+
+fn section(name: &str) -> Map<String, Value> {
+    let mut section = Map::new();
+    section.insert("@type".to_owned(), type_of(name).into());
+    section
+}
+
+fn type_of(section: &str) -> String {
+    format!("type.googleapis.com/envoy.admin.v3.{section}ConfigDump")
+}
+
+/// An empty list is left out, as protobuf's JSON does.
+fn insert(section: &mut Map<String, Value>, list: &str, entries: Vec<Value>) {
+    if !entries.is_empty() {
+        section.insert(list.to_owned(), entries.into());
+    }
+}
+
+/// RFC 3339 in milliseconds.
+fn time(at: SystemTime) -> Value {
+    match jiff::Timestamp::try_from(at) {
+        Ok(at) => format!("{at:.3}").into(),
+        Err(_) => Value::Null,
     }
 }

@@ -3,12 +3,15 @@
 //! It runs on the control runtime and reads what others publish; nothing on the data path waits
 //! for it. Invariant: no page shows a private key.
 
+mod bootstrap;
 mod certs;
 mod clusters;
 mod config_dump;
+mod contexts;
 mod listeners;
 mod pages;
 mod server_info;
+mod statistics;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +22,6 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use ithildin_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
 use ithildin_xds::ResourceSet;
 use tokio::{
     net::TcpListener,
@@ -27,9 +29,14 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub use self::bootstrap::StoredBootstrap;
 use crate::{
-    access_log::LogWriter, control::ControlState, runtime::ListenerReport, server::Readiness,
-    stats::Registry, worker::Published,
+    access_log::LogWriter,
+    control::{ControlState, InventoryClient},
+    runtime::ListenerReport,
+    server::Readiness,
+    stats::Registry,
+    worker::Published,
 };
 
 /// Most connections at one time; more wait in the socket's queue.
@@ -38,11 +45,12 @@ const MAX_CONNECTIONS: usize = 64;
 /// What the admin pages read, and whom they ask.
 #[derive(Clone)]
 pub struct AdminState {
-    pub bootstrap: Arc<Bootstrap>,
+    pub bootstrap: Arc<StoredBootstrap>,
     pub published: Arc<Published>,
     /// As the control plane sent them.
     pub resources: watch::Receiver<Arc<ResourceSet>>,
     pub control: watch::Receiver<Arc<ControlState>>,
+    pub inventory: InventoryClient,
     pub listeners: watch::Receiver<Arc<ListenerReport>>,
     pub readiness: watch::Receiver<Readiness>,
     pub stats: Arc<Registry>,
@@ -134,8 +142,11 @@ async fn accept(listener: TcpListener, state: Arc<AdminState>) {
         let state = Arc::clone(&state);
         tokio::spawn(async move {
             let service = tower::service_fn(move |request: Request<Incoming>| {
-                let response = pages::answer(&state, request.method(), request.uri());
-                async move { Ok::<_, Infallible>(response) }
+                let state = Arc::clone(&state);
+                async move {
+                    let response = pages::answer(&state, request.method(), request.uri()).await;
+                    Ok::<_, Infallible>(response)
+                }
             });
             let service = TowerToHyperService::new(service);
             // A client that breaks off is its own affair.

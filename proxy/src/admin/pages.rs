@@ -3,13 +3,12 @@
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, Uri};
 use http_body_util::Full;
-use regex::Regex;
 
-use super::{AdminState, Page, certs, clusters, config_dump, listeners, server_info};
-use crate::{server::Readiness, stats};
+use super::{AdminState, Page, certs, clusters, config_dump, listeners, server_info, statistics};
+use crate::server::Readiness;
 
-const TEXT: &str = "text/plain; charset=UTF-8";
-const JSON: &str = "application/json";
+pub(super) const TEXT: &str = "text/plain; charset=UTF-8";
+pub(super) const JSON: &str = "application/json";
 
 /// Path, whether it changes something (then it wants `POST`), and what `/help` says.
 const PAGES: &[(&str, bool, &str)] = &[
@@ -49,7 +48,7 @@ const PAGES: &[(&str, bool, &str)] = &[
     ),
 ];
 
-pub(super) fn answer(state: &AdminState, method: &Method, uri: &Uri) -> Page {
+pub(super) async fn answer(state: &AdminState, method: &Method, uri: &Uri) -> Page {
     let path = uri.path();
     let Some((_, changes, _)) = PAGES.iter().find(|(known, ..)| *known == path) else {
         let text = format!("invalid path. {}", help());
@@ -66,16 +65,23 @@ pub(super) fn answer(state: &AdminState, method: &Method, uri: &Uri) -> Page {
         "/clusters" if json => ok(JSON, pretty(&clusters::json(state))),
         "/clusters" => ok(TEXT, clusters::text(state)),
         "/config_dump" => {
-            let dump = config_dump::config_dump(state, query.has("include_eds"));
+            if let Some(refusal) = query.refused(&["resource", "mask", "name_regex"]) {
+                return refusal;
+            }
+            let dump = config_dump::config_dump(state, query.has("include_eds")).await;
             ok(JSON, pretty(&dump))
         }
         "/listeners" if json => ok(JSON, pretty(&listeners::json(state))),
         "/listeners" => ok(TEXT, listeners::text(state)),
         "/ready" => ready(state),
         "/server_info" => ok(JSON, pretty(&server_info::server_info(state))),
-        "/stats" | "/stats/prometheus" => statistics(state, path, &query),
+        "/stats" | "/stats/prometheus" => statistics::page(state, path, &query),
         "/help" => ok(TEXT, help()),
         path => {
+            // Whoever asks for a gentler drain must not get a harder one.
+            if let Some(refusal) = query.refused(&["graceful", "skip_exit", "inboundonly"]) {
+                return refusal;
+            }
             command(state, path);
             ok(TEXT, "OK\n".to_owned())
         }
@@ -113,83 +119,6 @@ fn ready(state: &AdminState) -> Page {
     page(status, TEXT, format!("{name}\n"))
 }
 
-fn statistics(state: &AdminState, path: &str, query: &Query<'_>) -> Page {
-    let filter = match query.get("filter").map(|filter| Regex::new(&filter)) {
-        Some(Err(error)) => {
-            return page(
-                StatusCode::BAD_REQUEST,
-                TEXT,
-                format!("Invalid re2 regex: {error}"),
-            );
-        }
-        Some(Ok(filter)) => Some(filter),
-        None => None,
-    };
-    refresh(state);
-    let metrics = state.stats.metrics(query.has("usedonly"));
-    let metrics = metrics
-        .iter()
-        .filter(|metric| filter.as_ref().is_none_or(|it| it.is_match(&metric.name)));
-    let format = query.get("format");
-    match format.as_deref() {
-        _ if path == "/stats/prometheus" => ok(
-            TEXT,
-            stats::prometheus(metrics) + &stats::process_exposition(),
-        ),
-        Some("prometheus") => ok(
-            TEXT,
-            stats::prometheus(metrics) + &stats::process_exposition(),
-        ),
-        Some("json") => {
-            let list: Vec<_> = metrics
-                .filter_map(|metric| match metric.value {
-                    stats::Value::Counter(n) => {
-                        Some(serde_json::json!({"name": metric.name, "value": n}))
-                    }
-                    stats::Value::Gauge(n) => {
-                        Some(serde_json::json!({"name": metric.name, "value": n}))
-                    }
-                    stats::Value::Histogram(_) => None,
-                })
-                .collect();
-            ok(JSON, serde_json::json!({ "stats": list }).to_string())
-        }
-        _ => ok(TEXT, stats::text(metrics)),
-    }
-}
-
-/// Gauges that are read when they are asked for.
-fn refresh(state: &AdminState) {
-    let server = &state.stats.server;
-    let live = server_state(state) == "LIVE";
-    server.live.set(live.into());
-    server.state.set(match server_state(state) {
-        "LIVE" => 0,
-        "DRAINING" => 1,
-        _ => 3,
-    });
-    server.uptime.set(signed(state.started.elapsed().as_secs()));
-    server.concurrency.set(signed(state.stats.workers() as u64));
-    if let Some(bytes) = stats::process::resident_bytes() {
-        server.memory_physical_size.set(signed(bytes));
-    }
-    let snapshot = state.published.current.load();
-    let managers = (&state.stats.listener_manager, &state.stats.cluster_manager);
-    managers
-        .0
-        .total_listeners_active
-        .set(signed(snapshot.listeners.len() as u64));
-    managers.0.workers_started.set(live.into());
-    managers
-        .1
-        .active_clusters
-        .set(signed(snapshot.clusters.len() as u64));
-}
-
-fn signed(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
-}
-
 fn help() -> String {
     let mut text = "admin commands are:\n".to_owned();
     for (path, changes, what) in PAGES {
@@ -208,11 +137,11 @@ fn pretty(value: &serde_json::Value) -> String {
     text + "\n"
 }
 
-fn ok(kind: &'static str, text: String) -> Page {
+pub(super) fn ok(kind: &'static str, text: String) -> Page {
     page(StatusCode::OK, kind, text)
 }
 
-fn page(status: StatusCode, kind: &'static str, text: String) -> Page {
+pub(super) fn page(status: StatusCode, kind: &'static str, text: String) -> Page {
     Response::builder()
         .status(status)
         .header("content-type", kind)
@@ -224,14 +153,21 @@ fn page(status: StatusCode, kind: &'static str, text: String) -> Page {
 }
 
 /// The parameters behind the question mark.
-struct Query<'a>(&'a str);
+pub(super) struct Query<'a>(&'a str);
 
 impl Query<'_> {
-    fn has(&self, name: &str) -> bool {
+    /// An answer for whoever asks for what we do not do.
+    fn refused(&self, parameters: &[&str]) -> Option<Page> {
+        let found = parameters.iter().find(|name| self.has(name))?;
+        let text = format!("the parameter {found} is not supported\n");
+        Some(page(StatusCode::BAD_REQUEST, TEXT, text))
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
-    fn get(&self, name: &str) -> Option<String> {
+    pub(super) fn get(&self, name: &str) -> Option<String> {
         self.0.split('&').find_map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             (key == name).then(|| decode(value))

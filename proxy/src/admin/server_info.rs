@@ -6,7 +6,6 @@ use super::{AdminState, pages};
 
 pub(super) fn server_info(state: &AdminState) -> Value {
     let uptime = format!("{}s", state.started.elapsed().as_secs());
-    let node = state.bootstrap.node.as_ref();
     json!({
         "version": concat!("ithildin/", env!("CARGO_PKG_VERSION")),
         "state": pages::server_state(state),
@@ -14,8 +13,8 @@ pub(super) fn server_info(state: &AdminState) -> Value {
         "uptime_all_epochs": uptime,
         "command_line_options": {"concurrency": state.stats.workers(), "mode": "Serve"},
         "node": {
-            "id": node.map_or("", |node| &node.id),
-            "cluster": node.map_or("", |node| &node.cluster),
+            "id": state.bootstrap.node_id,
+            "cluster": state.bootstrap.node_cluster,
             "user_agent_name": "ithildin",
         },
     })

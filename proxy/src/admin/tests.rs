@@ -2,12 +2,19 @@ use std::{sync::Arc, time::Instant};
 
 use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use tokio::sync::watch;
+use ithildin_proto::pb::envoy::config::{
+    bootstrap::v3::Bootstrap, cluster::v3::Cluster, listener::v3::Listener,
+};
+use tokio::sync::{mpsc, watch};
 
 use super::*;
-use crate::config::Snapshot;
+use crate::{
+    config::Snapshot,
+    control::{ConfigErrors, Held, Inventory, InventoryRequest, Refused, Source, Stamp},
+};
 
 struct Fixture {
+    requests: mpsc::Receiver<InventoryRequest>,
     server: AdminServer,
     readiness: watch::Sender<Readiness>,
     commands: Commands,
@@ -17,8 +24,10 @@ async fn start() -> Fixture {
     let stats = Arc::new(Registry::new(1));
     let readiness = watch::Sender::new(Readiness::Waiting(Arc::new([])));
     let commands = Commands::default();
+    let (inventory, requests) = InventoryClient::new();
     let state = AdminState {
-        bootstrap: Arc::default(),
+        bootstrap: Arc::new(StoredBootstrap::new(&Bootstrap::default())),
+        inventory,
         published: Published::new(Arc::new(Snapshot::default())),
         resources: watch::channel(Arc::default()).1,
         control: watch::channel(Arc::default()).1,
@@ -33,6 +42,7 @@ async fn start() -> Fixture {
         .await
         .unwrap();
     Fixture {
+        requests,
         server,
         readiness,
         commands,
@@ -120,9 +130,21 @@ async fn statistics_are_filtered() {
     assert_eq!(text, "{\n \"certificates\": []\n}\n");
 }
 
+/// Answers each request for resources with what `inventory` makes.
+fn serve(fixture: &mut Fixture, inventory: fn() -> Inventory) {
+    let (_, closed) = mpsc::channel(1);
+    let mut requests = std::mem::replace(&mut fixture.requests, closed);
+    tokio::spawn(async move {
+        while let Some(request) = requests.recv().await {
+            let _ = request.send(inventory());
+        }
+    });
+}
+
 #[tokio::test]
 async fn the_configuration_is_dumped_in_envoys_sections() {
-    let fixture = start().await;
+    let mut fixture = start().await;
+    serve(&mut fixture, Inventory::default);
     let (status, text) = fixture.ask("GET", "/config_dump?include_eds").await;
     assert_eq!(status, 200);
     for section in [
@@ -138,4 +160,79 @@ async fn the_configuration_is_dumped_in_envoys_sections() {
     }
     let (_, text) = fixture.ask("GET", "/config_dump").await;
     assert!(!text.contains("EndpointsConfigDump"), "{text}");
+}
+
+fn source<M>(message: M, version: u64) -> Source<M> {
+    Source {
+        message: Some(Arc::new(message)),
+        stamp: Stamp {
+            version,
+            at: std::time::UNIX_EPOCH + std::time::Duration::from_millis(1_500),
+        },
+    }
+}
+
+/// A listener and a cluster whose third update is refused while the first serves; a secret.
+fn half_refused() -> Inventory {
+    let listener = |stat_prefix: &str| Listener {
+        name: "in".into(),
+        stat_prefix: stat_prefix.into(),
+        ..Default::default()
+    };
+    let cluster = |alt_stat_name: &str| Cluster {
+        name: "out".into(),
+        alt_stat_name: alt_stat_name.into(),
+        ..Default::default()
+    };
+    let errors = || ConfigErrors::one("listener \"in\".address".into(), "is required");
+    Inventory {
+        version: 3,
+        listeners: vec![Held {
+            name: "in".into(),
+            active: Some(source(listener("old"), 1)),
+            warming: None,
+            refused: Some(Refused {
+                source: source(listener("new"), 3),
+                errors: errors(),
+            }),
+        }],
+        clusters: vec![Held {
+            name: "out".into(),
+            active: Some(source(cluster("old"), 1)),
+            warming: None,
+            refused: Some(Refused {
+                source: source(cluster("new"), 3),
+                errors: errors(),
+            }),
+        }],
+        ..Inventory::default()
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_stands_beside_what_serves() {
+    let mut fixture = start().await;
+    serve(&mut fixture, half_refused);
+    let (_, text) = fixture.ask("GET", "/config_dump").await;
+    let dump: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let section = |name: &str| {
+        let name = format!("type.googleapis.com/envoy.admin.v3.{name}ConfigDump");
+        let sections = dump["configs"].as_array().unwrap();
+        sections.iter().find(|it| it["@type"] == *name).unwrap()
+    };
+    assert_eq!(section("Listeners")["version_info"], "3");
+    let listener = &section("Listeners")["dynamic_listeners"][0];
+    assert_eq!(listener["name"], "in");
+    let active = &listener["active_state"];
+    assert_eq!(active["version_info"], "1");
+    assert_eq!(active["last_updated"], "1970-01-01T00:00:01.500Z");
+    assert_eq!(active["listener"]["stat_prefix"], "old");
+    let error = &listener["error_state"];
+    assert_eq!(error["version_info"], "3");
+    assert_eq!(error["details"], "listener \"in\".address: is required");
+    assert_eq!(error["failed_configuration"]["stat_prefix"], "new");
+    let cluster = &section("Clusters")["dynamic_active_clusters"][0];
+    assert_eq!(cluster["cluster"]["alt_stat_name"], "old");
+    let failed = &cluster["error_state"]["failed_configuration"];
+    assert_eq!(failed["alt_stat_name"], "new");
 }

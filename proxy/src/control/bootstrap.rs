@@ -1,50 +1,40 @@
 //! The bootstrap: its static resources, and the fields that we cannot honour.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
+use super::report::{At, ConfigErrors, Report, no_effect, refuse};
 use ithildin_proto::pb::envoy::{
-    config::bootstrap::v3::{
-        Admin, Bootstrap,
-        bootstrap::{DynamicResources, StaticResources},
+    config::{
+        bootstrap::v3::{
+            Admin, Bootstrap,
+            bootstrap::{DynamicResources, StaticResources},
+        },
+        cluster::v3::Cluster,
+        listener::v3::Listener,
     },
     extensions::transport_sockets::tls::v3::Secret,
 };
-use ithildin_xds::ResourceSet;
 
-use super::report::{At, ConfigErrors, Report, no_effect, refuse};
-
-/// The static resources by name, and where each stands in the file.
+/// What stands in the file.
 #[derive(Default)]
 pub(super) struct Statics {
-    pub(super) resources: ResourceSet,
+    /// Each with its place: `static_resources.listeners[0]`.
+    pub(super) listeners: Vec<(String, Listener)>,
+    pub(super) clusters: Vec<(String, Cluster)>,
     pub(super) secrets: BTreeMap<String, Arc<Secret>>,
-    /// `static_resources.listeners[0]` and the like, by the resource's name.
-    pub(super) listener_paths: BTreeMap<String, String>,
-    pub(super) cluster_paths: BTreeMap<String, String>,
     /// Listeners and clusters also come from a control plane.
     pub(super) dynamic: bool,
 }
 
-impl Statics {
-    pub(super) fn listener_path(&self, name: &str) -> String {
-        self.listener_paths.get(name).cloned().unwrap_or_default()
-    }
-
-    pub(super) fn cluster_path(&self, name: &str) -> String {
-        self.cluster_paths.get(name).cloned().unwrap_or_default()
-    }
-}
-
 /// Reads the bootstrap; the resources themselves are compiled later. What can be read is there even
 /// beside errors, so that everything is reported at once.
-pub(super) fn statics(config: &Bootstrap) -> (Statics, Result<(), ConfigErrors>) {
+pub(super) fn statics(config: Bootstrap) -> (Statics, Result<(), ConfigErrors>) {
     let report = Report::default();
     let mut statics = Statics::default();
-    check(config, &report);
-    if let Some(resources) = &config.static_resources {
-        let at = report.root("static_resources");
-        index(resources, &mut statics, &at);
-    }
+    check(&config, &report);
     if let Some(config) = &config.dynamic_resources {
         let DynamicResources {
             lds_config,
@@ -59,61 +49,47 @@ pub(super) fn statics(config: &Bootstrap) -> (Statics, Result<(), ConfigErrors>)
         no_effect!(ads_config);
         statics.dynamic = lds_config.is_some() || cds_config.is_some();
     }
+    if let Some(resources) = config.static_resources {
+        let at = report.root("static_resources");
+        take(resources, &mut statics, &at);
+    }
     (statics, report.finish(Some(())))
 }
 
-fn index(resources: &StaticResources, statics: &mut Statics, at: &At<'_>) {
+fn take(resources: StaticResources, statics: &mut Statics, at: &At<'_>) {
     let StaticResources {
-        listeners,
+        mut listeners,
         clusters,
         secrets,
     } = resources;
-    for (i, listener) in listeners.iter().enumerate() {
-        let at = at.index("listeners", i);
-        let mut listener = listener.clone();
+    for (i, listener) in listeners.iter_mut().enumerate() {
         if listener.name.is_empty() {
             // Envoy makes a name up too; ours is stable.
             listener.name = format!("listener_{i}");
         }
-        let name = listener.name.clone();
-        if statics
-            .listener_paths
-            .insert(name.clone(), at.to_string())
-            .is_some()
-        {
-            at.field("name")
-                .error(format_args!("{name:?} is the name of another listener"));
-        }
-        statics.resources.listeners.insert(name, Arc::new(listener));
     }
-    for (i, cluster) in clusters.iter().enumerate() {
-        let at = at.index("clusters", i);
-        let name = cluster.name.clone();
-        if statics
-            .cluster_paths
-            .insert(name.clone(), at.to_string())
-            .is_some()
-        {
-            at.field("name")
-                .error(format_args!("{name:?} is the name of another cluster"));
-        }
-        statics
-            .resources
-            .clusters
-            .insert(name, Arc::new(cluster.clone()));
-    }
-    for (i, secret) in secrets.iter().enumerate() {
-        let known = statics
-            .secrets
-            .insert(secret.name.clone(), Arc::new(secret.clone()));
-        if known.is_some() {
-            let at = at.index("secrets", i);
-            at.field("name").error(format_args!(
-                "{:?} is the name of another secret",
-                secret.name
-            ));
+    statics.listeners = placed("listeners", listeners, |it| &it.name, at);
+    statics.clusters = placed("clusters", clusters, |it| &it.name, at);
+    let secrets = placed("secrets", secrets, |it| &it.name, at).into_iter();
+    statics.secrets = secrets
+        .map(|(_, secret)| (secret.name.clone(), Arc::new(secret)))
+        .collect();
+}
+
+/// Each resource with its place; two of one name are an error.
+fn placed<T>(kind: &str, all: Vec<T>, name: fn(&T) -> &str, at: &At<'_>) -> Vec<(String, T)> {
+    let mut names = BTreeSet::new();
+    for (i, resource) in all.iter().enumerate() {
+        let name = name(resource);
+        if !names.insert(name) {
+            let kind_of = kind.trim_end_matches('s');
+            at.index(kind, i)
+                .field("name")
+                .error(format_args!("{name:?} is the name of another {kind_of}"));
         }
     }
+    let places = (0..all.len()).map(|i| at.index(kind, i).to_string());
+    places.zip(all).collect()
 }
 
 #[allow(deprecated)]

@@ -1,26 +1,20 @@
-//! Clusters: the one that serves, and the one that warms to replace it.
+//! A cluster at run time: its endpoints as EDS and DNS bring them, and what it waits for.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use ithildin_proto::pb::envoy::config::{
-    cluster::v3::Cluster as ClusterProto, endpoint::v3::ClusterLoadAssignment,
-};
+use ithildin_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tokio::time::Instant;
 
 use super::{
     compile::{CompiledCluster, Compiler, Discovery},
     dns::{Dns, Resolved},
     report::ConfigErrors,
+    secrets::SecretKey,
 };
-
-/// One cluster by its name.
-pub(super) struct ClusterState {
-    /// The newest message, good or not.
-    pub(super) source: Arc<ClusterProto>,
-    pub(super) active: Option<ClusterRun>,
-    pub(super) warming: Option<ClusterRun>,
-    pub(super) rejected: Option<ConfigErrors>,
-}
+use crate::config::{
+    Cluster,
+    cluster::{EndpointSet, Health},
+};
 
 /// A compiled cluster with its endpoints.
 pub(super) struct ClusterRun {
@@ -45,8 +39,12 @@ impl ClusterRun {
             compiled,
         };
         let cluster = &run.compiled.cluster;
+        cluster.stats.set_limits(cluster.limits);
         match &run.compiled.discovery {
-            Discovery::Fixed => run.discovered = true,
+            Discovery::Fixed => {
+                run.discovered = true;
+                count_members(cluster, &cluster.endpoints.load());
+            }
             Discovery::Eds { timeout, .. } => {
                 run.deadline = timeout.map(|timeout| Instant::now() + timeout);
             }
@@ -77,12 +75,18 @@ impl ClusterRun {
             return None;
         }
         self.assignment = Some(Arc::clone(assignment));
-        let endpoints = &self.compiled.cluster.endpoints;
-        let previous = endpoints.load_full();
+        let cluster = &self.compiled.cluster;
+        let previous = cluster.endpoints.load_full();
         let path = format!("load assignment {:?}", assignment.cluster_name);
         let set = compiler.endpoints(assignment, &self.compiled, &previous, &path);
+        let counters = &cluster.stats.control;
+        counters.update_attempt.inc();
+        match &set {
+            Ok(_) => counters.update_success.inc(),
+            Err(_) => counters.update_rejected.inc(),
+        }
         Some(set.map(|set| {
-            endpoints.store(Arc::new(set));
+            self.store(set);
             self.discovered = true;
         }))
     }
@@ -90,10 +94,16 @@ impl ClusterRun {
     /// Applies what names resolved to, and asks again later.
     pub(super) fn resolve(&mut self, resolved: &Resolved, compiler: &Compiler, dns: &mut Dns) {
         let cluster = &self.compiled.cluster;
+        let counters = &cluster.stats.control;
+        counters.update_attempt.inc();
         let Discovery::Dns(spec) = &self.compiled.discovery else {
             return;
         };
         let mut changed = false;
+        match resolved.addresses.iter().any(Result::is_err) {
+            false => counters.update_success.inc(),
+            true => counters.update_failure.inc(),
+        }
         for (known, new) in self.resolved.iter_mut().zip(&resolved.addresses) {
             match new {
                 Ok(new) if known != new => {
@@ -114,10 +124,27 @@ impl ClusterRun {
                 .zip(self.resolved.clone())
                 .collect();
             let set = compiler.resolved(&targets, &cluster.endpoints.load_full());
-            cluster.endpoints.store(Arc::new(set));
+            self.store(set);
+        } else {
+            counters.update_no_rebuild.inc();
         }
         self.discovered = true;
+        let cluster = &self.compiled.cluster;
         dns.resolve(&cluster.name, cluster.generation, spec, resolved.refresh);
+    }
+
+    /// Counts an update of a secret, if it is one of this cluster's.
+    pub(super) fn count_secret(&self, key: &SecretKey) {
+        if self.compiled.secrets.contains(key) {
+            let counters = &self.compiled.cluster.stats.control;
+            counters.ssl_context_update_by_sds.inc();
+        }
+    }
+
+    fn store(&self, set: EndpointSet) {
+        let cluster = &self.compiled.cluster;
+        count_members(cluster, &set);
+        cluster.endpoints.store(Arc::new(set));
     }
 
     /// What is still waited for.
@@ -148,21 +175,20 @@ impl ClusterRun {
     }
 }
 
-impl ClusterState {
-    /// The runs that there are.
-    pub(super) fn runs_mut(&mut self) -> impl Iterator<Item = &mut ClusterRun> {
-        self.active.iter_mut().chain(&mut self.warming)
+/// `membership_*`.
+fn count_members(cluster: &Cluster, set: &EndpointSet) {
+    let hosts = set.priorities.iter().flatten();
+    let count = |health: Health| {
+        let hosts = hosts.clone().filter(|host| host.health == health);
+        i64::try_from(hosts.count()).unwrap_or(i64::MAX)
+    };
+    let total = i64::try_from(hosts.clone().count()).unwrap_or(i64::MAX);
+    let counters = &cluster.stats.control;
+    let (healthy, degraded) = (count(Health::Healthy), count(Health::Degraded));
+    if total > 0 || counters.membership_total.get() > 0 {
+        counters.membership_change.inc();
     }
-
-    /// Lets the warming cluster serve if it waits for nothing more.
-    pub(super) fn promote(&mut self, compiler: &Compiler, now: Instant) -> bool {
-        let ready = self
-            .warming
-            .as_ref()
-            .is_some_and(|run| run.waiting(compiler, now).is_none());
-        if ready {
-            self.active = self.warming.take();
-        }
-        ready
-    }
+    counters.membership_total.set(total);
+    counters.membership_healthy.set(healthy);
+    counters.membership_degraded.set(degraded);
 }

@@ -1,25 +1,31 @@
 //! The one task that owns the configuration: it applies resources, follows secrets and names, warms
 //! and publishes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use ithildin_proto::pb::envoy::config::{
+    bootstrap::v3::Bootstrap, cluster::v3::Cluster as ClusterProto,
+    listener::v3::Listener as ListenerProto, route::v3::RouteConfiguration,
+};
+use ithildin_xds::{ResourceKind, ResourceSet, SecretSubscriber};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
 };
 
-use ithildin_proto::pb::envoy::config::{bootstrap::v3::Bootstrap, route::v3::RouteConfiguration};
-use ithildin_xds::{ResourceKind, ResourceSet, SecretSubscriber};
-use tokio::{sync::watch, time::Instant};
-
 use super::{
-    ControlState, Rejection,
+    ControlState,
     bootstrap::{self, Statics},
-    clusters::{ClusterRun, ClusterState},
+    clusters::ClusterRun,
     compile::{CompiledListener, Compiler},
     dns::{Dns, Resolved},
-    listeners::{ListenerRun, ListenerState, RouteState},
+    endpoints::Assignments,
+    inventory::{Inventory, InventoryRequest},
+    listeners::{ListenerRun, RouteRun},
     report::{ConfigError, ConfigErrors},
+    resources::{Resources, Stamp},
     secrets::SecretStore,
+    updates::Updates,
 };
 use crate::{
     access_log::LogWriter,
@@ -33,16 +39,15 @@ use crate::{
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 pub(super) struct Controller {
-    statics: Statics,
     compiler: Compiler,
     dns: Dns,
-    clusters: BTreeMap<String, ClusterState>,
-    listeners: BTreeMap<String, ListenerState>,
-    routes: BTreeMap<String, RouteState>,
-    /// Errors of load assignments, by resource name.
-    endpoints_rejected: BTreeMap<String, ConfigErrors>,
-    /// Dynamic resources whose name a static one has.
-    shadowed: BTreeMap<(ResourceKind, String), ConfigErrors>,
+    clusters: Resources<ClusterProto, ClusterRun>,
+    assignments: Assignments,
+    listeners: Resources<ListenerProto, ListenerRun>,
+    routes: Resources<RouteConfiguration, RouteRun>,
+    updates: Updates,
+    /// The update that is applied; the bootstrap is the first.
+    stamp: Stamp,
     /// The first resources of a control plane are there, or none are to come.
     received: bool,
     /// All clusters of the start were warm once: since then listeners wait for themselves alone.
@@ -55,35 +60,32 @@ pub(super) struct Controller {
 impl Controller {
     /// Compiles the static resources; every error in any of them is reported.
     pub(super) fn new(
-        bootstrap: &Bootstrap,
+        bootstrap: Bootstrap,
         secrets: Arc<dyn SecretSubscriber>,
         stats: Arc<Registry>,
         logs: Option<Arc<LogWriter>>,
         published: Arc<Published>,
     ) -> Result<Self, ConfigErrors> {
-        let mut errors = Vec::new();
-        let (statics, checked) = bootstrap::statics(bootstrap);
-        if let Err(found) = checked {
-            errors.extend(found.0.iter().cloned());
-        }
-        let store = SecretStore::new(secrets, statics.secrets.clone());
+        let (mut statics, checked) = bootstrap::statics(bootstrap);
+        let mut errors = checked.map_or_else(|found| found.0.to_vec(), |()| Vec::new());
+        let secret_files = std::mem::take(&mut statics.secrets);
+        let store = SecretStore::new(secrets, secret_files, Arc::clone(&stats));
         let mut controller = Self {
             received: !statics.dynamic,
+            updates: Updates::new(Arc::clone(&stats), statics.dynamic),
             compiler: Compiler::new(stats, logs, store),
             dns: Dns::default(),
-            clusters: BTreeMap::new(),
-            listeners: BTreeMap::new(),
-            routes: BTreeMap::new(),
-            endpoints_rejected: BTreeMap::new(),
-            shadowed: BTreeMap::new(),
+            clusters: Resources::new(ResourceKind::Cluster),
+            assignments: Assignments::default(),
+            listeners: Resources::new(ResourceKind::Listener),
+            routes: Resources::new(ResourceKind::Route),
+            stamp: Stamp::now(0),
             started: false,
             version: published.current.load().version,
             published,
             state: watch::Sender::new(Arc::default()),
-            statics,
         };
-        controller.apply(&ResourceSet::default());
-        errors.extend(controller.static_errors());
+        controller.add_statics(statics, &mut errors);
         if errors.is_empty() {
             Ok(controller)
         } else {
@@ -96,7 +98,11 @@ impl Controller {
     }
 
     /// Runs for ever.
-    pub(super) async fn run(mut self, mut resources: watch::Receiver<Arc<ResourceSet>>) {
+    pub(super) async fn run(
+        mut self,
+        mut resources: watch::Receiver<Arc<ResourceSet>>,
+        mut requests: mpsc::Receiver<InventoryRequest>,
+    ) {
         resources.mark_changed();
         let mut open = true;
         loop {
@@ -112,9 +118,42 @@ impl Controller {
                     // The source is gone: what it said last stands.
                     Err(_) => open = false,
                 },
-                () = self.compiler.secrets.changed() => {}
+                accepted = self.compiler.secrets.changed() => if let Some(key) = accepted {
+                    self.clusters.runs().for_each(|run| run.count_secret(&key));
+                    self.listeners.runs().for_each(|run| run.count_secret(&key));
+                },
                 resolved = self.dns.next() => self.resolved(&resolved),
+                Some(request) = requests.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = request.send(self.inventory());
+                }
                 () = tokio::time::sleep_until(wake) => self.compiler.secrets.expire(),
+            }
+        }
+    }
+
+    /// Compiles what the bootstrap holds, which is not kept.
+    fn add_statics(&mut self, statics: Statics, errors: &mut Vec<ConfigError>) {
+        for (path, cluster) in &statics.clusters {
+            match self.compiler.cluster(cluster, path) {
+                Ok(compiled) => {
+                    let run = ClusterRun::new(compiled, &mut self.dns);
+                    self.clusters.add_static(&cluster.name, &self.stamp, run);
+                    self.updates.cluster_manager().cluster_added.inc();
+                }
+                Err(found) => errors.extend_from_slice(&found.0),
+            }
+        }
+        let declared: BTreeSet<_> = statics.clusters.iter().map(|(_, it)| &*it.name).collect();
+        for (path, listener) in &statics.listeners {
+            let compiled = self.compiler.listener(listener, path);
+            match compiled.and_then(|it| known_clusters(it, |name| declared.contains(name))) {
+                Ok(compiled) => {
+                    let run = ListenerRun::new(compiled);
+                    self.listeners.add_static(&listener.name, &self.stamp, run);
+                    self.updates.listener_manager().listener_added.inc();
+                }
+                Err(found) => errors.extend_from_slice(&found.0),
             }
         }
     }
@@ -122,214 +161,64 @@ impl Controller {
     /// Applies a whole set of dynamic resources, beside the static ones.
     pub(super) fn apply(&mut self, set: &ResourceSet) {
         self.compiler.tls.forget();
-        self.shadowed.clear();
+        self.stamp = Stamp::now(self.stamp.version + 1);
+        let (compiler, dns) = (&mut self.compiler, &mut self.dns);
+        let everything = |_: &str| true;
+        let changes =
+            self.clusters
+                .replace(&set.clusters, &self.stamp, everything, |config, path| {
+                    let compiled = compiler.cluster(config, path)?;
+                    Ok(ClusterRun::new(compiled, dns))
+                });
+        self.updates.clusters(changes, &self.stamp);
+        let runs = self.clusters.runs_mut();
+        self.assignments
+            .replace(&set.endpoints, &self.stamp, runs, &self.compiler);
+        let (compiler, clusters) = (&mut self.compiler, &self.clusters);
+        let changes =
+            self.listeners
+                .replace(&set.listeners, &self.stamp, everything, |config, path| {
+                    let compiled = compiler.listener(config, path)?;
+                    let compiled = known_clusters(compiled, |name| clusters.contains(name))?;
+                    Ok(ListenerRun::new(compiled))
+                });
+        self.updates.listeners(changes, &self.stamp);
         self.apply_routes(set);
-        self.apply_clusters(set);
-        self.apply_endpoints(set);
-        self.apply_listeners(set);
-        self.drop_unused_routes();
-    }
-
-    fn apply_routes(&mut self, set: &ResourceSet) {
-        self.routes.retain(|name, _| set.routes.contains_key(name));
-        for (name, source) in &set.routes {
-            let known = self.routes.get(name);
-            if known.is_some_and(|known| same(&known.source, source)) {
-                continue;
-            }
-            self.apply_route(name, source);
-        }
-    }
-
-    fn apply_route(&mut self, name: &str, source: &Arc<RouteConfiguration>) {
-        let compiled = Compiler::routes(source, &format!("route configuration {name:?}"));
-        let slot = self.compiler.route_slot(&name.into());
-        let state = self
-            .routes
-            .entry(name.into())
-            .or_insert_with(|| RouteState {
-                source: Arc::clone(source),
-                rejected: None,
-                slot,
-            });
-        state.source = Arc::clone(source);
-        match compiled {
-            Ok(table) => {
-                state.slot.store(Some(table));
-                state.rejected = None;
-            }
-            Err(errors) => state.rejected = Some(refused(name, errors)),
-        }
-    }
-
-    fn apply_clusters(&mut self, set: &ResourceSet) {
-        let statics = &self.statics.resources.clusters;
-        self.clusters
-            .retain(|name, _| statics.contains_key(name) || set.clusters.contains_key(name));
-        for (name, source) in statics.clone() {
-            let path = self.statics.cluster_path(&name);
-            self.apply_cluster(&name, &source, &path);
-        }
-        for (name, source) in &set.clusters {
-            if self.statics.resources.clusters.contains_key(name) {
-                self.shadow(ResourceKind::Cluster, name);
-            } else {
-                self.apply_cluster(name, source, &format!("cluster {name:?}"));
-            }
-        }
-    }
-
-    fn apply_cluster(
-        &mut self,
-        name: &str,
-        source: &Arc<ithildin_proto::pb::envoy::config::cluster::v3::Cluster>,
-        path: &str,
-    ) {
-        let known = self.clusters.get(name);
-        if known.is_some_and(|known| same(&known.source, source)) {
-            return;
-        }
-        let compiled = self.compiler.cluster(source, path);
-        let state = self
-            .clusters
-            .entry(name.into())
-            .or_insert_with(|| ClusterState {
-                source: Arc::clone(source),
-                active: None,
-                warming: None,
-                rejected: None,
-            });
-        state.source = Arc::clone(source);
-        match compiled {
-            Ok(compiled) => {
-                state.warming = Some(ClusterRun::new(compiled, &mut self.dns));
-                state.rejected = None;
-            }
-            Err(errors) => state.rejected = Some(refused(name, errors)),
-        }
-    }
-
-    fn apply_endpoints(&mut self, set: &ResourceSet) {
-        let mut used = BTreeSet::new();
-        for state in self.clusters.values_mut() {
-            for run in state.runs_mut() {
-                let Some(name) = run.eds_name().cloned() else {
-                    continue;
-                };
-                let Some(assignment) = set.endpoints.get(&*name) else {
-                    continue;
-                };
-                match run.assign(assignment, &self.compiler) {
-                    Some(Ok(())) => {
-                        self.endpoints_rejected.remove(&*name);
-                    }
-                    Some(Err(errors)) => {
-                        let errors = refused(&name, errors);
-                        self.endpoints_rejected.insert(name.to_string(), errors);
-                    }
-                    None => {}
-                }
-                used.insert(name);
-            }
-        }
-        self.endpoints_rejected
-            .retain(|name, _| used.contains(name.as_str()));
-    }
-
-    fn apply_listeners(&mut self, set: &ResourceSet) {
-        let statics = &self.statics.resources.listeners;
-        self.listeners
-            .retain(|name, _| statics.contains_key(name) || set.listeners.contains_key(name));
-        for (name, source) in statics.clone() {
-            let path = self.statics.listener_path(&name);
-            self.apply_listener(&name, &source, &path);
-        }
-        for (name, source) in &set.listeners {
-            if self.statics.resources.listeners.contains_key(name) {
-                self.shadow(ResourceKind::Listener, name);
-            } else {
-                self.apply_listener(name, source, &format!("listener {name:?}"));
-            }
-        }
-    }
-
-    fn apply_listener(
-        &mut self,
-        name: &str,
-        source: &Arc<ithildin_proto::pb::envoy::config::listener::v3::Listener>,
-        path: &str,
-    ) {
-        let known = self.listeners.get(name);
-        if known.is_some_and(|known| same(&known.source, source)) {
-            return;
-        }
-        let compiled = self.compiler.listener(source, path);
-        let compiled = compiled.and_then(|compiled| self.with_known_clusters(compiled));
-        let state = self
-            .listeners
-            .entry(name.into())
-            .or_insert_with(|| ListenerState {
-                source: Arc::clone(source),
-                active: None,
-                warming: None,
-                rejected: None,
-            });
-        state.source = Arc::clone(source);
-        match compiled {
-            Ok(compiled) => {
-                state.warming = Some(ListenerRun::new(compiled));
-                state.rejected = None;
-            }
-            Err(errors) => state.rejected = Some(refused(name, errors)),
-        }
-    }
-
-    /// `validate_clusters`: the clusters that routes name must exist.
-    fn with_known_clusters(
-        &self,
-        compiled: CompiledListener,
-    ) -> Result<CompiledListener, ConfigErrors> {
-        let references = compiled.parts.cluster_references.iter();
-        let unknown = references.filter(|(_, name)| !self.clusters.contains_key(&**name));
-        let errors: Vec<_> = unknown
-            .map(|(path, name)| ConfigError {
-                path: path.clone(),
-                message: format!("unknown cluster {name:?}"),
-            })
-            .collect();
-        if errors.is_empty() {
-            Ok(compiled)
-        } else {
-            Err(ConfigErrors(errors.into()))
-        }
-    }
-
-    fn shadow(&mut self, kind: ResourceKind, name: &str) {
-        let errors = ConfigErrors::one(
-            format!("{} {name:?}", kind_text(kind)),
-            "a static resource has this name",
-        );
-        self.shadowed
-            .insert((kind, name.into()), refused(name, errors));
     }
 
     /// Route configurations that no listener names are let go: delta xDS may never say that they
     /// went.
-    fn drop_unused_routes(&mut self) {
-        let runs = self.listeners.values().flat_map(ListenerState::runs);
-        let used: BTreeSet<&str> = runs
-            .flat_map(|run| &run.compiled.parts.routes)
-            .map(|route| &*route.name)
-            .collect();
-        self.routes.retain(|name, _| used.contains(name.as_str()));
+    fn apply_routes(&mut self, set: &ResourceSet) {
+        let dependencies = self
+            .listeners
+            .runs()
+            .flat_map(|run| &run.compiled.parts.routes);
+        let used: BTreeSet<&str> = dependencies.clone().map(|route| &*route.name).collect();
+        let compiler = &mut self.compiler;
+        let mut outcomes = Vec::new();
+        self.routes.replace(
+            &set.routes,
+            &self.stamp,
+            |name| used.contains(name),
+            |config, path| {
+                let compiled = Compiler::routes(config, path);
+                outcomes.push((config.name.clone(), compiled.is_ok()));
+                Ok(RouteRun {
+                    slot: compiler.route_slot(&config.name.as_str().into()),
+                    table: compiled?,
+                })
+            },
+        );
+        for (name, accepted) in outcomes {
+            let users = dependencies.clone().filter(|route| *route.name == *name);
+            users.for_each(|route| self.stamp.count(&route.stats, accepted));
+        }
     }
 
     fn resolved(&mut self, resolved: &Resolved) {
-        let Some(state) = self.clusters.get_mut(&*resolved.cluster) else {
-            return;
-        };
-        let run = state
-            .runs_mut()
+        let run = self
+            .clusters
+            .runs_of(&resolved.cluster)
             .find(|run| run.compiled.cluster.generation == resolved.generation);
         if let Some(run) = run {
             run.resolve(resolved, &self.compiler, &mut self.dns);
@@ -339,51 +228,60 @@ impl Controller {
     /// Lets serve what is warm, and publishes if anything changed.
     pub(super) fn advance(&mut self) {
         let now = Instant::now();
-        for state in self.clusters.values_mut() {
-            state.promote(&self.compiler, now);
+        let compiler = &self.compiler;
+        self.clusters
+            .promote(|run| run.waiting(compiler, now).is_none());
+        self.started |= self.received && !self.clusters.first_ones_warm();
+        if self.routes.warming().next().is_some() {
+            // Make before break: new routes find their clusters, and old ones theirs until then.
+            self.publish(true);
+            self.routes.promote(|run| {
+                run.slot.store(Some(Arc::clone(&run.table)));
+                true
+            });
         }
-        let warming = |state: &ClusterState| state.warming.is_some() && state.active.is_none();
-        self.started |= self.received && !self.clusters.values().any(warming);
         if self.started {
-            for state in self.listeners.values_mut() {
-                state.promote(&mut self.compiler, now);
-            }
+            let compiler = &mut self.compiler;
+            self.listeners
+                .promote(|run| run.waiting(compiler, now).is_none());
         }
-        self.publish();
+        self.publish(false);
         self.compiler.collect();
+        self.updates.gauges(&self.clusters, &self.listeners);
         let state = self.current_state(now);
         self.state.send_replace(Arc::new(state));
     }
 
-    fn publish(&mut self) {
+    /// Publishes what serves now; with `keep_clusters` those too that are gone.
+    fn publish(&mut self, keep_clusters: bool) {
         let current = self.published.current.load_full();
-        let listeners: Vec<_> = self
-            .listeners
-            .values()
-            .filter_map(|state| Some(Arc::clone(&state.active.as_ref()?.compiled.listener)))
-            .collect();
-        let live = self
-            .clusters
-            .values()
-            .filter_map(|state| state.active.as_ref());
+        let live = self.clusters.active().map(|run| &run.compiled.cluster);
+        let listeners: Vec<_> = if keep_clusters {
+            current.listeners.clone()
+        } else {
+            let active = self.listeners.active();
+            active
+                .map(|run| Arc::clone(&run.compiled.listener))
+                .collect()
+        };
         let same_listeners = listeners.len() == current.listeners.len()
             && listeners
                 .iter()
                 .zip(&current.listeners)
                 .all(|(a, b)| Arc::ptr_eq(a, b));
-        let same_clusters = live.clone().count() == current.clusters.len()
-            && live.clone().all(|run| {
-                let cluster = &run.compiled.cluster;
-                let known = current.clusters.get(&cluster.name);
-                known.is_some_and(|known| Arc::ptr_eq(known, cluster))
-            });
-        if same_listeners && same_clusters {
+        let same_clusters = live.clone().all(|cluster| {
+            let known = current.clusters.get(&cluster.name);
+            known.is_some_and(|known| Arc::ptr_eq(known, cluster))
+        });
+        let none_gone = keep_clusters || live.clone().count() == current.clusters.len();
+        if same_listeners && same_clusters && none_gone {
             return;
         }
-        let clusters: Map<_, _> = live
-            .map(|run| &run.compiled.cluster)
-            .map(|cluster| (Arc::clone(&cluster.name), Arc::clone(cluster)))
-            .collect();
+        let mut clusters = Map::default();
+        if keep_clusters {
+            clusters.clone_from(&current.clusters);
+        }
+        clusters.extend(live.map(|cluster| (Arc::clone(&cluster.name), Arc::clone(cluster))));
         self.version += 1;
         self.published.publish(Arc::new(Snapshot {
             version: self.version,
@@ -394,23 +292,14 @@ impl Controller {
 
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
-        let clusters = self
-            .clusters
-            .values()
-            .filter_map(|state| state.warming.as_ref());
-        let listeners = self
-            .listeners
-            .values()
-            .filter_map(|state| state.warming.as_ref());
+        let clusters = self.clusters.warming().filter_map(|run| run.timeout(now));
+        let listeners = self.listeners.warming().filter_map(|run| run.timeout(now));
         let times = clusters
-            .filter_map(|run| run.timeout(now))
-            .chain(listeners.filter_map(|run| run.timeout(now)))
+            .chain(listeners)
             .chain(self.compiler.secrets.next_timeout())
             .chain(self.compiler.secrets.next_expiry());
-        times
-            .min()
-            .unwrap_or(now + LONGEST_SLEEP)
-            .min(now + LONGEST_SLEEP)
+        let latest = now + LONGEST_SLEEP;
+        times.min().unwrap_or(latest).min(latest)
     }
 
     fn current_state(&mut self, now: Instant) -> ControlState {
@@ -418,94 +307,58 @@ impl Controller {
         if !self.received {
             waiting.push("resources of the control plane".into());
         }
-        for run in self
-            .clusters
-            .values()
-            .filter_map(|state| state.warming.as_ref())
-        {
+        for run in self.clusters.warming() {
             waiting.extend(run.waiting(&self.compiler, now).map(Arc::from));
         }
-        for run in self
-            .listeners
-            .values()
-            .filter_map(|state| state.warming.as_ref())
-        {
+        for run in self.listeners.warming() {
             waiting.extend(run.waiting(&mut self.compiler, now).map(Arc::from));
         }
+        let rejected = self.clusters.rejections();
+        let rejected = rejected
+            .chain(self.listeners.rejections())
+            .chain(self.routes.rejections())
+            .chain(self.assignments.rejections());
         ControlState {
             version: self.version,
             started: self.started,
             waiting: waiting.into(),
-            rejected: self.rejections().into(),
+            rejected: rejected.collect(),
             secrets: self.compiler.secrets.statuses().into(),
         }
     }
 
-    fn rejections(&self) -> Vec<Rejection> {
-        let clusters = self.clusters.iter();
-        let clusters = clusters.filter_map(|(name, state)| {
-            Some((ResourceKind::Cluster, name, state.rejected.as_ref()?))
-        });
-        let listeners = self.listeners.iter();
-        let listeners = listeners.filter_map(|(name, state)| {
-            Some((ResourceKind::Listener, name, state.rejected.as_ref()?))
-        });
-        let routes = self.routes.iter();
-        let routes = routes.filter_map(|(name, state)| {
-            Some((ResourceKind::Route, name, state.rejected.as_ref()?))
-        });
-        let endpoints = self.endpoints_rejected.iter();
-        let endpoints = endpoints.map(|(name, errors)| (ResourceKind::Endpoints, name, errors));
-        let shadowed = self.shadowed.iter();
-        let shadowed = shadowed.map(|((kind, name), errors)| (*kind, name, errors));
-        clusters
-            .chain(listeners)
-            .chain(routes)
-            .chain(endpoints)
-            .chain(shadowed)
-            .map(|(kind, name, errors)| Rejection {
-                kind,
-                name: name.as_str().into(),
-                errors: errors.clone(),
-            })
-            .collect()
-    }
-
-    /// What is wrong with static resources.
-    fn static_errors(&self) -> Vec<ConfigError> {
-        let listeners = self
-            .listeners
-            .values()
-            .filter_map(|state| state.rejected.as_ref());
-        let clusters = self
-            .clusters
-            .values()
-            .filter_map(|state| state.rejected.as_ref());
-        let all = listeners.chain(clusters);
-        all.flat_map(|errors| errors.0.iter().cloned()).collect()
+    fn inventory(&self) -> Inventory {
+        Inventory {
+            version: self.stamp.version,
+            clusters: self.clusters.held(),
+            endpoints: self.assignments.held(),
+            listeners: self.listeners.held(),
+            routes: self.routes.held(),
+            secrets: self.compiler.secrets.held(),
+        }
     }
 }
 
-fn same<T: PartialEq>(a: &Arc<T>, b: &Arc<T>) -> bool {
-    Arc::ptr_eq(a, b) || a == b
+/// `validate_clusters`: the clusters that routes name must exist.
+fn known_clusters(
+    compiled: CompiledListener,
+    known: impl Fn(&str) -> bool,
+) -> Result<CompiledListener, ConfigErrors> {
+    let references = compiled.parts.cluster_references.iter();
+    let unknown = references.filter(|(_, name)| !known(name));
+    let errors: Vec<_> = unknown
+        .map(|(path, name)| ConfigError {
+            path: path.clone(),
+            message: format!("unknown cluster {name:?}"),
+        })
+        .collect();
+    if errors.is_empty() {
+        Ok(compiled)
+    } else {
+        Err(ConfigErrors(errors.into()))
+    }
 }
 
 fn is_empty(set: &ResourceSet) -> bool {
     set.listeners.is_empty() && set.clusters.is_empty()
-}
-
-fn kind_text(kind: ResourceKind) -> &'static str {
-    match kind {
-        ResourceKind::Cluster => "cluster",
-        ResourceKind::Endpoints => "load assignment",
-        ResourceKind::Listener => "listener",
-        ResourceKind::Route => "route configuration",
-        ResourceKind::Secret => "secret",
-    }
-}
-
-/// Logs the refusal of a resource; its last good form stays.
-fn refused(name: &str, errors: ConfigErrors) -> ConfigErrors {
-    tracing::warn!(resource = name, "refused: {errors}");
-    errors
 }

@@ -1,5 +1,7 @@
 //! `DataSource`: bytes that stand in the configuration, in a file or in the environment.
 
+use std::sync::Arc;
+
 use ithildin_proto::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
 
 use super::report::{At, refuse};
@@ -36,5 +38,13 @@ pub(in crate::control) fn read(source: &DataSource, at: &At<'_>) -> Option<Vec<u
             );
             None
         }
+    }
+}
+
+/// The file's name, if it is one.
+pub(in crate::control) fn file(source: &DataSource) -> Option<Arc<str>> {
+    match &source.specifier {
+        Some(Specifier::Filename(path)) => Some(path.as_str().into()),
+        _ => None,
     }
 }

@@ -1,27 +1,15 @@
-//! Listeners and their route configurations: what serves, and what warms to replace it.
+//! A listener and its route configurations at run time: what they wait for.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use ithildin_proto::pb::envoy::config::{
-    listener::v3::Listener as ListenerProto, route::v3::RouteConfiguration,
-};
 use tokio::time::Instant;
 
 use super::{
     compile::{CompiledListener, Compiler},
-    report::ConfigErrors,
+    secrets::SecretKey,
 };
 use crate::config::RouteTable;
-
-/// One listener by its name.
-pub(super) struct ListenerState {
-    /// The newest message, good or not.
-    pub(super) source: Arc<ListenerProto>,
-    pub(super) active: Option<ListenerRun>,
-    pub(super) warming: Option<ListenerRun>,
-    pub(super) rejected: Option<ConfigErrors>,
-}
 
 /// A compiled listener that waits for its routes and secrets, or did.
 pub(super) struct ListenerRun {
@@ -29,13 +17,11 @@ pub(super) struct ListenerRun {
     since: Instant,
 }
 
-/// One route configuration by its name.
-pub(super) struct RouteState {
-    /// The newest message, good or not.
-    pub(super) source: Arc<RouteConfiguration>,
+/// A compiled route configuration.
+pub(super) struct RouteRun {
     /// What connection managers read; it keeps the last good table.
     pub(super) slot: Arc<ArcSwapOption<RouteTable>>,
-    pub(super) rejected: Option<ConfigErrors>,
+    pub(super) table: Arc<RouteTable>,
 }
 
 impl ListenerRun {
@@ -43,6 +29,14 @@ impl ListenerRun {
         Self {
             compiled,
             since: Instant::now(),
+        }
+    }
+
+    /// Counts an update of a secret, if it is one of this listener's.
+    pub(super) fn count_secret(&self, key: &SecretKey) {
+        if self.compiled.parts.secrets.contains(key) {
+            let counters = &self.compiled.listener.stats.control;
+            counters.ssl_context_update_by_sds.inc();
         }
     }
 
@@ -69,23 +63,5 @@ impl ListenerRun {
         let routes = self.compiled.parts.routes.iter();
         let ends = routes.filter_map(|route| Some(self.since + route.timeout?));
         ends.filter(|end| *end > now).min()
-    }
-}
-
-impl ListenerState {
-    pub(super) fn runs(&self) -> impl Iterator<Item = &ListenerRun> {
-        self.active.iter().chain(&self.warming)
-    }
-
-    /// Lets the warming listener serve if it waits for nothing more.
-    pub(super) fn promote(&mut self, compiler: &mut Compiler, now: Instant) -> bool {
-        let ready = self
-            .warming
-            .as_ref()
-            .is_some_and(|run| run.waiting(compiler, now).is_none());
-        if ready {
-            self.active = self.warming.take();
-        }
-        ready
     }
 }

@@ -11,9 +11,13 @@ mod compile;
 mod controller;
 mod data_source;
 mod dns;
+mod endpoints;
+mod inventory;
 mod listeners;
 mod report;
+mod resources;
 mod secrets;
+mod updates;
 
 #[cfg(test)]
 mod tests;
@@ -28,9 +32,13 @@ use ithildin_xds::{
 };
 use tokio::sync::watch;
 
+#[cfg(test)]
+pub(crate) use self::inventory::InventoryRequest;
 use self::{compile::Compiler, controller::Controller, secrets::SecretStore};
 pub use self::{
+    inventory::{HeldSecret, Inventory, InventoryClient},
     report::{ConfigError, ConfigErrors},
+    resources::{Held, Refused, Source, Stamp},
     secrets::SecretStatus,
 };
 use crate::{access_log::LogWriter, config::Snapshot, stats::Registry, worker::Published};
@@ -62,6 +70,7 @@ pub struct Rejection {
 pub struct Control {
     published: Arc<Published>,
     state: watch::Receiver<Arc<ControlState>>,
+    inventory: InventoryClient,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -72,7 +81,7 @@ impl Control {
     /// # Errors
     /// Everything that is wrong with the bootstrap, at once.
     pub fn start(
-        bootstrap: &Bootstrap,
+        bootstrap: Bootstrap,
         resources: watch::Receiver<Arc<ResourceSet>>,
         secrets: Arc<dyn SecretSubscriber>,
         stats: Arc<Registry>,
@@ -81,16 +90,23 @@ impl Control {
         let published = Published::new(Arc::new(Snapshot::default()));
         let controller = Controller::new(bootstrap, secrets, stats, logs, Arc::clone(&published))?;
         let state = controller.state();
-        let task = tokio::spawn(controller.run(resources));
+        let (inventory, requests) = InventoryClient::new();
+        let task = tokio::spawn(controller.run(resources, requests));
         Ok(Self {
             published,
             state,
+            inventory,
             task,
         })
     }
 
     pub fn published(&self) -> &Arc<Published> {
         &self.published
+    }
+
+    /// Asks for all dynamic resources.
+    pub fn inventory(&self) -> InventoryClient {
+        self.inventory.clone()
     }
 
     /// The state now and each later one.
@@ -110,7 +126,7 @@ impl Drop for Control {
 ///
 /// # Errors
 /// Everything that is wrong with it, at once.
-pub fn validate(bootstrap: &Bootstrap) -> Result<(), ConfigErrors> {
+pub fn validate(bootstrap: Bootstrap) -> Result<(), ConfigErrors> {
     let published = Published::new(Arc::new(Snapshot::default()));
     let stats = Arc::new(Registry::new(1));
     Controller::new(bootstrap, Arc::new(NoSecrets), stats, None, published).map(drop)
@@ -130,8 +146,9 @@ pub fn check_secret(secret: &Secret) -> Result<(), String> {
 /// # Errors
 /// Everything that is wrong with it, at once.
 pub fn check_resource(resource: Candidate<'_>) -> Result<(), String> {
-    let secrets = SecretStore::new(Arc::new(NoSecrets), BTreeMap::new());
-    let mut compiler = Compiler::new(Arc::new(Registry::new(1)), None, secrets);
+    let stats = Arc::new(Registry::new(1));
+    let secrets = SecretStore::new(Arc::new(NoSecrets), BTreeMap::new(), Arc::clone(&stats));
+    let mut compiler = Compiler::new(stats, None, secrets);
     let checked = match resource {
         Candidate::Cluster(config) => compiler
             .cluster(config, &format!("cluster {:?}", config.name))

@@ -208,7 +208,7 @@ stat_block! {
 }
 
 stat_block! {
-    /// `cluster.<name>.*` that follows configuration, discovery, health and secrets.
+    /// `cluster.<name>.*` that follows configuration, discovery and secrets.
     pub struct ClusterControl {
         assignment_stale: SharedCounter,
         assignment_timeout_received: SharedCounter,
@@ -231,11 +231,6 @@ stat_block! {
             "client_ssl_socket_factory.ssl_context_update_by_sds",
         upstream_context_secrets_not_ready: SharedCounter =
             "client_ssl_socket_factory.upstream_context_secrets_not_ready",
-        health_check_attempt: SharedCounter = "health_check.attempt",
-        health_check_success: SharedCounter = "health_check.success",
-        health_check_failure: SharedCounter = "health_check.failure",
-        health_check_network_failure: SharedCounter = "health_check.network_failure",
-        health_check_healthy: SharedGauge = "health_check.healthy",
     }
 }
 
@@ -270,16 +265,6 @@ stat_block! {
 }
 
 stat_block! {
-    /// `control_plane.*`.
-    pub struct ControlPlaneBlock {
-        rate_limit_enforced: SharedCounter,
-        /// 1 while the ADS stream is up.
-        connected_state: SharedGauge,
-        pending_requests: SharedGauge,
-    }
-}
-
-stat_block! {
     /// `listener_manager.*`.
     pub struct ListenerManagerBlock {
         listener_added: SharedCounter,
@@ -304,6 +289,9 @@ stat_block! {
         cluster_modified: SharedCounter,
         cluster_removed: SharedCounter,
         cluster_updated: SharedCounter,
+        cluster_updated_via_merge: SharedCounter,
+        update_merge_cancelled: SharedCounter,
+        update_out_of_merge_window: SharedCounter,
         active_clusters: SharedGauge,
         warming_clusters: SharedGauge,
     }

@@ -22,9 +22,9 @@ mod tests;
 mod text;
 
 pub use blocks::{
-    ClusterBlock, ClusterControl, ClusterManagerBlock, ControlPlaneBlock, EndpointBlock,
-    FilesystemBlock, HttpBlock, ListenerBlock, ListenerControl, ListenerManagerBlock, ServerBlock,
-    SubscriptionBlock, TcpBlock, TlsBlock,
+    ClusterBlock, ClusterControl, ClusterManagerBlock, EndpointBlock, FilesystemBlock, HttpBlock,
+    ListenerBlock, ListenerControl, ListenerManagerBlock, ServerBlock, SubscriptionBlock, TcpBlock,
+    TlsBlock,
 };
 pub use cell::{Counter, Gauge, Labelled, SharedCounter, SharedGauge};
 pub use histogram::{Histogram, HistogramSum};

@@ -8,8 +8,8 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    ClusterManagerBlock, ClusterStats, ControlPlaneBlock, FilesystemBlock, HttpStats,
-    ListenerManagerBlock, ListenerStats, Metric, ServerBlock, SubscriptionStats, TcpStats,
+    ClusterManagerBlock, ClusterStats, FilesystemBlock, HttpStats, ListenerManagerBlock,
+    ListenerStats, Metric, ServerBlock, SubscriptionStats, TcpStats,
     sums::{Scope, Sums},
 };
 
@@ -24,7 +24,6 @@ pub struct Registry {
     clusters: Targets<Arc<str>, ClusterStats>,
     subscriptions: Targets<Arc<str>, SubscriptionStats>,
     pub server: ServerBlock,
-    pub control_plane: ControlPlaneBlock,
     pub listener_manager: ListenerManagerBlock,
     pub cluster_manager: ClusterManagerBlock,
     pub filesystem: Arc<FilesystemBlock>,
@@ -41,7 +40,6 @@ impl Registry {
             clusters: Targets::default(),
             subscriptions: Targets::default(),
             server: ServerBlock::default(),
-            control_plane: ControlPlaneBlock::default(),
             listener_manager: ListenerManagerBlock::default(),
             cluster_manager: ClusterManagerBlock::default(),
             filesystem: Arc::default(),
@@ -56,8 +54,13 @@ impl Registry {
     /// TLS.
     pub fn listener(&self, name: &str, tls: bool) -> Arc<ListenerStats> {
         let name = escape(name);
-        self.listeners
-            .get(name.clone(), || ListenerStats::new(name, tls, self.workers))
+        let stats = self
+            .listeners
+            .get(name.clone(), || ListenerStats::new(name, tls, self.workers));
+        if tls {
+            stats.add_tls();
+        }
+        stats
     }
 
     /// The connection manager with `stat_prefix` on the listener `listener` (as above).
@@ -78,8 +81,13 @@ impl Registry {
     /// `name` is `alt_stat_name`, else the cluster's name; `tls` whether it originates TLS.
     pub fn cluster(&self, name: &str, tls: bool) -> Arc<ClusterStats> {
         let name = escape(name);
-        self.clusters
-            .get(name.clone(), || ClusterStats::new(name, tls, self.workers))
+        let stats = self
+            .clusters
+            .get(name.clone(), || ClusterStats::new(name, tls, self.workers));
+        if tls {
+            stats.add_tls();
+        }
+        stats
     }
 
     /// `scope` as in Envoy: `sds.default`, `listener_manager.lds`, `cluster_manager.cds`,
@@ -88,6 +96,18 @@ impl Registry {
         let scope = escape(scope);
         self.subscriptions
             .get(scope.clone(), || SubscriptionStats::new(scope))
+    }
+
+    /// Downstream connections at this instant.
+    pub fn downstream_connections(&self) -> u64 {
+        let listeners = self.listeners.live().into_iter();
+        listeners
+            .map(|stats| {
+                stats
+                    .workers
+                    .gauge(|block| block.downstream_cx_active.get())
+            })
+            .sum()
     }
 
     /// Everything at this instant, sorted by name. Targets of one name are summed. With
@@ -111,7 +131,6 @@ impl Registry {
             sums.add(&Scope::new(&stats.scope), &stats.block);
         }
         sums.add(&Scope::new("server"), &self.server);
-        sums.add(&Scope::new("control_plane"), &self.control_plane);
         sums.add(&Scope::new("listener_manager"), &self.listener_manager);
         sums.add(&Scope::new("cluster_manager"), &self.cluster_manager);
         sums.add(&Scope::new("filesystem"), &*self.filesystem);

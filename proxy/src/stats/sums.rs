@@ -93,9 +93,9 @@ impl Sums {
     pub(super) fn add_listener(&mut self, stats: &ListenerStats) {
         let scope = Scope::new("listener")
             .tagged("envoy_listener_address", &stats.address)
-            .tls(stats.tls);
+            .tls(stats.has_tls());
         self.add_workers(&scope, &stats.workers);
-        if stats.tls {
+        if stats.has_tls() {
             self.add(&scope, &stats.control);
         }
         for (index, block) in stats.workers.iter() {
@@ -136,12 +136,17 @@ impl Sums {
     pub(super) fn add_cluster(&mut self, stats: &ClusterStats) {
         let scope = Scope::new("cluster")
             .tagged("envoy_cluster_name", &stats.name)
-            .tls(stats.tls);
+            .tls(stats.has_tls());
         self.add_workers(&scope, &stats.workers);
         self.add(&scope, &stats.control);
-        let breakers = scope.inner("circuit_breakers.default");
+        let breakers = scope.clone().inner("circuit_breakers.default");
         for (cell, open) in stats.breakers() {
             self.put(&breakers, Name::cell(cell), Reading::Gauge(open.into()));
+        }
+        // Nothing is routed with the high priority.
+        let breakers = scope.inner("circuit_breakers.high");
+        for (cell, _) in stats.breakers() {
+            self.put(&breakers, Name::cell(cell), Reading::Gauge(0));
         }
     }
 
@@ -155,7 +160,7 @@ impl Sums {
 
     pub(super) fn add(&mut self, scope: &Scope, block: &dyn Block) {
         block.read(&mut |name, reading| {
-            if scope.tls || name.group != "ssl" {
+            if scope.tls || !is_of_tls(name) {
                 self.put(scope, name, reading);
             }
         });
@@ -167,7 +172,7 @@ impl Sums {
             Reading::Gauge(n) => Value::Gauge(n),
             Reading::Histogram(sum) => Value::Histogram(Box::new(sum)),
         };
-        if self.used_only && !value.is_used() {
+        if (self.used_only || comes_with_use(&scope.family, name)) && !value.is_used() {
             return;
         }
         match self.metrics.entry(full_name(&scope.name, name)) {
@@ -228,6 +233,25 @@ fn family_name(scope: &str, name: Name) -> (String, Option<Tag>) {
         return (format!("{scope}.{group}{dot}{rest}_xx"), Some(tag));
     }
     (format!("{scope}.{group}{dot}{cell}"), None)
+}
+
+fn is_of_tls(name: Name) -> bool {
+    name.group == "ssl" || name.cell.contains("_ssl_socket_factory.")
+}
+
+/// Statistics that Envoy makes at their first use.
+fn comes_with_use(family: &str, name: Name) -> bool {
+    const OF_CLUSTERS: [&str; 7] = [
+        "upstream_rq_1xx",
+        "upstream_rq_2xx",
+        "upstream_rq_3xx",
+        "upstream_rq_4xx",
+        "upstream_rq_5xx",
+        "upstream_rq_time",
+        // Of EDS.
+        "update_rejected",
+    ];
+    family == "cluster" && OF_CLUSTERS.contains(&name.cell)
 }
 
 fn is_code_family(name: Name) -> bool {

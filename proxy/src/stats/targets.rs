@@ -1,6 +1,9 @@
 //! The targets: who is counted, with a block for each worker.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use parking_lot::Mutex;
 
@@ -50,7 +53,7 @@ pub struct ListenerStats {
     /// `stat_prefix`, else the address with its colons replaced (`0.0.0.0_8080`).
     pub(super) address: Arc<str>,
     /// Whether a filter chain terminates TLS: the `ssl.*` counters exist.
-    pub(super) tls: bool,
+    tls: AtomicBool,
     pub(super) workers: PerWorker<ListenerBlock>,
     pub control: ListenerControl,
 }
@@ -77,7 +80,7 @@ pub struct ClusterStats {
     /// `alt_stat_name`, else the name, with its colons replaced.
     pub(super) name: Arc<str>,
     /// Whether a transport socket is TLS: the `ssl.*` counters exist.
-    pub(super) tls: bool,
+    tls: AtomicBool,
     pub(super) workers: PerWorker<ClusterBlock>,
     pub control: ClusterControl,
     limits: Mutex<Option<CircuitBreakers>>,
@@ -98,7 +101,7 @@ impl ListenerStats {
     pub fn new(address: Arc<str>, tls: bool, workers: usize) -> Self {
         Self {
             address,
-            tls,
+            tls: AtomicBool::new(tls),
             workers: PerWorker::new(workers),
             control: ListenerControl::default(),
         }
@@ -110,6 +113,16 @@ impl ListenerStats {
 
     pub fn workers(&self) -> &PerWorker<ListenerBlock> {
         &self.workers
+    }
+
+    /// Whether the `ssl.*` counters exist.
+    pub(super) fn has_tls(&self) -> bool {
+        self.tls.load(Relaxed)
+    }
+
+    /// A newer configuration has TLS.
+    pub(super) fn add_tls(&self) {
+        self.tls.store(true, Relaxed);
     }
 }
 
@@ -152,7 +165,7 @@ impl ClusterStats {
     pub fn new(name: Arc<str>, tls: bool, workers: usize) -> Self {
         Self {
             name,
-            tls,
+            tls: AtomicBool::new(tls),
             workers: PerWorker::new(workers),
             control: ClusterControl::default(),
             limits: Mutex::new(None),
@@ -167,13 +180,23 @@ impl ClusterStats {
         &self.workers
     }
 
+    /// Whether the `ssl.*` counters exist.
+    pub(super) fn has_tls(&self) -> bool {
+        self.tls.load(Relaxed)
+    }
+
+    /// A newer configuration has TLS.
+    pub(super) fn add_tls(&self) {
+        self.tls.store(true, Relaxed);
+    }
+
     /// The limits that `circuit_breakers.default.*_open` compares the gauges with.
     pub fn set_limits(&self, limits: CircuitBreakers) {
         *self.limits.lock() = Some(limits);
     }
 
     /// `circuit_breakers.default.*`: whether each breaker is open (1) now.
-    pub(super) fn breakers(&self) -> [(&'static str, bool); 4] {
+    pub(super) fn breakers(&self) -> [(&'static str, bool); 5] {
         let limits = *self.limits.lock();
         let reached = |limit: fn(&CircuitBreakers) -> u32, now: fn(&ClusterBlock) -> i64| {
             limits.is_some_and(|limits| self.workers.gauge(now) >= u64::from(limit(&limits)))
@@ -183,6 +206,8 @@ impl ClusterStats {
                 "cx_open",
                 reached(|l| l.max_connections, |b| b.upstream_cx_active.get()),
             ),
+            // There is no limit to be set on pools.
+            ("cx_pool_open", false),
             (
                 "rq_open",
                 reached(|l| l.max_requests, |b| b.upstream_rq_active.get()),

@@ -40,6 +40,8 @@ pub struct Identity {
     pub id: Option<SpiffeId>,
     /// Of the leaf.
     pub not_after: SystemTime,
+    /// The file of the chain, where the configuration names one; for admin.
+    pub file: Option<Arc<str>>,
 }
 
 const CHAIN: &str = "certificate_chain";
@@ -87,6 +89,7 @@ impl Identity {
             certified: Arc::new(certified),
             id,
             not_after,
+            file: None,
         })
     }
 

@@ -4,7 +4,7 @@
 //! may anchor any name; which chains reach it, [`crate::Trust`] decides. A root that is no CA, or
 //! whose SPIFFE ID is malformed, anchors nothing.
 
-use std::{collections::HashMap, time::SystemTime};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use ithildin_spiffe::{SpiffeId, TrustDomain};
 use rustls::pki_types::{
@@ -26,6 +26,7 @@ pub struct Roots {
     /// By the trust domain for which they speak; `None`: anybody.
     anchors: HashMap<Option<TrustDomain>, Anchors>,
     pub(crate) crls: Crls,
+    file: Option<Arc<str>>,
 }
 
 const TRUSTED_CA: &str = "trusted_ca";
@@ -78,7 +79,19 @@ impl Roots {
                 .collect(),
             crls: Crls::from_der(crls.iter().map(AsRef::as_ref))?,
             certificates,
+            file: None,
         })
+    }
+
+    /// Says which file they are from, for admin.
+    #[must_use]
+    pub fn from_file(self, file: Option<Arc<str>>) -> Self {
+        Self { file, ..self }
+    }
+
+    /// The file that they are from, where the configuration names one.
+    pub fn file(&self) -> Option<&Arc<str>> {
+        self.file.as_ref()
     }
 
     /// The certificates in the order given, for `/certs`.

@@ -29,7 +29,8 @@ use super::{
 };
 use crate::{
     config::cluster::{
-        CircuitBreakers, Cluster, ClusterKind, EndpointSet, LbPolicy, TcpKeepalive, Transports,
+        CircuitBreakers, Cluster, ClusterKind, EndpointSet, LbPolicy, TcpKeepalive, Transport,
+        Transports,
     },
     control::{
         any,
@@ -95,9 +96,11 @@ pub(super) fn cluster(
     };
     let (protocol, http) = protocol?;
     let (discovery, endpoints) = found?;
+    let transports = transports?;
+    let mut sockets = transports.0.iter();
+    let tls = sockets.any(|socket| matches!(socket, Transport::Tls { .. }));
     let cluster = Cluster {
         generation: compiler.next_generation(),
-        stat_name,
         kind: kind?,
         connect_timeout: at
             .limit(
@@ -108,7 +111,7 @@ pub(super) fn cluster(
             .unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         lb: lb?,
         endpoints: Arc::new(ArcSwap::from_pointee(endpoints)),
-        transport: transports?,
+        transport: transports,
         protocol,
         http,
         limits,
@@ -118,7 +121,8 @@ pub(super) fn cluster(
             .per_connection_buffer_limit_bytes
             .map_or(DEFAULT_BUFFER_LIMIT, |value| value.value),
         panic_threshold,
-        stats: compiler.stats.cluster(&name, true),
+        stats: compiler.stats.cluster(&stat_name, tls),
+        stat_name,
         name,
     };
     Some(CompiledCluster {

@@ -89,7 +89,6 @@ pub(super) fn manager(
         normalize_path,
         merge_slashes,
         append_x_forwarded_port,
-        route_specifier,
         strip_port_mode,
         ..
     } = config;
@@ -98,7 +97,7 @@ pub(super) fn manager(
     }
     let common = common_http_protocol_options.unwrap_or_default();
     let suppress_envoy_headers = http_filters::check(http_filters, at);
-    let routes = route_source(route_specifier.as_ref(), compiler, parts, at);
+    let routes = route_source(config, compiler, parts, at);
     let manager = HttpManager {
         codec: codec(*codec_type, at)?,
         stat_prefix: stat_prefix.as_str().into(),
@@ -133,7 +132,7 @@ pub(super) fn manager(
             .map_or(DEFAULT_MAX_HEADERS, |value| value.value),
         headers_with_underscores: underscores(&common, at)?,
         access_log: access_log::loggers(access_log, compiler, at),
-        stats: compiler.stats.http(stat_prefix, ""),
+        stats: compiler.stats.http(stat_prefix, &parts.stat_name),
     };
     common_options(&common, &at.field("common_http_protocol_options"));
     (at.errors() == errors).then_some(manager)
@@ -193,12 +192,12 @@ fn unsupported(config: &HttpConnectionManager, at: &At<'_>) {
 }
 
 fn route_source(
-    specifier: Option<&RouteSpecifier>,
+    manager: &HttpConnectionManager,
     compiler: &mut Compiler,
     parts: &mut ListenerParts,
     at: &At<'_>,
 ) -> Option<Arc<ArcSwapOption<crate::config::RouteTable>>> {
-    match specifier {
+    match &manager.route_specifier {
         Some(RouteSpecifier::RouteConfig(config)) => {
             let at = at.field("route_config");
             let table = Arc::new(routes::table(config, &at));
@@ -210,7 +209,10 @@ fn route_source(
             }
             Some(Arc::new(ArcSwapOption::from(Some(table))))
         }
-        Some(RouteSpecifier::Rds(rds)) => rds_slot(rds, compiler, parts, &at.field("rds")),
+        Some(RouteSpecifier::Rds(rds)) => {
+            let at = at.field("rds");
+            rds_slot(rds, &manager.stat_prefix, compiler, parts, &at)
+        }
         Some(RouteSpecifier::ScopedRoutes(_)) => {
             at.field("scoped_routes").error("is not supported");
             None
@@ -224,6 +226,7 @@ fn route_source(
 
 fn rds_slot(
     rds: &Rds,
+    stat_prefix: &str,
     compiler: &mut Compiler,
     parts: &mut ListenerParts,
     at: &At<'_>,
@@ -239,7 +242,13 @@ fn rds_slot(
     }
     let name: Arc<str> = route_config_name.as_str().into();
     let slot = compiler.route_slot(&name);
-    parts.routes.push(RouteDependency { name, timeout });
+    let scope = format!("http.{stat_prefix}.rds.{name}");
+    let stats = compiler.stats.subscription(&scope);
+    parts.routes.push(RouteDependency {
+        name,
+        timeout,
+        stats,
+    });
     Some(slot)
 }
 

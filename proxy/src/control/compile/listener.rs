@@ -47,6 +47,10 @@ pub(super) fn listener(
         (true, Some(address)) => address.to_string().into(),
         _ => config.name.as_str().into(),
     };
+    parts.stat_name = match (config.stat_prefix.is_empty(), addresses.first()) {
+        (true, Some(address)) => address.to_string(),
+        _ => config.stat_prefix.clone(),
+    };
     let chains = config.filter_chains.iter().enumerate();
     let chains: Vec<_> = chains
         .filter_map(|(i, chain)| {
@@ -76,6 +80,8 @@ pub(super) fn listener(
         );
     }
     let inspect_tls = inspectors.tls || chains.iter().any(|c| needs_tls_inspection(&c.matches));
+    let tls = chains.iter().any(|chain| chain.tls.is_some())
+        || default.as_ref().is_some_and(|chain| chain.tls.is_some());
     let chains = at
         .field("filter_chains")
         .check(FilterChains::new(chains, default.map(Arc::new)));
@@ -97,7 +103,7 @@ pub(super) fn listener(
         buffer_limit: config
             .per_connection_buffer_limit_bytes
             .map_or(DEFAULT_BUFFER_LIMIT, |value| value.value),
-        stats: compiler.stats.listener(&name, true),
+        stats: compiler.stats.listener(&parts.stat_name, tls),
         name,
         addresses,
     })
@@ -116,8 +122,8 @@ fn unsupported(config: &ListenerProto, at: &At<'_>) {
     let ListenerProto {
         name: _, address: _, additional_addresses: _, filter_chains: _, default_filter_chain: _,
         per_connection_buffer_limit_bytes: _, listener_filters: _, listener_filters_timeout: _,
-        continue_on_listener_filters_timeout: _, access_log: _, bind_to_port: _,
-        stat_prefix, stats_matcher, fcds_config, filter_chain_matcher, use_original_dst,
+        continue_on_listener_filters_timeout: _, access_log: _, bind_to_port: _, stat_prefix: _,
+        stats_matcher, fcds_config, filter_chain_matcher, use_original_dst,
         per_connection_buffer_high_watermark_timeout, metadata, deprecated_v1, drain_type,
         transparent, freebind, socket_options, tcp_fast_open_queue_length, traffic_direction,
         udp_listener_config, api_listener, connection_balance_config, reuse_port,
@@ -127,7 +133,6 @@ fn unsupported(config: &ListenerProto, at: &At<'_>) {
     } = config;
     // Statistics, and how the kernel hands connections out: each worker has a socket of its own.
     no_effect!(
-        stat_prefix,
         stats_matcher,
         metadata,
         drain_type,

@@ -54,7 +54,7 @@ use super::{
 use crate::{
     access_log::LogWriter,
     config::{Listener, RouteTable, cluster::EndpointSet},
-    stats::Registry,
+    stats::{Registry, SubscriptionStats},
 };
 
 /// How long a resource is waited for where the configuration does not say; Envoy's default.
@@ -81,6 +81,8 @@ pub(super) struct CompiledListener {
 
 #[derive(Debug, Default)]
 pub(super) struct ListenerParts {
+    /// How statistics name the listener: `stat_prefix`, else its address.
+    pub(super) stat_name: String,
     pub(super) routes: Vec<RouteDependency>,
     pub(super) secrets: Vec<SecretKey>,
     /// Clusters that must exist (`validate_clusters`), each with the place that names it.
@@ -93,6 +95,8 @@ pub(super) struct RouteDependency {
     pub(super) name: Arc<str>,
     /// `None`: it is waited for as long as it takes.
     pub(super) timeout: Option<Duration>,
+    /// `http.<stat_prefix>.rds.<name>`.
+    pub(super) stats: Arc<SubscriptionStats>,
 }
 
 impl Compiler {

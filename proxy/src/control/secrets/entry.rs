@@ -17,7 +17,14 @@ use super::{
     identity,
     validation::{self, Origin},
 };
-use crate::control::report::{At, ConfigErrors, Report};
+use crate::{
+    control::{
+        inventory::HeldSecret,
+        report::{At, ConfigErrors, Report},
+        resources::Stamp,
+    },
+    stats::SubscriptionStats,
+};
 
 /// One secret as `/certs` and `/config_dump` tell of it.
 #[derive(Clone, Debug)]
@@ -52,6 +59,10 @@ pub(super) struct Entry {
     updates: u64,
     rejected: u64,
     secret: Option<Arc<Secret>>,
+    /// Of the update that brought it.
+    stamp: Option<Stamp>,
+    /// `sds.<name>`; `None` for a secret of the bootstrap.
+    stats: Option<Arc<SubscriptionStats>>,
     material: Option<Material>,
     identity: Option<Arc<Slot<Identity>>>,
     validations: Vec<ValidationSlot>,
@@ -65,7 +76,11 @@ struct ValidationSlot {
 }
 
 impl Entry {
-    pub(super) fn new(name: &str, deadline: Option<Instant>) -> Self {
+    pub(super) fn new(
+        name: &str,
+        deadline: Option<Instant>,
+        stats: Option<Arc<SubscriptionStats>>,
+    ) -> Self {
         Self {
             name: name.into(),
             deadline,
@@ -74,6 +89,8 @@ impl Entry {
             updates: 0,
             rejected: 0,
             secret: None,
+            stamp: None,
+            stats,
             material: None,
             identity: None,
             validations: Vec::new(),
@@ -118,7 +135,8 @@ impl Entry {
         slot
     }
 
-    pub(super) fn apply(&mut self, state: &SecretState) {
+    /// Whether a newer form was accepted.
+    pub(super) fn apply(&mut self, state: &SecretState) -> bool {
         match state {
             SecretState::Pending(waiting) => {
                 if self.secret.is_none() {
@@ -137,10 +155,11 @@ impl Entry {
             SecretState::Ready(secret) => {
                 self.answered = true;
                 if self.secret.as_ref() != Some(secret) || self.error.is_some() {
-                    self.replace(secret);
+                    return self.replace(secret);
                 }
             }
         }
+        false
     }
 
     /// What is waited for at `now`.
@@ -193,21 +212,39 @@ impl Entry {
         }
     }
 
-    /// Fills all slots from `secret`, or none of them.
-    fn replace(&mut self, secret: &Arc<Secret>) {
-        match self.fill(secret) {
+    /// `None` for a secret of the bootstrap.
+    pub(super) fn held(&self) -> Option<HeldSecret> {
+        self.stats.as_ref()?;
+        Some(HeldSecret {
+            status: self.status(),
+            secret: self.secret.clone(),
+            stamp: self.stamp.clone(),
+        })
+    }
+
+    /// Fills all slots from `secret`, or none of them. Whether it was accepted.
+    fn replace(&mut self, secret: &Arc<Secret>) -> bool {
+        let filled = self.fill(secret);
+        let stamp = Stamp::now(self.updates + 1);
+        if let Some(stats) = &self.stats {
+            stamp.count(stats, filled.is_ok());
+        }
+        match filled {
             Ok(material) => {
                 self.updates += 1;
                 self.error = None;
                 self.secret = Some(Arc::clone(secret));
+                self.stamp = Some(stamp);
                 self.material = Some(material);
                 tracing::info!(secret = %self.name, "secret updated");
+                true
             }
             Err(errors) => {
                 self.rejected += 1;
                 self.error = Some(errors.to_string().into());
                 let kept = self.secret.is_some();
                 tracing::error!(secret = %self.name, kept, "secret refused: {errors}");
+                false
             }
         }
     }

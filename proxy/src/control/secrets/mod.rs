@@ -26,7 +26,8 @@ use tokio::{sync::watch, time::Instant};
 pub use self::entry::SecretStatus;
 pub(super) use self::entry::check;
 use self::{entry::Entry, validation::Origin};
-use super::report::At;
+use super::{data_source, inventory::HeldSecret, report::At};
+use crate::stats::Registry;
 
 /// How long a secret is waited for where the configuration does not say; Envoy's default.
 const DEFAULT_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -55,12 +56,14 @@ pub(super) struct SecretStore {
     /// Identities that stand in the configuration; kept here for their expiry only.
     configured: Vec<Weak<Slot<Identity>>>,
     changes: FuturesUnordered<BoxFuture<'static, Changed>>,
+    stats: Arc<Registry>,
 }
 
 impl SecretStore {
     pub(super) fn new(
         subscriber: Arc<dyn SecretSubscriber>,
         statics: BTreeMap<String, Arc<Secret>>,
+        stats: Arc<Registry>,
     ) -> Self {
         Self {
             subscriber,
@@ -68,6 +71,7 @@ impl SecretStore {
             entries: HashMap::new(),
             configured: Vec::new(),
             changes: FuturesUnordered::new(),
+            stats,
         }
     }
 
@@ -107,7 +111,9 @@ impl SecretStore {
         certificate: &TlsCertificate,
         at: &At<'_>,
     ) -> Option<Arc<Slot<Identity>>> {
-        let identity = identity::identity(certificate, at)?;
+        let mut identity = identity::identity(certificate, at)?;
+        let chain = certificate.certificate_chain.as_ref();
+        identity.file = chain.and_then(data_source::file);
         if identity.not_after <= SystemTime::now() {
             at.field("certificate_chain")
                 .error("the certificate has expired");
@@ -172,16 +178,15 @@ impl SecretStore {
         }
     }
 
-    /// Waits for the next change of any secret, and applies it. Cancel-safe.
-    pub(super) async fn changed(&mut self) {
+    /// Waits for the next change of any secret, and applies it; which one, if it was accepted.
+    /// Cancel-safe.
+    pub(super) async fn changed(&mut self) -> Option<SecretKey> {
         let Some((key, receiver)) = self.changes.next().await else {
             return std::future::pending().await;
         };
-        let Ok(receiver) = receiver else {
-            // The subscriber is gone: the last word stands until it expires.
-            return;
-        };
-        self.apply(key, receiver);
+        // Without a receiver the subscriber is gone: the last word stands until it expires.
+        let accepted = self.apply(key.clone(), receiver.ok()?);
+        accepted.then_some(key)
     }
 
     /// Forgets the secrets that no context uses any more.
@@ -193,6 +198,13 @@ impl SecretStore {
     pub(super) fn statuses(&self) -> Vec<SecretStatus> {
         let mut all: Vec<_> = self.entries.values().map(Entry::status).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// The same with what each holds, but for those of the bootstrap.
+    pub(super) fn held(&self) -> Vec<HeldSecret> {
+        let mut all: Vec<_> = self.entries.values().filter_map(Entry::held).collect();
+        all.sort_by(|a, b| a.status.name.cmp(&b.status.name));
         all
     }
 
@@ -213,7 +225,7 @@ impl SecretStore {
                 ));
                 return None;
             };
-            let mut entry = Entry::new(name, None);
+            let mut entry = Entry::new(name, None, None);
             entry.apply(&SecretState::Ready(Arc::clone(secret)));
             self.entries.insert(key.clone(), entry);
             return Some(key);
@@ -223,7 +235,9 @@ impl SecretStore {
             &source.initial_fetch_timeout,
             Some(DEFAULT_FETCH_TIMEOUT),
         );
-        let entry = Entry::new(name, timeout.map(|timeout| Instant::now() + timeout));
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let stats = self.stats.subscription(&format!("sds.{name}"));
+        let entry = Entry::new(name, deadline, Some(stats));
         self.entries.insert(key.clone(), entry);
         let receiver = self.subscriber.subscribe(&SecretRef {
             name: name.clone(),
@@ -233,16 +247,18 @@ impl SecretStore {
         Some(key)
     }
 
-    fn apply(&mut self, key: SecretKey, mut receiver: watch::Receiver<SecretState>) {
+    /// Whether a newer form of it was accepted.
+    fn apply(&mut self, key: SecretKey, mut receiver: watch::Receiver<SecretState>) -> bool {
         let Some(entry) = self.entries.get_mut(&key) else {
             // Collected meanwhile: dropping the receiver ends the subscription.
-            return;
+            return false;
         };
         let state = receiver.borrow_and_update().clone();
-        entry.apply(&state);
+        let accepted = entry.apply(&state);
         self.changes.push(Box::pin(async move {
             let result = receiver.changed().await;
             (key, result.map(|()| receiver).map_err(drop))
         }));
+        accepted
     }
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use ithildin_proto::pb::envoy::{
-    config::core::v3::TypedExtensionConfig,
+    config::core::v3::{DataSource, TypedExtensionConfig},
     extensions::transport_sockets::tls::v3::{
         CertificateValidationContext, SpiffeCertValidatorConfig, SubjectAltNameMatcher,
         certificate_validation_context::TrustChainVerification, spiffe_cert_validator_config,
@@ -34,6 +34,16 @@ pub(in crate::control) enum Origin {
     Configured,
     /// It was served: without roots it is broken, and refused.
     Served,
+}
+
+impl Origin {
+    /// What `/certs` names as the path: of what SDS serves Envoy keeps the content alone.
+    fn file(self, source: &DataSource) -> Option<Arc<str>> {
+        match self {
+            Self::Configured => data_source::file(source),
+            Self::Served => None,
+        }
+    }
 }
 
 /// Reads a whole context.
@@ -176,7 +186,7 @@ pub(in crate::control) fn trust(
                 "has no effect with the SPIFFE validator; put the CRL into the trust bundle",
             );
         }
-        return spiffe(custom, &at.field("custom_validator_config"));
+        return spiffe(custom, origin, &at.field("custom_validator_config"));
     }
     if verification == TrustChainVerification::AcceptUntrusted {
         at.warn("trust_chain_verification is ACCEPT_UNTRUSTED: anybody's certificate is accepted");
@@ -199,6 +209,7 @@ pub(in crate::control) fn trust(
         None => Vec::new(),
     };
     let roots = at.field("trusted_ca").check(Roots::from_pem(&ca, &crl))?;
+    let roots = roots.from_file(origin.file(trusted_ca));
     Some(Trust::Ca(Arc::new(roots)))
 }
 
@@ -207,7 +218,7 @@ pub(in crate::control) fn accepts_untrusted(context: &CertificateValidationConte
     context.trust_chain_verification == TrustChainVerification::AcceptUntrusted as i32
 }
 
-fn spiffe(custom: &TypedExtensionConfig, at: &At<'_>) -> Option<Trust> {
+fn spiffe(custom: &TypedExtensionConfig, origin: Origin, at: &At<'_>) -> Option<Trust> {
     let Some(config) = &custom.typed_config else {
         at.field("typed_config").error("is required");
         return None;
@@ -230,7 +241,7 @@ fn spiffe(custom: &TypedExtensionConfig, at: &At<'_>) -> Option<Trust> {
     let mut domains = BTreeMap::new();
     for (i, domain) in trust_domains.iter().enumerate() {
         let at = at.index("trust_domains", i);
-        if let Some((name, roots)) = trust_domain(domain, &at)
+        if let Some((name, roots)) = trust_domain(domain, origin, &at)
             && domains.insert(name, roots).is_some()
         {
             at.field("name").error(format_args!(
@@ -244,6 +255,7 @@ fn spiffe(custom: &TypedExtensionConfig, at: &At<'_>) -> Option<Trust> {
 
 fn trust_domain(
     domain: &spiffe_cert_validator_config::TrustDomain,
+    origin: Origin,
     at: &At<'_>,
 ) -> Option<(TrustDomain, Arc<Roots>)> {
     let spiffe_cert_validator_config::TrustDomain {
@@ -263,7 +275,7 @@ fn trust_domain(
     };
     let pem = data_source::read(bundle, &at)?;
     let roots = at.check(Roots::from_pem(&pem, &[]))?;
-    Some((parsed.ok()?, Arc::new(roots)))
+    Some((parsed.ok()?, Arc::new(roots.from_file(origin.file(bundle)))))
 }
 
 fn typed_san(matcher: &SubjectAltNameMatcher, at: &At<'_>) -> Option<SanMatcher> {

@@ -454,7 +454,7 @@ async fn everything_is_reported_at_once() {
     let yaml = "static_resources: {clusters: [{name: a, lb_policy: MAGLEV, outlier_detection: {}}, \
                 {name: b, health_checks: [{timeout: 1s, interval: 1s, tcp_health_check: {}}]}]}";
     let bootstrap = from_yaml::<Bootstrap>(yaml).expect("well-formed");
-    let errors = control::validate(&bootstrap).expect_err("three errors");
+    let errors = control::validate(bootstrap).expect_err("three errors");
     assert_eq!(
         errors.to_string(),
         "static_resources.clusters[0].outlier_detection: is not supported\n\
@@ -511,7 +511,7 @@ fn check(yaml: &str, error: &str) {
         Ok(bootstrap) => bootstrap,
         Err(error) => panic!("{yaml}\n{error}"),
     };
-    let errors = control::validate(&bootstrap).expect_err(&yaml);
+    let errors = control::validate(bootstrap).expect_err(&yaml);
     let errors = errors.to_string();
     assert!(
         errors.lines().any(|line| line == error),

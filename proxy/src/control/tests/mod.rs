@@ -1,4 +1,5 @@
 mod broken;
+mod inventory;
 mod recordings;
 mod support;
 mod waits;

@@ -60,7 +60,7 @@ impl Bench {
         let secrets = Arc::new(FakeSecrets::default());
         let resources = watch::Sender::new(Arc::new(set));
         let control = Control::start(
-            &Bootstrap::default(),
+            Bootstrap::default(),
             resources.subscribe(),
             Arc::clone(&secrets) as Arc<dyn SecretSubscriber>,
             Arc::new(Registry::new(1)),

@@ -102,7 +102,7 @@ static_resources:
 #[tokio::test]
 async fn for_the_agents_socket() {
     let bootstrap: Bootstrap = from_yaml(FILE).expect("a file as people write it");
-    control::validate(&bootstrap).expect("it is sound");
+    control::validate(bootstrap.clone()).expect("it is sound");
     let lookup = |name: &str| {
         (name == "spire_agent").then(|| ServerAddress::Pipe("/no/such/agent.sock".into()))
     };
@@ -114,7 +114,7 @@ async fn for_the_agents_socket() {
     );
     let (_sender, resources) = watch::channel(Arc::new(ResourceSet::default()));
     let proxy = Proxy::start(ProxyOptions {
-        bootstrap: Arc::new(bootstrap),
+        bootstrap,
         resources,
         secrets: Arc::new(secrets),
         concurrency: 1,

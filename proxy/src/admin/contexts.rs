@@ -1,0 +1,48 @@
+//! Every TLS context in service, with the material that it has now.
+
+use std::sync::Arc;
+
+use ithildin_tls::{Identity, Validation};
+
+use super::AdminState;
+use crate::config::cluster::Transport;
+
+/// What one context presents and trusts. Both are `None` while it has nothing yet.
+pub(super) struct Context {
+    pub(super) identity: Option<Arc<Identity>>,
+    pub(super) validation: Option<Arc<Validation>>,
+}
+
+/// Those of listeners first, then those of clusters by name; one that several clusters share comes
+/// once.
+pub(super) fn each(state: &AdminState, mut visit: impl FnMut(Context)) {
+    let snapshot = state.published.current.load_full();
+    for listener in &snapshot.listeners {
+        for tls in listener
+            .chains
+            .iter()
+            .filter_map(|chain| chain.tls.as_ref())
+        {
+            let params = tls.params();
+            visit(Context {
+                identity: params.identity.load(),
+                validation: params.validation.as_ref().and_then(|slot| slot.load()),
+            });
+        }
+    }
+    let mut clusters: Vec<_> = snapshot.clusters.values().collect();
+    clusters.sort_by_key(|cluster| &cluster.name);
+    let mut seen = std::collections::BTreeSet::new();
+    for transport in clusters.iter().flat_map(|cluster| &cluster.transport.0) {
+        let Transport::Tls { context, .. } = transport else {
+            continue;
+        };
+        if seen.insert(Arc::as_ptr(context)) {
+            let params = context.params();
+            visit(Context {
+                identity: params.identity.as_ref().and_then(|slot| slot.load()),
+                validation: params.validation.load(),
+            });
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Resources of one kind by name: for each the form that serves, the one that warms to replace it,
+//! and what was refused.
+
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+
+use ithildin_xds::ResourceKind;
+
+use super::{ConfigErrors, Rejection};
+
+/// All resources of one kind.
+pub(super) struct Resources<M, R> {
+    kind: ResourceKind,
+    all: BTreeMap<String, Resource<M, R>>,
+    /// Names of the bootstrap that a control plane tries to use too.
+    shadowed: BTreeMap<String, ConfigErrors>,
+}
+
+/// One resource.
+pub(super) struct Resource<M, R> {
+    /// Stands in the bootstrap and never changes.
+    is_static: bool,
+    active: Option<Form<M, R>>,
+    warming: Option<Form<M, R>>,
+    /// The newest message, if it was refused.
+    refused: Option<Refused<M>>,
+}
+
+/// A message, and what was compiled from it.
+struct Form<M, R> {
+    source: Source<M>,
+    run: R,
+}
+
+/// Where a form comes from.
+#[derive(Debug)]
+pub struct Source<M> {
+    /// `None` for what stands in the bootstrap, which is kept only once.
+    pub message: Option<Arc<M>>,
+    pub stamp: Stamp,
+}
+
+/// Which update brought a resource.
+#[derive(Clone, Debug)]
+pub struct Stamp {
+    /// Counts the updates that the control task applied.
+    pub version: u64,
+    pub at: SystemTime,
+}
+
+/// A message that was refused.
+#[derive(Debug)]
+pub struct Refused<M> {
+    pub source: Source<M>,
+    pub errors: ConfigErrors,
+}
+
+/// One dynamic resource as `/config_dump` tells of it.
+#[derive(Debug)]
+pub struct Held<M> {
+    pub name: String,
+    pub active: Option<Source<M>>,
+    pub warming: Option<Source<M>>,
+    pub refused: Option<Refused<M>>,
+}
+
+/// What an update did, for counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Changes {
+    pub(super) added: u64,
+    pub(super) modified: u64,
+    pub(super) removed: u64,
+    pub(super) refused: u64,
+}
+
+impl<M: PartialEq, R> Resources<M, R> {
+    pub(super) fn new(kind: ResourceKind) -> Self {
+        Self {
+            kind,
+            all: BTreeMap::new(),
+            shadowed: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a resource of the bootstrap.
+    pub(super) fn add_static(&mut self, name: &str, stamp: &Stamp, run: R) {
+        let source = Source {
+            message: None,
+            stamp: stamp.clone(),
+        };
+        let resource = Resource {
+            is_static: true,
+            active: None,
+            warming: Some(Form { source, run }),
+            refused: None,
+        };
+        self.all.insert(name.to_owned(), resource);
+    }
+
+    /// Takes all that the control plane has of this kind. Only what changed is compiled; `wanted`
+    /// says what is asked for at all.
+    pub(super) fn replace(
+        &mut self,
+        set: &BTreeMap<String, Arc<M>>,
+        stamp: &Stamp,
+        wanted: impl Fn(&str) -> bool,
+        mut compile: impl FnMut(&M, &str) -> Result<R, ConfigErrors>,
+    ) -> Changes {
+        let mut changes = self.remove_missing(|name| set.contains_key(name) && wanted(name));
+        self.shadowed.clear();
+        for (name, message) in set.iter().filter(|(name, _)| wanted(name)) {
+            let path = format!("{} {name:?}", kind_text(self.kind));
+            let known = self.all.get(name);
+            if known.is_some_and(|known| known.is_static) {
+                let errors = ConfigErrors::one(path, "a static resource has this name");
+                self.shadowed.insert(name.clone(), refused(name, errors));
+                changes.refused += 1;
+                continue;
+            }
+            if known.is_some_and(|known| known.is_newest(message)) {
+                continue;
+            }
+            match &known {
+                Some(_) => changes.modified += 1,
+                None => changes.added += 1,
+            }
+            let compiled = compile(message, &path).map_err(|errors| refused(name, errors));
+            changes.refused += u64::from(compiled.is_err());
+            let source = Source {
+                message: Some(Arc::clone(message)),
+                stamp: stamp.clone(),
+            };
+            let resource = self.all.entry(name.clone()).or_insert_with(Resource::empty);
+            resource.offer(source, compiled);
+        }
+        changes
+    }
+
+    fn remove_missing(&mut self, kept: impl Fn(&str) -> bool) -> Changes {
+        let before = self.all.len();
+        self.all
+            .retain(|name, resource| resource.is_static || kept(name));
+        Changes {
+            removed: (before - self.all.len()) as u64,
+            ..Changes::default()
+        }
+    }
+
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.all.contains_key(name)
+    }
+
+    /// All compiled forms, those that warm too.
+    pub(super) fn runs(&self) -> impl Iterator<Item = &R> + Clone {
+        self.all.values().flat_map(Resource::runs)
+    }
+
+    pub(super) fn runs_mut(&mut self) -> impl Iterator<Item = &mut R> {
+        self.all.values_mut().flat_map(Resource::runs_mut)
+    }
+
+    /// The forms of one resource.
+    pub(super) fn runs_of(&mut self, name: &str) -> impl Iterator<Item = &mut R> {
+        let resource = self.all.get_mut(name).into_iter();
+        resource.flat_map(Resource::runs_mut)
+    }
+
+    /// By name.
+    pub(super) fn active(&self) -> impl Iterator<Item = &R> + Clone {
+        let active = self.all.values().filter_map(|it| it.active.as_ref());
+        active.map(|form| &form.run)
+    }
+
+    pub(super) fn warming(&self) -> impl Iterator<Item = &R> {
+        let warming = self.all.values().filter_map(|it| it.warming.as_ref());
+        warming.map(|form| &form.run)
+    }
+
+    /// Whether some resource warms that has no form in service.
+    pub(super) fn first_ones_warm(&self) -> bool {
+        let mut all = self.all.values();
+        all.any(|resource| resource.warming.is_some() && resource.active.is_none())
+    }
+
+    /// Lets serve what is ready. The result tells whether anything was.
+    pub(super) fn promote(&mut self, mut is_ready: impl FnMut(&R) -> bool) -> bool {
+        let mut any = false;
+        for resource in self.all.values_mut() {
+            if resource
+                .warming
+                .as_ref()
+                .is_some_and(|it| is_ready(&it.run))
+            {
+                resource.active = resource.warming.take();
+                any = true;
+            }
+        }
+        any
+    }
+
+    pub(super) fn rejections(&self) -> impl Iterator<Item = Rejection> {
+        let refused = self.all.iter();
+        let refused =
+            refused.filter_map(|(name, resource)| Some((name, &resource.refused.as_ref()?.errors)));
+        refused
+            .chain(&self.shadowed)
+            .map(|(name, errors)| Rejection {
+                kind: self.kind,
+                name: name.as_str().into(),
+                errors: errors.clone(),
+            })
+    }
+
+    /// The dynamic ones, by name.
+    pub(super) fn held(&self) -> Vec<Held<M>> {
+        let dynamic = self.all.iter().filter(|(_, resource)| !resource.is_static);
+        dynamic
+            .map(|(name, resource)| Held {
+                name: name.clone(),
+                active: resource.active.as_ref().map(|form| form.source.clone()),
+                warming: resource.warming.as_ref().map(|form| form.source.clone()),
+                refused: resource.refused.clone(),
+            })
+            .collect()
+    }
+}
+
+impl<M, R> Resource<M, R> {
+    fn runs(&self) -> impl Iterator<Item = &R> + Clone {
+        let forms = self.active.iter().chain(&self.warming);
+        forms.map(|form| &form.run)
+    }
+
+    fn runs_mut(&mut self) -> impl Iterator<Item = &mut R> {
+        let forms = self.active.iter_mut().chain(&mut self.warming);
+        forms.map(|form| &mut form.run)
+    }
+}
+
+impl<M: PartialEq, R> Resource<M, R> {
+    fn empty() -> Self {
+        Self {
+            is_static: false,
+            active: None,
+            warming: None,
+            refused: None,
+        }
+    }
+
+    /// Whether `message` is the one that came last, good or not.
+    fn is_newest(&self, message: &Arc<M>) -> bool {
+        let forms = self.warming.as_ref().or(self.active.as_ref());
+        let newest = match &self.refused {
+            Some(refused) => Some(&refused.source),
+            None => forms.map(|form| &form.source),
+        };
+        newest
+            .and_then(|source| source.message.as_ref())
+            .is_some_and(|newest| Arc::ptr_eq(newest, message) || newest == message)
+    }
+
+    /// Takes a newer message: what compiled warms; what did not leaves everything as it is.
+    fn offer(&mut self, source: Source<M>, compiled: Result<R, ConfigErrors>) {
+        match compiled {
+            Ok(run) => {
+                self.warming = Some(Form { source, run });
+                self.refused = None;
+            }
+            Err(errors) => self.refused = Some(Refused { source, errors }),
+        }
+    }
+}
+
+impl<M> Clone for Source<M> {
+    fn clone(&self) -> Self {
+        Self {
+            message: self.message.clone(),
+            stamp: self.stamp.clone(),
+        }
+    }
+}
+
+impl<M> Clone for Held<M> {
+    fn clone(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            active: self.active.clone(),
+            warming: self.warming.clone(),
+            refused: self.refused.clone(),
+        }
+    }
+}
+
+impl<M> Clone for Refused<M> {
+    fn clone(&self) -> Self {
+        Self {
+            source: self.source.clone(),
+            errors: self.errors.clone(),
+        }
+    }
+}
+
+/// Logs the refusal of a resource; its last good form stays.
+pub(super) fn refused(name: &str, errors: ConfigErrors) -> ConfigErrors {
+    tracing::warn!(resource = name, "refused: {errors}");
+    errors
+}
+
+fn kind_text(kind: ResourceKind) -> &'static str {
+    match kind {
+        ResourceKind::Cluster => "cluster",
+        ResourceKind::Endpoints => "load assignment",
+        ResourceKind::Listener => "listener",
+        ResourceKind::Route => "route configuration",
+        ResourceKind::Secret => "secret",
+    }
+}
