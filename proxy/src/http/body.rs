@@ -3,7 +3,7 @@
 //! Invariant: the next part is asked for only when the one before is written, so that a slow
 //! reader slows its writer down and nothing piles up between.
 
-use std::{future::poll_fn, io, pin::pin, task::Poll};
+use std::{future::poll_fn, io, pin::pin, rc::Rc, task::Poll};
 
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
@@ -11,6 +11,7 @@ use ithildin_http1::{BodyDecoder, BodyEvent, Framing, Known, encode};
 
 use super::{
     headers::Headers,
+    tape::Tape,
     wire::{Wire, WireError},
 };
 
@@ -31,6 +32,16 @@ pub(super) enum Source<'a, 'w> {
         /// Bytes of the last part: the peer may send as many more once they are written.
         taken: usize,
     },
+    /// One that may have to be sent again.
+    Taped(Box<Taped<'a, 'w>>),
+}
+
+/// A body, and what was sent of it.
+pub(super) struct Taped<'a, 'w> {
+    body: Source<'a, 'w>,
+    tape: Rc<Tape>,
+    /// What is left to be sent again.
+    replay: Option<Bytes>,
 }
 
 /// One part of a body.
@@ -66,6 +77,22 @@ impl<'a, 'w> Source<'a, 'w> {
         }
     }
 
+    /// Keeps on the tape what is sent from now on.
+    pub(super) fn record(&mut self, tape: &Rc<Tape>) {
+        *self = Self::Taped(Box::new(Taped {
+            body: std::mem::replace(self, Self::Empty),
+            tape: Rc::clone(tape),
+            replay: None,
+        }));
+    }
+
+    /// Back to the begin, if [`Tape::can_replay`] says so.
+    pub(super) fn rewind(&mut self) {
+        if let Self::Taped(taped) = self {
+            taped.replay = taped.tape.replay();
+        }
+    }
+
     /// Whether no further data will come; there may be trailers yet.
     pub(super) fn is_ended(&self) -> bool {
         match self {
@@ -73,6 +100,10 @@ impl<'a, 'w> Source<'a, 'w> {
             Self::Bytes(bytes) => bytes.is_empty(),
             Self::Wire { decoder, .. } => decoder.is_done(),
             Self::Http2 { stream, .. } => stream.is_end_stream(),
+            Self::Taped(taped) => match &taped.replay {
+                Some(left) => left.is_empty() && !taped.tape.has_trailers(),
+                None => taped.body.is_ended(),
+            },
         }
     }
 
@@ -118,7 +149,23 @@ impl<'a, 'w> Source<'a, 'w> {
                     trailers.map(Headers::from_map).unwrap_or_default(),
                 ))
             }
+            // Boxed: it contains itself.
+            Self::Taped(taped) => Box::pin(taped.next()).await,
         }
+    }
+}
+
+impl Taped<'_, '_> {
+    async fn next(&mut self) -> Result<Part, BodyError> {
+        if let Some(left) = &mut self.replay {
+            return Ok(match left.is_empty() {
+                true => Part::End(self.tape.trailers()),
+                false => Part::Data(std::mem::take(left)),
+            });
+        }
+        let part = self.body.next().await?;
+        self.tape.record(&part, self.body.is_ended());
+        Ok(part)
     }
 }
 

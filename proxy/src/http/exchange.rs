@@ -2,8 +2,15 @@
 //!
 //! Read from top to bottom: prepare, route, choose a cluster, lease a connection, send, answer.
 
-use std::{borrow::Cow, future::poll_fn, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{
+    borrow::Cow,
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+};
 
+use bytes::Bytes;
 use ithildin_http1::Known;
 
 use super::{
@@ -12,15 +19,19 @@ use super::{
     failure::LocalReply,
     headers::Headers,
     meter::Meter,
+    mutate, prepare,
     race::Beside,
     request::{BodyLength, Protocol, Request},
     response,
+    retry::{Body, Budget, Cause},
+    tape::Tape,
     timeouts::{Clock, Expired, tell_grpc_timeout},
 };
 use crate::{
     access_log::ResponseFlags,
     config::{
         Cluster, HttpManager,
+        cluster::Endpoint,
         route::{Clusters, Forward, Route, RouteAction, RouteTable, VirtualHost},
     },
     stats::HttpBlock,
@@ -63,7 +74,7 @@ pub(super) struct Outcome {
     /// Which of the route's weighted clusters.
     pub(super) weighted: Option<usize>,
     pub(super) cluster: Option<Arc<str>>,
-    pub(super) endpoint: Option<Arc<crate::config::cluster::Endpoint>>,
+    pub(super) endpoint: Option<Arc<Endpoint>>,
     pub(super) transport_failure: Option<Arc<str>>,
     /// Tries so far, the first included.
     pub(super) attempts: u32,
@@ -84,6 +95,12 @@ pub(super) struct Link {
 /// Why an attempt did not bring a whole response.
 #[derive(Debug)]
 pub(super) enum Broken {
+    /// There was no connection.
+    Unavailable(UpstreamFailure),
+    /// `per_try_timeout` was over before a response began.
+    Slow,
+    /// There was a response, and another try was granted in its place.
+    Refused,
     /// Nothing of a response has come. `stale`: the pooled connection was closed already.
     BeforeResponse { reply: LocalReply, stale: bool },
     /// The client has a part of the response: all that is left is to cut it off.
@@ -132,7 +149,7 @@ impl<'x> Exchange<'x> {
         client: &mut Client<'_, '_>,
     ) -> Result<(), LocalReply> {
         let manager = self.context.manager;
-        super::prepare::request(manager, self.context.connection, &mut self.request)?;
+        prepare::request(manager, self.context.connection, &mut self.request)?;
         let table = manager
             .routes
             .load_full()
@@ -160,6 +177,9 @@ impl<'x> Exchange<'x> {
                     &route.matches,
                     &self.request,
                 ))
+            }
+            RouteAction::Forward(_) if self.request.is_connect() => {
+                Err(LocalReply::upgrade_failed())
             }
             RouteAction::Forward(forward) => {
                 let host = &table.hosts[host];
@@ -240,44 +260,15 @@ impl<'x> Exchange<'x> {
         client: &mut Client<'_, '_>,
         clock: &Clock,
     ) -> Result<(), LocalReply> {
-        // What was sent of a body is gone, so only a request without one is sent again.
-        let repeatable = self.request.body == BodyLength::Empty;
-        let mut retries = super::retry::Budget::new(forward.retry.as_ref(), repeatable);
+        let body = self.keep_body(cluster, forward, source);
+        let mut retries = Budget::new(self.context, cluster, forward.retry.as_ref(), body);
         loop {
             self.outcome.attempts += 1;
             self.announce(clock);
-            let lease = match self.lease(cluster, client, &retries).await {
-                Ok(Some(lease)) => lease,
-                Ok(None) => {
-                    self.client_gone();
-                    return Ok(());
-                }
-                Err(failure) => {
-                    self.outcome.endpoint.clone_from(&failure.endpoint);
-                    if retries.after_failure(self.context, cluster, &failure).await {
-                        continue;
-                    }
-                    self.retries_ended(&retries);
-                    return Err(LocalReply::unavailable(&failure));
-                }
-            };
-            let result = match lease {
-                HttpLease::Http1(lease) => {
-                    Box::pin(self.over_http1(lease, source, client, clock)).await
-                }
-                HttpLease::Http2(lease) => {
-                    Box::pin(self.over_http2(lease, source, client, clock)).await
-                }
-            };
-            match result {
+            let attempt = self.attempt(cluster, forward, source, client, clock, &mut retries);
+            let result = clock.limit_try(attempt).await;
+            let (reply, cause) = match result.unwrap_or(Err(Broken::Slow)) {
                 Ok(()) => return Ok(()),
-                Err(Broken::BeforeResponse { reply, stale }) => {
-                    if retries.after_reset(self.context, cluster, stale).await {
-                        continue;
-                    }
-                    self.retries_ended(&retries);
-                    return Err(reply);
-                }
                 Err(Broken::Midway(flags, details)) => {
                     client.abort();
                     self.outcome.flags |= flags;
@@ -288,11 +279,112 @@ impl<'x> Exchange<'x> {
                     self.client_gone();
                     return Ok(());
                 }
+                Err(Broken::Refused) => (None, None),
+                Err(Broken::Slow) => {
+                    let stats = cluster.stats.worker(self.context.worker.index);
+                    stats.upstream_rq_per_try_timeout.inc();
+                    (Some(LocalReply::per_try_timeout()), Some(Cause::Slow))
+                }
+                Err(Broken::Unavailable(failure)) => {
+                    self.outcome.endpoint.clone_from(&failure.endpoint);
+                    let cause = Cause::Unavailable(failure.kind);
+                    (Some(LocalReply::unavailable(&failure)), Some(cause))
+                }
+                Err(Broken::BeforeResponse { reply, stale }) => {
+                    (Some(reply), Some(Cause::Reset { stale }))
+                }
+            };
+            let endpoint = self.outcome.endpoint.as_ref();
+            if let (Some(reply), Some(cause)) = (reply, cause)
+                && !retries.grants(cause, endpoint)
+            {
+                self.retries_ended(&retries);
+                return Err(match retries.has_retried() {
+                    true => reply.after_retries(),
+                    false => reply,
+                });
+            }
+            if Self::unless_gone(client, retries.back_off())
+                .await
+                .is_none()
+            {
+                self.client_gone();
+                return Ok(());
+            }
+            source.rewind();
+        }
+    }
+
+    /// Keeps the body where it may have to be sent again.
+    fn keep_body(&self, cluster: &Cluster, forward: &Forward, source: &mut Source<'_, '_>) -> Body {
+        if self.request.body == BodyLength::Empty {
+            return Body::None;
+        }
+        if forward.retry.is_none() {
+            return Body::Gone;
+        }
+        let limit = self.context.connection.listener.buffer_limit as usize;
+        let tape = Tape::new(limit, &cluster.stats, self.context.worker.index);
+        source.record(&tape);
+        Body::Kept(tape)
+    }
+
+    async fn attempt(
+        &mut self,
+        cluster: &Arc<Cluster>,
+        forward: &Forward,
+        source: &mut Source<'_, '_>,
+        client: &mut Client<'_, '_>,
+        clock: &Clock,
+        retries: &mut Budget<'_>,
+    ) -> Result<(), Broken> {
+        let lease = self.lease(cluster, client, retries).await?;
+        if forward.auto_host_rewrite {
+            self.take_host(lease.endpoint(), forward);
+        }
+        match lease {
+            HttpLease::Http1(lease) => {
+                Box::pin(self.over_http1(lease, source, client, clock, retries)).await
+            }
+            HttpLease::Http2(lease) => {
+                Box::pin(self.over_http2(lease, source, client, clock, retries)).await
             }
         }
     }
 
-    fn retries_ended(&mut self, retries: &super::retry::Budget<'_>) {
+    /// Sends the request under the endpoint's own name.
+    fn take_host(&mut self, endpoint: &Endpoint, forward: &Forward) {
+        let host = Bytes::copy_from_slice(endpoint.hostname.as_bytes());
+        if self.outcome.attempts == 1 {
+            let append = forward.append_x_forwarded_host;
+            mutate::rewrite_host(self.context.manager, &mut self.request, &host, append);
+        } else {
+            self.request.authority = host;
+        }
+    }
+
+    /// Whether another try is granted in place of this response.
+    pub(super) fn refuses(
+        &mut self,
+        status: u16,
+        headers: &Headers,
+        retries: &mut Budget<'_>,
+    ) -> bool {
+        if !retries.judges_responses() {
+            return false;
+        }
+        let grpc = headers.get("grpc-status");
+        let grpc = grpc.and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
+        let cause = Cause::Response { status, grpc };
+        if retries.grants(cause, self.outcome.endpoint.as_ref()) {
+            return true;
+        }
+        self.retries_ended(retries);
+        retries.succeeded(status);
+        false
+    }
+
+    fn retries_ended(&mut self, retries: &Budget<'_>) {
         if retries.is_exhausted() {
             self.outcome.flags |= ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
         }
@@ -315,13 +407,12 @@ impl<'x> Exchange<'x> {
         }
     }
 
-    /// `None`: the client went away meanwhile.
     async fn lease(
         &self,
         cluster: &Arc<Cluster>,
         client: &mut Client<'_, '_>,
-        retries: &super::retry::Budget<'_>,
-    ) -> Result<Option<HttpLease>, UpstreamFailure> {
+        retries: &Budget<'_>,
+    ) -> Result<HttpLease, Broken> {
         let authority = std::str::from_utf8(&self.request.authority).unwrap_or_default();
         let authority = super::matching::without_port(authority).to_ascii_lowercase();
         let request = LbRequest {
@@ -332,11 +423,14 @@ impl<'x> Exchange<'x> {
             original_destination: Some(self.context.connection.local),
         };
         let lease = self.context.worker.upstreams.http(cluster, &request);
+        let lease = Self::unless_gone(client, lease).await;
+        lease.ok_or(Broken::Client)?.map_err(Broken::Unavailable)
+    }
+
+    /// `future`, unless the client goes away first.
+    async fn unless_gone<F: Future>(client: &mut Client<'_, '_>, future: F) -> Option<F::Output> {
         let mut gone = std::pin::pin!(poll_fn(|cx| client.poll_gone(cx)));
-        Beside::new(gone.as_mut())
-            .with(lease, |()| true)
-            .await
-            .transpose()
+        Beside::new(gone.as_mut()).with(future, |()| true).await
     }
 
     pub(super) fn client_gone(&mut self) {
@@ -357,6 +451,7 @@ impl<'x> Exchange<'x> {
         self.outcome.transport_failure = reply.transport_failure.clone();
         let (mut response, body) = response::local(self.context, &self.request, reply);
         // As in Envoy, they see no response code yet.
+        self.tell_attempts(&mut response.headers);
         self.rewrite_response(&mut response.headers);
         self.outcome.status = response.status;
         self.keep_headers(&response);
@@ -401,9 +496,21 @@ impl<'x> Exchange<'x> {
             &mut response,
             self.meter.started,
         );
+        self.tell_attempts(&mut response.headers);
         self.rewrite_response(&mut response.headers);
         self.keep_headers(&response);
         response
+    }
+
+    /// Tells the client how many tries there were.
+    fn tell_attempts(&self, headers: &mut Headers) {
+        let Some((table, host)) = &self.outcome.host else {
+            return;
+        };
+        let attempts = self.outcome.attempts;
+        if attempts > 0 && table.hosts[*host].include_attempt_count_in_response {
+            headers.set(Known::XEnvoy, ATTEMPT_COUNT, attempts.to_string());
+        }
     }
 
     /// The response is gone when its line is logged.

@@ -14,6 +14,12 @@ use super::{
 use crate::access_log::ResponseFlags;
 use crate::upstream::{FailureKind, UpstreamFailure};
 
+/// Before the reason why there is no response, and where there was no response to tries before
+/// either.
+const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
+const RETRIED: &str = "upstream connect error or disconnect/reset before headers. \
+                       retried and the latest reset reason: ";
+
 /// The details of [`LocalReply::max_duration`].
 pub(super) const MAX_DURATION: &str = "max_duration_timeout";
 
@@ -159,6 +165,23 @@ impl LocalReply {
         Self::new(403, "", ResponseFlags::NONE, "upgrade_failed")
     }
 
+    /// One try took longer than the route allows.
+    pub(super) fn per_try_timeout() -> Self {
+        Self {
+            details: Cow::Borrowed("upstream_per_try_timeout"),
+            ..Self::timeout()
+        }
+    }
+
+    /// In the words for a request that was tried before.
+    pub(super) fn after_retries(mut self) -> Self {
+        if let Some(reason) = self.body.strip_prefix(RESET.as_bytes()) {
+            let words = RETRIED.as_bytes();
+            self.body = [words, reason].concat().into();
+        }
+        self
+    }
+
     /// No connection to an upstream.
     pub(super) fn unavailable(failure: &UpstreamFailure) -> Self {
         match failure.kind {
@@ -213,9 +236,7 @@ impl LocalReply {
             details.extend(["|", failure]);
         }
         details.push('}');
-        let body = format!(
-            "upstream connect error or disconnect/reset before headers. reset reason: {reason}"
-        );
+        let body = format!("{RESET}{reason}");
         Self {
             status: 503,
             body: body.into(),

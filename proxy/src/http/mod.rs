@@ -22,6 +22,7 @@ mod redirect;
 mod request;
 mod response;
 mod retry;
+mod tape;
 mod timeouts;
 mod tunnel;
 mod wire;

@@ -10,9 +10,12 @@ use ithildin_http1::Known;
 use super::{exchange::Exchange, headers::Headers, request::Request};
 use crate::{
     access_log::Unset,
-    config::route::{
-        AppendAction, Forward, HeaderMutations, HeaderText, PathMatch, Route, RouteTable,
-        VirtualHost, WeightedCluster,
+    config::{
+        HttpManager,
+        route::{
+            AppendAction, Forward, HeaderMutations, HeaderText, PathMatch, Route, RouteTable,
+            VirtualHost, WeightedCluster,
+        },
     },
 };
 
@@ -37,9 +40,10 @@ impl Exchange<'_> {
             self.mutate_request(mutations);
         }
         if let Some(host) = &forward.host_rewrite {
-            rewrite_host(&mut self.request, host, forward.append_x_forwarded_host);
+            let append = forward.append_x_forwarded_host;
+            rewrite_host(self.context.manager, &mut self.request, host, append);
         }
-        rewrite_path(&mut self.request, route, forward);
+        rewrite_path(self.context.manager, &mut self.request, route, forward);
     }
 
     /// Applies the operations of the request's route to the headers of its response.
@@ -130,10 +134,18 @@ fn add(mutations: &HeaderMutations, values: Vec<Option<Bytes>>, headers: &mut He
     }
 }
 
-fn rewrite_host(request: &mut Request, host: &Bytes, append: bool) {
+/// Sends the request under another name, and tells the one that the client used.
+pub(super) fn rewrite_host(
+    manager: &HttpManager,
+    request: &mut Request,
+    host: &Bytes,
+    append: bool,
+) {
     let old = std::mem::replace(&mut request.authority, host.clone());
     let headers = &mut request.headers;
-    headers.set(Known::XEnvoy, "x-envoy-original-host", old.clone());
+    if !manager.suppress_envoy_headers {
+        headers.set(Known::XEnvoy, "x-envoy-original-host", old.clone());
+    }
     if append {
         let value = match headers.joined("x-forwarded-host") {
             Some(before) => [&before[..], b",", &old].concat().into(),
@@ -143,7 +155,7 @@ fn rewrite_host(request: &mut Request, host: &Bytes, append: bool) {
     }
 }
 
-fn rewrite_path(request: &mut Request, route: &Route, forward: &Forward) {
+fn rewrite_path(manager: &HttpManager, request: &mut Request, route: &Route, forward: &Forward) {
     let (path, query) = match memchr::memchr(b'?', &request.path) {
         Some(at) => request.path.split_at(at),
         None => (&request.path[..], &b""[..]),
@@ -166,7 +178,8 @@ fn rewrite_path(request: &mut Request, route: &Route, forward: &Forward) {
         (None, None) => return,
     };
     let old = std::mem::replace(&mut request.path, Bytes::from(new));
-    request
-        .headers
-        .set(Known::XEnvoy, "x-envoy-original-path", old);
+    if !manager.suppress_envoy_headers {
+        let name = "x-envoy-original-path";
+        request.headers.set(Known::XEnvoy, name, old);
+    }
 }

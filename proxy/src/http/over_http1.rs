@@ -14,6 +14,7 @@ use super::{
     meter::WireCount,
     race::Beside,
     request::{BodyLength, Protocol, Request},
+    retry::Budget,
     timeouts::Clock,
     tunnel,
     wire::Wire,
@@ -23,6 +24,17 @@ use crate::{access_log::ResponseFlags, upstream::Http1Lease};
 /// Interim responses taken for one request; more are a mistake or an attack.
 const MAX_INTERIM: usize = 16;
 
+/// What came of one request. `reusable`: the connection can be used again.
+enum Spoken {
+    Done {
+        reusable: bool,
+    },
+    /// See [`Broken::Refused`].
+    Refused {
+        reusable: bool,
+    },
+}
+
 impl Exchange<'_> {
     pub(super) async fn over_http1(
         &mut self,
@@ -30,6 +42,7 @@ impl Exchange<'_> {
         source: &mut Source<'_, '_>,
         client: &mut Client<'_, '_>,
         clock: &Clock,
+        retries: &mut Budget<'_>,
     ) -> Result<(), Broken> {
         self.outcome.endpoint = Some(lease.endpoint().clone());
         self.outcome.upstream = Some(Link {
@@ -44,28 +57,30 @@ impl Exchange<'_> {
             meter: self.meter,
             wire: &wire,
         };
-        let reusable = self
-            .speak(&wire, source, client, clock, stale_possible)
+        let spoken = self
+            .speak(&wire, source, client, clock, (stale_possible, retries))
             .await;
         drop(count);
-        let reusable = reusable?;
+        let (reusable, result) = match spoken? {
+            Spoken::Done { reusable } => (reusable, Ok(())),
+            Spoken::Refused { reusable } => (reusable, Err(Broken::Refused)),
+        };
         wire.release_buffer();
         lease.leftover = wire.into_read_ahead();
         if reusable {
             lease.give_back();
         }
-        Ok(())
+        result
     }
 
-    /// Whether the connection can be used again.
     async fn speak(
         &mut self,
         wire: &Wire<'_>,
         source: &mut Source<'_, '_>,
         client: &mut Client<'_, '_>,
         clock: &Clock,
-        stale_possible: bool,
-    ) -> Result<bool, Broken> {
+        (stale_possible, retries): (bool, &mut Budget<'_>),
+    ) -> Result<Spoken, Broken> {
         let framing = self.request.body.framing();
         let mut up = Sink::Wire {
             wire,
@@ -94,8 +109,15 @@ impl Exchange<'_> {
             .with(head, client_failed)
             .await
             .ok_or_else(|| client_broke(send.output()))??;
+        let sent = matches!(send.output(), Some(Ok(())));
+        let answer = response(&head);
+        if self.refuses(head.status, &answer.headers, retries) {
+            let reusable = head.keep_alive && head.framing == Framing::None && sent;
+            return Ok(Spoken::Refused { reusable });
+        }
+        clock.response_begins();
         if head.is_upgrade() && self.request.upgrade.is_some() {
-            let response = self.finish_head(response(&head));
+            let response = self.finish_head(answer);
             let Client::Wire {
                 wire: down,
                 keep_alive,
@@ -116,12 +138,12 @@ impl Exchange<'_> {
                 .map_err(|_| Broken::Client)?;
             tunnel::run(self.context.worker, down, wire, clock, meter).await;
             meter.response_is_sent();
-            return Ok(false);
+            return Ok(Spoken::Done { reusable: false });
         }
         if head.status == 101 {
             return Err(broken(LocalReply::upstream_protocol_error()));
         }
-        let response = self.finish_head(response(&head));
+        let response = self.finish_head(answer);
         let closing = !clock.is_complete();
         let mut down = client
             .respond(response, closing)
@@ -141,7 +163,8 @@ impl Exchange<'_> {
             Some(Ok(())) => meter.response_is_sent(),
         }
         let sent = matches!(send.output(), Some(Ok(())));
-        Ok(head.keep_alive && sent)
+        let reusable = head.keep_alive && sent;
+        Ok(Spoken::Done { reusable })
     }
 
     /// The final response head; interim ones are passed on.

@@ -14,6 +14,7 @@ use super::{
     headers::Headers,
     race::Beside,
     request::{BodyLength, Protocol, Request},
+    retry::Budget,
     timeouts::Clock,
 };
 use crate::access_log::ResponseFlags;
@@ -26,6 +27,7 @@ impl Exchange<'_> {
         source: &mut Source<'_, '_>,
         client: &mut Client<'_, '_>,
         clock: &Clock,
+        retries: &mut Budget<'_>,
     ) -> Result<(), Broken> {
         self.outcome.endpoint = Some(lease.permit.endpoint().clone());
         self.meter.upstream_wire.set(None);
@@ -73,13 +75,18 @@ impl Exchange<'_> {
             .ok_or_else(|| client_broke(send.output()))??;
         let (head, stream) = head.into_parts();
         let body = length(&head, &stream, self.request.is_head());
-        let response = self.finish_head(Response {
+        let answer = Response {
             status: head.status.as_u16(),
             reason: Bytes::new(),
             headers: Headers::from_map(head.headers),
             body,
             upgrade: None,
-        });
+        };
+        if self.refuses(answer.status, &answer.headers, retries) {
+            return Err(Broken::Refused);
+        }
+        clock.response_begins();
+        let response = self.finish_head(answer);
         let closing = !clock.is_complete();
         let mut down = client
             .respond(response, closing)

@@ -22,6 +22,15 @@ pub enum HttpLease {
     Http2(Http2Lease),
 }
 
+impl HttpLease {
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        match self {
+            Self::Http1(lease) => lease.endpoint(),
+            Self::Http2(lease) => lease.permit.endpoint(),
+        }
+    }
+}
+
 /// An HTTP/1 connection, whole.
 #[derive(Debug)]
 pub struct Http1Lease {

@@ -26,7 +26,7 @@ fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n")
 }
 
-async fn closed_port() -> std::net::SocketAddr {
+pub(super) async fn closed_port() -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind(testing::ANY).await.unwrap();
     listener.local_addr().unwrap()
 }

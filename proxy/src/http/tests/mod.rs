@@ -5,7 +5,7 @@ mod failures;
 mod headers;
 mod http2;
 mod limits;
-// mod retries;
+mod retries;
 mod smuggling;
 mod support;
 mod upgrades;

@@ -19,7 +19,10 @@ use crate::{
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// An origin that fails `failures` times and then is well.
-async fn recovering(failures: usize, failure: impl Fn() -> Act + Clone + Send + Sync + 'static) -> Origin {
+async fn recovering(
+    failures: usize,
+    failure: impl Fn() -> Act + Clone + Send + Sync + 'static,
+) -> Origin {
     let asked = Arc::new(AtomicUsize::new(0));
     Origin::start(move |_| match asked.fetch_add(1, SeqCst) < failures {
         true => failure(),
@@ -33,7 +36,11 @@ async fn site(origin: &Origin, policy: RetryPolicy) -> Site {
     forward.retry = Some(policy);
     let mut table = table(vec![route("/", RouteAction::Forward(Box::new(forward)))]);
     table.hosts[0].include_request_attempt_count = true;
-    Site::start(manager(table), vec![testing::cluster("origin", &[origin.address])]).await
+    Site::start(
+        manager(table),
+        vec![testing::cluster("origin", &[origin.address])],
+    )
+    .await
 }
 
 fn on(change: impl FnOnce(&mut RetryOn)) -> RetryOn {
@@ -66,7 +73,10 @@ async fn the_last_answer_stands_when_the_tries_are_used_up() {
     let answer = site.ask(GET).await;
     assert_eq!((answer.status, &*answer.body), (503, "bad"));
     assert_eq!(origin.requests().len(), 3);
-    assert_eq!(site.cluster_stats().upstream_rq_retry_limit_exceeded.get(), 1);
+    assert_eq!(
+        site.cluster_stats().upstream_rq_retry_limit_exceeded.get(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -96,7 +106,10 @@ async fn a_reset_is_tried_again_with_the_whole_body() {
     assert_eq!(answer.status, 200);
     let requests = origin.requests();
     assert_eq!(requests.len(), 2);
-    assert!(requests.iter().all(|it| it.ends_with("\r\n\r\nhello")), "{requests:?}");
+    assert!(
+        requests.iter().all(|it| it.ends_with("\r\n\r\nhello")),
+        "{requests:?}"
+    );
 }
 
 #[tokio::test]
@@ -135,8 +148,7 @@ async fn a_slow_try_is_given_up_for_another() {
 
 #[tokio::test]
 async fn another_host_is_tried_where_one_is_down() {
-    let dead = tokio::net::TcpListener::bind(testing::ANY).await.unwrap();
-    let dead = dead.local_addr().unwrap();
+    let dead = super::failures::closed_port().await;
     let origin = Origin::echo().await;
     let mut policy = retry(on(|it| it.connect_failure = true), 2);
     policy.avoid_previous_hosts = true;
