@@ -16,15 +16,48 @@ pub struct RouteTable {
     pub ignore_port_in_host_matching: bool,
     /// Lower-case exact domain -> virtual host.
     pub exact: Map<Box<str>, usize>,
-    /// `*suffix` without the star, longest first.
-    pub suffixes: Vec<(Box<str>, usize)>,
-    /// `prefix*` without the star, longest first.
-    pub prefixes: Vec<(Box<str>, usize)>,
+    /// `*suffix` without the star.
+    pub suffixes: Wildcards,
+    /// `prefix*` without the star.
+    pub prefixes: Wildcards,
     /// The domain `*`.
     pub any: Option<usize>,
     pub hosts: Vec<VirtualHost>,
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
+}
+
+/// Domains with a star at one end, lower-case and without it -> virtual host.
+#[derive(Debug, Default)]
+pub struct Wildcards {
+    /// By length, longest first.
+    by_length: Vec<(usize, Map<Box<str>, usize>)>,
+}
+
+impl Wildcards {
+    /// The virtual host that has `text` already, if there is one; then nothing changes.
+    pub fn insert(&mut self, text: &str, host: usize) -> Option<usize> {
+        let at = self
+            .by_length
+            .binary_search_by(|(length, _)| text.len().cmp(length))
+            .unwrap_or_else(|at| {
+                self.by_length.insert(at, (text.len(), Map::default()));
+                at
+            });
+        let (_, domains) = &mut self.by_length[at];
+        let previous = domains.get(text).copied();
+        if previous.is_none() {
+            domains.insert(text.into(), host);
+        }
+        previous
+    }
+
+    /// The virtual host of the longest domain that is `part` of a name, given a length.
+    pub fn longest<'n>(&self, part: impl Fn(usize) -> Option<&'n str>) -> Option<usize> {
+        self.by_length
+            .iter()
+            .find_map(|(length, domains)| domains.get(part(*length)?).copied())
+    }
 }
 
 #[derive(Debug)]
@@ -95,8 +128,52 @@ pub enum ValueMatch {
 /// `envoy.type.matcher.v3.StringMatcher`.
 #[derive(Debug)]
 pub struct StringMatch {
-    pub pattern: StringPattern,
-    pub ignore_case: bool,
+    pattern: StringPattern,
+    ignore_case: bool,
+}
+
+impl StringMatch {
+    /// `ignore_case` does not concern expressions, as in Envoy.
+    pub fn new(pattern: StringPattern, ignore_case: bool) -> Self {
+        let fold = |text: Box<str>| match ignore_case {
+            true => text.to_ascii_lowercase().into(),
+            false => text,
+        };
+        let pattern = match pattern {
+            // The others are compared without regard to case; this one is searched for.
+            StringPattern::Contains(text) => StringPattern::Contains(fold(text)),
+            other => other,
+        };
+        Self {
+            pattern,
+            ignore_case,
+        }
+    }
+
+    pub fn admits(&self, value: &[u8]) -> bool {
+        let equal = |part: Option<&[u8]>, pattern: &str| {
+            part.is_some_and(|part| match self.ignore_case {
+                true => part.eq_ignore_ascii_case(pattern.as_bytes()),
+                false => part == pattern.as_bytes(),
+            })
+        };
+        match &self.pattern {
+            StringPattern::Exact(pattern) => equal(Some(value), pattern),
+            StringPattern::Prefix(pattern) => equal(value.get(..pattern.len()), pattern),
+            StringPattern::Suffix(pattern) => {
+                let start = value.len().checked_sub(pattern.len());
+                equal(start.map(|start| &value[start..]), pattern)
+            }
+            StringPattern::Contains(pattern) if self.ignore_case => {
+                let value = value.to_ascii_lowercase();
+                memchr::memmem::find(&value, pattern.as_bytes()).is_some()
+            }
+            StringPattern::Contains(pattern) => {
+                memchr::memmem::find(value, pattern.as_bytes()).is_some()
+            }
+            StringPattern::Regex(regex) => regex.is_match(value),
+        }
+    }
 }
 
 #[derive(Debug)]

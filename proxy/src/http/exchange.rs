@@ -18,6 +18,7 @@ use super::{
     client::{Client, Response},
     failure::LocalReply,
     headers::Headers,
+    matching,
     meter::Meter,
     mutate, prepare,
     race::Beside,
@@ -414,7 +415,7 @@ impl<'x> Exchange<'x> {
         retries: &Budget<'_>,
     ) -> Result<HttpLease, Broken> {
         let authority = std::str::from_utf8(&self.request.authority).unwrap_or_default();
-        let authority = super::matching::without_port(authority).to_ascii_lowercase();
+        let authority = matching::lower_case(matching::without_port(authority));
         let request = LbRequest {
             downstream: self.request.protocol.downstream(),
             excluded: retries.excluded(),

@@ -1,36 +1,28 @@
 //! Which route a request takes: host, then routes in order (`envoy.config.route.v3`).
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::request::Request;
 use crate::config::route::{
-    HeaderMatch, PathMatch, QueryMatch, Route, RouteMatch, RouteTable, StringMatch, StringPattern,
-    ValueMatch, VirtualHost,
+    HeaderMatch, PathMatch, QueryMatch, Route, RouteMatch, RouteTable, ValueMatch, VirtualHost,
 };
 
 impl RouteTable {
     /// The virtual host of `authority`: exact, longest suffix, longest prefix, then `*`.
     pub(super) fn virtual_host(&self, authority: &str) -> Option<(usize, &VirtualHost)> {
-        let lower = authority.to_ascii_lowercase();
         let host = match self.ignore_port_in_host_matching {
-            true => without_port(&lower),
-            false => &lower,
+            true => without_port(authority),
+            false => authority,
         };
+        let host = lower_case(host);
         let index = self
             .exact
-            .get(host)
-            .or_else(|| {
-                longest(&self.suffixes, |suffix| {
-                    host.len() > suffix.len() && host.ends_with(suffix)
-                })
-            })
-            .or_else(|| {
-                longest(&self.prefixes, |prefix| {
-                    host.len() > prefix.len() && host.starts_with(prefix)
-                })
-            })
-            .or(self.any.as_ref())?;
-        self.hosts.get(*index).map(|host| (*index, host))
+            .get(&*host)
+            .copied()
+            .or_else(|| self.suffixes.longest(|length| suffix(&host, length)))
+            .or_else(|| self.prefixes.longest(|length| prefix(&host, length)))
+            .or(self.any)?;
+        self.hosts.get(index).map(|host| (index, host))
     }
 }
 
@@ -43,11 +35,23 @@ impl VirtualHost {
     }
 }
 
-/// The list is sorted, longest first.
-fn longest(list: &[(Box<str>, usize)], admits: impl Fn(&str) -> bool) -> Option<&usize> {
-    list.iter()
-        .find(|(part, _)| admits(part))
-        .map(|(_, index)| index)
+/// The end of a host name, less than the whole.
+fn suffix(host: &str, length: usize) -> Option<&str> {
+    let start = host.len().checked_sub(length)?;
+    host.get(start..).filter(|_| start > 0)
+}
+
+/// The begin of a host name, less than the whole.
+fn prefix(host: &str, length: usize) -> Option<&str> {
+    host.get(..length).filter(|_| length < host.len())
+}
+
+/// Most names are in lower case already.
+pub(super) fn lower_case(text: &str) -> Cow<'_, str> {
+    match text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => text.to_ascii_lowercase().into(),
+        false => text.into(),
+    }
 }
 
 /// `host:port` and `[v6]:port` without the port.
@@ -144,35 +148,6 @@ impl ValueMatch {
                 .ok()
                 .and_then(|text| text.parse::<i64>().ok())
                 .is_some_and(|number| (*start..*end).contains(&number)),
-        }
-    }
-}
-
-impl StringMatch {
-    fn admits(&self, value: &[u8]) -> bool {
-        if let StringPattern::Regex(regex) = &self.pattern {
-            return regex.is_match(value);
-        }
-        let lower;
-        let value = match self.ignore_case {
-            true => {
-                lower = value.to_ascii_lowercase();
-                &lower
-            }
-            false => value,
-        };
-        let fold = |pattern: &str| match self.ignore_case {
-            true => pattern.to_ascii_lowercase().into_bytes(),
-            false => pattern.as_bytes().to_vec(),
-        };
-        match &self.pattern {
-            StringPattern::Exact(pattern) => value == fold(pattern),
-            StringPattern::Prefix(pattern) => value.starts_with(&fold(pattern)),
-            StringPattern::Suffix(pattern) => value.ends_with(&fold(pattern)),
-            StringPattern::Contains(pattern) => {
-                memchr::memmem::find(value, &fold(pattern)).is_some()
-            }
-            StringPattern::Regex(_) => false,
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
 use ithildin_http1::Known;
-use ithildin_tls::Peer;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::headers::Headers;
 use crate::{
@@ -12,10 +12,14 @@ use crate::{
         HttpManager,
         http::{ClientCertDetails, ForwardClientCert},
     },
+    tls_session::TlsSession,
     worker::Connection,
 };
 
 const NAME: &str = "x-forwarded-client-cert";
+
+/// Characters of a line of PEM (RFC 7468, section 3).
+const PEM_LINE: usize = 64;
 
 /// Applies `forward_client_cert_details`.
 pub(super) fn apply(manager: &HttpManager, connection: &Connection, headers: &mut Headers) {
@@ -23,123 +27,111 @@ pub(super) fn apply(manager: &HttpManager, connection: &Connection, headers: &mu
     if mode == ForwardClientCert::AlwaysForwardOnly {
         return;
     }
-    let peer = connection.peer();
-    let (Some(peer), true) = (peer, mode != ForwardClientCert::Sanitize) else {
+    let session = connection.tls.as_ref().filter(|tls| tls.peer.is_some());
+    let (Some(session), true) = (session, mode != ForwardClientCert::Sanitize) else {
         headers.remove_known(Known::XForwardedClientCert);
         return;
     };
-    match mode {
-        ForwardClientCert::ForwardOnly => {}
-        ForwardClientCert::AppendForward => {
-            let element = element(&manager.client_cert_details, connection, peer);
-            let value = match headers.known(Known::XForwardedClientCert) {
-                Some(before) => [&before[..], b",", element.as_bytes()].concat(),
-                None => element.into_bytes(),
-            };
-            headers.set(Known::XForwardedClientCert, NAME, value);
-        }
-        _ => {
-            let element = element(&manager.client_cert_details, connection, peer);
-            headers.set(Known::XForwardedClientCert, NAME, element);
-        }
+    if mode == ForwardClientCert::ForwardOnly {
+        return;
     }
+    let details = &manager.client_cert_details;
+    // All requests of a connection have the same one.
+    let own = connection.xfcc.get_or_init(|| element(details, session));
+    let before = match mode {
+        ForwardClientCert::AppendForward => headers.joined(NAME),
+        _ => None,
+    };
+    let value = match before {
+        Some(before) => [&before[..], b",", own].concat().into(),
+        None => own.clone(),
+    };
+    headers.set(Known::XForwardedClientCert, NAME, value);
 }
 
-/// `By=...;Hash=...;Subject="...";URI=...;DNS=...`, in Envoy's order.
-fn element(details: &ClientCertDetails, connection: &Connection, peer: &Peer) -> String {
-    let mut element = String::with_capacity(256);
-    let own = connection
-        .chain
-        .tls
-        .as_ref()
-        .and_then(|context| context.params().identity.load())
-        .and_then(|identity| identity.id.clone());
-    if let Some(own) = own {
-        push(&mut element, &format!("By={own}"));
+/// `By=...;Hash=...;Cert="...";Chain="...";Subject="...";URI=...;DNS=...`, as Envoy writes it:
+/// names stand as they are, without quotes.
+fn element(details: &ClientCertDetails, session: &TlsSession) -> Bytes {
+    let mut element = Element::default();
+    if let Some(own) = session.own_text() {
+        for uri in &own.description.uri_sans {
+            element.push("By", uri);
+        }
     }
-    let mut hash = String::from("Hash=");
-    for byte in peer.fingerprint() {
-        // Writing to a string cannot fail.
-        let _ = write!(hash, "{byte:02x}");
+    let chain = session.peer.iter().flat_map(|peer| &peer.chain);
+    if let Some(peer) = session.peer_text() {
+        element.push("Hash", &peer.fingerprint);
     }
-    push(&mut element, &hash);
-    let leaf = peer
-        .chain
-        .first()
-        .map(|leaf| X509Certificate::from_der(leaf));
-    let Some(Ok((_, leaf))) = leaf else {
-        return element;
+    if details.cert {
+        let leaf: String = chain.clone().take(1).map(|der| encoded_pem(der)).collect();
+        element.push_quoted("Cert", &leaf);
+    }
+    if details.chain {
+        let all: String = chain.map(|der| encoded_pem(der)).collect();
+        element.push_quoted("Chain", &all);
+    }
+    let Some(peer) = session.peer_text() else {
+        return element.finish();
     };
     if details.subject {
-        push(
-            &mut element,
-            &format!("Subject=\"{}\"", escape(&subject(&leaf))),
-        );
+        // RFC 2253 has escaped the quotes in it.
+        element.push_quoted("Subject", &peer.description.subject);
     }
-    let names = leaf.subject_alternative_name().ok().flatten();
-    let names = || names.iter().flat_map(|names| &names.value.general_names);
     if details.uri {
-        let mut any = false;
-        for name in names() {
-            if let GeneralName::URI(uri) = name {
-                any = true;
-                push(&mut element, &format!("URI={}", quote_if_needed(uri)));
-            }
+        let uris = &peer.description.uri_sans;
+        if uris.is_empty() {
+            element.push("URI", "");
         }
-        if !any {
-            push(&mut element, "URI=");
+        for uri in uris {
+            element.push("URI", uri);
         }
     }
     if details.dns {
-        for name in names() {
-            if let GeneralName::DNSName(dns) = name {
-                push(&mut element, &format!("DNS={}", quote_if_needed(dns)));
-            }
+        for name in &peer.description.dns_sans {
+            element.push("DNS", name);
         }
     }
-    element
+    element.finish()
 }
 
-fn push(element: &mut String, part: &str) {
-    if !element.is_empty() {
-        element.push(';');
+#[derive(Default)]
+struct Element(String);
+
+impl Element {
+    fn push(&mut self, key: &str, value: &str) {
+        let separator = if self.0.is_empty() { "" } else { ";" };
+        // Writing to a string cannot fail.
+        let _ = write!(self.0, "{separator}{key}={value}");
     }
-    element.push_str(part);
-}
 
-/// RFC 2253: the most specific part first.
-fn subject(leaf: &X509Certificate<'_>) -> String {
-    let mut parts: Vec<String> = leaf
-        .subject()
-        .iter_rdn()
-        .map(|rdn| {
-            let attributes: Vec<String> = rdn
-                .iter()
-                .map(|attribute| {
-                    let kind = attribute.attr_type();
-                    let name = x509_parser::objects::oid2abbrev(
-                        kind,
-                        x509_parser::objects::oid_registry(),
-                    );
-                    let name = name.map_or_else(|_| kind.to_id_string(), str::to_owned);
-                    format!("{name}={}", attribute.as_str().unwrap_or_default())
-                })
-                .collect();
-            attributes.join("+")
-        })
-        .collect();
-    parts.reverse();
-    parts.join(",")
-}
-
-fn escape(text: &str) -> String {
-    text.replace('"', "\\\"")
-}
-
-/// A value with a separator in it would end its element.
-fn quote_if_needed(value: &str) -> String {
-    match value.contains([',', ';', '=', '"']) {
-        true => format!("\"{}\"", escape(value)),
-        false => value.to_owned(),
+    fn push_quoted(&mut self, key: &str, value: &str) {
+        self.push(key, &format!("\"{value}\""));
     }
+
+    /// The names in a certificate may hold what no header may.
+    fn finish(mut self) -> Bytes {
+        self.0.retain(|c| !c.is_ascii_control());
+        self.0.into()
+    }
+}
+
+/// PEM with those characters percent-encoded that Envoy encodes.
+fn encoded_pem(der: &[u8]) -> String {
+    let text = BASE64_STANDARD.encode(der);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in text.as_bytes().chunks(PEM_LINE) {
+        pem.extend(line.iter().copied().map(char::from));
+        pem.push('\n');
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    let mut encoded = String::with_capacity(pem.len() * 5 / 4);
+    for c in pem.chars() {
+        match c {
+            '\n' | ' ' | '+' | '/' | '=' => {
+                let _ = write!(encoded, "%{:02X}", u32::from(c));
+            }
+            c => encoded.push(c),
+        }
+    }
+    encoded
 }

@@ -1,6 +1,7 @@
 //! One accepted connection: listener filters -> filter chain -> TLS -> HTTP or TCP.
 
 use std::{
+    cell::OnceCell,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -107,6 +108,7 @@ async fn serve(
         chain: Arc::clone(&chain),
         tls: stream.session().map(TlsSession::of),
         live: Rc::clone(stream.live()),
+        xfcc: OnceCell::new(),
     });
     log.established(&connection);
     let downstream = Downstream {

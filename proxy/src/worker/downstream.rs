@@ -1,8 +1,8 @@
 //! An accepted connection after its filter chain is found and its handshake is done.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{cell::OnceCell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use ithildin_tls::Peer;
 
 use crate::{
@@ -39,6 +39,8 @@ pub struct Connection {
     pub tls: Option<TlsSession>,
     /// Tells why the connection was closed from outside, if it was.
     pub live: Rc<Live>,
+    /// Its `x-forwarded-client-cert`, once a request has needed it.
+    pub xfcc: OnceCell<Bytes>,
 }
 
 impl Connection {

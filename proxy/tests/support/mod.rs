@@ -39,7 +39,7 @@ impl Bench {
         let bootstrap = from_yaml(&yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
         let resources = watch::channel(Arc::new(ResourceSet::default())).1;
         let options = ProxyOptions {
-            bootstrap: Arc::new(bootstrap),
+            bootstrap,
             resources,
             secrets: Arc::new(NoSecrets),
             concurrency: 1,

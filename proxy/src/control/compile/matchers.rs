@@ -121,10 +121,7 @@ pub(super) fn string(matcher: &StringMatcher, at: &At<'_>) -> Option<StringMatch
             return None;
         }
     };
-    Some(StringMatch {
-        pattern,
-        ignore_case: *ignore_case,
-    })
+    Some(StringMatch::new(pattern, *ignore_case))
 }
 
 fn not_empty(name: &str, text: &str, at: &At<'_>) -> Option<Box<str>> {
@@ -181,10 +178,7 @@ fn header_value(specifier: &HeaderMatchSpecifier, at: &At<'_>) -> Option<ValueMa
             StringPattern::Regex(full_regex(regex, &at.field("safe_regex_match"))?)
         }
     };
-    Some(ValueMatch::String(StringMatch {
-        pattern,
-        ignore_case: false,
-    }))
+    Some(ValueMatch::String(StringMatch::new(pattern, false)))
 }
 
 pub(super) fn query(matcher: &QueryParameterMatcher, at: &At<'_>) -> Option<QueryMatch> {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     config::{
         Map,
-        route::{PathMatch, Route, RouteMatch, RouteTable, VirtualHost},
+        route::{PathMatch, Route, RouteMatch, RouteTable, VirtualHost, Wildcards},
     },
     control::report::{At, no_effect, refuse},
 };
@@ -66,8 +66,8 @@ pub(super) fn table(config: &RouteConfiguration, at: &At<'_>) -> RouteTable {
         name: name.as_str().into(),
         ignore_port_in_host_matching: *ignore_port_in_host_matching,
         exact: Map::default(),
-        suffixes: Vec::new(),
-        prefixes: Vec::new(),
+        suffixes: Wildcards::default(),
+        prefixes: Wildcards::default(),
         any: None,
         hosts: hosts
             .map(|(i, host)| virtual_host(host, max_body, &at.index("virtual_hosts", i)))
@@ -88,13 +88,6 @@ pub(super) fn table(config: &RouteConfiguration, at: &At<'_>) -> RouteTable {
     for (index, host) in virtual_hosts.iter().enumerate() {
         domains(&mut table, index, host, &at.index("virtual_hosts", index));
     }
-    // Longest first; among equals the order does not matter, since domains are unique.
-    table
-        .suffixes
-        .sort_by_key(|(text, _)| usize::MAX - text.len());
-    table
-        .prefixes
-        .sort_by_key(|(text, _)| usize::MAX - text.len());
     table
 }
 
@@ -116,9 +109,9 @@ fn domains(table: &mut RouteTable, index: usize, host: &VirtualHostProto, at: &A
         let previous = if lower == "*" {
             table.any.replace(index)
         } else if let Some(suffix) = lower.strip_prefix('*') {
-            insert(&mut table.suffixes, suffix, index)
+            table.suffixes.insert(suffix, index)
         } else if let Some(prefix) = lower.strip_suffix('*') {
-            insert(&mut table.prefixes, prefix, index)
+            table.prefixes.insert(prefix, index)
         } else {
             table.exact.insert(lower.as_str().into(), index)
         };
@@ -135,14 +128,6 @@ fn domains(table: &mut RouteTable, index: usize, host: &VirtualHostProto, at: &A
             ));
         }
     }
-}
-
-fn insert(list: &mut Vec<(Box<str>, usize)>, text: &str, index: usize) -> Option<usize> {
-    let previous = list.iter().find(|(t, _)| **t == *text).map(|(_, i)| *i);
-    if previous.is_none() {
-        list.push((text.into(), index));
-    }
-    previous
 }
 
 fn virtual_host(config: &VirtualHostProto, max_body: u32, at: &At<'_>) -> VirtualHost {

@@ -99,8 +99,8 @@ pub(super) fn table(routes: Vec<Route>) -> RouteTable {
         name: "routes".into(),
         ignore_port_in_host_matching: false,
         exact: Default::default(),
-        suffixes: Vec::new(),
-        prefixes: Vec::new(),
+        suffixes: Default::default(),
+        prefixes: Default::default(),
         any: Some(0),
         hosts: vec![VirtualHost {
             name: "any".into(),
