@@ -3,6 +3,7 @@
 //! Subscription state machines without I/O, ADS and SDS clients and servers around them, and the
 //! loading of bootstrap files.
 
+mod accept;
 pub mod ads;
 mod backoff;
 mod connect;

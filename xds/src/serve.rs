@@ -9,16 +9,16 @@ use std::{
 };
 
 use tokio::sync::watch;
-use tokio_stream::{
-    StreamExt,
-    wrappers::{TcpListenerStream, UnixListenerStream},
-};
 use tonic::{service::Routes, transport::Server};
 
-use crate::sever::Severable;
+use crate::accept::connections;
 
 /// A peer that is silent for this long is asked for a sign of life.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// How long it may take to give it.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams at a time on one connection. Envoy opens another connection when it needs more.
+const MAX_STREAMS: u32 = 200;
 
 /// A socket that services can be served on.
 #[derive(Debug)]
@@ -86,30 +86,28 @@ impl Socket {
     /// end by themselves, and a Unix socket is removed, if it is still ours.
     ///
     /// # Errors
-    /// Those of accepting connections.
+    /// When the socket cannot be used at all. A connection that fails ends alone.
     pub async fn serve(self, routes: Routes, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let _cleanup = Cleanup::of(&self.0);
         // Dropped at the end, which cuts the connections that are left.
         let (_alive, cut) = watch::channel(());
         let router = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .max_concurrent_streams(MAX_STREAMS)
             .add_routes(routes);
         match self.0 {
             Kind::Unix { listener, .. } => {
                 let listener = tokio::net::UnixListener::from_std(listener)?;
-                let incoming = UnixListenerStream::new(listener)
-                    .map(move |io| io.map(|io| Severable::new(io, cut.clone())));
                 tokio::select! {
-                    served = router.serve_with_incoming(incoming) => served,
+                    served = router.serve_with_incoming(connections(listener, cut)) => served,
                     () = shutdown => Ok(()),
                 }
             }
             Kind::Tcp(listener) => {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                let incoming = TcpListenerStream::new(listener)
-                    .map(move |io| io.map(|io| Severable::new(io, cut.clone())));
                 tokio::select! {
-                    served = router.serve_with_incoming(incoming) => served,
+                    served = router.serve_with_incoming(connections(listener, cut)) => served,
                     () = shutdown => Ok(()),
                 }
             }

@@ -3,7 +3,12 @@
 use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use ithildin_xds::serve::Socket;
-use tokio::{net::UnixStream, sync::oneshot, task::JoinHandle};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    sync::oneshot,
+    task::JoinHandle,
+};
 use tonic::service::Routes;
 
 use crate::common::LIMIT;
@@ -109,4 +114,55 @@ async fn tcp_is_for_loopback() {
         served = serving => panic!("{served:?}"),
         () = connecting => {}
     }
+}
+
+/// A peer that connects and says nothing, or that begins and stops, is hung up on.
+#[tokio::test]
+async fn a_peer_that_does_not_begin_is_hung_up_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.sock");
+    let (_stop, _server) = serve(&path);
+    let silent = UnixStream::connect(&path).await.unwrap();
+    let mut hesitant = UnixStream::connect(&path).await.unwrap();
+    hesitant.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
+    for mut peer in [silent, hesitant] {
+        let mut read = Vec::new();
+        let ended = tokio::time::timeout(LIMIT, peer.read_to_end(&mut read)).await;
+        ended.expect("the server hangs up").unwrap();
+    }
+}
+
+/// As many connections as are served at a time: the next one waits and is served when one ends.
+#[tokio::test]
+async fn connections_beyond_the_limit_wait() {
+    const MAX_CONNECTIONS: usize = 1024;
+    ithildin_sys::process::raise_open_files().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.sock");
+    let (_stop, _server) = serve(&path);
+    let mut first = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        let mut peer = UnixStream::connect(&path).await.unwrap();
+        begin(&mut peer).await;
+        first.push(peer);
+    }
+    let mut last = UnixStream::connect(&path).await.unwrap();
+    let served = tokio::time::timeout(Duration::from_millis(200), begin(&mut last)).await;
+    assert!(served.is_err(), "one more than the limit is served");
+    first.pop();
+    let mut byte = [0];
+    let served = tokio::time::timeout(LIMIT, last.read_exact(&mut byte)).await;
+    served.expect("it is served when a place is free").unwrap();
+}
+
+/// Opens HTTP/2 and waits for the server's first word.
+async fn begin(peer: &mut UnixStream) {
+    let opening = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        &[0, 0, 0, 4, 0, 0, 0, 0, 0][..],
+    ]
+    .concat();
+    peer.write_all(&opening).await.unwrap();
+    let mut byte = [0];
+    peer.read_exact(&mut byte).await.unwrap();
 }
