@@ -22,6 +22,19 @@ pub(crate) enum Answer {
     Unknown(Arc<str>),
 }
 
+impl Answer {
+    /// What is sent to a peer that holds the secret.
+    pub(crate) fn secret(&self) -> Option<&Arc<Secret>> {
+        match self {
+            Self::Secret(secret)
+            | Self::Gone {
+                tombstone: secret, ..
+            } => Some(secret),
+            Self::Pending(_) | Self::Unknown(_) => None,
+        }
+    }
+}
+
 /// What a name stands for.
 enum Meaning {
     Svid(SvidSelector),

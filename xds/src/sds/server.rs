@@ -23,8 +23,11 @@ use super::{
 };
 use crate::{
     ResourceKind,
-    subscription::{DeltaServer, Heard, Server, SotwServer},
+    subscription::{DeltaServer, Heard, Interest, Server, SotwServer},
 };
+
+/// The most names of one stream. Envoy opens a stream for each secret; each name costs us a secret.
+const MAX_NAMES: usize = 1024;
 
 /// The secret discovery service over a provider of identities. A clone serves the same.
 #[derive(Clone)]
@@ -104,6 +107,7 @@ impl SecretDiscoveryService for SdsServer {
         let validator = Validator::for_node(request.node.as_ref(), disabled);
         let mut machine = SotwServer::new(ResourceKind::Secret);
         machine.request(&request);
+        check_count(machine.interest())?;
         let mut session = self.session(caller);
         let view = session.refresh(machine.interest(), &identity, validator);
         match machine.respond(&view.catalog, &view.undecided) {
@@ -165,7 +169,9 @@ impl<M: Server> SdsStream<M> {
             let disabled = self.options.disable_spiffe_cert_validation;
             self.validator = Validator::for_node(Some(node), disabled);
         }
-        match self.machine.request(request) {
+        let heard = self.machine.request(request);
+        check_count(self.machine.interest())?;
+        match heard {
             Heard::First => self.session.claim(M::claims(request)),
             Heard::Nack(reason) => warn!(
                 names = ?self.machine.interest().names(),
@@ -190,6 +196,15 @@ fn check_type(url: &str) -> Result<(), Status> {
         true => Ok(()),
         false => Err(Status::invalid_argument(format!(
             "this service has secrets and no {url:?}"
+        ))),
+    }
+}
+
+fn check_count(interest: &Interest) -> Result<(), Status> {
+    match interest.names().len() {
+        0..=MAX_NAMES => Ok(()),
+        count => Err(Status::resource_exhausted(format!(
+            "a stream may ask for {MAX_NAMES} secrets, and this one asks for {count}"
         ))),
     }
 }

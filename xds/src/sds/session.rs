@@ -38,6 +38,8 @@ pub(super) struct Session {
     /// From before this stream, as the peer says.
     claims: Claims,
     answers: BTreeMap<String, Answer>,
+    /// What `answers` were resolved from.
+    resolved_from: Option<(IdentityState, Validator)>,
     view: View,
 }
 
@@ -58,6 +60,7 @@ impl Session {
             file_changes: StreamMap::new(),
             claims: Claims::default(),
             answers: BTreeMap::new(),
+            resolved_from: None,
             view: View::default(),
         }
     }
@@ -82,7 +85,8 @@ impl Session {
         }
     }
 
-    /// Resolves all that `interest` names anew.
+    /// Brings the view up to date. Names are resolved anew only where something changed: a peer that
+    /// sends requests without end must not have bundles encoded without end.
     pub(super) fn refresh(
         &mut self,
         interest: &Interest,
@@ -95,16 +99,28 @@ impl Session {
             names.extend(wildcard(identity));
             names.extend(self.view.catalog.keys().cloned());
         }
+        let basis = (identity.clone(), validator);
+        let same_basis = self
+            .resolved_from
+            .replace(basis)
+            .is_some_and(|(old, validator_then)| {
+                validator_then == validator && is_same(&old, identity)
+            });
         let before = std::mem::take(&mut self.view);
         let mut answers = BTreeMap::new();
         for name in names {
-            let answer = self.answer(&name, identity, validator);
+            let known = self.answers.remove(&name);
+            let answer = match &known {
+                Some(known) if same_basis && !is_file(&name) => known.clone(),
+                _ => self.answer(&name, identity, validator),
+            };
             let held = before.catalog.get(&name);
             let holds = held.is_some() || self.claims.contains(&name);
-            report(&name, &answer, self.answers.get(&name), holds);
+            let sent = known.as_ref().and_then(Answer::secret);
+            report(&name, &answer, known.as_ref(), holds);
             match &answer {
-                Answer::Secret(secret) => self.put(&name, secret, held),
-                Answer::Gone { tombstone, .. } if holds => self.put(&name, tombstone, held),
+                Answer::Secret(secret) => self.put(&name, secret, held, sent),
+                Answer::Gone { tombstone, .. } if holds => self.put(&name, tombstone, held, sent),
                 Answer::Gone { .. } | Answer::Unknown(_) => {}
                 Answer::Pending(_) => {
                     if let Some(held) = held {
@@ -158,17 +174,44 @@ impl Session {
         });
     }
 
-    /// An unchanged secret keeps its entry.
-    fn put(&mut self, name: &str, secret: &Secret, held: Option<&Arc<Resource>>) {
-        let version = version(secret);
+    /// An unchanged secret keeps its entry; `before` is what `held` was made of.
+    fn put(
+        &mut self,
+        name: &str,
+        secret: &Arc<Secret>,
+        held: Option<&Arc<Resource>>,
+        before: Option<&Arc<Secret>>,
+    ) {
         let resource = match held {
-            Some(held) if *held.version == *version => Arc::clone(held),
-            _ => Arc::new(Resource {
-                version: version.into(),
-                body: pack(secret),
-            }),
+            Some(held) if before.is_some_and(|before| Arc::ptr_eq(before, secret)) => {
+                Arc::clone(held)
+            }
+            _ => {
+                let version = version(secret);
+                match held {
+                    Some(held) if *held.version == *version => Arc::clone(held),
+                    _ => Arc::new(Resource {
+                        version: version.into(),
+                        body: pack(secret.as_ref()),
+                    }),
+                }
+            }
         };
         self.view.catalog.insert(name.to_owned(), resource);
+    }
+}
+
+fn is_file(name: &str) -> bool {
+    FileName::parse(name).is_some()
+}
+
+/// Whether nothing was published in between.
+fn is_same(a: &IdentityState, b: &IdentityState) -> bool {
+    match (a, b) {
+        (IdentityState::Ready(a), IdentityState::Ready(b)) => Arc::ptr_eq(a, b),
+        (IdentityState::Waiting(a), IdentityState::Waiting(b))
+        | (IdentityState::Withdrawn(a), IdentityState::Withdrawn(b)) => a == b,
+        _ => false,
     }
 }
 
@@ -201,5 +244,65 @@ fn report(name: &str, answer: &Answer, before: Option<&Answer>, holds: bool) {
         (Answer::Gone { reason, .. } | Answer::Unknown(reason), _) => {
             warn!(name, %reason, "a secret is held back until there is one");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ithildin_spiffe::{
+        Provider, SpiffeId, TrustDomain,
+        authority::{Authority, AuthorityConfig, TrustDomainConfig, WorkloadConfig},
+    };
+
+    use super::*;
+
+    fn authority() -> Authority {
+        let mut domain = TrustDomainConfig::new(TrustDomain::parse("domain.test").unwrap());
+        let id = SpiffeId::parse("spiffe://domain.test/web").unwrap();
+        domain.workloads.push(WorkloadConfig::new(id));
+        Authority::start(AuthorityConfig {
+            trust_domains: vec![domain],
+            federation: Vec::new(),
+        })
+        .unwrap()
+    }
+
+    fn refresh(session: &mut Session, identity: &IdentityState, validator: Validator) -> Catalog {
+        let interest = Interest::of(["default", "ROOTCA", "spiffe://no.test"]);
+        session
+            .refresh(&interest, identity, validator)
+            .catalog
+            .clone()
+    }
+
+    fn encoded(session: &Session) -> Vec<*const Secret> {
+        let secrets = session.answers.values().filter_map(Answer::secret);
+        secrets.map(Arc::as_ptr).collect()
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_encoded_once_for_each_change() {
+        let authority = authority();
+        let provider = authority.agent("domain.test").unwrap();
+        let mut states = provider.identities(&Caller::default());
+        let identity = states.borrow_and_update().clone();
+        let files = FileSecrets::new();
+        let mut session = Session::new(Arc::default(), Caller::default(), files);
+        let first = refresh(&mut session, &identity, Validator::Spiffe);
+        assert_eq!(first.len(), 2);
+        let secrets = encoded(&session);
+        assert_eq!(secrets.len(), 3, "one of them stands for what is not there");
+        assert_eq!(refresh(&mut session, &identity, Validator::Spiffe), first);
+        assert_eq!(encoded(&session), secrets);
+
+        let plain = refresh(&mut session, &identity, Validator::TrustedCa);
+        assert_ne!(plain["ROOTCA"], first["ROOTCA"]);
+        assert_eq!(plain["default"], first["default"]);
+
+        authority.rotate_leaf("domain.test", None).unwrap();
+        let identity = states.borrow_and_update().clone();
+        let rotated = refresh(&mut session, &identity, Validator::TrustedCa);
+        assert_ne!(rotated["default"], first["default"]);
+        assert_eq!(rotated["ROOTCA"], plain["ROOTCA"]);
     }
 }

@@ -181,6 +181,12 @@ impl Stream {
         secrets(&response)
     }
 
+    /// The status with which the stream ends.
+    pub(crate) async fn end(&mut self) -> tonic::Status {
+        let next = tokio::time::timeout(LIMIT, self.responses.message()).await;
+        next.expect("an end in time").unwrap_err()
+    }
+
     /// Fails if a response comes.
     pub(crate) async fn quiet(&mut self) {
         if let Ok(message) = tokio::time::timeout(QUIET, self.responses.message()).await {

@@ -89,6 +89,23 @@ async fn an_unknown_name_fails_alone() {
     }
 }
 
+/// Each name costs the server a secret: a peer may not ask for any number of them.
+#[tokio::test]
+async fn too_many_names_are_refused() {
+    let mesh = Mesh::start().await;
+    let names: Vec<_> = (0..1025).map(|n| format!("spiffe://a.test/{n}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let (code, text) = fetch(&mesh, &names).await.unwrap_err();
+    assert_eq!(code, Code::ResourceExhausted, "{text}");
+    let mut stream = mesh.stream().await;
+    stream.ask(&names).await;
+    let status = stream.end().await;
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!(status.message().contains("1025"), "{status}");
+    let fewer = [&names[..1023], &["default"]].concat();
+    assert_eq!(fetch(&mesh, &fewer).await.unwrap().len(), 1);
+}
+
 #[tokio::test]
 async fn a_name_is_answered_when_it_appears() {
     let mesh = Mesh::start().await;
