@@ -5,12 +5,14 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::unix::{
         fs::{FileTypeExt, PermissionsExt},
-        net::{UnixListener, UnixStream},
+        net::UnixListener,
     },
     path::Path,
+    thread,
+    time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Connections that the kernel completes before we accept them; Envoy's default on Linux, and
 /// capped there by `net.core.somaxconn`.
@@ -95,11 +97,40 @@ pub fn listen_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
 }
 
 fn open_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    let _alone = lock_folder(path);
     remove_dead_socket(path)?;
-    let listener = UnixListener::bind(path)?;
+    let socket = unix_socket()?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    // Before anybody can connect.
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    socket.listen(i32::try_from(DEFAULT_BACKLOG).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+/// How often the lock of a folder is tried, and the pause between: it is held for less than that.
+const LOCK_ATTEMPTS: usize = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Keeps others who open sockets there away until it is dropped: of two processes that find one dead
+/// socket, the second would remove the first one's new one. Without the lock, because the folder cannot
+/// be read or a stranger holds it, things are only as good as without it.
+fn lock_folder(path: &Path) -> Option<fs::File> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = fs::File::open(folder.unwrap_or(Path::new("."))).ok()?;
+    for _ in 0..LOCK_ATTEMPTS {
+        match folder.try_lock() {
+            Ok(()) => return Some(folder),
+            Err(fs::TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+            Err(fs::TryLockError::Error(_)) => break,
+        }
+    }
+    None
+}
+
+fn unix_socket() -> io::Result<Socket> {
+    Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)
 }
 
 fn remove_dead_socket(path: &Path) -> io::Result<()> {
@@ -114,10 +145,11 @@ fn remove_dead_socket(path: &Path) -> io::Result<()> {
             "a file that is not a socket is there",
         ));
     }
-    match UnixStream::connect(path) {
+    match unix_socket()?.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) => Err(error),
-        Ok(_) => Err(io::Error::new(
+        // It would block: somebody listens, and is behind with accepting.
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Err(io::Error::new(
             io::ErrorKind::AddrInUse,
             "another process listens there",
         )),
@@ -129,6 +161,8 @@ mod tests {
     use std::{
         io::{Read, Write},
         net::{Ipv4Addr, Ipv6Addr, TcpStream},
+        os::unix::net::UnixStream,
+        sync::Barrier,
     };
 
     use super::*;
@@ -232,6 +266,43 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains("another process"), "{error}");
         UnixStream::connect(&path).unwrap();
+    }
+
+    /// A blocking connect would wait until the other process accepts, which may be never.
+    #[test]
+    fn a_live_unix_socket_that_does_not_accept_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let busy = unix_socket().unwrap();
+        busy.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        busy.listen(0).unwrap();
+        let _waiting = UnixStream::connect(&path).unwrap();
+        let error = listen_unix(&path, 0o600).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn of_many_that_find_a_dead_socket_one_gets_it() {
+        const PROCESSES: usize = 8;
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("s.sock");
+            drop(listen_unix(&path, 0o600).unwrap());
+            let start = Barrier::new(PROCESSES);
+            let opened: Vec<_> = thread::scope(|scope| {
+                let open = || {
+                    start.wait();
+                    listen_unix(&path, 0o600)
+                };
+                let tasks: Vec<_> = (0..PROCESSES).map(|_| scope.spawn(open)).collect();
+                tasks.into_iter().map(|task| task.join().unwrap()).collect()
+            });
+            let listeners: Vec<_> = opened.into_iter().flatten().collect();
+            assert_eq!(listeners.len(), 1);
+            let _client = UnixStream::connect(&path).unwrap();
+            listeners[0].accept().unwrap();
+        }
     }
 
     #[test]
