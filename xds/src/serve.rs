@@ -20,16 +20,16 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams at a time on one connection. Envoy opens another connection when it needs more.
 const MAX_STREAMS: u32 = 200;
 
-/// A socket that services can be served on.
+/// A socket that services can be served on. The file of a Unix socket goes with it.
 #[derive(Debug)]
-pub struct Socket(Kind);
+pub struct Socket {
+    kind: Kind,
+    file: Option<SocketFile>,
+}
 
 #[derive(Debug)]
 enum Kind {
-    Unix {
-        listener: UnixListener,
-        path: PathBuf,
-    },
+    Unix(UnixListener),
     Tcp(TcpListener),
 }
 
@@ -50,8 +50,10 @@ impl Socket {
             })?;
         }
         let listener = ithildin_sys::socket::listen_unix(path, mode)?;
-        let path = path.to_path_buf();
-        Ok(Self(Kind::Unix { listener, path }))
+        Ok(Self {
+            kind: Kind::Unix(listener),
+            file: SocketFile::at(path),
+        })
     }
 
     /// Opens a TCP socket. Callers have no identity there: it must be a loopback address.
@@ -69,15 +71,16 @@ impl Socket {
             reuse_port: false,
             ..Default::default()
         };
-        Ok(Self(Kind::Tcp(ithildin_sys::socket::listen(
-            addr, &options,
-        )?)))
+        Ok(Self {
+            kind: Kind::Tcp(ithildin_sys::socket::listen(addr, &options)?),
+            file: None,
+        })
     }
 
     /// The address of a TCP socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        match &self.0 {
-            Kind::Unix { .. } => None,
+        match &self.kind {
+            Kind::Unix(_) => None,
             Kind::Tcp(listener) => listener.local_addr().ok(),
         }
     }
@@ -88,7 +91,7 @@ impl Socket {
     /// # Errors
     /// When the socket cannot be used at all. A connection that fails ends alone.
     pub async fn serve(self, routes: Routes, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-        let _cleanup = Cleanup::of(&self.0);
+        let _file = self.file;
         // Dropped at the end, which cuts the connections that are left.
         let (_alive, cut) = watch::channel(());
         let router = Server::builder()
@@ -96,8 +99,8 @@ impl Socket {
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .max_concurrent_streams(MAX_STREAMS)
             .add_routes(routes);
-        match self.0 {
-            Kind::Unix { listener, .. } => {
+        match self.kind {
+            Kind::Unix(listener) => {
                 let listener = tokio::net::UnixListener::from_std(listener)?;
                 tokio::select! {
                     served = router.serve_with_incoming(connections(listener, cut)) => served,
@@ -117,23 +120,25 @@ impl Socket {
 }
 
 /// Removes a socket's file when it is dropped, unless another file has its path now.
-struct Cleanup(Option<(PathBuf, u64)>);
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
 
-impl Cleanup {
-    fn of(kind: &Kind) -> Self {
-        match kind {
-            Kind::Unix { path, .. } => Self(inode(path).map(|inode| (path.clone(), inode))),
-            Kind::Tcp(_) => Self(None),
-        }
+impl SocketFile {
+    fn at(path: &Path) -> Option<Self> {
+        Some(Self {
+            path: path.to_path_buf(),
+            inode: inode(path)?,
+        })
     }
 }
 
-impl Drop for Cleanup {
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Some((path, ours)) = &self.0
-            && inode(path) == Some(*ours)
-        {
-            let _ = fs::remove_file(path);
+        if inode(&self.path) == Some(self.inode) {
+            let _ = fs::remove_file(&self.path);
         }
     }
 }

@@ -22,14 +22,16 @@ use super::{Operation, Sockets, authority_of};
 
 /// Only the authority's own user may control it.
 const CONTROL_MODE: u32 = 0o600;
+/// Pause after a failed accept, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The largest request: a bundle of many roots.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
 
-/// Opens the control socket; the future serves it until it fails.
+/// Opens the control socket; the future serves it for ever.
 pub(super) fn serve(
     path: &Path,
     sockets: Sockets,
-) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<>> {
+) -> anyhow::Result<impl Future<Output = Infallible> + use<>> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
@@ -39,7 +41,14 @@ pub(super) fn serve(
     let listener = UnixListener::from_std(listener)?;
     Ok(async move {
         loop {
-            let (stream, _) = listener.accept().await?;
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    warn!(%error, "cannot accept a control connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
             let sockets = sockets.clone();
             tokio::spawn(async move {
                 let service = service_fn(|request| answer(request, &sockets));
@@ -196,8 +205,10 @@ fn grant(operation: Operation, sockets: &Sockets) -> anyhow::Result<Value> {
         hint,
         ttl: ttl.as_deref().map(parse_duration).transpose()?,
     };
-    sockets.authority().grant(&name, workload.clone())?;
-    sockets.open_workload(&name, &workload)?;
+    // First what may fail: nobody is to have an identity that was not granted.
+    let bound = sockets.bind_workload(&name, &workload)?;
+    sockets.authority().grant(&name, workload)?;
+    sockets.serve(bound);
     Ok(json!({}))
 }
 

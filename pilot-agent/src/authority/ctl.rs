@@ -1,7 +1,7 @@
 //! `pilot-agent authority ctl`: one operation on a running authority.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -89,17 +89,25 @@ fn print(answer: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write(folder: &Path, answer: &Value) -> anyhow::Result<()> {
+pub(super) fn write(folder: &Path, answer: &Value) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for (field, name) in FILES {
         if let Some(text) = answer[field].as_str() {
             let path = folder.join(name);
+            // An old file, or a link, would keep its permission bits and its owner.
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error)
+                        .with_context(|| format!("cannot replace {}", path.display()));
+                }
+                _ => {}
+            }
             let mut options = fs::OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600);
+            options.write(true).create_new(true).mode(0o600);
             let mut file = options
                 .open(&path)
                 .with_context(|| format!("cannot write {}", path.display()))?;
-            std::io::Write::write_all(&mut file, text.as_bytes())?;
+            io::Write::write_all(&mut file, text.as_bytes())?;
             println!("{}", path.display());
         }
     }

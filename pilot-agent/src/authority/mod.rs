@@ -5,13 +5,17 @@
 mod config;
 mod control;
 mod ctl;
+mod folder;
 mod operation;
 mod sockets;
 
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -25,6 +29,9 @@ use tracing::{info, warn};
 pub use ctl::call;
 pub use operation::Operation;
 pub use sockets::Sockets;
+
+/// Where sockets go unless a flag says otherwise.
+const DEFAULT_DIR: &str = "/tmp/ithildin-authority";
 
 /// Runs an authority for development: SVIDs for several trust domains, over the Workload API and SDS.
 ///
@@ -59,7 +66,7 @@ struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The folder for sockets that have no path of their own: DIR/<authority>/agent.sock and DIR/control.sock.
-    #[arg(long, value_name = "DIR", default_value = "/tmp/ithildin-authority")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
     dir: PathBuf,
     /// A trust domain to issue for. May be repeated.
     #[arg(long = "trust-domain", value_name = "NAME")]
@@ -99,6 +106,9 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         .clone()
         .unwrap_or_else(|| args.dir.join("control.sock"));
     let config = config::load(&args)?;
+    if args.dir == Path::new(DEFAULT_DIR) {
+        folder::claim(&args.dir)?;
+    }
     warn!(
         "this authority is for development only: its keys live in memory and it attests nobody but by uid, gid and pid"
     );
@@ -122,7 +132,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         interrupted = tokio::signal::ctrl_c() => interrupted?,
-        failed = controlled => failed.context("the control socket failed")?,
+        never = controlled => match never {},
     }
     sockets.close().await;
     // Whoever controls us next must not find a dead socket; that it is gone already is as good.

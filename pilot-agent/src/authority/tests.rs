@@ -349,3 +349,69 @@ async fn certificates_are_minted_forged_and_revoked_over_the_control_socket() {
         assert!(error.contains(expected), "{operation}: {error}");
     }
 }
+
+/// A path that is a workload's socket cannot become another's, who would be handed the first one's
+/// identity; and a grant whose socket cannot be opened grants nothing.
+#[tokio::test]
+async fn a_socket_is_of_one_workload_only() {
+    let running = Running::start();
+    let folder = running.folder.path();
+    let grant = |name: &str, socket: &Path| {
+        let id = format!("spiffe://example.org/{name}");
+        json!({"op": "grant", "id": id, "socket": socket})
+    };
+    let own = folder.join("own.sock");
+    running.ctl(grant("first", &own)).await.unwrap();
+    running.ctl(grant("first", &own)).await.unwrap();
+    let error = running.ctl(grant("second", &own)).await.unwrap_err();
+    assert!(
+        error.contains("is the socket of the workload spiffe://example.org/first"),
+        "{error}"
+    );
+    let agent = folder.join("example.org/agent.sock");
+    let error = running.ctl(grant("second", &agent)).await.unwrap_err();
+    assert!(error.contains("is the socket of the agent of"), "{error}");
+
+    let late = folder.join("late.sock");
+    std::fs::write(&late, "in the way").unwrap();
+    let error = running.ctl(grant("second", &late)).await.unwrap_err();
+    assert!(error.contains("not a socket"), "{error}");
+    let status = running.ctl(json!({"op": "status"})).await.unwrap();
+    let workloads = status["trust_domains"][1]["workloads"].as_array().unwrap();
+    assert_eq!(workloads.len(), 1, "{workloads:?}");
+
+    // Not even its socket stays of a grant that is refused otherwise.
+    let bad = json!({"op": "grant", "id": "spiffe://example.org/x", "socket": folder.join("x.sock"), "ttl": "0s"});
+    running.ctl(bad).await.unwrap_err();
+    assert!(!folder.join("x.sock").exists());
+
+    std::fs::remove_file(&late).unwrap();
+    running.ctl(grant("second", &late)).await.unwrap();
+    let source = running.source("late.sock");
+    let state = until(&source, |state| state.snapshot().is_some()).await;
+    let ours = &state.snapshot().unwrap().svids;
+    assert_eq!(ours.len(), 1);
+    assert_eq!(ours[0].id.path(), "/second");
+}
+
+/// A key is written for its owner alone, whatever lay in its place.
+#[tokio::test]
+async fn a_key_is_written_for_its_owner_alone() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for name in ["key.pem", "elsewhere"] {
+        std::fs::write(at(name), "old").unwrap();
+        std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    symlink(at("elsewhere"), at("svid.pem")).unwrap();
+    let answer = json!({"chain": "a chain", "key": "a key"});
+    ctl::write(folder.path(), &answer).unwrap();
+    let mode = std::fs::metadata(at("key.pem"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(std::fs::read_to_string(at("key.pem")).unwrap(), "a key");
+    assert_eq!(std::fs::read_to_string(at("elsewhere")).unwrap(), "old");
+}
