@@ -1,0 +1,202 @@
+//! Rules in the words of nft.
+//!
+//! The script replaces the tables of an earlier run in one transaction: packets see the old rules or the new ones,
+//! never a part of either, so that nothing else is needed to apply, to repeat or to reconcile.
+
+use super::{Chain, Family, Id, Match, Place, Rule, RuleSet, Table, Target};
+
+impl RuleSet {
+    /// The input of `nft -f -` that puts the rules in place of those of an earlier run.
+    pub fn nftables(&self) -> String {
+        let mut script = nftables_cleanup();
+        for table in Table::ALL {
+            script += &self.nftables_table(table);
+        }
+        script
+    }
+
+    fn nftables_table(&self, table: Table) -> String {
+        let rules = || self.rules.iter().filter(move |rule| rule.table == table);
+        let mut chains: Vec<Chain> = Vec::new();
+        for rule in rules() {
+            if !chains.contains(&rule.chain) {
+                chains.push(rule.chain);
+            }
+        }
+        let Some(_) = chains.first() else {
+            return String::new();
+        };
+        let name = table_name(table);
+        let mut script = format!("add table inet {name}\n");
+        for chain in &chains {
+            script += &format!(
+                "add chain inet {name} {}{}\n",
+                chain_name(*chain),
+                hook(table, *chain)
+            );
+        }
+        for chain in chains {
+            let prefix = format!("add rule inet {name} {}", chain_name(chain));
+            // The tables see both families, also where only IPv4 is to be captured.
+            if chain.is_built_in() && !self.ipv6 {
+                script += &format!("{prefix} meta nfproto ipv6 return\n");
+            }
+            for rule in in_order(rules().filter(|rule| rule.chain == chain)) {
+                script += &format!("{prefix} {}\n", specification(rule));
+            }
+        }
+        script
+    }
+}
+
+/// The input of `nft -f -` that removes the rules of an earlier run. What is not there is made first, because nft
+/// refuses to delete it otherwise.
+pub(crate) fn nftables_cleanup() -> String {
+    Table::ALL
+        .map(table_name)
+        .map(|name| format!("add table inet {name}\ndelete table inet {name}\n"))
+        .concat()
+}
+
+/// The rules of a chain as they end up, so that none needs to be inserted: nft counts differently from iptables, and
+/// its tables hold the rules of both families.
+fn in_order<'a>(rules: impl Iterator<Item = &'a Rule>) -> Vec<&'a Rule> {
+    let mut chain: Vec<&Rule> = Vec::new();
+    for rule in rules {
+        let index = match rule.place {
+            Place::End => chain.len(),
+            Place::Before(position) => [Family::V4, Family::V6]
+                .into_iter()
+                .filter(|family| rule.is_for(*family))
+                .map(|family| index_of(&chain, family, position))
+                .max()
+                .unwrap_or_default(),
+        };
+        chain.insert(index, rule);
+    }
+    chain
+}
+
+/// Where the rule is that iptables gives number `position` among those of `family`.
+fn index_of(chain: &[&Rule], family: Family, position: usize) -> usize {
+    let of_family = chain.iter().enumerate();
+    let mut of_family = of_family.filter(|(_, rule)| rule.is_for(family));
+    let found = of_family.nth(position.saturating_sub(1));
+    found.map_or(chain.len(), |(index, _)| index)
+}
+
+fn specification(rule: &Rule) -> String {
+    let mut words = Vec::new();
+    let has_address = rule.matches.iter().any(|part| {
+        matches!(
+            part,
+            Match::Source(_) | Match::Destination(_) | Match::NotDestination(_)
+        )
+    });
+    match rule.family {
+        Some(Family::V4) if !has_address => words.push("meta nfproto ipv4".to_owned()),
+        Some(Family::V6) if !has_address => words.push("meta nfproto ipv6".to_owned()),
+        _ => {}
+    }
+    let protocol = rule.matches.iter().find_map(|part| match part {
+        Match::Protocol(protocol) => Some(protocol.name()),
+        _ => None,
+    });
+    let matches = rule.matches.iter();
+    words.extend(matches.map(|part| matching(part, protocol.unwrap_or("th"))));
+    words.push("counter".to_owned());
+    words.push(verdict(&rule.target, rule.family));
+    words.join(" ")
+}
+
+/// The match, with the protocol whose ports it means.
+fn matching(part: &Match, protocol: &str) -> String {
+    match part {
+        Match::In(interface) => format!("iifname {}", interface_name(interface.as_str())),
+        Match::Out(interface) => format!("oifname {}", interface_name(interface.as_str())),
+        Match::Protocol(protocol) => format!("meta l4proto {}", protocol.name()),
+        Match::Source(range) => format!("{} saddr {range}", ip(Family::of(*range))),
+        Match::Destination(range) => format!("{} daddr {range}", ip(Family::of(*range))),
+        Match::NotDestination(range) => format!("{} daddr != {range}", ip(Family::of(*range))),
+        Match::SourcePort(port) => format!("{protocol} sport {port}"),
+        Match::DestinationPort(ports) => match ports.bounds() {
+            (first, last) if first == last => format!("{protocol} dport {first}"),
+            (first, last) => format!("{protocol} dport {first}-{last}"),
+        },
+        Match::NotDestinationPort(port) => format!("{protocol} dport != {port}"),
+        Match::NotDestinationPorts([one, other]) => {
+            format!("{protocol} dport != {{ {one}, {other} }}")
+        }
+        Match::Owner(Id::User(user)) => format!("meta skuid {user}"),
+        Match::Owner(Id::Group(group)) => format!("meta skgid {group}"),
+        Match::NotOwner(Id::User(user)) => format!("meta skuid != {user}"),
+        Match::NotOwner(Id::Group(group)) => format!("meta skgid != {group}"),
+        Match::Established => "ct state related,established".to_owned(),
+        Match::Invalid => "ct state invalid".to_owned(),
+        Match::Mark(mark) => format!("meta mark {mark}"),
+        Match::NotMark(mark) => format!("meta mark != {mark}"),
+        Match::ConnectionMark(mark) => format!("ct mark {mark}"),
+    }
+}
+
+fn verdict(target: &Target, family: Option<Family>) -> String {
+    match target {
+        Target::Return => "return".to_owned(),
+        Target::Accept => "accept".to_owned(),
+        Target::Drop => "drop".to_owned(),
+        Target::Jump(chain) => format!("jump {}", chain_name(*chain)),
+        Target::Redirect(_, port) => format!("redirect to :{port}"),
+        Target::Tproxy { port, mark } => {
+            let ip = family.map(ip).unwrap_or_default();
+            format!("tproxy {ip} to :{port} meta mark set {mark} accept")
+        }
+        Target::SetMark(mark) => format!("meta mark set {mark}"),
+        Target::SaveMark => "ct mark set meta mark".to_owned(),
+        Target::RestoreMark => "meta mark set ct mark".to_owned(),
+        Target::Zone(zone) => format!("ct zone set {zone}"),
+    }
+}
+
+fn ip(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+/// Quoted, because a name may be a word of nft; the wildcard is nft's.
+fn interface_name(name: &str) -> String {
+    match name.strip_suffix('+') {
+        Some(prefix) => format!("\"{prefix}*\""),
+        None => format!("\"{name}\""),
+    }
+}
+
+fn table_name(table: Table) -> &'static str {
+    match table {
+        Table::Mangle => "istio-proxy-mangle",
+        Table::Nat => "istio-proxy-nat",
+        Table::Raw => "istio-proxy-raw",
+    }
+}
+
+fn chain_name(chain: Chain) -> String {
+    chain.name().to_ascii_lowercase().replace('_', "-")
+}
+
+/// Where a chain of the kernel's hooks in; nothing for our own. The numbers are those of iptables' tables.
+fn hook(table: Table, chain: Chain) -> String {
+    let hook = match chain {
+        Chain::Prerouting => "prerouting",
+        Chain::Output => "output",
+        _ => return String::new(),
+    };
+    let (kind, priority) = match table {
+        Table::Raw => ("filter", -300),
+        // A packet whose mark changes on its way out has to be routed again.
+        Table::Mangle if chain == Chain::Output => ("route", -150),
+        Table::Mangle => ("filter", -150),
+        Table::Nat => ("nat", -100),
+    };
+    format!(" {{ type {kind} hook {hook} priority {priority} ; }}")
+}
