@@ -450,12 +450,10 @@ impl<'x> Exchange<'x> {
         self.outcome.flags |= reply.flags;
         self.outcome.details = reply.details.clone();
         self.outcome.transport_failure = reply.transport_failure.clone();
-        // As in Envoy, the operations of the route see nothing of the response yet.
-        let mut made = Headers::default();
-        self.tell_attempts(&mut made);
-        self.rewrite_response(&mut made);
         let (mut response, body) = response::local(self.context, &self.request, reply);
-        response.headers.take_over(made);
+        // As in Envoy, they see no response code yet.
+        self.tell_attempts(&mut response.headers);
+        self.rewrite_response(&mut response.headers);
         self.outcome.status = response.status;
         self.keep_headers(&response);
         let Ok(mut sink) = client.respond(response, closing).await else {

@@ -922,6 +922,8 @@ fn pem_is_read_with_its_crls_or_refused_by_name() {
     );
     let broken = error(&root, &pem("X509 CRL", b"rubbish"));
     assert!(broken.starts_with("crl is malformed: "), "{broken}");
+    let nothing = error(&root, "rubbish");
+    assert_eq!(nothing, "crl is malformed: there is no CRL in it");
     let broken = error(
         "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----",
         "",
