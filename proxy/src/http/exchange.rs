@@ -131,9 +131,11 @@ impl<'x> Exchange<'x> {
             self.meter.request_is_whole();
         }
         if let Err(reply) = self.route_and_forward(source, client).await {
-            // Its connection ends with an answer to a request that is not all there.
+            // Its connection ends with an answer to a request that is not all there, or that should
+            // not have been sent.
             let is_whole = source.skip_ready().await;
-            self.reply(reply, client, !is_whole).await;
+            let is_bad = reply.status == 400 && self.outcome.route.is_none();
+            self.reply(reply, client, !is_whole || is_bad).await;
         }
         self.is_running = false;
         self.count();
@@ -450,9 +452,12 @@ impl<'x> Exchange<'x> {
         self.outcome.flags |= reply.flags;
         self.outcome.details = reply.details.clone();
         self.outcome.transport_failure = reply.transport_failure.clone();
+        let of_upstream = reply.is_of_upstream();
         let (mut response, body) = response::local(self.context, &self.request, reply);
         // As in Envoy, they see no response code yet.
-        self.tell_attempts(&mut response.headers);
+        if of_upstream {
+            self.tell_attempts(&mut response.headers);
+        }
         self.rewrite_response(&mut response.headers);
         self.outcome.status = response.status;
         self.keep_headers(&response);
