@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path, process::Command};
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     config::{Backend, Config, DryRun, Inbound, InboundMode, Operation},
@@ -12,9 +12,6 @@ use crate::{
     tool::{self, Fixes, ToolError},
     xtables::Xtables,
 };
-
-/// How often a rule may have been added by earlier runs; more are left, lest a removal that fails goes on for ever.
-const MAX_DUPLICATES: usize = 16;
 
 const NFT_FIXES: Fixes = Fixes {
     missing: "add the package nftables to the image, or leave --native-nftables (NATIVE_NFTABLES) out",
@@ -98,14 +95,10 @@ fn iptables_transcript(rules: &RuleSet, cleanup_only: bool) -> String {
     let mut text = "iptables-save\nip6tables-save\n".to_owned();
     for family in rules.families() {
         let restore = rules.restore(*family);
-        if !cleanup_only {
-            text += &restore;
-            continue;
-        }
-        for deletion in rules.deletions(*family) {
-            text += &format!("{} {}\n", program(*family), deletion.join(" "));
-        }
-        text += &State::parse(&restore).cleanup();
+        text += &match cleanup_only {
+            true => State::parse(&restore).cleanup(),
+            false => restore,
+        };
     }
     for family in rules.families() {
         text += &format!("{}-save\n", program(*family));
@@ -121,18 +114,14 @@ fn program(family: Family) -> &'static str {
 }
 
 fn nftables(rules: &RuleSet, operation: &Operation) -> Result<(), ApplyError> {
-    let script = match operation.cleanup_only {
-        true => nftables_cleanup(),
-        false => rules.nftables(),
+    let (script, done) = match operation.cleanup_only {
+        true => (nftables_cleanup(), "rules of an earlier run removed"),
+        false => (rules.nftables(), "rules added"),
     };
     let mut command = Command::new("nft");
     command.args(["-f", "-"]);
     tool::run(command, &script, NFT_FIXES)?;
-    info!(
-        tool = "nft",
-        removed = operation.cleanup_only,
-        "rules are in place"
-    );
+    info!(tool = "nft", "{done}");
     Ok(())
 }
 
@@ -142,125 +131,83 @@ fn iptables(
     operation: &Operation,
     lock_file: Option<&Path>,
 ) -> Result<(), ApplyError> {
-    if operation.cleanup_only {
-        return cleanup(config, operation.backend, lock_file);
-    }
     let mut places = Vec::new();
-    for family in rules.families() {
-        let tool = Xtables::detect(operation.backend, *family, lock_file)?;
-        places.push(Place::new(tool, *family, rules)?);
-    }
-    if !operation.force_apply && places.iter().all(|place| place.is == Is::InPlace) {
-        info!("the rules are in place already");
-        return Ok(());
-    }
-    let replace = operation.reconcile || operation.force_apply;
-    let replaced: Vec<&Place<'_>> = places
-        .iter()
-        .filter(|place| match place.is {
-            Is::Clean => false,
-            Is::InPlace => operation.force_apply,
-            Is::Different => replace,
-        })
-        .collect();
-    if replaced.is_empty() {
-        return places.iter().try_for_each(Place::add);
-    }
-    guarded(&places, || {
-        for place in &replaced {
-            place.remove()?;
+    for family in [Family::V4, Family::V6] {
+        match Xtables::detect(operation.backend, family, lock_file) {
+            Ok(tool) => places.push(Place::new(tool, rules, family)?),
+            Err(error) if !rules.families().contains(&family) => {
+                debug!(%error, "IPv6 has neither rules nor the means to have any");
+            }
+            Err(error) => return Err(error.into()),
         }
-        let added = places.iter();
-        let mut added = added.filter(|place| operation.force_apply || place.is != Is::InPlace);
-        added.try_for_each(|place| place.restore().map_err(ApplyError::Tool))
-    })
+    }
+    if operation.cleanup_only {
+        return places.iter().try_for_each(|place| Ok(place.remove()?));
+    }
+    if operation.force_apply || places.iter().any(|place| place.is == Is::Different) {
+        if operation.reconcile || operation.force_apply {
+            return replace(config, &places);
+        }
+        warn!("rules of an earlier run are in place and differ; --reconcile replaces them");
+    }
+    places.iter().try_for_each(Place::add)
 }
 
-/// Does `change` while nothing gets in or out, so that no connection slips past the proxy meanwhile.
-fn guarded(
-    places: &[Place<'_>],
-    change: impl FnOnce() -> Result<(), ApplyError>,
-) -> Result<(), ApplyError> {
+/// Replaces all rules while nothing gets in or out, so that no connection slips past the proxy meanwhile.
+fn replace(config: &Config, places: &[Place]) -> Result<(), ApplyError> {
     info!("all TCP and UDP is dropped while rules are replaced");
-    for place in places {
-        // Left by a run that was killed.
-        remove_all(&place.tool, guardrails("-D"));
-        for rule in guardrails("-I") {
-            place.tool.call(rule)?;
-        }
+    let mut closed = Vec::new();
+    let result = close(places, &mut closed).and_then(|()| {
+        places.iter().try_for_each(Place::remove)?;
+        remove_routes(config)?;
+        Ok(places.iter().try_for_each(Place::restore)?)
+    });
+    let mut opened = Ok(());
+    for (place, rule) in closed {
+        opened = opened.and(place.tool.call(guardrail("-D", rule)));
     }
-    let result = change();
-    let mut open = Ok(());
-    for place in places {
-        for rule in guardrails("-D") {
-            open = open.and(place.tool.call(rule));
-        }
+    if let (Err(error), Err(_)) = (&result, &opened) {
+        error!(%error, "the rules are not replaced");
     }
-    if let (Err(error), Err(_)) = (&result, &open) {
-        error!(%error, "rules could not be replaced");
-    }
-    open.map_err(ApplyError::Guardrails)?;
+    opened.map_err(ApplyError::Guardrails)?;
     result
 }
 
-/// Calls that add or delete the rules that drop everything.
-fn guardrails(action: &'static str) -> impl Iterator<Item = [&'static str; 8]> {
-    let chains = ["INPUT", "FORWARD", "OUTPUT"].into_iter();
-    chains.flat_map(move |chain| {
-        ["tcp", "udp"].map(|protocol| ["-t", "filter", action, chain, "-p", protocol, "-j", "DROP"])
-    })
-}
+/// Chains and protocols for which everything is dropped while rules are replaced.
+const GUARDRAILS: [(&str, &str); 6] = [
+    ("INPUT", "tcp"),
+    ("INPUT", "udp"),
+    ("FORWARD", "tcp"),
+    ("FORWARD", "udp"),
+    ("OUTPUT", "tcp"),
+    ("OUTPUT", "udp"),
+];
 
-/// Removes rules, each as often as it is there.
-fn remove_all<S: Into<std::ffi::OsString> + Clone>(
-    tool: &Xtables,
-    deletions: impl IntoIterator<Item = impl IntoIterator<Item = S> + Clone>,
-) {
-    for deletion in deletions {
-        let removed = |_: &usize| tool.call(deletion.clone()).is_ok();
-        (0..MAX_DUPLICATES).take_while(removed).for_each(drop);
-    }
-}
-
-/// Removes the rules of earlier runs, whatever their configuration was.
-fn cleanup(config: &Config, backend: Backend, lock_file: Option<&Path>) -> Result<(), ApplyError> {
-    for family in [Family::V4, Family::V6] {
-        let tool = match Xtables::detect(backend, family, lock_file) {
-            Ok(tool) => tool,
-            Err(error) if family == Family::V6 && !config.ipv6 => {
-                info!(%error, "IPv6 has no rules to remove");
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        // Both modes have rules in chains of the kernel that do not name a chain of ours.
-        for inbound_mode in [InboundMode::Redirect, InboundMode::Tproxy] {
-            let rules = RuleSet::new(&Config {
-                inbound_mode,
-                ipv6: true,
-                ..config.clone()
-            });
-            remove_all(&tool, rules.deletions(family));
+/// Adds the guardrails, and notes each in `closed`.
+fn close<'a>(
+    places: &'a [Place],
+    closed: &mut Vec<(&'a Place, (&'static str, &'static str))>,
+) -> Result<(), ApplyError> {
+    for place in places {
+        for rule in GUARDRAILS {
+            // One may be left by a run that was killed.
+            let _ = place.tool.call(guardrail("-D", rule));
+            place.tool.call(guardrail("-I", rule))?;
+            closed.push((place, rule));
         }
-        remove_chains(&tool)?;
     }
     Ok(())
 }
 
-fn remove_chains(tool: &Xtables) -> Result<(), ToolError> {
-    let state = State::parse(&tool.save()?);
-    if state.is_empty() {
-        return Ok(());
-    }
-    info!(tool = tool.program(), "removing rules of an earlier run");
-    tool.restore(&state.cleanup())
+fn guardrail<'a>(action: &'a str, (chain, protocol): (&'a str, &'a str)) -> [&'a str; 8] {
+    ["-t", "filter", action, chain, "-p", protocol, "-j", "DROP"]
 }
 
-/// One variant of iptables with the rules that it is to hold.
-struct Place<'a> {
+/// One variant of iptables for one family, with what it is to hold.
+struct Place {
     tool: Xtables,
-    family: Family,
-    rules: &'a RuleSet,
+    /// The input of `iptables-restore` that adds the rules; empty where there are to be none.
+    restore: String,
     is: Is,
 }
 
@@ -272,64 +219,60 @@ enum Is {
     Different,
 }
 
-impl<'a> Place<'a> {
-    fn new(tool: Xtables, family: Family, rules: &'a RuleSet) -> Result<Self, ToolError> {
+impl Place {
+    fn new(tool: Xtables, rules: &RuleSet, family: Family) -> Result<Self, ToolError> {
+        let restore = rules.restore(family);
         let current = State::parse(&tool.save()?);
-        let expected = State::parse(&rules.restore(family));
         let has = |rule| tool.call::<String>(rule).is_ok();
         let is = if current.is_empty() {
             Is::Clean
-        } else if current.has_the_chains_of(&expected) && rules.checks(family).into_iter().all(has)
+        } else if current.has_the_chains_of(&State::parse(&restore))
+            && rules.checks(family).into_iter().all(has)
         {
             Is::InPlace
         } else {
             Is::Different
         };
         info!(tool = tool.program(), state = ?is, "rules of this namespace");
-        Ok(Self {
-            tool,
-            family,
-            rules,
-            is,
-        })
+        Ok(Self { tool, restore, is })
     }
 
     /// Adds what is not there.
     fn add(&self) -> Result<(), ApplyError> {
         match self.is {
             Is::InPlace => Ok(()),
-            Is::Clean => {
-                self.restore()?;
-                self.verify()
-            }
-            Is::Different => {
-                warn!("rules of an earlier run are in place and differ; --reconcile replaces them");
-                self.restore().map_err(ApplyError::Differ)?;
-                self.verify()
-            }
-        }
-    }
-
-    fn remove(&self) -> Result<(), ApplyError> {
-        remove_all(&self.tool, self.rules.deletions(self.family));
-        Ok(remove_chains(&self.tool)?)
-    }
-
-    fn restore(&self) -> Result<(), ToolError> {
-        self.tool.restore(&self.rules.restore(self.family))?;
-        info!(tool = self.tool.program(), "rules are in place");
-        Ok(())
-    }
-
-    fn verify(&self) -> Result<(), ApplyError> {
+            Is::Clean => Ok(self.restore()?),
+            Is::Different => self.restore().map_err(ApplyError::Differ),
+        }?;
         let current = State::parse(&self.tool.save()?);
-        let expected = State::parse(&self.rules.restore(self.family));
-        match current.has_the_chains_of(&expected) {
+        match current.has_the_chains_of(&State::parse(&self.restore)) {
             true => Ok(()),
+            false if self.restore.is_empty() => Ok(()),
             false => Err(ApplyError::Vanished {
                 program: self.tool.program().to_owned(),
             }),
         }
+    }
+
+    fn restore(&self) -> Result<(), ToolError> {
+        if !self.restore.is_empty() {
+            self.tool.restore(&self.restore)?;
+            info!(tool = self.tool.program(), "rules added");
+        }
+        Ok(())
+    }
+
+    /// Removes the rules of earlier runs, whatever their settings were.
+    fn remove(&self) -> Result<(), ToolError> {
+        let current = State::parse(&self.tool.save()?);
+        if !current.is_empty() {
+            self.tool.restore(&current.cleanup())?;
+            info!(
+                tool = self.tool.program(),
+                "rules of an earlier run removed"
+            );
+        }
+        Ok(())
     }
 }
 

@@ -8,7 +8,9 @@
 /// Most flags may be given as a variable instead: `--istio-inbound-ports` is ISTIO_INBOUND_PORTS. A flag has
 /// precedence. Exits with 1 on an error, and with 126 when --run-validation finds that nothing is redirected.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(after_help = "\
+#[command(
+    args_override_self = true,
+    after_help = "\
 Environment only:
   ISTIO_OUTBOUND_OWNER_GROUPS          groups whose traffic is captured, * (the default) for all
   ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE  groups whose traffic is not captured
@@ -16,7 +18,8 @@ Environment only:
   ISTIO_META_DNS_CAPTURE, INVALID_DROP, ISTIO_DUAL_STACK
                                        the same as --redirect-dns, --drop-invalid, --dual-stack
   ENVOY_USER                           the user whose id --proxy-uid is by default; istio-proxy
-  DRY_RUN_FILE_PATH                    with --dry-run: the file that takes what would have been applied")]
+  DRY_RUN_FILE_PATH                    with --dry-run: the file that takes what would have been applied"
+)]
 pub struct Args {
     /// Port of the proxy for outbound traffic [default: 15001]
     #[arg(short = 'p', long, value_name = "PORT")]

@@ -92,15 +92,9 @@ pub fn run_with(args: &Args, environment: &dyn Fn(&str) -> Option<String>) -> Re
     let host = Host::read(settings.get(&flags::REDIRECT_DNS).switch()?)?;
     let (config, operation) = resolve(args, environment, &host)?;
     info!(?config, ?operation, "traffic capture");
-    if !operation.skip_rule_apply {
-        // On a node, the lock that counts is the Pod's: the host's own rules are in another namespace.
-        let lock_file = namespace.filter(|_| operation.cni_mode);
-        apply::run(&config, &operation, lock_file)?;
-    }
-    if let Some(probe) = operation.validation {
-        validation::run(&config, probe)?;
-    }
-    Ok(())
+    // On a node, the lock that counts is the Pod's: the host's own rules are in another namespace.
+    let lock_file = namespace.filter(|_| operation.cni_mode);
+    apply(&config, &operation, lock_file)
 }
 
 /// What `args` and the environment mean on `host`.
@@ -112,6 +106,22 @@ pub fn resolve(
     let settings = Settings { args, environment };
     let config = Config::resolve(settings, host)?;
     Ok((config, Operation::resolve(settings, host)?))
+}
+
+/// Puts rules in place, or takes them away, and checks that traffic is redirected, as far as `operation` says so. The
+/// lock of iptables is `lock_file`, or the host's.
+pub fn apply(
+    config: &Config,
+    operation: &Operation,
+    lock_file: Option<&Path>,
+) -> Result<(), Error> {
+    if !operation.skip_rule_apply {
+        apply::run(config, operation, lock_file)?;
+    }
+    if let Some(probe) = operation.validation {
+        validation::run(config, probe)?;
+    }
+    Ok(())
 }
 
 /// Moves this thread, and what it starts, to another network namespace.

@@ -2,13 +2,18 @@
 //!
 //! What iptables saves is not what it was given: it sorts matches, writes marks in hexadecimal and leaves out
 //! defaults. So rules are never compared as text; they are counted, and iptables itself is asked whether it has them.
+//!
+//! A rule is ours if it is in a chain of ours or jumps to one. TPROXY and excluded interfaces also need rules in chains
+//! of the kernel that name none of ours; these are told by their form, in tables that hold chains of ours.
 
 use std::collections::BTreeMap;
+
+use crate::rules::OUTBOUND_MARK;
 
 /// The beginning of the names of our chains.
 const OWN_PREFIX: &str = "ISTIO_";
 
-/// Our chains, and the jumps to them, of one address family.
+/// What is ours of the rules of one address family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct State {
     tables: BTreeMap<String, Contents>,
@@ -18,8 +23,10 @@ pub(crate) struct State {
 struct Contents {
     /// Our chains, with the number of their rules.
     chains: BTreeMap<String, usize>,
-    /// Rules of other chains that jump to ours, each without its leading `-A`.
-    jumps: Vec<String>,
+    /// Our rules in other chains, each without its leading `-A`.
+    rules: Vec<String>,
+    /// Rules in other chains that have the form of ours.
+    similar: Vec<String>,
 }
 
 impl State {
@@ -35,9 +42,8 @@ impl State {
             let contents = state.tables.entry(table.clone()).or_default();
             contents.read(line);
         }
-        state
-            .tables
-            .retain(|_, contents| *contents != Contents::default());
+        let tables = &mut state.tables;
+        tables.retain(|_, contents| !contents.chains.is_empty() || !contents.rules.is_empty());
         state
     }
 
@@ -62,8 +68,8 @@ impl State {
         let mut text = String::new();
         for (table, contents) in &self.tables {
             text += &format!("*{table}\n");
-            for jump in &contents.jumps {
-                text += &format!("-D {jump}\n");
+            for rule in contents.rules.iter().chain(&contents.similar) {
+                text += &format!("-D {rule}\n");
             }
             // All are emptied before any is deleted, because they jump to one another.
             for action in ["-F", "-X"] {
@@ -79,26 +85,20 @@ impl State {
 
 impl Contents {
     fn read(&mut self, line: &str) {
-        let mut words = line.split_whitespace();
-        match (words.next(), words.next()) {
-            (Some("-N"), Some(chain)) => self.chain(chain, 0),
-            (Some("-A"), Some(chain)) if chain.starts_with(OWN_PREFIX) => self.chain(chain, 1),
-            (Some("-A"), Some(_)) if jumps_to_ours(line) => {
-                self.jumps
-                    .extend(line.strip_prefix("-A ").map(str::to_owned));
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["-N", chain, ..] => self.chain(chain, 0),
+            ["-A" | "-I", chain, ..] if chain.starts_with(OWN_PREFIX) => self.chain(chain, 1),
+            ["-A", chain, rule @ ..] => self.rule(chain, rule, line.trim_start_matches("-A ")),
+            ["-I", chain, _position, rule @ ..] => {
+                self.rule(chain, rule, &format!("{chain} {}", rule.join(" ")));
             }
-            (Some("-I"), Some(chain)) if chain.starts_with(OWN_PREFIX) => self.chain(chain, 1),
-            (Some("-I"), Some(chain)) if jumps_to_ours(line) => {
-                // Without the position.
-                let rule: Vec<&str> = words.skip(1).collect();
-                self.jumps.push(format!("{chain} {}", rule.join(" ")));
-            }
-            (Some(first), _) => {
+            [first, ..] => {
                 if let Some(chain) = first.strip_prefix(':') {
                     self.chain(chain, 0);
                 }
             }
-            (None, _) => {}
+            [] => {}
         }
     }
 
@@ -107,14 +107,62 @@ impl Contents {
             *self.chains.entry(name.to_owned()).or_default() += rules;
         }
     }
+
+    /// A rule in a chain that is not ours; `text` is what deletes it.
+    fn rule(&mut self, chain: &str, rule: &[&str], text: &str) {
+        let target = follows(rule, "-j").or(follows(rule, "-g"));
+        if target.is_some_and(|target| target.starts_with(OWN_PREFIX)) {
+            self.rules.push(text.to_owned());
+        } else if is_similar(chain, rule) {
+            self.similar.push(text.to_owned());
+        }
+    }
 }
 
-fn jumps_to_ours(rule: &str) -> bool {
-    let mut words = rule.split_whitespace();
-    let target = words
-        .find(|word| matches!(*word, "-j" | "--jump" | "-g" | "--goto"))
-        .and_then(|_| words.next());
-    target.is_some_and(|target| target.starts_with(OWN_PREFIX))
+/// Whether a rule of the kernel's `chain` has the form of one that excludes an interface, or of one of TPROXY's.
+fn is_similar(chain: &str, rule: &[&str]) -> bool {
+    let has = |word| rule.contains(&word);
+    let target = follows(rule, "-j");
+    match chain {
+        "PREROUTING" => match target {
+            Some("RETURN") => matches!(rule, ["-i", _, "-j", "RETURN"]),
+            Some("CONNMARK") => has("--mark") && has("--save-mark"),
+            _ => false,
+        },
+        "OUTPUT" => match target {
+            Some("RETURN") => {
+                matches!(rule, ["-o", _, "-j", "RETURN"])
+                    || (rule.len() == MARKED_BY_LOOPBACK
+                        && follows(rule, "-o") == Some("lo")
+                        && has("--mark"))
+            }
+            Some("CONNMARK") => has("--mark") && has("--restore-mark"),
+            Some("MARK") => {
+                let mark = follows(rule, "--set-xmark").or(follows(rule, "--set-mark"));
+                follows(rule, "-o") == Some("lo") && mark.is_some_and(is_outbound_mark)
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// Words of `-o lo -p tcp -m mark --mark MARK -j RETURN`.
+const MARKED_BY_LOOPBACK: usize = 10;
+
+/// Whether it is the mark of the proxy's own connections, as it was given or as it is saved.
+fn is_outbound_mark(text: &str) -> bool {
+    let mark = text.split('/').next().unwrap_or(text);
+    match mark.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16) == Ok(OUTBOUND_MARK),
+        None => mark.parse() == Ok(OUTBOUND_MARK),
+    }
+}
+
+/// The word after `option`.
+fn follows<'a>(rule: &[&'a str], option: &str) -> Option<&'a str> {
+    let position = rule.iter().position(|word| *word == option)?;
+    rule.get(position + 1).copied()
 }
 
 #[cfg(test)]
@@ -164,6 +212,39 @@ COMMIT
                 "{change}"
             );
         }
+    }
+
+    #[test]
+    fn rules_without_a_chain_of_ours_are_told_by_their_form() {
+        let ours = "\
+*mangle
+:ISTIO_INBOUND - [0:0]
+-A PREROUTING -i eth9 -j RETURN
+-A PREROUTING -p tcp -m mark --mark 0x539 -j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff
+-A OUTPUT -o eth9 -j RETURN
+-A OUTPUT -o lo -p tcp -m mark --mark 0x539 -j RETURN
+-A OUTPUT ! -d 127.0.0.1/32 -o lo -p tcp -m owner --uid-owner 1337 -j MARK --set-xmark 0x53a/0xffffffff
+-A OUTPUT -p tcp -m connmark --mark 0x539 -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff
+COMMIT
+";
+        let cleanup = State::parse(ours).cleanup();
+        for rule in ours.lines().filter_map(|line| line.strip_prefix("-A ")) {
+            assert!(cleanup.contains(&format!("-D {rule}\n")), "{rule}");
+        }
+        let others = "\
+*mangle
+:ISTIO_INBOUND - [0:0]
+-A PREROUTING -i eth9 -p tcp -j RETURN
+-A PREROUTING -p tcp -j CONNMARK --save-mark
+-A OUTPUT -o lo -p tcp -m mark --mark 0x539 -m owner --uid-owner 1 -j RETURN
+-A OUTPUT -o lo -j MARK --set-xmark 0x1/0xffffffff
+-A OUTPUT -o eth0 -j MARK --set-xmark 0x53a/0xffffffff
+-A POSTROUTING -o eth0 -j RETURN
+COMMIT
+";
+        assert!(!State::parse(others).cleanup().contains("-D"));
+        // The same rules are those of others where there is no chain of ours.
+        assert!(State::parse(&ours.replace(":ISTIO_INBOUND - [0:0]\n", "")).is_empty());
     }
 
     #[test]

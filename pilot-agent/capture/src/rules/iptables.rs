@@ -33,17 +33,10 @@ impl RuleSet {
         rules.map(|rule| rule.call("-C")).collect()
     }
 
-    /// Calls that take away the rules that are in chains of the kernel and jump to none of ours: those that cannot be
-    /// told by the chain they are in or lead to.
-    pub(crate) fn deletions(&self, family: Family) -> Vec<Arguments> {
-        let rules = self
-            .of(family)
-            .filter(|rule| rule.chain.is_built_in() && !matches!(rule.target, Target::Jump(_)));
-        rules.map(|rule| rule.call("-D")).collect()
-    }
-
     fn of(&self, family: Family) -> impl Iterator<Item = &Rule> {
-        self.rules.iter().filter(move |rule| rule.is_for(family))
+        let has_rules = self.families().contains(&family);
+        let rules = self.rules.iter();
+        rules.filter(move |rule| has_rules && rule.is_for(family))
     }
 }
 

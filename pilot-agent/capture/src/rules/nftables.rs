@@ -41,7 +41,7 @@ impl RuleSet {
             if chain.is_built_in() && !self.ipv6 {
                 script += &format!("{prefix} meta nfproto ipv6 return\n");
             }
-            for rule in in_order(rules().filter(|rule| rule.chain == chain)) {
+            for rule in in_order(rules().filter(|rule| rule.chain == chain), self.families()) {
                 script += &format!("{prefix} {}\n", specification(rule));
             }
         }
@@ -60,15 +60,15 @@ pub(crate) fn nftables_cleanup() -> String {
 
 /// The rules of a chain as they end up, so that none needs to be inserted: nft counts differently from iptables, and
 /// its tables hold the rules of both families.
-fn in_order<'a>(rules: impl Iterator<Item = &'a Rule>) -> Vec<&'a Rule> {
+fn in_order<'a>(rules: impl Iterator<Item = &'a Rule>, families: &[Family]) -> Vec<&'a Rule> {
     let mut chain: Vec<&Rule> = Vec::new();
     for rule in rules {
         let index = match rule.place {
             Place::End => chain.len(),
-            Place::Before(position) => [Family::V4, Family::V6]
-                .into_iter()
-                .filter(|family| rule.is_for(*family))
-                .map(|family| index_of(&chain, family, position))
+            Place::Before(position) => families
+                .iter()
+                .filter(|family| rule.is_for(**family))
+                .map(|family| index_of(&chain, *family, position))
                 .max()
                 .unwrap_or_default(),
         };

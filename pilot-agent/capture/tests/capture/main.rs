@@ -1,0 +1,14 @@
+//! Traffic capture as its users see it: what flags mean, the rules that they make, and what becomes of real packets.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test whose surroundings cannot be made has failed"
+)]
+
+mod common;
+mod lifecycle;
+mod net;
+mod packets;
+mod rules;
+mod settings;
+mod tools;
