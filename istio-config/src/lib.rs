@@ -20,7 +20,6 @@ mod rules;
 mod testing;
 mod validate;
 mod watch;
-pub mod yaml;
 
 pub use build::build;
 pub use error::{ConfigError, ObjectId};

@@ -4,10 +4,10 @@ mod folder;
 
 use std::{
     collections::BTreeMap,
-    io,
     path::{Path, PathBuf},
 };
 
+use ithildin_proto::yaml;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -18,16 +18,13 @@ use crate::{
     model::{ConfigMap, Ignored, MeshConfig, Metadata, Object},
     read::{Fault, read},
     resources::Resources,
-    validate, yaml,
+    validate,
 };
 
 /// Namespace of a resource that names none, as with `kubectl apply`.
 const DEFAULT_NAMESPACE: &str = "default";
 /// Name of the ConfigMap whose key `mesh` is the mesh configuration.
 const MESH_CONFIG_MAP: &str = "istio";
-
-/// The largest file: a mesh of ten thousand services in one.
-const MAX_FILE_BYTES: usize = 64 << 20;
 
 const NOT_A_RESOURCE: &str = "not a Kubernetes resource: apiVersion and kind are required";
 
@@ -109,9 +106,7 @@ struct Body<S> {
 impl Loader {
     fn file(&mut self, dir: &Path, path: &Path) {
         let name = path.strip_prefix(dir).unwrap_or(path);
-        let bytes = ithildin_sys::file::read_regular(path, MAX_FILE_BYTES);
-        let text = bytes.and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
-        let text = match text {
+        let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) => {
                 return self
@@ -123,7 +118,9 @@ impl Loader {
             Ok(documents) => documents
                 .into_iter()
                 .for_each(|document| self.document(name, document)),
-            Err(error) => self.errors.push(ConfigError::in_file(name, error)),
+            Err(error) => self
+                .errors
+                .push(ConfigError::in_file(name, error.to_string())),
         }
     }
 
@@ -315,7 +312,7 @@ impl Loader {
                 documents.pop().unwrap_or_else(|| Value::Object(Map::new()))
             }
             Ok(_) => return self.error(file, id, "data.mesh", "more than one YAML document"),
-            Err(error) => return self.error(file, id, "data.mesh", error),
+            Err(error) => return self.error(file, id, "data.mesh", error.to_string()),
         };
         match read::<MeshConfig>(mesh) {
             Ok(mesh) => {

@@ -1,18 +1,22 @@
-//! YAML as Envoy reads it: a plain scalar is a boolean, else a whole number, else text.
+//! YAML documents, read in one pass into a flat list of nodes that borrows from the text.
 //!
-//! So `1.10` and `18446744073709551615` keep their digits, and Protobuf's JSON rules, which take
-//! numbers as text, decide later.
+//! A bootstrap may hold hundreds of thousands of nodes, of which nothing outlives the reading: one
+//! list costs one allocation, and leaves no holes in the heap.
 
-use saphyr::{ScalarStyle, Yaml, YamlLoader};
-use saphyr_parser::{Parser, StrInput};
-use serde_json::{Map, Value};
+mod document;
 
-/// Values that aliases may multiply a document to.
-const MAX_VALUES: usize = 1_000_000;
-/// Nesting that nobody writes by hand; a parser's stack is finite.
-const MAX_DEPTH: usize = 100;
+use std::collections::HashSet;
 
-/// Why a text is not one YAML document.
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError};
+use serde_json::Value;
+
+pub(crate) use self::document::{Document, Node, Nodes, Scalar, Simple};
+use self::document::{Item, MAX_DEPTH};
+
+/// Nodes that aliases may add to a document.
+const MAX_COPIES: usize = 100_000;
+
+/// Why a text is not YAML as we take it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum YamlError {
     /// With line and column.
@@ -26,142 +30,181 @@ pub enum YamlError {
     DuplicateKey(String),
     #[error("is nested too deeply, or aliases multiply it")]
     Size,
-    #[error("has a value that does not have the form that its tag says")]
-    Tag,
+    #[error("has a number that is not finite")]
+    Number,
 }
 
-/// One document; an empty text is `null`.
+/// One document as Envoy reads it; an empty text is `null`.
 ///
 /// # Errors
 /// Syntax, duplicate keys, several documents, and alias bombs.
 pub fn load(text: &str) -> Result<Value, YamlError> {
-    let mut loader = YamlLoader::<Yaml<'_>>::default();
-    loader.early_parse(false);
-    let mut parser: Parser<'_, StrInput<'_>> = Parser::new_from_str(text);
-    let syntax = |error: saphyr_parser::ScanError| YamlError::Syntax(error.to_string());
-    parser.load(&mut loader, true).map_err(syntax)?;
-    if let Some(error) = loader.error() {
-        return Err(syntax(error.clone()));
-    }
-    let documents = loader.into_documents();
-    match documents.as_slice() {
-        [] => Ok(Value::Null),
-        [document] => {
-            let mut budget = MAX_VALUES;
-            convert(document, MAX_DEPTH, &mut budget)
-        }
-        several => Err(YamlError::Documents(several.len())),
+    let document = one(text)?;
+    document.root().to_json(Scalar::as_envoy)
+}
+
+/// All documents by YAML 1.2's core schema, as Kubernetes resources are written; empty ones are
+/// left out.
+///
+/// # Errors
+/// Syntax, duplicate keys, and alias bombs.
+pub fn documents(text: &str) -> Result<Vec<Value>, YamlError> {
+    let documents = parse(text)?;
+    let values = documents
+        .iter()
+        .map(|document| document.root().to_json(Scalar::as_core_schema));
+    let full = |value: &Result<Value, _>| !matches!(value, Ok(Value::Null));
+    values.filter(full).collect()
+}
+
+/// The only document of a text.
+pub(crate) fn one(text: &str) -> Result<Document<'_>, YamlError> {
+    let mut documents = parse(text)?;
+    match documents.len() {
+        0 => Ok(Document::null()),
+        1 => Ok(documents.remove(0)),
+        several => Err(YamlError::Documents(several)),
     }
 }
 
-fn convert(yaml: &Yaml<'_>, depth: usize, budget: &mut usize) -> Result<Value, YamlError> {
-    *budget = budget.checked_sub(1).ok_or(YamlError::Size)?;
-    let depth = depth.checked_sub(1).ok_or(YamlError::Size)?;
-    Ok(match yaml {
-        Yaml::Representation(text, ScalarStyle::Plain, None) => plain(text),
-        Yaml::Representation(text, ..) => Value::String(text.to_string()),
-        Yaml::Sequence(items) => {
-            let items = items.iter().map(|item| convert(item, depth, budget));
-            Value::Array(items.collect::<Result<_, _>>()?)
+fn parse(text: &str) -> Result<Vec<Document<'_>>, YamlError> {
+    let mut parser = Parser::new_from_str(text);
+    let mut documents = Vec::new();
+    let mut builder = Builder::default();
+    while let Some(event) = parser.next_event() {
+        let (event, _) = event.map_err(syntax)?;
+        match event {
+            Event::DocumentEnd => {
+                let Builder { items, .. } = std::mem::take(&mut builder);
+                documents.push(Document::new(items));
+            }
+            event => builder.take(event)?,
         }
-        Yaml::Mapping(entries) => {
-            let mut map = Map::new();
-            let mut merged = Vec::new();
-            for (key, value) in entries {
-                let key = text(convert(key, depth, budget)?)?;
-                let value = convert(value, depth, budget)?;
-                if key == "<<" {
-                    merged.push(value);
-                } else if map.contains_key(&key) {
-                    return Err(YamlError::DuplicateKey(key));
-                } else {
-                    map.insert(key, value);
+    }
+    Ok(documents)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is used in map_err")]
+fn syntax(error: ScanError) -> YamlError {
+    YamlError::Syntax(error.to_string())
+}
+
+/// Makes a document of events.
+#[derive(Default)]
+struct Builder<'t> {
+    items: Vec<Item<'t>>,
+    /// Where the collections begin that are not closed yet.
+    open: Vec<(usize, Anchor)>,
+    /// By anchor id, the node's items.
+    anchors: Vec<(Anchor, std::ops::Range<usize>)>,
+    copies: usize,
+}
+
+/// 0 for none.
+type Anchor = usize;
+
+impl<'t> Builder<'t> {
+    fn take(&mut self, event: Event<'t>) -> Result<(), YamlError> {
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let plain = style == ScalarStyle::Plain && tag.is_none();
+                let at = self.items.len();
+                self.items.push(match plain {
+                    true => Item::Plain(text),
+                    false => Item::Text(text),
+                });
+                self.remember(anchor, at);
+            }
+            Event::SequenceStart(anchor, _) => self.open(Item::List { inside: 0 }, anchor)?,
+            Event::MappingStart(anchor, _) => self.open(Item::Map { inside: 0 }, anchor)?,
+            Event::SequenceEnd | Event::MappingEnd => self.close()?,
+            Event::Alias(anchor) => self.copy(anchor)?,
+            Event::Nothing
+            | Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(_)
+            | Event::DocumentEnd => {}
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, item: Item<'t>, anchor: Anchor) -> Result<(), YamlError> {
+        if self.open.len() >= MAX_DEPTH {
+            return Err(YamlError::Size);
+        }
+        self.open.push((self.items.len(), anchor));
+        self.items.push(item);
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), YamlError> {
+        let Some((at, anchor)) = self.open.pop() else {
+            return Ok(());
+        };
+        let count = self.items.len() - at - 1;
+        match &mut self.items[at] {
+            Item::List { inside } => *inside = count,
+            Item::Map { inside } => {
+                *inside = count;
+                check_keys(&self.items[at + 1..])?;
+            }
+            Item::Plain(_) | Item::Text(_) => {}
+        }
+        self.remember(anchor, at);
+        Ok(())
+    }
+
+    /// The node from `at` to the end is complete.
+    fn remember(&mut self, anchor: Anchor, at: usize) {
+        if anchor > 0 {
+            self.anchors.push((anchor, at..self.items.len()));
+        }
+    }
+
+    fn copy(&mut self, anchor: Anchor) -> Result<(), YamlError> {
+        // An anchor inside its own node is not complete yet.
+        let known = self.anchors.iter().rev().find(|(id, _)| *id == anchor);
+        let (_, range) = known.ok_or(YamlError::Size)?;
+        self.copies += range.len();
+        if self.copies > MAX_COPIES {
+            return Err(YamlError::Size);
+        }
+        self.items.extend_from_within(range.clone());
+        Ok(())
+    }
+}
+
+/// The keys of a mapping are scalars, each there once.
+fn check_keys(inside: &[Item<'_>]) -> Result<(), YamlError> {
+    /// Above it a set is cheaper than comparing each with each.
+    const FEW: usize = 12;
+    let mut few: Vec<Scalar<'_>> = Vec::new();
+    let mut many = HashSet::new();
+    let mut at = 0;
+    while let Some(key) = inside.get(at) {
+        let key = key.scalar().ok_or(YamlError::Key)?;
+        let fresh = match key {
+            // Merge keys may be repeated.
+            Scalar::Plain("<<") => true,
+            key if few.len() < FEW => {
+                let fresh = few.iter().all(|known| known.text() != key.text());
+                few.push(key);
+                fresh
+            }
+            key => {
+                if many.is_empty() {
+                    many.extend(few.iter().map(Scalar::text));
                 }
+                many.insert(key.text())
             }
-            merged.into_iter().for_each(|value| merge(&mut map, value));
-            Value::Object(map)
+        };
+        if !fresh {
+            return Err(YamlError::DuplicateKey(key.text().to_owned()));
         }
-        Yaml::Tagged(_, inner) => convert(inner, depth, budget)?,
-        Yaml::Value(_) | Yaml::Alias(_) | Yaml::BadValue => return Err(YamlError::Tag),
-    })
-}
-
-fn plain(text: &str) -> Value {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Value::Bool(true),
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
-            Value::Bool(false)
-        }
-        text => match text.parse::<i64>() {
-            Ok(number) => Value::from(number),
-            Err(_) => Value::String(text.to_owned()),
-        },
+        at += 1 + inside.get(at + 1).map_or(0, Item::size);
     }
-}
-
-fn text(key: Value) -> Result<String, YamlError> {
-    match key {
-        Value::String(text) => Ok(text),
-        Value::Number(number) => Ok(number.to_string()),
-        Value::Bool(flag) => Ok(flag.to_string()),
-        _ => Err(YamlError::Key),
-    }
-}
-
-/// Merge keys give defaults: what the mapping says itself stays.
-fn merge(map: &mut Map<String, Value>, value: Value) {
-    match value {
-        Value::Object(defaults) => {
-            for (key, value) in defaults {
-                map.entry(key).or_insert(value);
-            }
-        }
-        Value::Array(list) => list.into_iter().for_each(|value| merge(map, value)),
-        _ => {}
-    }
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn scalars_are_envoys() {
-        let text =
-            "a: yes\nb: 0755\nc: 1.10\nd: 18446744073709551615\ne: '80'\nf: ~\ng: -3\nh: 5s\n";
-        let expected = json!({
-            "a": true, "b": 755, "c": "1.10", "d": "18446744073709551615",
-            "e": "80", "f": null, "g": -3, "h": "5s",
-        });
-        assert_eq!(load(text).unwrap(), expected);
-    }
-
-    #[test]
-    fn tabs_after_values_and_merge_keys() {
-        let text = "a: &x\t\n  p: 1\nb:\n  <<: *x\n  q: 2\n";
-        assert_eq!(
-            load(text).unwrap(),
-            json!({"a": {"p": 1}, "b": {"q": 2, "p": 1}})
-        );
-        assert_eq!(load("").unwrap(), Value::Null);
-    }
-
-    #[test]
-    fn broken_documents_say_where() {
-        assert!(
-            matches!(load("a: {b: [1,2}\n"), Err(YamlError::Syntax(text)) if text.contains("line 1"))
-        );
-        assert!(load("a: 1\na: 2\n").is_err());
-        assert_eq!(load("a: 1\n---\nb: 2\n"), Err(YamlError::Documents(2)));
-        let bomb = "a: &a [1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n\
-                    c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\n\
-                    e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\n\
-                    g: [*f,*f,*f,*f,*f,*f,*f,*f,*f]\n";
-        assert!(
-            matches!(load(bomb), Err(YamlError::Syntax(text)) if text.contains("alias expansion"))
-        );
-    }
-}
+mod tests;

@@ -53,7 +53,6 @@ pub(crate) async fn run(args: &Args, log: Option<LogFile>) -> anyhow::Result<()>
         std::fs::write(path, address.to_string())
             .with_context(|| format!("--admin-address-path: cannot write {path:?}"))?;
     }
-    give_back_memory();
     let logs = Arc::clone(proxy.logs());
     tokio::select! {
         () = ready(&proxy, args.mode) => {}
@@ -145,12 +144,8 @@ fn server_address(address: &address::Address) -> Option<ServerAddress> {
     }
 }
 
-/// Start-up needs more memory than serving: the parsed file and its descriptors are gone by now.
-fn give_back_memory() {
-    if let Err(error) = ithildin_sys::alloc::purge() {
-        tracing::debug!(%error, "cannot purge the allocator");
-    }
-}
+/// How many of the things that are waited for a log line names.
+const SHOWN: usize = 5;
 
 /// Logs what is waited for. Returns only with [`Mode::InitOnly`], once all is warm.
 async fn ready(proxy: &Proxy, mode: Mode) {
@@ -158,10 +153,13 @@ async fn ready(proxy: &Proxy, mode: Mode) {
     loop {
         let now = readiness.borrow_and_update().clone();
         match now {
-            Readiness::Waiting(what) => tracing::info!(waiting_for = ?what, "starting"),
+            Readiness::Waiting(what) => {
+                let shown = &what[..what.len().min(SHOWN)];
+                let more = what.len() - shown.len();
+                tracing::info!(waiting_for = ?shown, more, "starting");
+            }
             Readiness::Ready => {
                 tracing::info!("all is warm: serving");
-                give_back_memory();
                 if mode == Mode::InitOnly {
                     return;
                 }

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, bail};
-use ithildin_istio_config::yaml;
+use ithildin_proto::yaml;
 use ithildin_spiffe::{
     SpiffeId, TrustDomain,
     authority::{AuthorityConfig, KeyType, TrustDomainConfig, WorkloadConfig},

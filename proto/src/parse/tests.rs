@@ -120,3 +120,77 @@ fn the_descriptors_are_those_of_the_messages() {
         assert!(pool.message(name).is_some(), "{name}");
     }
 }
+
+#[test]
+fn what_is_printed_is_read_again() {
+    let bootstrap: Bootstrap = from_yaml(SEED).unwrap();
+    let printed = crate::Printer::new().json(&bootstrap);
+    assert_eq!(from_value::<Bootstrap>(printed).unwrap(), bootstrap);
+}
+
+#[test]
+fn every_form_of_value_is_read() {
+    let text = "
+name: a
+metadata:
+  filter_metadata:
+    x: {text: b, number: 1.5, flag: true, nothing: null, list: [1, two]}
+  typed_filter_metadata:
+    y: {\"@type\": type.googleapis.com/google.protobuf.StringValue, value: five}
+    z: {\"@type\": type.googleapis.com/google.protobuf.Duration, value: 1.25s}
+connectTimeout: 0.25s
+common_lb_config: {healthy_panic_threshold: {value: 12.5}}
+circuit_breakers: {thresholds: {priority: high, max_connections: '7'}}
+ring_hash_lb_config: {minimum_ring_size: 18446744073709551615}
+transport_socket_matches:
+- name: m
+  transport_socket:
+    name: n
+    typed_config:
+      \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+      common_tls_context:
+        tls_certificates: [{private_key: {inline_bytes: aGk-}}]
+";
+    let cluster: Cluster = from_yaml(text).unwrap();
+    let printed = crate::Printer::new().json(&cluster);
+    assert_eq!(printed["connect_timeout"], "0.250s");
+    let metadata = &printed["metadata"];
+    assert_eq!(metadata["typed_filter_metadata"]["y"]["value"], "five");
+    assert_eq!(metadata["typed_filter_metadata"]["z"]["value"], "1.250s");
+    let free = &metadata["filter_metadata"]["x"];
+    // Envoy's number is text where it is not whole; null is left out nowhere.
+    assert_eq!(free["text"], "b");
+    assert_eq!(free["list"], serde_json::json!([1.0, "two"]));
+    let lb = cluster.common_lb_config.unwrap();
+    assert_eq!(lb.healthy_panic_threshold.unwrap().value, 12.5);
+    let thresholds = &cluster.circuit_breakers.unwrap().thresholds;
+    assert_eq!(thresholds[0].priority, 1);
+    assert_eq!(thresholds[0].max_connections.unwrap().value, 7);
+    let Some(crate::pb::envoy::config::cluster::v3::cluster::LbConfig::RingHashLbConfig(ring)) =
+        cluster.lb_config
+    else {
+        panic!("{:?}", cluster.lb_config);
+    };
+    assert_eq!(ring.minimum_ring_size.unwrap().value, u64::MAX);
+}
+
+#[test]
+fn what_protobuf_has_once_is_there_once() {
+    for (text, expected) in [
+        (
+            "connect_timeout: 1s\nconnectTimeout: 2s\n",
+            "connectTimeout: is there twice, under both of its names",
+        ),
+        (
+            "type: STATIC\ncluster_type: {name: x}\n",
+            "cluster_type: another field of cluster_discovery_type is set too",
+        ),
+        (
+            "metadata: {typed_filter_metadata: {z: {\"@type\": x/google.protobuf.Duration}}}",
+            "metadata.typed_filter_metadata[\"z\"]: needs a \"value\", and nothing else",
+        ),
+    ] {
+        let errors = from_yaml::<Cluster>(text).unwrap_err();
+        assert_eq!(errors.to_string(), expected, "{text}");
+    }
+}

@@ -116,7 +116,6 @@ fn refusal(error: httparse::Error) -> ParseError {
     match error {
         httparse::Error::TooManyHeaders => ParseError::TooManyHeaders,
         httparse::Error::Version => ParseError::Version,
-        httparse::Error::HeaderValue => ParseError::HeaderValue,
         _ => ParseError::Malformed,
     }
 }
@@ -499,10 +498,8 @@ fn split_target(
         ("https", 8)
     } else if memchr::memmem::find(target, b"://").is_some() {
         return Err(ParseError::Scheme);
-    } else if target == b"*" {
-        return Err(ParseError::Target);
     } else {
-        return Err(ParseError::Malformed);
+        return Err(ParseError::Target);
     };
     let rest = &target[prefix..];
     let length = rest

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use ithildin_proto::pb::envoy::config::{
     bootstrap::v3::Bootstrap, cluster::v3::Cluster as ClusterProto,
     listener::v3::Listener as ListenerProto, route::v3::RouteConfiguration,
@@ -38,6 +39,9 @@ use crate::{
 /// clock may jump.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
+/// An update of this many resources leaves enough free memory behind to be given back at once.
+const LARGE_UPDATE: u64 = 100;
+
 pub(super) struct Controller {
     compiler: Compiler,
     dns: Dns,
@@ -53,6 +57,8 @@ pub(super) struct Controller {
     /// All clusters of the start were warm once: since then listeners wait for themselves alone.
     started: bool,
     version: u64,
+    /// Resources that were compiled since memory was given back; the start counts as many.
+    compiled: u64,
     published: Arc<Published>,
     state: watch::Sender<Arc<ControlState>>,
 }
@@ -82,6 +88,7 @@ impl Controller {
             stamp: Stamp::now(0),
             started: false,
             version: published.current.load().version,
+            compiled: LARGE_UPDATE,
             published,
             state: watch::Sender::new(Arc::default()),
         };
@@ -122,7 +129,13 @@ impl Controller {
                     self.clusters.runs().for_each(|run| run.count_secret(&key));
                     self.listeners.runs().for_each(|run| run.count_secret(&key));
                 },
-                resolved = self.dns.next() => self.resolved(&resolved),
+                resolved = self.dns.next() => {
+                    self.resolved(&resolved);
+                    // Thousands of names may be there at once.
+                    while let Some(resolved) = self.dns.next().now_or_never() {
+                        self.resolved(&resolved);
+                    }
+                }
                 Some(request) = requests.recv() => {
                     // Whoever asked may have gone.
                     let _ = request.send(self.inventory());
@@ -171,6 +184,7 @@ impl Controller {
                     Ok(ClusterRun::new(compiled, dns))
                 });
         self.updates.clusters(changes, &self.stamp);
+        self.compiled += changes.compiled();
         let runs = self.clusters.runs_mut();
         self.assignments
             .replace(&set.endpoints, &self.stamp, runs, &self.compiler);
@@ -183,6 +197,7 @@ impl Controller {
                     Ok(ListenerRun::new(compiled))
                 });
         self.updates.listeners(changes, &self.stamp);
+        self.compiled += changes.compiled();
         self.apply_routes(set);
     }
 
@@ -196,7 +211,7 @@ impl Controller {
         let used: BTreeSet<&str> = dependencies.clone().map(|route| &*route.name).collect();
         let compiler = &mut self.compiler;
         let mut outcomes = Vec::new();
-        self.routes.replace(
+        let changes = self.routes.replace(
             &set.routes,
             &self.stamp,
             |name| used.contains(name),
@@ -209,6 +224,7 @@ impl Controller {
                 })
             },
         );
+        self.compiled += changes.compiled();
         for (name, accepted) in outcomes {
             let users = dependencies.clone().filter(|route| *route.name == *name);
             users.for_each(|route| self.stamp.count(&route.stats, accepted));
@@ -249,6 +265,10 @@ impl Controller {
         self.compiler.collect();
         self.updates.gauges(&self.clusters, &self.listeners);
         let state = self.current_state(now);
+        if state.waiting.is_empty() && self.compiled >= LARGE_UPDATE {
+            self.compiled = 0;
+            give_back_memory();
+        }
         self.state.send_replace(Arc::new(state));
     }
 
@@ -356,6 +376,13 @@ fn known_clusters(
         Ok(compiled)
     } else {
         Err(ConfigErrors(errors.into()))
+    }
+}
+
+/// Reading and compiling need more memory than serving: the messages are gone by now.
+fn give_back_memory() {
+    if let Err(error) = ithildin_sys::alloc::purge() {
+        tracing::debug!(%error, "cannot purge the allocator");
     }
 }
 

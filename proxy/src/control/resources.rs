@@ -72,6 +72,12 @@ pub(super) struct Changes {
     pub(super) refused: u64,
 }
 
+impl Changes {
+    pub(super) fn compiled(self) -> u64 {
+        self.added + self.modified
+    }
+}
+
 impl<M: PartialEq, R> Resources<M, R> {
     pub(super) fn new(kind: ResourceKind) -> Self {
         Self {

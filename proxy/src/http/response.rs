@@ -62,6 +62,7 @@ pub(super) fn local(
     finish(context, request, &mut headers);
     let response = Response {
         status,
+        reason: Bytes::new(),
         headers,
         body: match body.len() {
             0 => BodyLength::Empty,

@@ -4,6 +4,5 @@
 //! safe to call.
 
 pub mod alloc;
-pub mod file;
 pub mod process;
 pub mod socket;

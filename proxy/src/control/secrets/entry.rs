@@ -1,6 +1,7 @@
 //! One secret: its last good form, and the slots that it fills.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Weak},
     time::SystemTime,
 };
@@ -65,14 +66,16 @@ pub(super) struct Entry {
     stats: Option<Arc<SubscriptionStats>>,
     material: Option<Material>,
     identity: Option<Arc<Slot<Identity>>>,
-    validations: Vec<ValidationSlot>,
+    /// Thousands of clusters may differ in the names that they accept.
+    validations: HashMap<ValidationUse, Weak<Slot<Validation>>>,
 }
 
-/// A validation context over its `default_validation_context`.
-struct ValidationSlot {
-    defaults: CertificateValidationContext,
+/// How a validation context is used.
+#[derive(PartialEq, Eq, Hash)]
+struct ValidationUse {
+    /// `default_validation_context`, encoded.
+    defaults: Vec<u8>,
     match_server_name: bool,
-    slot: Weak<Slot<Validation>>,
 }
 
 impl Entry {
@@ -93,7 +96,7 @@ impl Entry {
             stats,
             material: None,
             identity: None,
-            validations: Vec::new(),
+            validations: HashMap::new(),
         }
     }
 
@@ -114,24 +117,18 @@ impl Entry {
         defaults: &CertificateValidationContext,
         match_server_name: bool,
     ) -> Arc<Slot<Validation>> {
-        self.validations
-            .retain(|known| known.slot.strong_count() > 0);
-        let known = self.validations.iter().find(|known| {
-            known.match_server_name == match_server_name && known.defaults == *defaults
-        });
-        if let Some(slot) = known.and_then(|known| known.slot.upgrade()) {
+        let user = ValidationUse {
+            defaults: defaults.encode_to_vec(),
+            match_server_name,
+        };
+        if let Some(slot) = self.validations.get(&user).and_then(Weak::upgrade) {
             return slot;
         }
         let slot = Slot::new(None);
-        let known = ValidationSlot {
-            defaults: defaults.clone(),
-            match_server_name,
-            slot: Arc::downgrade(&slot),
-        };
         self.first_fill(&slot, |material, at| {
-            material.validation(&known, at).map(Arc::new)
+            material.validation(&user, at).map(Arc::new)
         });
-        self.validations.push(known);
+        self.validations.insert(user, Arc::downgrade(&slot));
         slot
     }
 
@@ -191,15 +188,14 @@ impl Entry {
         }
     }
 
-    pub(super) fn in_use(&self) -> bool {
+    /// Forgets uses that have ended. Whether there are any left.
+    pub(super) fn collect(&mut self) -> bool {
+        self.validations.retain(|_, slot| slot.strong_count() > 0);
         // The entry itself holds one.
         self.identity
             .as_ref()
             .is_some_and(|slot| Arc::strong_count(slot) > 1)
-            || self
-                .validations
-                .iter()
-                .any(|known| known.slot.strong_count() > 0)
+            || !self.validations.is_empty()
     }
 
     pub(super) fn status(&self) -> SecretStatus {
@@ -261,7 +257,7 @@ impl Entry {
         let live = self.validations.iter();
         let validations: Vec<_> = match &material {
             Some(material) => live
-                .filter_map(|known| Some((known.slot.upgrade()?, material.validation(known, &at)?)))
+                .filter_map(|(user, slot)| Some((slot.upgrade()?, material.validation(user, &at)?)))
                 .collect(),
             None => Vec::new(),
         };
@@ -301,11 +297,7 @@ impl Entry {
         if let Some(slot) = &self.identity {
             slot.store(None);
         }
-        for slot in self
-            .validations
-            .iter()
-            .filter_map(|known| known.slot.upgrade())
-        {
+        for slot in self.validations.values().filter_map(Weak::upgrade) {
             slot.store(None);
         }
     }
@@ -365,17 +357,19 @@ impl Material {
         }
     }
 
-    fn validation(&self, user: &ValidationSlot, at: &At<'_>) -> Option<Validation> {
+    fn validation(&self, user: &ValidationUse, at: &At<'_>) -> Option<Validation> {
         let Self::Validation(context) = self else {
             at.error("is a tls_certificate, but is used as a validation_context");
             return None;
         };
         let at = at.field("validation_context");
-        if without_roots(&user.defaults) != user.defaults {
-            let merged = merge(&user.defaults, &context.whole);
+        let defaults = CertificateValidationContext::decode(user.defaults.as_slice())
+            .expect("a message that was just encoded decodes");
+        if without_roots(&defaults) != defaults {
+            let merged = merge(&defaults, &context.whole);
             return validation::validation(&merged, Origin::Served, user.match_server_name, &at);
         }
-        let merged = merge(&user.defaults, &context.rules);
+        let merged = merge(&defaults, &context.rules);
         let rules = validation::rules(&merged, user.match_server_name, &at)?;
         Some(rules.with(share(&context.trust)))
     }

@@ -191,7 +191,7 @@ impl SecretStore {
 
     /// Forgets the secrets that no context uses any more.
     pub(super) fn collect(&mut self) {
-        self.entries.retain(|_, entry| entry.in_use());
+        self.entries.retain(|_, entry| entry.collect());
     }
 
     /// All secrets for admin, sorted by name.
