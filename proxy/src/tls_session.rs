@@ -22,8 +22,14 @@ pub struct TlsSession {
     pub peer: Option<Arc<Peer>>,
     /// What we showed the peer.
     pub identity: Option<Arc<Identity>>,
-    peer_text: OnceCell<Option<Box<CertificateText>>>,
-    own_text: OnceCell<Option<Box<CertificateText>>>,
+    /// Of most sessions nothing is asked.
+    texts: OnceCell<Box<Texts>>,
+}
+
+#[derive(Debug, Default)]
+struct Texts {
+    peer: OnceCell<Option<CertificateText>>,
+    own: OnceCell<Option<CertificateText>>,
 }
 
 /// A leaf certificate, as text.
@@ -47,8 +53,7 @@ impl TlsSession {
             resumed: stream.resumed(),
             peer: stream.peer().cloned(),
             identity: stream.identity().cloned(),
-            peer_text: OnceCell::new(),
-            own_text: OnceCell::new(),
+            texts: OnceCell::new(),
         }
     }
 
@@ -58,25 +63,27 @@ impl TlsSession {
             let peer = self.peer.as_ref()?;
             CertificateText::of(peer.chain.first()?, &peer.fingerprint())
         };
-        self.peer_text.get_or_init(read).as_deref()
+        let texts = self.texts.get_or_init(Box::default);
+        texts.peer.get_or_init(read).as_ref()
     }
 
     /// Our own leaf; read when it is first asked for.
     pub fn own_text(&self) -> Option<&CertificateText> {
         let read = || CertificateText::of(self.identity.as_ref()?.chain().first()?, &[]);
-        self.own_text.get_or_init(read).as_deref()
+        let texts = self.texts.get_or_init(Box::default);
+        texts.own.get_or_init(read).as_ref()
     }
 }
 
 impl CertificateText {
-    fn of(der: &[u8], fingerprint: &[u8]) -> Option<Box<Self>> {
+    fn of(der: &[u8], fingerprint: &[u8]) -> Option<Self> {
         let description = describe(der)?;
-        Some(Box::new(Self {
+        Some(Self {
             uri_sans: description.uri_sans.join(","),
             dns_sans: description.dns_sans.join(","),
             fingerprint: hex(fingerprint),
             description,
-        }))
+        })
     }
 }
 

@@ -37,14 +37,16 @@ pub(super) fn apply(manager: &HttpManager, connection: &Connection, headers: &mu
     }
     let details = &manager.client_cert_details;
     // All requests of a connection have the same one.
-    let own = connection.xfcc.get_or_init(|| element(details, session));
+    let own = connection
+        .xfcc
+        .get_or_init(|| Box::new(element(details, session)));
     let before = match mode {
         ForwardClientCert::AppendForward => headers.joined(NAME),
         _ => None,
     };
     let value = match before {
         Some(before) => [&before[..], b",", own].concat().into(),
-        None => own.clone(),
+        None => Bytes::clone(own),
     };
     headers.set(Known::XForwardedClientCert, NAME, value);
 }

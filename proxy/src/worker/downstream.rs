@@ -40,7 +40,7 @@ pub struct Connection {
     /// Tells why the connection was closed from outside, if it was.
     pub live: Rc<Live>,
     /// Its `x-forwarded-client-cert`, once a request has needed it.
-    pub xfcc: OnceCell<Bytes>,
+    pub xfcc: OnceCell<Box<Bytes>>,
 }
 
 impl Connection {

@@ -4,6 +4,7 @@ use ithildin_tls::{ClientContext, ClientParams, ServerContext, ServerParams, Tls
 
 use super::*;
 use crate::{
+    access_log::{AccessLog, AccessLogs, Destination, Format, LogWriter, Unset},
     config::{FilterChain, FilterChains, listener::ChainMatch},
     testing::Pki,
 };
@@ -93,6 +94,46 @@ async fn only_who_is_trusted_is_let_in() {
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
     eventually("counted", || ssl.connection_error.get() == 3).await;
     assert_eq!(ssl.handshake.get(), 1);
+}
+
+#[tokio::test]
+async fn each_refusal_is_one_line_with_who_and_why() {
+    let pki = Pki::new(&["example.org", "domain.test"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let file = LogWriter::new(Arc::default()).open(Destination::File(path.clone()));
+    let format = "%DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_TRANSPORT_FAILURE_REASON% \
+                  %CONNECTION_TERMINATION_DETAILS% %FILTER_CHAIN_NAME%\n";
+    let format = Format::text(format, Unset::Dash).unwrap();
+    let server = pki.server(SERVER, &["example.org"]);
+    let validation = server.validation.clone().unwrap();
+    let mut listener = testing::listener("l", testing::ANY, tls_chain(server));
+    listener.access_log = AccessLogs::new(vec![AccessLog::new(None, format, file.unwrap())]);
+    listener.logs_connections = true;
+    let (proxy, _) = start(listener).await;
+
+    let stranger = connect(&proxy, pki.client(FRIEND, &["example.org"]), None, None).await;
+    stranger.unwrap_err();
+    let mut anonymous = pki.client(CLIENT, &["example.org"]);
+    anonymous.identity = None;
+    connect(&proxy, anonymous, None, None).await.unwrap_err();
+    let mut live = connect(&proxy, pki.client(CLIENT, &["example.org"]), None, None)
+        .await
+        .unwrap();
+    validation.store(Some(pki.validation(&["domain.test"])));
+    assert!(ends(&mut live).await);
+
+    let read = || std::fs::read_to_string(&path).unwrap_or_default();
+    eventually("logged", || read().lines().count() == 3).await;
+    let text = read();
+    let lines: Vec<_> = text.lines().collect();
+    let no_bundle = format!("- TLS_error:_{FRIEND}_is_refused:_there_is_no_bundle_for_");
+    assert!(lines[0].starts_with(&no_bundle), "{text}");
+    assert!(lines[0].ends_with(" - tls"), "{text}");
+    let anonymous = "- TLS_error:_the_peer_sent_no_certificate,_and_one_is_required - tls";
+    assert_eq!(lines[1], anonymous);
+    let gone = format!("{CLIENT} - peer_is_no_longer_authorised:_{CLIENT}_is_refused:");
+    assert!(lines[2].starts_with(&gone), "{text}");
 }
 
 #[tokio::test]
