@@ -4,6 +4,7 @@ mod folder;
 
 use std::{
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -25,6 +26,9 @@ use crate::{
 const DEFAULT_NAMESPACE: &str = "default";
 /// Name of the ConfigMap whose key `mesh` is the mesh configuration.
 const MESH_CONFIG_MAP: &str = "istio";
+
+/// The largest file: a mesh of ten thousand services in one.
+const MAX_FILE_BYTES: usize = 64 << 20;
 
 const NOT_A_RESOURCE: &str = "not a Kubernetes resource: apiVersion and kind are required";
 
@@ -106,7 +110,9 @@ struct Body<S> {
 impl Loader {
     fn file(&mut self, dir: &Path, path: &Path) {
         let name = path.strip_prefix(dir).unwrap_or(path);
-        let text = match std::fs::read_to_string(path) {
+        let bytes = ithildin_sys::file::read_regular(path, MAX_FILE_BYTES);
+        let text = bytes.and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
+        let text = match text {
             Ok(text) => text,
             Err(error) => {
                 return self

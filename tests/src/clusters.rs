@@ -111,6 +111,20 @@ impl Server {
         app: &App,
         data_plane: DataPlane,
     ) -> Self {
+        let path = format!("/ns/{}/sa/{}", GATEWAY_POD.namespace, GATEWAY_POD.account);
+        let gateway = identities.workload(cluster, &path);
+        Self::start_with(lan, identities, cluster, app, data_plane, gateway)
+    }
+
+    /// The same with another identity for the gateway.
+    pub fn start_with(
+        lan: &Lan,
+        identities: &Identities,
+        cluster: &str,
+        app: &App,
+        data_plane: DataPlane,
+        gateway: (String, Identity),
+    ) -> Self {
         let net = lan.host(ip(GATEWAY_IP), &[]);
         let config = net.subdir("istio");
         copy("clusters/server.yaml", &config);
@@ -122,9 +136,11 @@ impl Server {
         let mut relay = net.command(binary("ithildin-test-peer"));
         relay.args(["relay", GATEWAY, "127.0.0.1:8080"]);
         let relay = net.spawn("port-forward", relay);
+        let path = format!("/ns/{}/sa/{}", app.pod.namespace, app.pod.account);
+        let app_identity = identities.workload(cluster, &path);
         let mut server = Self {
-            gateway: Workload::start(net, &GATEWAY_POD, identities, cluster, &config, data_plane),
-            app: Workload::start(app_net, &app.pod, identities, cluster, &config, data_plane),
+            gateway: Workload::start(net, &GATEWAY_POD, gateway, &config, data_plane),
+            app: Workload::start(app_net, &app.pod, app_identity, &config, data_plane),
             config,
             _service: serve,
             _port_forward: relay,
@@ -155,7 +171,8 @@ impl Client {
         let config = net.subdir("istio");
         copy("clusters/client.yaml", &config);
         copy("walkthroughs/app-egress.yaml", &config);
-        let sleep = Workload::start(net, &SLEEP_POD, identities, cluster, &config, data_plane);
+        let identity = identities.workload(cluster, SLEEP);
+        let sleep = Workload::start(net, &SLEEP_POD, identity, &config, data_plane);
         let mut client = Self { sleep, config };
         client.sleep.wait_ready();
         client
@@ -175,13 +192,10 @@ impl Workload {
     fn start(
         net: Net,
         pod: &Pod<'_>,
-        identities: &Identities,
-        cluster: &str,
+        (id, identity): (String, Identity),
         config: &Path,
         data_plane: DataPlane,
     ) -> Self {
-        let path = format!("/ns/{}/sa/{}", pod.namespace, pod.account);
-        let (id, identity): (String, Identity) = identities.workload(cluster, &path);
         Self {
             agent: Agent::start(&net, pod, &identity, config, data_plane),
             net,

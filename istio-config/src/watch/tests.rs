@@ -53,6 +53,26 @@ async fn a_changed_file_changes_the_configuration() {
     .await;
 }
 
+/// Opening a pipe would wait for a writer, and everything else with it.
+#[tokio::test]
+async fn a_pipe_is_reported_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "a.yaml", &entry("a.example.org"));
+    let pipe = dir.path().join("pipe.yaml");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let watcher = timeout(PATIENCE, watcher(dir.path())).await;
+    let watcher = watcher.expect("nothing is waited for");
+    let errors = watcher.errors().borrow().clone();
+    let text = errors[0].to_string();
+    assert!(
+        text.contains("pipe.yaml") && text.contains("not a regular file"),
+        "{text}"
+    );
+    fs::remove_file(&pipe).unwrap();
+    until(&mut watcher.resources(), |set| has(set, "a.example.org")).await;
+}
+
 #[tokio::test]
 async fn a_broken_file_is_reported_and_the_last_good_set_stays() {
     let dir = tempfile::tempdir().unwrap();

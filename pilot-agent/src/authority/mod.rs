@@ -33,7 +33,7 @@ pub use sockets::Sockets;
 /// Where sockets go unless a flag says otherwise.
 const DEFAULT_DIR: &str = "/tmp/ithildin-authority";
 
-/// Runs an authority for development: SVIDs for several trust domains, over the Workload API and SDS.
+/// Run an authority for development: SVIDs for several trust domains, over the Workload API and SDS
 ///
 /// Its keys live in memory and everybody on the machine may be given an identity: never use it in
 /// production. A first run:

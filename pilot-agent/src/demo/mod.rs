@@ -25,9 +25,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use report::{Event, Report};
 use stage::Stage;
 
-/// Shows a request going from a workload in cluster domain.test through an egress and an ISTIO_MUTUAL
-/// gateway to a service in cluster example.org and back; identities rotating under load; a third trust
-/// domain joining and leaving; and forged certificates being refused.
+/// Show two federated clusters at work, on this machine alone
+///
+/// A request goes from a workload in cluster domain.test through an egress and an ISTIO_MUTUAL gateway to a
+/// service in cluster example.org and back; identities rotate under load; a third trust domain joins and
+/// leaves; and forged certificates are refused.
 ///
 /// Everything runs on loopback and in a temporary folder. It stays up afterwards, for a try by hand.
 #[derive(Debug, Parser)]

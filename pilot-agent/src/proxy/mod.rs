@@ -55,36 +55,67 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         source.subscribe(),
         trust_domain,
     ));
-    let watcher = Watcher::start(settings.config_dir.clone(), settings.node.clone()).await;
-
-    let plane = Arc::new(RwLock::new(None));
-    let health = Health::new(
-        source.subscribe(),
-        watcher.resources(),
-        watcher.errors(),
-        Arc::clone(&plane),
-        started,
-    );
-    // First of all somebody must be able to ask what is waited for.
-    let status = status::start(Arc::clone(&settings), Arc::clone(&health))?;
-    let running = Plane::start(&settings, watcher.resources(), Arc::clone(&source)).await?;
-    *plane.write().await = Some(running);
-    tokio::spawn(Arc::clone(&health).follow());
-
-    let end = {
-        let running = plane.read().await;
-        tokio::select! {
-            name = signals.next() => End::Drain(name),
-            () = status.quit() => End::Quit,
-            how = data_plane_ended(running.as_ref()) => End::DataPlane(how),
+    let running = tokio::select! {
+        running = Running::start(&settings, source, started) => running?,
+        // A folder or a data plane that keeps us waiting does not keep us from ending.
+        signal = signals.next() => {
+            info!(signal, "ending before the start was done");
+            return Ok(());
         }
     };
-    health.enter(Phase::Terminating);
-    let running = plane.write().await.take();
-    let result = finish(end, running, &settings, &mut signals).await;
-    // Identity and configuration are followed until the last request is done.
-    drop((source, watcher));
-    result
+    running.to_the_end(&settings, &mut signals).await
+}
+
+/// The agent under way.
+struct Running {
+    plane: Arc<RwLock<Option<Plane>>>,
+    health: Arc<Health>,
+    status: status::Servers,
+    /// Identity and configuration are followed until the last request is done.
+    _followed: (Arc<WorkloadApiSource>, Watcher),
+}
+
+impl Running {
+    async fn start(
+        settings: &Arc<Settings>,
+        source: Arc<WorkloadApiSource>,
+        started: Instant,
+    ) -> anyhow::Result<Self> {
+        let watcher = Watcher::start(settings.config_dir.clone(), settings.node.clone()).await;
+        let plane = Arc::new(RwLock::new(None));
+        let health = Health::new(
+            source.subscribe(),
+            watcher.resources(),
+            watcher.errors(),
+            Arc::clone(&plane),
+            started,
+        );
+        // First of all somebody must be able to ask what is waited for.
+        let status = status::start(Arc::clone(settings), Arc::clone(&health))?;
+        let running = Plane::start(settings, watcher.resources(), Arc::clone(&source)).await?;
+        *plane.write().await = Some(running);
+        tokio::spawn(Arc::clone(&health).follow());
+        Ok(Self {
+            plane,
+            health,
+            status,
+            _followed: (source, watcher),
+        })
+    }
+
+    async fn to_the_end(self, settings: &Settings, signals: &mut Signals) -> anyhow::Result<()> {
+        let end = {
+            let plane = self.plane.read().await;
+            tokio::select! {
+                name = signals.next() => End::Drain(name),
+                () = self.status.quit() => End::Quit,
+                how = data_plane_ended(plane.as_ref()) => End::DataPlane(how),
+            }
+        };
+        self.health.enter(Phase::Terminating);
+        let plane = self.plane.write().await.take();
+        finish(end, plane, settings, signals).await
+    }
 }
 
 /// What ends the agent.
@@ -119,7 +150,11 @@ async fn finish(
             plane.kill().await;
             Ok(())
         }
-        End::DataPlane(how) => bail!("Envoy has ended: {how}"),
+        End::DataPlane(how) => {
+            // So that its files go too.
+            plane.kill().await;
+            bail!("Envoy has ended: {how}")
+        }
     }
 }
 

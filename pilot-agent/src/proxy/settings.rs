@@ -26,6 +26,8 @@ use super::{
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 const DEFAULT_HEALTH_PORT: u16 = 15021;
 const DEFAULT_PROMETHEUS_PORT: u16 = 15090;
+/// More workers than the largest machine has processors are a slip of the pen.
+const MAX_CONCURRENCY: u32 = 1024;
 /// Istio's `MINIMUM_DRAIN_DURATION`.
 const DEFAULT_MINIMUM_DRAIN: Duration = Duration::from_secs(5);
 
@@ -100,6 +102,7 @@ impl Settings {
             health: port(env, "ENVOY_STATUS_PORT", DEFAULT_HEALTH_PORT)?,
             prometheus: port(env, "ENVOY_PROMETHEUS_PORT", DEFAULT_PROMETHEUS_PORT)?,
         };
+        ports.check()?;
         let raw = metadata::raw(env, &proxy_config.metadata)?;
         let node = node(args, env, &raw, &ports)?;
         let given = |name: &str| env.get(name).filter(|value| !value.is_empty());
@@ -135,6 +138,27 @@ impl Settings {
 
     pub(crate) fn is_envoy(&self) -> bool {
         self.node.data_plane == DataPlane::Envoy
+    }
+}
+
+impl Ports {
+    /// Each has a number of its own, and none leaves the choice to the kernel: others must find them.
+    fn check(&self) -> anyhow::Result<()> {
+        let ports = [
+            ("proxyAdminPort of PROXY_CONFIG", self.admin),
+            ("statusPort of PROXY_CONFIG", self.status),
+            ("ENVOY_STATUS_PORT", self.health),
+            ("ENVOY_PROMETHEUS_PORT", self.prometheus),
+        ];
+        for (index, (name, number)) in ports.iter().enumerate() {
+            if *number == 0 {
+                bail!("{name} 0 is not a port; choose one from 1 to 65535");
+            }
+            if let Some((other, _)) = ports[..index].iter().find(|(_, used)| used == number) {
+                bail!("{name} and {other} are both {number}; give them different ports");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -282,6 +306,11 @@ fn concurrency(args: &Args, env: &Env, config: &ProxyConfig) -> anyhow::Result<u
     };
     Ok(match configured {
         0 => all(),
+        n if n > MAX_CONCURRENCY => {
+            bail!(
+                "concurrency {n} is more than {MAX_CONCURRENCY} worker threads; 0 means one for each processor"
+            )
+        }
         n => n as usize,
     })
 }

@@ -150,6 +150,32 @@ fn mistakes_name_their_variable() {
         assert!(text.starts_with(name), "{value:?}: {text}");
     }
     assert!(settings(&["waypoint"], &[]).is_err());
+    for (name, value, expected) in [
+        (
+            "PROXY_CONFIG",
+            "{proxyAdminPort: 7, statusPort: 7}",
+            "statusPort of PROXY_CONFIG and proxyAdminPort of PROXY_CONFIG are both 7",
+        ),
+        (
+            "ENVOY_STATUS_PORT",
+            "15090",
+            "ENVOY_PROMETHEUS_PORT and ENVOY_STATUS_PORT are both 15090",
+        ),
+        (
+            "PROXY_CONFIG",
+            "statusPort: 0",
+            "statusPort of PROXY_CONFIG 0 is not a port",
+        ),
+        (
+            "PROXY_CONFIG",
+            "concurrency: 3000000000",
+            "concurrency 3000000000 is more than 1024",
+        ),
+    ] {
+        let error = settings(&[], &[(name, value)]).expect_err(value);
+        let text = format!("{error:#}");
+        assert!(text.contains(expected), "{value:?}: {text}");
+    }
     assert!(settings(&["--no-such-flag"], &[]).is_err());
 }
 

@@ -91,7 +91,9 @@ pub(super) fn start(settings: Arc<Settings>, health: Arc<Health>) -> anyhow::Res
     });
     for (port, number, origin) in wanted {
         let addr = SocketAddr::from((Ipv4Addr::UNSPECIFIED, number));
-        let listener = listen(addr).with_context(|| format!("{origin} {number}"))?;
+        let listener = listen(addr).with_context(|| {
+            format!("{origin} {number}: cannot listen there; free the port or choose another one")
+        })?;
         tokio::spawn(accept(listener, port, Arc::clone(&shared)));
     }
     Ok(Servers { quit })

@@ -13,25 +13,22 @@ pub fn request_line(out: &mut BytesMut, method: &[u8], target: &[u8]) {
     out.put_slice(b" HTTP/1.1\r\n");
 }
 
-/// Writes `HTTP/1.1 status reason`, with the usual reason if none is given.
-pub fn status_line(out: &mut BytesMut, version: Version, status: u16, reason: &[u8]) {
+/// Writes `HTTP/1.1 status reason`, with the usual reason: nobody may rely on another one (RFC 9112,
+/// section 4).
+pub fn status_line(out: &mut BytesMut, version: Version, status: u16) {
     out.put_slice(match version {
         Version::Http10 => b"HTTP/1.0 ",
         Version::Http11 => b"HTTP/1.1 ",
     });
-    if status == 200 && (reason.is_empty() || reason == b"OK") {
+    if status == 200 {
         out.put_slice(b"200 OK\r\n");
         return;
     }
     out.put_slice(itoa::Buffer::new().format(status).as_bytes());
     out.put_u8(b' ');
-    if reason.is_empty() {
-        let usual = http::StatusCode::from_u16(status).ok();
-        let usual = usual.and_then(|status| status.canonical_reason());
-        out.put_slice(usual.unwrap_or("Unknown").as_bytes());
-    } else {
-        out.put_slice(reason);
-    }
+    let usual = http::StatusCode::from_u16(status).ok();
+    let usual = usual.and_then(|status| status.canonical_reason());
+    out.put_slice(usual.unwrap_or("Unknown").as_bytes());
     out.put_slice(b"\r\n");
 }
 
@@ -112,13 +109,9 @@ mod tests {
             (&b"PUT"[..], Framing::Length(12))
         );
 
-        for (status, reason, text) in [
-            (200, "", "OK"),
-            (418, "", "I'm a teapot"),
-            (299, "Mine", "Mine"),
-        ] {
+        for (status, text) in [(200, "OK"), (418, "I'm a teapot"), (299, "Unknown")] {
             let mut out = BytesMut::new();
-            status_line(&mut out, Version::Http11, status, reason.as_bytes());
+            status_line(&mut out, Version::Http11, status);
             framing(&mut out, Framing::Chunked);
             end_of_head(&mut out);
             let head = parse_response(&mut out, Limits::default(), b"GET")

@@ -5,6 +5,8 @@
 pub enum ParseError {
     #[error("malformed start line or header")]
     Malformed,
+    #[error("a header value has a character that it may not have")]
+    HeaderValue,
     #[error("a line ends with LF alone")]
     BareLf,
     #[error("the head is larger than allowed")]
@@ -75,6 +77,7 @@ impl ParseError {
             Self::TooManyHeaders => "http1.too_many_headers",
             Self::NoHost => "missing_host_header",
             Self::SeveralHosts | Self::InvalidHost => "http.invalid_authority",
+            Self::HeaderValue => "http1.invalid_characters",
             Self::Target => "http1.invalid_url",
             Self::Fragment => "path_normalization_failed",
             Self::ConnectionNames => "http1.connection_header_rejected",

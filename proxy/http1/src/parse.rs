@@ -116,6 +116,7 @@ fn refusal(error: httparse::Error) -> ParseError {
     match error {
         httparse::Error::TooManyHeaders => ParseError::TooManyHeaders,
         httparse::Error::Version => ParseError::Version,
+        httparse::Error::HeaderValue => ParseError::HeaderValue,
         _ => ParseError::Malformed,
     }
 }
@@ -498,8 +499,10 @@ fn split_target(
         ("https", 8)
     } else if memchr::memmem::find(target, b"://").is_some() {
         return Err(ParseError::Scheme);
-    } else {
+    } else if target == b"*" {
         return Err(ParseError::Target);
+    } else {
+        return Err(ParseError::Malformed);
     };
     let rest = &target[prefix..];
     let length = rest

@@ -26,6 +26,8 @@ pub(super) enum Source<'a, 'w> {
     Wire {
         wire: &'a Wire<'w>,
         decoder: BodyDecoder,
+        /// Whether its trailers are worth anything.
+        trailers: bool,
     },
     Http2 {
         stream: RecvStream,
@@ -60,12 +62,13 @@ pub(super) enum BodyError {
 }
 
 impl<'a, 'w> Source<'a, 'w> {
-    pub(super) fn wire(wire: &'a Wire<'w>, framing: Framing) -> Self {
+    pub(super) fn wire(wire: &'a Wire<'w>, framing: Framing, trailers: bool) -> Self {
         match framing {
             Framing::None => Self::Empty,
             framing => Self::Wire {
                 wire,
                 decoder: BodyDecoder::new(framing),
+                trailers,
             },
         }
     }
@@ -129,9 +132,14 @@ impl<'a, 'w> Source<'a, 'w> {
             Self::Empty => Ok(Part::End(Headers::default())),
             Self::Bytes(bytes) if bytes.is_empty() => Ok(Part::End(Headers::default())),
             Self::Bytes(bytes) => Ok(Part::Data(std::mem::take(bytes))),
-            Self::Wire { wire, decoder } => match wire.body(decoder).await? {
+            Self::Wire {
+                wire,
+                decoder,
+                trailers,
+            } => match wire.body(decoder).await? {
                 BodyEvent::Data(data) => Ok(Part::Data(data)),
-                BodyEvent::End(trailers) => Ok(Part::End(Headers::from_trailers(trailers))),
+                BodyEvent::End(_) if !*trailers => Ok(Part::End(Headers::default())),
+                BodyEvent::End(fields) => Ok(Part::End(Headers::from_trailers(fields))),
                 BodyEvent::NeedMore => Ok(Part::Data(Bytes::new())),
             },
             Self::Http2 { stream, taken } => {

@@ -21,8 +21,6 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Response {
     pub(super) status: u16,
-    /// Of an HTTP/1 upstream; empty for the usual one.
-    pub(super) reason: Bytes,
     pub(super) headers: Headers,
     pub(super) body: BodyLength,
     /// 101: what the connection changes to.
@@ -52,7 +50,7 @@ impl<'c, 'w> Client<'c, 'w> {
                     return Ok(());
                 }
                 let mut head = BytesMut::with_capacity(64);
-                encode::status_line(&mut head, Version::Http11, status, b"");
+                encode::status_line(&mut head, Version::Http11, status);
                 put_fields(&mut head, &headers);
                 encode::end_of_head(&mut head);
                 wire.write(&mut [head.freeze()]).await
@@ -149,7 +147,7 @@ fn response_head(
         Protocol::Http10 => Version::Http10,
         Protocol::Http11 | Protocol::Http2 => Version::Http11,
     };
-    encode::status_line(&mut head, version, response.status, &response.reason);
+    encode::status_line(&mut head, version, response.status);
     put_fields(&mut head, &response.headers);
     if let Some(upgrade) = &response.upgrade {
         encode::field(&mut head, b"connection", b"upgrade");

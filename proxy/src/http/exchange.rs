@@ -131,9 +131,11 @@ impl<'x> Exchange<'x> {
             self.meter.request_is_whole();
         }
         if let Err(reply) = self.route_and_forward(source, client).await {
-            // Its connection ends with an answer to a request that is not all there.
+            // Its connection ends with an answer to a request that is not all there, or that should
+            // not have been sent.
             let is_whole = source.skip_ready().await;
-            self.reply(reply, client, !is_whole).await;
+            let is_bad = reply.status == 400 && self.outcome.route.is_none();
+            self.reply(reply, client, !is_whole || is_bad).await;
         }
         self.is_running = false;
         self.count();
@@ -450,12 +452,13 @@ impl<'x> Exchange<'x> {
         self.outcome.flags |= reply.flags;
         self.outcome.details = reply.details.clone();
         self.outcome.transport_failure = reply.transport_failure.clone();
-        // As in Envoy, the operations of the route see nothing of the response yet.
-        let mut made = Headers::default();
-        self.tell_attempts(&mut made);
-        self.rewrite_response(&mut made);
+        let of_upstream = reply.is_of_upstream();
         let (mut response, body) = response::local(self.context, &self.request, reply);
-        response.headers.take_over(made);
+        // As in Envoy, they see no response code yet.
+        if of_upstream {
+            self.tell_attempts(&mut response.headers);
+        }
+        self.rewrite_response(&mut response.headers);
         self.outcome.status = response.status;
         self.keep_headers(&response);
         let Ok(mut sink) = client.respond(response, closing).await else {

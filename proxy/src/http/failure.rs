@@ -173,6 +173,13 @@ impl LocalReply {
         }
     }
 
+    /// Whether it tells of an upstream, or of the want of one; otherwise of the client.
+    pub(super) fn is_of_upstream(&self) -> bool {
+        let of_client =
+            ResponseFlags::STREAM_IDLE_TIMEOUT | ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
+        !self.flags.is_empty() && !self.flags.intersects(of_client)
+    }
+
     /// In the words for a request that was tried before.
     pub(super) fn after_retries(mut self) -> Self {
         if let Some(reason) = self.body.strip_prefix(RESET.as_bytes()) {

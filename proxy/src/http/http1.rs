@@ -179,8 +179,11 @@ async fn serve_request(wire: &Wire<'_>, exchange: &mut Exchange<'_>, head: Reque
     let mut client = Client::Wire {
         wire,
         protocol: request.protocol,
-        // After a request for another protocol nobody knows what follows.
-        keep_alive: head.keep_alive && request.upgrade.is_none() && !is_too_old(exchange.context),
+        // After a request for another protocol, or a tunnel, nobody knows what follows.
+        keep_alive: head.keep_alive
+            && request.upgrade.is_none()
+            && !request.is_connect()
+            && !is_too_old(exchange.context),
         head_request: request.is_head(),
         trailers: manager.http1.enable_trailers && Exchange::wants_trailers(request),
     };
@@ -198,7 +201,7 @@ async fn serve_request(wire: &Wire<'_>, exchange: &mut Exchange<'_>, head: Reque
     let mut source = match request.upgrade.is_some() {
         // What follows belongs to the protocol that is changed to.
         true => Source::Empty,
-        false => Source::wire(wire, head.framing),
+        false => Source::wire(wire, head.framing, manager.http1.enable_trailers),
     };
     exchange.serve(&mut source, &mut client).await;
     let whole = matches!(source, Source::Empty) || source.is_ended();

@@ -6,6 +6,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context as TaskContext, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -60,18 +61,14 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream
     let mut draining = std::pin::pin!(live.draining());
     let mut goaway = false;
     loop {
-        let idle = if streams.is_empty() {
-            manager.timeouts.idle
-        } else {
-            None
-        };
+        let limit = wait_limit(manager, &connection, goaway, streams.is_empty());
         tokio::select! {
             () = &mut draining, if !goaway => {
                 goaway = true;
                 http2.graceful_shutdown();
             }
             Some(_) = streams.join_next() => {}
-            accepted = worker.timers.timeout(idle, http2.accept()) => match accepted {
+            accepted = worker.timers.timeout(limit, http2.accept()) => match accepted {
                 Some(Some(Ok((request, respond)))) => {
                     let stream = serve_stream(Rc::clone(worker), Rc::clone(&connection), request, respond);
                     streams.spawn_local(stream);
@@ -84,8 +81,13 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream
                     break;
                 }
                 Some(None) => break,
+                // The client had its time to see that no stream is left.
+                None if goaway => break,
                 None => {
                     goaway = true;
+                    if streams.is_empty() && !is_too_old(manager, &connection) {
+                        manager.stats.worker(worker.index).downstream_cx_idle_timeout.inc();
+                    }
                     http2.graceful_shutdown();
                 }
             },
@@ -93,11 +95,35 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream
     }
 }
 
+/// How long a new stream is waited for until the connection ends: forever beside others, unless it
+/// has had its time.
+fn wait_limit(
+    manager: &HttpManager,
+    connection: &Connection,
+    goaway: bool,
+    is_idle: bool,
+) -> Option<Duration> {
+    let timeouts = &manager.timeouts;
+    if goaway {
+        return is_idle.then_some(timeouts.drain);
+    }
+    let left = timeouts
+        .max_connection_duration
+        .map(|limit| limit.saturating_sub(connection.accepted.elapsed()));
+    let idle = timeouts.idle.filter(|_| is_idle);
+    left.into_iter().chain(idle).min()
+}
+
+fn is_too_old(manager: &HttpManager, connection: &Connection) -> bool {
+    let limit = manager.timeouts.max_connection_duration;
+    limit.is_some_and(|limit| connection.accepted.elapsed() >= limit)
+}
+
 async fn serve_stream(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
     request: http::Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    mut respond: SendResponse<Bytes>,
 ) {
     let chain = Arc::clone(&connection.chain);
     let Terminal::Http(manager) = &chain.terminal else {
@@ -111,12 +137,14 @@ async fn serve_stream(
         manager,
         stats,
     };
-    let mut client = Client::Http2(respond);
     let (head, body) = request.into_parts();
-    let Some(request) = request_of(head, &body) else {
-        client.abort();
+    let is_bounded = head.headers.len() <= manager.max_headers_count as usize;
+    let Some(request) = request_of(head, &body).filter(|_| is_bounded) else {
+        stats.downstream_rq_tx_reset.inc();
+        respond.send_reset(h2::Reason::PROTOCOL_ERROR);
         return;
     };
+    let mut client = Client::Http2(respond);
     let mut source = Source::http2(body);
     let meter = Meter::start(&manager.access_log);
     let mut exchange = Exchange::new(&context, request, &meter);
@@ -131,6 +159,10 @@ fn request_of(head: http::request::Parts, body: &RecvStream) -> Option<Request> 
         (None, Some(host)) => Bytes::copy_from_slice(host.as_bytes()),
         (None, None) => return None,
     };
+    // As in HTTP/1, user information is refused.
+    if authority.contains(&b'@') {
+        return None;
+    }
     let path = match head.uri.path_and_query() {
         Some(path) if !connect => Bytes::copy_from_slice(path.as_str().as_bytes()),
         _ => Bytes::new(),

@@ -149,7 +149,7 @@ impl Exchange<'_> {
             .respond(response, closing)
             .await
             .map_err(|_| Broken::Client)?;
-        let mut body = Source::wire(wire, head.framing);
+        let mut body = Source::wire(wire, head.framing, true);
         let relay = pump(&mut body, &mut down, |part| {
             clock.progress();
             meter.response_part(part);
@@ -260,7 +260,6 @@ fn expects_length(method: &[u8]) -> bool {
 fn response(head: &ResponseHead) -> Response {
     Response {
         status: head.status,
-        reason: Bytes::copy_from_slice(head.reason()),
         headers: Headers::from_http1(&head.fields),
         // To HEAD, and in a 304, the length is told without a body.
         body: match (head.framing, head.length) {

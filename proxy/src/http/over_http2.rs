@@ -2,7 +2,6 @@
 
 use std::pin::pin;
 
-use bytes::Bytes;
 use h2::client::ResponseFuture;
 use http::{Method, Uri, Version};
 
@@ -77,7 +76,6 @@ impl Exchange<'_> {
         let body = length(&head, &stream, self.request.is_head());
         let answer = Response {
             status: head.status.as_u16(),
-            reason: Bytes::new(),
             headers: Headers::from_map(head.headers),
             body,
             upgrade: None,

@@ -62,7 +62,6 @@ pub(super) fn local(
     finish(context, request, &mut headers);
     let response = Response {
         status,
-        reason: Bytes::new(),
         headers,
         body: match body.len() {
             0 => BodyLength::Empty,

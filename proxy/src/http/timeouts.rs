@@ -49,6 +49,8 @@ pub(super) struct Clock {
     request: Limit,
     per_try: Limit,
     is_complete: Cell<bool>,
+    /// The protocol that the request asks for has no end that we know.
+    is_upgrade: bool,
 }
 
 type Limit = Option<(Deadline, Duration)>;
@@ -68,8 +70,10 @@ impl Clock {
             Some(limit) => Some(limit),
             None => context.manager.timeouts.stream_idle,
         };
-        let is_complete = request.body == BodyLength::Empty;
-        let arrival = context.manager.timeouts.request.filter(|_| !is_complete);
+        let is_upgrade = request.upgrade.is_some();
+        let has_body = request.body != BodyLength::Empty;
+        let is_complete = !has_body && !is_upgrade;
+        let arrival = context.manager.timeouts.request.filter(|_| has_body);
         let per_try = forward.retry.as_ref().and_then(|it| it.per_try_timeout);
         let clock = Self {
             started,
@@ -79,6 +83,7 @@ impl Clock {
             request: limit(arrival),
             per_try: limit(per_try),
             is_complete: Cell::new(is_complete),
+            is_upgrade,
         };
         let elapsed = started.elapsed();
         for (deadline, limit) in clock.duration.iter().chain(&clock.request) {
@@ -93,6 +98,9 @@ impl Clock {
 
     /// The whole request is on its way: from now on the upstream is waited for.
     pub(super) fn request_sent(&self) {
+        if self.is_upgrade {
+            return;
+        }
         if !self.is_complete.replace(true) {
             arm(&self.response);
             disarm(&self.request);
@@ -107,6 +115,7 @@ impl Clock {
 
     /// The try brought a response: whatever follows, it is not given up for another.
     pub(super) fn response_begins(&self) {
+        disarm(&self.request);
         disarm(&self.per_try);
     }
 
@@ -143,6 +152,10 @@ impl Clock {
     pub(super) async fn limit<F: Future>(&self, future: F) -> Result<F::Output, Expired> {
         let mut future = pin!(future);
         poll_fn(|cx| {
+            // What has no time at all is not begun: deadlines are too coarse for it.
+            if matches!(self.duration, Some((_, Duration::ZERO))) {
+                return Poll::Ready(Err(Expired::Duration));
+            }
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }

@@ -4,5 +4,6 @@
 //! safe to call.
 
 pub mod alloc;
+pub mod file;
 pub mod process;
 pub mod socket;

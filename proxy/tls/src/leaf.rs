@@ -1,6 +1,6 @@
 //! The peer's leaf certificate, and the rules on it alone.
 
-use std::time::SystemTime;
+use std::{borrow::Cow, time::SystemTime};
 
 use ithildin_spiffe::{SpiffeId, x509};
 use rustls::pki_types::CertificateDer;
@@ -97,22 +97,22 @@ impl<'a> Leaf<'a> {
     /// All names, for log lines.
     pub(crate) fn names(&self) -> String {
         let text = [&self.sans.uris, &self.sans.dns, &self.sans.emails];
-        let text = text.into_iter().flatten().map(ToString::to_string);
-        let ips = self.sans.ips.iter().map(ToString::to_string);
+        let text = text.into_iter().flatten().copied().map(Cow::Borrowed);
+        let ips = self.sans.ips.iter().map(|ip| Cow::Owned(ip.to_string()));
         let names: Vec<_> = text.chain(ips).collect();
         if names.is_empty() {
             "it has none".to_owned()
         } else {
-            names.join(", ")
+            shown(&names)
         }
     }
 
     /// A refusal of this peer. `reason` goes on after the peer's name: `its certificate ...`.
     pub(crate) fn refusal(&self, rule: &'static str, reason: String) -> Refusal {
-        let peer = (!self.sans.uris.is_empty()).then(|| self.sans.uris.join(", "));
+        let peer = (!self.sans.uris.is_empty()).then(|| shown(&self.sans.uris));
         let subject = || match self.sans.dns.first() {
-            Some(name) => (*name).to_owned(),
-            None => certificate::rfc2253(self.certificate.subject()),
+            Some(name) => shown(&[name]),
+            None => shown(&[certificate::rfc2253(self.certificate.subject())]),
         };
         let name = peer.clone().unwrap_or_else(subject);
         Refusal {
@@ -120,7 +120,44 @@ impl<'a> Leaf<'a> {
             bundle: None,
             counter: FAIL_ERROR,
             rule,
-            reason: format!("{name} is refused: {reason}"),
+            reason: format!("{name} is refused: {}", printable(&reason, MAX_REASON)),
         }
     }
+}
+
+/// The most names of a peer in one text.
+const MAX_NAMES: usize = 5;
+/// The longest name in a text, in characters: that of a SPIFFE ID.
+const MAX_NAME: usize = ithildin_spiffe::id::MAX_ID_LEN;
+/// The longest reason, in characters. It may hold the names.
+const MAX_REASON: usize = (MAX_NAMES + 1) * MAX_NAME;
+
+/// A list of names that strangers chose, fit for one log line.
+fn shown(names: &[impl AsRef<str>]) -> String {
+    let mut shown: Vec<_> = names
+        .iter()
+        .take(MAX_NAMES)
+        .map(|name| printable(name.as_ref(), MAX_NAME))
+        .collect();
+    if let more @ 1.. = names.len().saturating_sub(MAX_NAMES) {
+        shown.push(format!("{more} more"));
+    }
+    shown.join(", ")
+}
+
+/// The start of `text`, with control characters escaped: a line of our log is not for others to end.
+fn printable(text: &str, most: usize) -> String {
+    let mut printable = String::with_capacity(text.len().min(most));
+    for (index, character) in text.chars().enumerate() {
+        if index == most {
+            printable.push_str("...");
+            break;
+        }
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
 }

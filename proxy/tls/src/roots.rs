@@ -39,11 +39,17 @@ impl Roots {
     /// When there is no certificate, or when one or a CRL cannot be read.
     pub fn from_pem(roots: &[u8], crl: &[u8]) -> Result<Self, MaterialError> {
         let certificates = certificates_from_pem(TRUSTED_CA, roots)?;
-        let crls = CertificateRevocationListDer::pem_slice_iter(roots)
-            .chain(CertificateRevocationListDer::pem_slice_iter(crl))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| malformed("crl", &error))?;
-        Self::from_der(certificates, &crls)
+        let read = |pem| {
+            CertificateRevocationListDer::pem_slice_iter(pem)
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| malformed("crl", &error))
+        };
+        let given = read(crl)?;
+        // Rubbish taken for an empty list would let in whom it was to revoke.
+        if given.is_empty() && !crl.trim_ascii().is_empty() {
+            return Err(malformed("crl", &"there is no CRL in it"));
+        }
+        Self::from_der(certificates, &[read(roots)?, given].concat())
     }
 
     /// The same from DER.

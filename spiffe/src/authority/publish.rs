@@ -16,6 +16,9 @@ use super::{
 };
 use crate::{IdentitySnapshot, IdentityState, JwtBundles, JwtSvid, SpiffeId, TrustDomain};
 
+/// So many audiences are kept without asking whether anybody listens still.
+const MANY_OUTLETS: usize = 64;
+
 /// Where one audience listens.
 pub(super) struct Outlet {
     x509: watch::Sender<IdentityState>,
@@ -28,10 +31,8 @@ type Crls = BTreeMap<TrustDomain, Vec<CertificateRevocationListDer<'static>>>;
 impl State {
     /// Tells each audience what changed for it; forgets those that nobody listens for.
     pub(super) fn publish(&mut self) -> Result<(), AuthorityError> {
-        let mut outlets = std::mem::take(&mut self.outlets);
-        outlets.retain(|_, outlet| {
-            outlet.x509.receiver_count() > 0 || outlet.jwt.receiver_count() > 0
-        });
+        self.forget_unheard();
+        let outlets = std::mem::take(&mut self.outlets);
         let crls = self.crls()?;
         for (audience, outlet) in &outlets {
             let state = self.identities(audience, &crls);
@@ -65,6 +66,11 @@ impl State {
         watch::Receiver<Option<Arc<JwtBundles>>>,
     ) {
         if !self.outlets.contains_key(&audience) {
+            // Callers come and go between two changes, each process another one. The cost of each
+            // look through all of them is shared by as many that come.
+            if self.outlets.len() >= MANY_OUTLETS && self.outlets.len().is_power_of_two() {
+                self.forget_unheard();
+            }
             let outlet = Outlet {
                 x509: watch::Sender::new(match self.crls() {
                     Ok(crls) => self.identities(&audience, &crls),
@@ -76,6 +82,12 @@ impl State {
         }
         let outlet = &self.outlets[&audience];
         (outlet.x509.subscribe(), outlet.jwt.subscribe())
+    }
+
+    fn forget_unheard(&mut self) {
+        self.outlets.retain(|_, outlet| {
+            outlet.x509.receiver_count() > 0 || outlet.jwt.receiver_count() > 0
+        });
     }
 
     pub(super) fn mint_jwt(

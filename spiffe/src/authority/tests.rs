@@ -110,6 +110,25 @@ async fn federation_is_joined_and_left_at_run_time() {
     assert!(verify(&peer, &snapshot(&ours)).is_err());
 }
 
+/// Each process that asks is another caller: what is kept for them does not grow with their number.
+#[tokio::test]
+async fn callers_that_are_gone_are_forgotten() {
+    let authority = start(&["domain.test"]);
+    let agent = authority.agent("domain.test").unwrap();
+    let caller = |pid| Caller {
+        pid: Some(pid),
+        ..Caller::default()
+    };
+    let stays = agent.identities(&caller(0));
+    for pid in 1..10_000 {
+        drop(agent.identities(&caller(pid)));
+    }
+    let kept = authority.shared.state.lock().outlets.len();
+    assert!(kept <= 128, "{kept} are kept");
+    authority.rotate_leaf("domain.test", None).unwrap();
+    assert!(stays.has_changed().unwrap(), "who listens is not forgotten");
+}
+
 #[tokio::test]
 async fn a_root_rotates_so_that_each_step_verifies() {
     let authority = start(&["domain.test"]);

@@ -32,7 +32,7 @@ const PER_CONNECTION: u64 = 200;
 /// How many failures are told in full.
 const TOLD_FAILURES: usize = 5;
 /// Requests between two signs of life.
-const TELL_EVERY: u64 = 20;
+const TELL_EVERY: u64 = 8;
 /// Longer than any request takes that is answered.
 const LIMIT: Duration = Duration::from_secs(15);
 

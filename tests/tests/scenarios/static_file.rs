@@ -1,41 +1,18 @@
 //! A workload outside the mesh: a hand-written Envoy file, its secrets straight from the SPIRE agent's
 //! socket, run by `ithildin-proxy` and by Envoy with the same arguments.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path};
 
 use ithildin_tests::{
-    Authority, DataPlane, Load, Net, Process,
-    authority::Files,
+    Authority, DataPlane, Load, Net,
     clusters::data,
-    curl::{self, Answer},
-    eventually, peers,
-    process::binary,
+    eventually,
+    external::{DOMAIN, External, HOSTS, NGINX, WORKLOAD, program},
 };
 use serde_json::json;
 
 use crate::support::{echoed, has, wait_for_line};
 
-const DOMAIN: &str = "spire.cityos-dev.woven-planet.tech";
-const WORKLOAD: &str =
-    "spiffe://spire.cityos-dev.woven-planet.tech/ns/spire-tutorial/sa/workload-mtls-envoy";
-const NGINX: &str = "spiffe://spire.cityos-dev.woven-planet.tech/ns/spire-tutorial/sa/nginx";
-const HOSTS: &[&str] = &["127.0.0.1 nginx.spire-tutorial.cityos-dev.woven-planet.tech"];
-
-/// The arguments that the walk-through's manifest gives Envoy.
-const ARGUMENTS: [&str; 8] = [
-    "-l",
-    "debug",
-    "--local-address-ip-version",
-    "v4",
-    "-c",
-    "/run/envoy/envoy-conf.yaml",
-    "--base-id",
-    "1",
-];
 /// SVIDs that are renewed under load.
 const ROTATIONS: u32 = 25;
 
@@ -51,62 +28,8 @@ fn on_envoy() {
     }
 }
 
-/// The namespace of the workload, with the file in its place.
-struct Scene {
-    proxy: Process,
-    net: Net,
-}
-
-impl Scene {
-    fn start(data_plane: DataPlane) -> Self {
-        let net = Net::new(HOSTS);
-        let folder = net.subdir("run/envoy");
-        fs::copy(
-            data("walkthroughs/envoy-conf.yaml"),
-            folder.join("envoy-conf.yaml"),
-        )
-        .expect("the project's own file can be copied");
-        net.subdir("run/spire/sockets");
-        let mut command = net.command(program(data_plane));
-        command.args(ARGUMENTS);
-        let proxy = net.spawn("proxy", command);
-        Self { proxy, net }
-    }
-
-    /// What the manifest mounts at `/run/spire/sockets/agent.sock`.
-    fn socket(&self) -> PathBuf {
-        self.net.dir().join("run/spire/sockets/agent.sock")
-    }
-
-    fn get(&self, path: &str) -> Answer {
-        let url = format!("http://127.0.0.1:3001{path}");
-        curl::get(&self.net, &url, &[])
-    }
-
-    /// A service at the address that the file names, with this certificate.
-    fn upstream(&self, svid: &Files, bundle: &str) -> Process {
-        fs::write(&svid.bundle, bundle).expect("the folder is writable");
-        let mut serve = self.net.command(binary("ithildin-test-peer"));
-        serve.args(["serve", "127.0.0.1:7029", "--tls"]);
-        serve.arg(&svid.dir);
-        self.net.spawn("upstream", serve)
-    }
-
-    fn access_log(&self) -> String {
-        let path = self.net.dir().join("run/envoy/outbound-proxy.log");
-        fs::read_to_string(path).unwrap_or_default()
-    }
-}
-
-fn program(data_plane: DataPlane) -> PathBuf {
-    match data_plane {
-        DataPlane::Builtin => binary("ithildin-proxy"),
-        DataPlane::Envoy => peers::envoy("").expect("the caller has asked for it"),
-    }
-}
-
 fn static_file(data_plane: DataPlane) {
-    let mut scene = Scene::start(data_plane);
+    let mut scene = External::start(data_plane);
     // Neither a socket nor, then, an identity: whatever it says, it is no answer of the service.
     assert_ne!(scene.get("/").status, 200);
     let authority = Authority::start(&format!(
@@ -138,7 +61,7 @@ fn static_file(data_plane: DataPlane) {
     assert!(scene.proxy.terminate().success(), "{}", scene.proxy.log());
 }
 
-fn rotations(scene: &Scene, authority: &Authority) {
+fn rotations(scene: &External, authority: &Authority) {
     let load = Load::start(&scene.net, "127.0.0.1:3001", "127.0.0.1:3001", "/who");
     for _ in 0..ROTATIONS {
         let sent = load.sent();
@@ -149,7 +72,7 @@ fn rotations(scene: &Scene, authority: &Authority) {
     assert_eq!(tally.failed, 0, "{tally:?}");
 }
 
-fn wrong_upstreams(data_plane: DataPlane, scene: &Scene, authority: &Authority, bundle: &str) {
+fn wrong_upstreams(data_plane: DataPlane, scene: &External, authority: &Authority, bundle: &str) {
     let other = format!("spiffe://{DOMAIN}/ns/spire-tutorial/sa/apache");
     let foreign = "spiffe://elsewhere.test/ns/spire-tutorial/sa/nginx";
     for (svid, words) in [
@@ -219,7 +142,7 @@ fn mistakes(data_plane: DataPlane) {
 }
 
 fn start_and_fail(data_plane: DataPlane, net: &Net, file: &Path) -> String {
-    let mut command: Command = net.command(program(data_plane));
+    let mut command = net.command(program(data_plane));
     command.args(["--base-id", "1", "-c"]).arg(file);
     let out = command.output().expect("the proxy starts");
     assert!(!out.status.success(), "it has started");

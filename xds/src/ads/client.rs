@@ -16,7 +16,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::sleep,
 };
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, transport::Channel};
 use tracing::{info, warn};
 
@@ -39,6 +39,9 @@ pub enum AdsProtocol {
     /// `DELTA_GRPC`.
     Delta,
 }
+
+/// Requests that the server has not read yet; a server that answers one by one reads each soon.
+const REQUESTS: usize = 256;
 
 /// What an ADS client needs to know.
 #[derive(Clone)]
@@ -136,20 +139,20 @@ impl Task {
         machines: &mut BTreeMap<ResourceKind, SotwClient>,
         backoff: &mut Backoff,
     ) -> Result<(), Status> {
-        let (requests, receiver) = mpsc::unbounded_channel::<DiscoveryRequest>();
+        let (requests, receiver) = mpsc::channel::<DiscoveryRequest>(REQUESTS);
         let mut node = Some(self.node.clone());
         for request in machines.values_mut().filter_map(SotwClient::connect) {
             let node = node.take();
-            let _ = requests.send(DiscoveryRequest { node, ..request });
+            enqueue(&requests, DiscoveryRequest { node, ..request })?;
         }
         let mut client = self.client();
-        let stream = client.stream_aggregated_resources(UnboundedReceiverStream::new(receiver));
+        let stream = client.stream_aggregated_resources(ReceiverStream::new(receiver));
         let mut responses = stream.await?.into_inner();
         self.connected();
         while let Some(response) = responses.message().await? {
             backoff.reset();
             for request in self.take_sotw(machines, &response) {
-                let _ = requests.send(request);
+                enqueue(&requests, request)?;
             }
         }
         Ok(())
@@ -160,20 +163,20 @@ impl Task {
         machines: &mut BTreeMap<ResourceKind, DeltaClient>,
         backoff: &mut Backoff,
     ) -> Result<(), Status> {
-        let (requests, receiver) = mpsc::unbounded_channel::<DeltaDiscoveryRequest>();
+        let (requests, receiver) = mpsc::channel::<DeltaDiscoveryRequest>(REQUESTS);
         let mut node = Some(self.node.clone());
         for request in machines.values_mut().filter_map(DeltaClient::connect) {
             let node = node.take();
-            let _ = requests.send(DeltaDiscoveryRequest { node, ..request });
+            enqueue(&requests, DeltaDiscoveryRequest { node, ..request })?;
         }
         let mut client = self.client();
-        let stream = client.delta_aggregated_resources(UnboundedReceiverStream::new(receiver));
+        let stream = client.delta_aggregated_resources(ReceiverStream::new(receiver));
         let mut responses = stream.await?.into_inner();
         self.connected();
         while let Some(response) = responses.message().await? {
             backoff.reset();
             for request in self.take_delta(machines, &response) {
-                let _ = requests.send(request);
+                enqueue(&requests, request)?;
             }
         }
         Ok(())
@@ -261,6 +264,12 @@ impl Task {
             warn!(%reason, "no xDS stream; the last configuration stays in force");
         }
     }
+}
+
+/// Waiting for room could be for ever: the server may be waiting for us to read.
+fn enqueue<T>(requests: &mpsc::Sender<T>, request: T) -> Result<(), Status> {
+    let full = |_| Status::resource_exhausted("the server sends and does not read our requests");
+    requests.try_send(request).map_err(full)
 }
 
 fn machines<M>(new: impl Fn(ResourceKind, Interest) -> M) -> BTreeMap<ResourceKind, M> {

@@ -35,6 +35,9 @@ use crate::{
 /// Requests that wait for the connection; a machine has at most two under way.
 const REQUESTS: usize = 4;
 
+/// The largest response: the bundles of thousands of federated trust domains, as PEM.
+const MAX_SECRET_BYTES: usize = 64 << 20;
+
 /// The variant of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Protocol {
@@ -85,7 +88,7 @@ impl Subscription {
         let mut first = machine.connect().unwrap_or_default();
         first.node = Some(self.node.clone());
         let _ = requests.try_send(first);
-        let mut client = SecretDiscoveryServiceClient::new(self.channel.clone());
+        let mut client = self.client();
         let stream = client.stream_secrets(ReceiverStream::new(receiver)).await?;
         let mut responses = stream.into_inner();
         while let Some(response) = responses.message().await? {
@@ -104,7 +107,7 @@ impl Subscription {
         let mut first = machine.connect().unwrap_or_default();
         first.node = Some(self.node.clone());
         let _ = requests.try_send(first);
-        let mut client = SecretDiscoveryServiceClient::new(self.channel.clone());
+        let mut client = self.client();
         let stream = client.delta_secrets(ReceiverStream::new(receiver)).await?;
         let mut responses = stream.into_inner();
         while let Some(response) = responses.message().await? {
@@ -116,6 +119,11 @@ impl Subscription {
             }
         }
         Ok(())
+    }
+
+    fn client(&self) -> SecretDiscoveryServiceClient<Channel> {
+        SecretDiscoveryServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_SECRET_BYTES)
     }
 
     /// A response must hold our secret and nothing else, as Envoy demands.

@@ -18,7 +18,7 @@ use ithildin_spiffe::{
     x509::{certificates_to_pem, crls_to_pem},
 };
 
-use super::{crl, tombstone, validator::Validator};
+use super::{crl::Crls, tombstone, validator::Validator};
 
 /// Envoy's name of its SPIFFE validator.
 const SPIFFE_VALIDATOR: &str = "envoy.tls.cert_validator.spiffe";
@@ -56,18 +56,19 @@ pub(super) fn validation<'a>(
         .filter(|b| !b.roots.is_empty())
         .peekable();
     bundles.peek()?;
+    let crls = Crls::of(snapshot);
     Some(match validator {
         Validator::Spiffe => spiffe_context(
             name,
             bundles.map(|bundle| {
                 let mut pem = bundle.to_pem();
-                pem.push_str(&crls_to_pem(&crl::for_bundle(snapshot, bundle)));
+                pem.push_str(&crls_to_pem(&crls.for_bundle(bundle)));
                 (bundle.trust_domain.as_str(), pem)
             }),
         ),
         Validator::TrustedCa => {
             let bundle = bundles.next()?;
-            let crls = crl::for_bundle(snapshot, bundle);
+            let crls = crls.for_bundle(bundle);
             let crl = (!crls.is_empty()).then(|| inline(crls_to_pem(&crls).into_bytes()));
             pem_validation(name, bundle.to_pem().into_bytes(), crl)
         }

@@ -5,7 +5,6 @@
 
 use std::{
     collections::HashMap,
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -29,6 +28,8 @@ use crate::{SecretState, watch_paths::PathWatch};
 const CERTIFICATE: &str = "file-cert:";
 const ROOT: &str = "file-root:";
 const SYSTEM: &str = "system";
+/// The largest file: ten times the roots of the web.
+const MAX_FILE_BYTES: usize = 4 << 20;
 /// Where distributions keep the roots of the web, in the order of their spread.
 const SYSTEM_ROOTS: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -218,5 +219,6 @@ fn discovered(name: &str, path: &Path) -> Result<Secret, String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+    ithildin_sys::file::read_regular(path, MAX_FILE_BYTES)
+        .map_err(|error| format!("{}: {error}", path.display()))
 }

@@ -68,7 +68,7 @@ fn what_is_ambiguous_is_refused() {
         ("X-A: b\r\n c\r\n", ParseError::Malformed),
         ("X-A : b\r\n", ParseError::Malformed),
         ("X A: b\r\n", ParseError::Malformed),
-        ("X-A: b\0c\r\n", ParseError::Malformed),
+        ("X-A: b\0c\r\n", ParseError::HeaderValue),
         (": b\r\n", ParseError::Malformed),
         ("X-A: b\nX-B: c\r\n", ParseError::BareLf),
     ];
@@ -88,7 +88,7 @@ fn request_lines() {
         ("GET / FOO\r\nHost: h\r\n\r\n", ParseError::Malformed),
         ("GET / HTTP/11\r\nHost: h\r\n\r\n", ParseError::Malformed),
         ("GET / a HTTP/1.1\r\nHost: h\r\n\r\n", ParseError::Malformed),
-        ("GET a HTTP/1.1\r\nHost: h\r\n\r\n", ParseError::Target),
+        ("GET a HTTP/1.1\r\nHost: h\r\n\r\n", ParseError::Malformed),
         ("GET * HTTP/1.1\r\nHost: h\r\n\r\n", ParseError::Target),
         (
             "GET http:///a HTTP/1.1\r\nHost: h\r\n\r\n",

@@ -99,6 +99,11 @@ pub(super) fn forward(
         Some(_) => None,
         None => at.duration("max_grpc_timeout", max_grpc_timeout),
     };
+    // And that of `timeout`.
+    let timeout = match max_stream_duration {
+        Some(_) => None,
+        None => at.limit("timeout", timeout, Some(DEFAULT_ROUTE_TIMEOUT)),
+    };
     let (max_stream_duration, grpc_timeout_max) =
         stream_durations(max_stream_duration.as_ref(), at);
     let (prefix_rewrite, regex_rewrite) = path_rewrites(prefix_rewrite, regex_rewrite, at)?;
@@ -106,7 +111,7 @@ pub(super) fn forward(
     Some(RouteAction::Forward(Box::new(Forward {
         clusters: clusters(cluster_specifier.as_ref(), at)?,
         cluster_not_found: cluster_not_found(*cluster_not_found_response_code, at)?,
-        timeout: at.limit("timeout", timeout, Some(DEFAULT_ROUTE_TIMEOUT)),
+        timeout,
         idle_timeout: at.duration("idle_timeout", idle_timeout),
         max_stream_duration,
         prefix_rewrite,

@@ -86,6 +86,35 @@ fn patched(der: &CertificateDer<'_>, from: &[u8], to: &[u8]) -> CertificateDer<'
     bytes.into()
 }
 
+/// Names are chosen by strangers: they neither end a log line nor flood it.
+#[test]
+fn a_refusal_is_one_line_of_bounded_length() {
+    let world = world();
+    let forged = "spiffe://evil.test/\nINFO all is well\r\u{1b}[2J";
+    let long = format!("spiffe://evil.test/{}", "a".repeat(20_000));
+    for uris in [vec![forged], vec![long.as_str()], vec![forged; 300]] {
+        let mut params = svid_params(ID);
+        params.subject_alt_names = uris.iter().map(|name| uri(name)).collect();
+        let (leaf, _) = world.other.sign(&params);
+        let refusal = check(&world.trust, &[leaf]).unwrap_err();
+        let peer = refusal.peer.clone().unwrap();
+        for text in [&refusal.reason, &peer] {
+            assert!(!text.contains(char::is_control), "{text:?}");
+            assert!(text.chars().count() < 20_000, "{}", text.len());
+        }
+        assert!(peer.starts_with("spiffe://evil.test/"), "{peer}");
+    }
+    let mut params = svid_params(ID);
+    params.subject_alt_names = vec![SanType::DnsName("a\nb".try_into().unwrap())];
+    params
+        .subject_alt_names
+        .extend((0..300).map(|n| SanType::DnsName(format!("{n}.test").try_into().unwrap())));
+    let mut names = Validation::new(Trust::Ca(roots(&[&root(ca_params("CA"))])));
+    names.match_server_name = true;
+    let refusal = check(&names, &[world.other.sign(&params).0]).unwrap_err();
+    assert!(!refusal.reason.contains('\n'), "{refusal:?}");
+}
+
 #[test]
 fn an_svid_passes_and_yields_its_id() {
     let world = world();
@@ -922,6 +951,8 @@ fn pem_is_read_with_its_crls_or_refused_by_name() {
     );
     let broken = error(&root, &pem("X509 CRL", b"rubbish"));
     assert!(broken.starts_with("crl is malformed: "), "{broken}");
+    let nothing = error(&root, "rubbish");
+    assert_eq!(nothing, "crl is malformed: there is no CRL in it");
     let broken = error(
         "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----",
         "",

@@ -18,8 +18,8 @@ use crate::{
 
 /// The most SVIDs of one message; more is a fault and not a workload.
 pub(super) const MAX_SVIDS: usize = 256;
-/// The most bundles of one message.
-pub(super) const MAX_BUNDLES: usize = 4096;
+/// The most bundles of one message; as many small ones fit into the largest message.
+pub(super) const MAX_BUNDLES: usize = 32 * 1024;
 /// The longest hint, in bytes (SPIFFE_Workload_API.md, section 5.2.1).
 const MAX_HINT: usize = 1024;
 

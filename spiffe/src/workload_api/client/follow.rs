@@ -1,6 +1,9 @@
 //! Follows one stream of the Workload API for ever: connects, reads, reconnects.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    error::Error,
+    time::{Duration, Instant, SystemTime},
+};
 
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
@@ -71,18 +74,20 @@ pub(super) async fn follow<S: Subscriber>(
     mut subscriber: S,
 ) {
     let mut backoff = Backoff::default();
+    let mut complaints = Complaints::default();
     loop {
         let socket = SocketFile::of(&endpoint);
         let started = Instant::now();
         let mut accepted = false;
         let end = run(&endpoint, &options, &mut subscriber, &mut accepted).await;
         if accepted {
+            complaints = Complaints::default();
             backoff.reset();
             if started.elapsed() < SHORT_LIVED {
                 backoff.next(MAX_DELAY);
             }
         }
-        let delay = match report::<S>(&endpoint, &mut subscriber, &end) {
+        let delay = match report(&endpoint, &mut subscriber, &end, &mut complaints) {
             Retry::Within(max) => backoff.next(max),
             Retry::Hopeless => HOPELESS_DELAY,
         };
@@ -145,13 +150,37 @@ fn patience(overdue: Option<SystemTime>, opened: Instant, options: &SourceOption
     until_overdue.max(options.overdue_retry.saturating_sub(opened.elapsed()))
 }
 
+/// What was logged of an outage already: an hour without SPIRE is not an hour of equal lines.
+#[derive(Default)]
+struct Complaints {
+    last: String,
+}
+
+impl Complaints {
+    /// Logs `reason`, as a warning if it is not the one before.
+    fn log<S: Subscriber>(&mut self, endpoint: &WorkloadEndpoint, reason: &str) {
+        let method = S::METHOD;
+        if self.last == reason {
+            debug!(method, %endpoint, reason, "still nothing from the Workload API");
+        } else {
+            warn!(method, %endpoint, reason, "nothing comes from the Workload API; trying again and again");
+            reason.clone_into(&mut self.last);
+        }
+    }
+}
+
 /// Logs the end and tells the subscriber; says when to try again.
-fn report<S: Subscriber>(endpoint: &WorkloadEndpoint, subscriber: &mut S, end: &End) -> Retry {
+fn report<S: Subscriber>(
+    endpoint: &WorkloadEndpoint,
+    subscriber: &mut S,
+    end: &End,
+    complaints: &mut Complaints,
+) -> Retry {
     let method = S::METHOD;
     match end {
         End::NotConnected(error) => {
             let reason = format!("cannot connect to {endpoint}: {}", root_cause(error));
-            warn!(method, %endpoint, reason, "the Workload API is not reachable");
+            complaints.log::<S>(endpoint, &reason);
             subscriber.waiting(&reason);
             if subscriber.holds_material() {
                 Retry::Within(MAX_DELAY)
@@ -159,15 +188,16 @@ fn report<S: Subscriber>(endpoint: &WorkloadEndpoint, subscriber: &mut S, end: &
                 Retry::Within(NOT_LISTENING_MAX_DELAY)
             }
         }
-        End::Status(status) => report_status(endpoint, subscriber, status),
+        End::Status(status) => report_status(endpoint, subscriber, status, complaints),
         End::Closed => {
             info!(method, %endpoint, "the Workload API ended the stream");
             subscriber.waiting("the Workload API ended the stream");
             Retry::Within(MAX_DELAY)
         }
         End::Silent => {
-            warn!(method, %endpoint, "the Workload API took the call and sent nothing");
-            subscriber.waiting("the Workload API took the call and sent nothing");
+            let reason = "the Workload API took the call and sent nothing";
+            complaints.log::<S>(endpoint, reason);
+            subscriber.waiting(reason);
             Retry::Within(MAX_DELAY)
         }
         End::Overdue => {
@@ -181,9 +211,17 @@ fn report_status<S: Subscriber>(
     endpoint: &WorkloadEndpoint,
     subscriber: &mut S,
     status: &Status,
+    complaints: &mut Complaints,
 ) -> Retry {
     let method = S::METHOD;
     let (code, message) = (status.code(), status.message());
+    if let Some(error) = status.source() {
+        // Not the peer's word but tonic's, about the connection.
+        let reason = format!("the connection to {endpoint} broke: {}", root_cause(error));
+        complaints.log::<S>(endpoint, &reason);
+        subscriber.waiting(&reason);
+        return Retry::Within(MAX_DELAY);
+    }
     let reason = format!("the Workload API answered {code:?}: {message}");
     match code {
         Code::PermissionDenied => {
@@ -207,7 +245,7 @@ fn report_status<S: Subscriber>(
             Retry::Within(MAX_DELAY)
         }
         _ => {
-            warn!(method, %endpoint, ?code, message, "the stream of the Workload API broke");
+            complaints.log::<S>(endpoint, &reason);
             subscriber.waiting(&reason);
             Retry::Within(MAX_DELAY)
         }
@@ -215,8 +253,8 @@ fn report_status<S: Subscriber>(
 }
 
 /// The innermost source: tonic's own text is only "transport error".
-fn root_cause(error: &tonic::transport::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
+fn root_cause(error: &dyn Error) -> String {
+    let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
     }

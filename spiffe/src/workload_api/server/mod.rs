@@ -22,8 +22,8 @@ use crate::{
     Caller, JwtProvider, Provider, SpiffeId,
     jwt::{JwtBundles, JwtSvid},
 };
+use streams::Answers;
 pub use streams::x509_svid_response;
-use streams::{Answers, jwt_bundles_response, x509_bundles_response};
 
 /// What SPIRE answers to a caller without an identity.
 const NO_IDENTITY: &str = "no identity issued";
@@ -63,10 +63,7 @@ impl SpiffeWorkloadApi for WorkloadApiServer {
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         check_security_header(&request)?;
         let states = self.x509.identities(&Caller::of(&request));
-        Ok(Response::new(streams::identities(
-            states,
-            x509_svid_response,
-        )))
+        Ok(Response::new(streams::svids(states)))
     }
 
     async fn fetch_x509_bundles(
@@ -75,10 +72,7 @@ impl SpiffeWorkloadApi for WorkloadApiServer {
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
         check_security_header(&request)?;
         let states = self.x509.identities(&Caller::of(&request));
-        Ok(Response::new(streams::identities(
-            states,
-            x509_bundles_response,
-        )))
+        Ok(Response::new(streams::bundles(states)))
     }
 
     async fn fetch_jwtsvid(
@@ -112,10 +106,7 @@ impl SpiffeWorkloadApi for WorkloadApiServer {
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
         check_security_header(&request)?;
         let bundles = self.jwt("FetchJWTBundles")?.bundles(&Caller::of(&request));
-        Ok(Response::new(streams::jwt_bundles(
-            bundles,
-            jwt_bundles_response,
-        )))
+        Ok(Response::new(streams::jwt_bundles(bundles)))
     }
 
     async fn validate_jwtsvid(

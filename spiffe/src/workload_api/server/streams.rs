@@ -16,28 +16,48 @@ use crate::{IdentitySnapshot, IdentityState, X509Svid, jwt::JwtBundles};
 /// A stream of answers.
 pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Answers with each snapshot, waits while there is none yet, and ends with SPIRE's `PermissionDenied`
-/// when the identity is withdrawn. A slow reader sees only the newest; equal answers are sent once.
-pub(super) fn identities<T: Clone + PartialEq + Send + 'static>(
-    states: watch::Receiver<IdentityState>,
-    answer: fn(&IdentitySnapshot) -> T,
-) -> Answers<T> {
-    answers(states, move |state| match state {
-        IdentityState::Waiting(_) => Ok(None),
-        IdentityState::Ready(snapshot) => Ok(Some(answer(snapshot))),
-        IdentityState::Withdrawn(_) => Err(Status::permission_denied(NO_IDENTITY)),
-    })
+/// Answers with each snapshot. What was sent is remembered by its snapshot, since the message itself
+/// holds private keys.
+pub(super) fn svids(states: watch::Receiver<IdentityState>) -> Answers<X509svidResponse> {
+    answers(
+        states,
+        |state| of_identity(state, Arc::clone),
+        |snapshot| x509_svid_response(snapshot),
+    )
+}
+
+/// The same for the bundles alone.
+pub(super) fn bundles(states: watch::Receiver<IdentityState>) -> Answers<X509BundlesResponse> {
+    answers(
+        states,
+        |state| of_identity(state, |snapshot| x509_bundles_response(snapshot)),
+        Clone::clone,
+    )
 }
 
 /// The same for JWT bundles; `None` ends the stream.
 pub(super) fn jwt_bundles(
     states: watch::Receiver<Option<Arc<JwtBundles>>>,
-    answer: fn(&JwtBundles) -> JwtBundlesResponse,
 ) -> Answers<JwtBundlesResponse> {
-    answers(states, move |state| match state {
-        Some(bundles) => Ok(Some(answer(bundles))),
-        None => Err(Status::permission_denied(NO_IDENTITY)),
-    })
+    answers(
+        states,
+        |state| match state {
+            Some(bundles) => Ok(Some(Arc::clone(bundles))),
+            None => Err(Status::permission_denied(NO_IDENTITY)),
+        },
+        |bundles| jwt_bundles_response(bundles),
+    )
+}
+
+fn of_identity<T>(
+    state: &IdentityState,
+    content: impl FnOnce(&Arc<IdentitySnapshot>) -> T,
+) -> Result<Option<T>, Status> {
+    match state {
+        IdentityState::Waiting(_) => Ok(None),
+        IdentityState::Ready(snapshot) => Ok(Some(content(snapshot))),
+        IdentityState::Withdrawn(_) => Err(Status::permission_denied(NO_IDENTITY)),
+    }
 }
 
 /// What `FetchX509SVID` answers for `snapshot`. It holds the private keys.
@@ -62,7 +82,7 @@ pub fn x509_svid_response(snapshot: &IdentitySnapshot) -> X509svidResponse {
 }
 
 /// What a bundle stream carries for `snapshot`.
-pub(super) fn x509_bundles_response(snapshot: &IdentitySnapshot) -> X509BundlesResponse {
+fn x509_bundles_response(snapshot: &IdentitySnapshot) -> X509BundlesResponse {
     let bundles = snapshot.bundles.iter();
     X509BundlesResponse {
         crl: crls(snapshot),
@@ -73,7 +93,7 @@ pub(super) fn x509_bundles_response(snapshot: &IdentitySnapshot) -> X509BundlesR
 }
 
 /// What a JWT bundle stream carries for `bundles`.
-pub(super) fn jwt_bundles_response(bundles: &JwtBundles) -> JwtBundlesResponse {
+fn jwt_bundles_response(bundles: &JwtBundles) -> JwtBundlesResponse {
     let bundles = bundles.iter();
     JwtBundlesResponse {
         bundles: bundles
@@ -82,47 +102,50 @@ pub(super) fn jwt_bundles_response(bundles: &JwtBundles) -> JwtBundlesResponse {
     }
 }
 
-fn answers<S, T>(
+/// Sends what `content` yields for each state, waits while that is nothing, and ends with its error. A
+/// slow reader sees only the newest; equal contents are sent once.
+fn answers<S, C, T>(
     mut states: watch::Receiver<S>,
-    answer: impl Fn(&S) -> Result<Option<T>, Status> + Send + 'static,
+    content: fn(&S) -> Result<Option<C>, Status>,
+    message: fn(&C) -> T,
 ) -> Answers<T>
 where
     S: Send + Sync + 'static,
-    T: Clone + PartialEq + Send + 'static,
+    C: PartialEq + Send + 'static,
+    T: Send + 'static,
 {
     states.mark_changed();
     let reader = Reader {
         states,
-        answer,
+        content,
         sent: None,
         ended: false,
     };
-    Box::pin(stream::unfold(reader, |mut reader| async move {
-        let answer = reader.next().await?;
+    Box::pin(stream::unfold(reader, move |mut reader| async move {
+        let content = reader.next().await?;
+        let answer = content.map(|content| {
+            let answer = message(&content);
+            reader.sent = Some(content);
+            answer
+        });
         Some((answer, reader))
     }))
 }
 
-struct Reader<S, T, F> {
+struct Reader<S, C> {
     states: watch::Receiver<S>,
-    answer: F,
-    sent: Option<T>,
+    content: fn(&S) -> Result<Option<C>, Status>,
+    sent: Option<C>,
     ended: bool,
 }
 
-impl<S, T, F> Reader<S, T, F>
-where
-    T: Clone + PartialEq,
-    F: Fn(&S) -> Result<Option<T>, Status>,
-{
-    async fn next(&mut self) -> Option<Result<T, Status>> {
+impl<S, C: PartialEq> Reader<S, C> {
+    async fn next(&mut self) -> Option<Result<C, Status>> {
         while !self.ended {
             self.states.changed().await.ok()?;
-            let answer = (self.answer)(&self.states.borrow_and_update());
-            match answer {
-                Ok(Some(answer)) if self.sent.as_ref() != Some(&answer) => {
-                    self.sent = Some(answer.clone());
-                    return Some(Ok(answer));
+            match (self.content)(&self.states.borrow_and_update()) {
+                Ok(Some(content)) if self.sent.as_ref() != Some(&content) => {
+                    return Some(Ok(content));
                 }
                 Ok(_) => {}
                 Err(status) => {

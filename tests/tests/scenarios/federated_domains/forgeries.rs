@@ -105,6 +105,17 @@ pub(super) fn all_refused(outside: &Net, server: &Server, identities: &Identitie
             continue;
         };
         let knock = || server.knock(outside, "/status/200", certificate(&forged), &[]);
+        if name == "revoked" {
+            // The CRL has just been published.
+            eventually("the CRL has arrived", || {
+                let answer = knock();
+                if answer.exit == 0 {
+                    Err(answer)
+                } else {
+                    Ok(())
+                }
+            });
+        }
         if builtin {
             refused_with(name, reason, server, knock);
         } else if envoy {
