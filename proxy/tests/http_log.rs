@@ -124,11 +124,11 @@ fn upstream() -> SocketAddr {
                         0
                     }
                 ];
-                stream.read_exact(&mut body).unwrap();
+                stream.read_exact(&mut body).expect("it is the test's own");
                 b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello"
             }
         };
-        stream.write_all(answer).unwrap();
+        stream.write_all(answer).expect("it is the test's own");
     })
 }
 

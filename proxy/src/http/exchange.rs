@@ -453,12 +453,14 @@ impl<'x> Exchange<'x> {
         self.outcome.details = reply.details.clone();
         self.outcome.transport_failure = reply.transport_failure.clone();
         let of_upstream = reply.is_of_upstream();
-        let (mut response, body) = response::local(self.context, &self.request, reply);
-        // As in Envoy, they see no response code yet.
+        // As in Envoy, the operations of the route see nothing of the response yet.
+        let mut made = Headers::default();
         if of_upstream {
-            self.tell_attempts(&mut response.headers);
+            self.tell_attempts(&mut made);
         }
-        self.rewrite_response(&mut response.headers);
+        self.rewrite_response(&mut made);
+        let (mut response, body) = response::local(self.context, &self.request, reply);
+        response.headers.take_over(made);
         self.outcome.status = response.status;
         self.keep_headers(&response);
         let Ok(mut sink) = client.respond(response, closing).await else {

@@ -170,6 +170,14 @@ impl Headers {
         self.push(known, name, value);
     }
 
+    /// Adds all of `others`; their content type replaces the one that is there.
+    pub(super) fn take_over(&mut self, others: Self) {
+        if others.known(Known::ContentType).is_some() {
+            self.remove_known(Known::ContentType);
+        }
+        self.0.extend(others.0);
+    }
+
     pub(super) fn append(&mut self, name: HeaderName, value: Bytes) {
         self.0.push(Field {
             known: Known::of(name.as_str().as_bytes()),

@@ -34,7 +34,10 @@ pub(super) struct WireCount<'m, 'w> {
 
 impl Drop for WireCount<'_, '_> {
     fn drop(&mut self) {
-        self.meter.upstream_wire.set(Some(self.wire.passed()));
+        // What was read ahead of need belongs to a response that makes no sense.
+        let ahead = self.wire.with_buffer(|buffer| buffer.len()) as u64;
+        let (received, sent) = self.wire.passed();
+        self.meter.upstream_wire.set(Some((received + ahead, sent)));
     }
 }
 

@@ -33,9 +33,9 @@ impl SecretSubscriber for NoSecrets {
 impl Bench {
     /// Starts a proxy on a bootstrap; it is ready when this returns.
     pub(crate) async fn start(yaml: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("it is the test's own");
         let log = log_path(folder.path());
-        let yaml = yaml.replace("LOG_PATH", log.to_str().unwrap());
+        let yaml = yaml.replace("LOG_PATH", log.to_str().expect("it is the test's own"));
         let bootstrap = from_yaml(&yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
         let resources = watch::channel(Arc::new(ResourceSet::default())).1;
         let options = ProxyOptions {
@@ -51,7 +51,10 @@ impl Bench {
         };
         let mut ready = proxy.ready();
         let ready = ready.wait_for(|state| *state == Readiness::Ready);
-        tokio::time::timeout(LIMIT, ready).await.unwrap().unwrap();
+        tokio::time::timeout(LIMIT, ready)
+            .await
+            .expect("it is the test's own")
+            .expect("it is the test's own");
         Self { proxy, folder }
     }
 
@@ -60,7 +63,11 @@ impl Bench {
         let report = self.proxy.listeners();
         let report = report.borrow();
         let status = report.listeners.iter().find(|it| &*it.name == listener);
-        status.unwrap().bound.as_ref().unwrap()[0]
+        status
+            .expect("it is the test's own")
+            .bound
+            .as_ref()
+            .expect("it is the test's own")[0]
     }
 
     /// The access log's lines, once there are `count`.
@@ -88,28 +95,34 @@ pub(crate) async fn exchange(address: SocketAddr, request: &str) -> String {
     let request = request.to_owned();
     let talk = move || {
         let mut stream = connect(address);
-        stream.write_all(request.as_bytes()).unwrap();
+        stream
+            .write_all(request.as_bytes())
+            .expect("it is the test's own");
         let mut answer = Vec::new();
         // A reset ends it, too.
         let _ = stream.read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).into_owned()
     };
-    tokio::task::spawn_blocking(talk).await.unwrap()
+    tokio::task::spawn_blocking(talk)
+        .await
+        .expect("it is the test's own")
 }
 
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let stream = TcpStream::connect(address).expect("it is the test's own");
+    stream
+        .set_read_timeout(Some(LIMIT))
+        .expect("it is the test's own");
     stream
 }
 
 /// A server that hands each connection to `serve`, on a thread of its own.
 pub(crate) fn server(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("it is the test's own");
+    let address = listener.local_addr().expect("it is the test's own");
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let (serve, stream) = (serve.clone(), stream.unwrap());
+            let (serve, stream) = (serve.clone(), stream.expect("it is the test's own"));
             std::thread::spawn(move || serve(stream));
         }
     });
@@ -126,13 +139,13 @@ pub(crate) fn read_head(stream: &mut TcpStream) -> String {
             _ => return String::new(),
         }
     }
-    String::from_utf8(head).unwrap()
+    String::from_utf8(head).expect("it is the test's own")
 }
 
 /// An address that refuses connections.
 pub(crate) fn dead_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
-        .unwrap()
+        .expect("it is the test's own")
         .local_addr()
-        .unwrap()
+        .expect("it is the test's own")
 }
