@@ -4,6 +4,8 @@
 //! What this proxy refuses on purpose though Envoy takes it (line folding, LF alone, several Host,
 //! unknown bytes after a chunk, ...) is not here: see `src/http/tests/smuggling.rs`.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::{

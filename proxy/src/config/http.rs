@@ -120,5 +120,4 @@ pub struct Http2Options {
     pub max_concurrent_streams: u32,
     pub initial_stream_window: u32,
     pub initial_connection_window: u32,
-    pub allow_connect: bool,
 }

@@ -198,7 +198,7 @@ impl<'x> Exchange<'x> {
             .virtual_host(authority)
             .ok_or_else(LocalReply::no_route);
         let (index, host) = found.inspect_err(|_| self.context.stats.no_route.inc())?;
-        if host.require_tls && self.context.connection.tls.is_none() {
+        if host.require_tls && self.request.scheme != Some("https") {
             return Err(super::redirect::to_https(&self.request));
         }
         let route = host.route(&self.request);

@@ -26,6 +26,7 @@ use super::{
     request::{BodyLength, Protocol, Request},
 };
 use crate::{
+    access_log::ResponseFlags,
     config::{HttpManager, listener::Terminal},
     io::Stream,
     worker::{Connection, Downstream, Worker},
@@ -33,6 +34,11 @@ use crate::{
 
 /// Streams that a client reset and that we still hold; more is an attack (CVE-2023-44487).
 const MAX_RESET_STREAMS: usize = 50;
+/// A stream that its client resets within this time had no use but to make work.
+const PREMATURE: Duration = Duration::from_secs(1);
+/// Of the first so many streams, and of all after, no more than half may end so; Envoy's
+/// `overload.premature_reset_total_stream_count`.
+const PREMATURE_TOTAL: u64 = 500;
 /// Bytes of responses queued per stream before its sender is held back.
 const SEND_BUFFER: usize = 256 * 1024;
 
@@ -58,6 +64,7 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream
         return;
     };
     let mut streams = JoinSet::new();
+    let mut resets = Resets::default();
     let mut draining = std::pin::pin!(live.draining());
     let mut goaway = false;
     loop {
@@ -67,7 +74,12 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream
                 goaway = true;
                 http2.graceful_shutdown();
             }
-            Some(_) = streams.join_next() => {}
+            Some(premature) = streams.join_next() => {
+                if resets.are_too_many(premature.unwrap_or_default()) {
+                    manager.stats.worker(worker.index).downstream_cx_protocol_error.inc();
+                    http2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                }
+            }
             accepted = worker.timers.timeout(limit, http2.accept()) => match accepted {
                 Some(Some(Ok((request, respond)))) => {
                     let stream = serve_stream(Rc::clone(worker), Rc::clone(&connection), request, respond);
@@ -95,6 +107,22 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream
     }
 }
 
+/// How the streams of one connection ended (CVE-2023-44487).
+#[derive(Default)]
+struct Resets {
+    ended: u64,
+    premature: u64,
+}
+
+impl Resets {
+    /// Counts a stream that ended.
+    fn are_too_many(&mut self, premature: bool) -> bool {
+        self.ended += 1;
+        self.premature += u64::from(premature);
+        self.premature * 2 > self.ended.max(PREMATURE_TOTAL)
+    }
+}
+
 /// How long a new stream is waited for until the connection ends: forever beside others, unless it
 /// has had its time.
 fn wait_limit(
@@ -119,15 +147,16 @@ fn is_too_old(manager: &HttpManager, connection: &Connection) -> bool {
     limit.is_some_and(|limit| connection.accepted.elapsed() >= limit)
 }
 
+/// Serves one stream; whether its client reset it prematurely.
 async fn serve_stream(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
     request: http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-) {
+) -> bool {
     let chain = Arc::clone(&connection.chain);
     let Terminal::Http(manager) = &chain.terminal else {
-        return;
+        return false;
     };
     let stats = manager.stats.worker(worker.index);
     stats.downstream_rq_http2_total.inc();
@@ -142,13 +171,17 @@ async fn serve_stream(
     let Some(request) = request_of(head, &body).filter(|_| is_bounded) else {
         stats.downstream_rq_tx_reset.inc();
         respond.send_reset(h2::Reason::PROTOCOL_ERROR);
-        return;
+        return true;
     };
     let mut client = Client::Http2(respond);
     let mut source = Source::http2(body);
     let meter = Meter::start(&manager.access_log);
     let mut exchange = Exchange::new(&context, request, &meter);
     exchange.serve(&mut source, &mut client).await;
+    let flags = exchange.outcome.flags;
+    let reset =
+        ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION | ResponseFlags::DOWNSTREAM_REMOTE_RESET;
+    flags.intersects(reset) && meter.started.elapsed() < PREMATURE
 }
 
 fn request_of(head: http::request::Parts, body: &RecvStream) -> Option<Request> {

@@ -27,6 +27,9 @@ use crate::{config::cluster::UpstreamHttp, io::Stream, tls_session::TlsSession};
 /// frame holds up others for long.
 const MAX_FRAME: u32 = 64 * 1024;
 
+/// Bytes of a response head; Envoy's `max_response_headers_kb`, 60.
+const MAX_HEADERS: u32 = 60 * 1024;
+
 /// Bytes queued per stream before its sender is held back.
 const SEND_BUFFER: usize = 256 * 1024;
 
@@ -243,6 +246,7 @@ fn builder(http: &UpstreamHttp) -> Builder {
         .initial_connection_window_size(http.initial_connection_window)
         .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
         .max_frame_size(MAX_FRAME)
+        .max_header_list_size(MAX_HEADERS)
         .max_send_buffer_size(SEND_BUFFER);
     builder
 }

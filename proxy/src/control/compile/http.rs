@@ -513,6 +513,9 @@ pub(super) fn http2_options(config: Option<&Http2ProtocolOptions>, at: &At<'_>) 
         "override_stream_error_on_invalid_http_message",
         override_stream_error_on_invalid_http_message,
     );
+    if *allow_connect {
+        at.field("allow_connect").error("is not supported");
+    }
     let bounded = |name: &str, value: Option<u32>, min: u32, default: u32| {
         let value = value.unwrap_or(default);
         if !(min..=MAX_WINDOW).contains(&value) {
@@ -540,7 +543,6 @@ pub(super) fn http2_options(config: Option<&Http2ProtocolOptions>, at: &At<'_>) 
             MIN_WINDOW,
             DEFAULT_CONNECTION_WINDOW,
         ),
-        allow_connect: *allow_connect,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Requests and responses of every framing, over HTTP/1 on both sides.
 
-use super::support::{Act, Origin, Site, header_values, ok, send};
-use crate::testing::eventually;
+use super::support::{Act, Origin, Site, header_values, manager, ok, route, send, table, to};
+use crate::testing::{self, eventually};
 
 #[tokio::test]
 async fn a_request_passes_and_its_connections_are_used_again() {
@@ -209,9 +209,7 @@ async fn an_early_answer_ends_the_connection_of_a_body_that_still_comes() {
     let origin = Origin::start(|_| ok("")).await;
     let site = Site::before(origin.address).await;
     // The origin reads no body that is not announced: answer at once, and read on.
-    let early = tokio::net::TcpListener::bind(crate::testing::ANY)
-        .await
-        .unwrap();
+    let early = tokio::net::TcpListener::bind(testing::ANY).await.unwrap();
     let address = early.local_addr().unwrap();
     tokio::spawn(async move {
         let (stream, _) = early.accept().await.unwrap();
@@ -230,4 +228,30 @@ async fn an_early_answer_ends_the_connection_of_a_body_that_still_comes() {
     let answer = client.answer().await;
     assert_eq!((answer.status, &*answer.body), (413, "big"));
     assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn trailers_pass_where_they_are_wanted() {
+    let origin = Origin::start(|request| match request.starts_with("POST") {
+        true => ok(request),
+        false => send(
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-T: 1\r\n\r\n",
+        ),
+    })
+    .await;
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+                2\r\nab\r\n0\r\nX-Up: 1\r\n\r\n";
+    for enabled in [false, true] {
+        let mut manager = manager(table(vec![route("/", to("origin"))]));
+        manager.http1.enable_trailers = enabled;
+        let cluster = testing::cluster("origin", &[origin.address]);
+        let site = Site::start(manager, vec![cluster]).await;
+        let plain = site.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!((&*plain.body, plain.trailers.trim()), ("ok", ""));
+        let willing = "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n";
+        let expected = if enabled { "x-t: 1" } else { "" };
+        assert_eq!(site.ask(willing).await.trailers.trim(), expected);
+        let arrived = site.ask(post).await.body;
+        assert_eq!(arrived.contains("x-up: 1"), enabled, "{arrived}");
+    }
 }

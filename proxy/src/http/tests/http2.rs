@@ -1,6 +1,6 @@
 //! HTTP/2 on either side: the same requests, with flow control.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use h2::{RecvStream, client::SendRequest};
@@ -294,6 +294,92 @@ async fn draining_says_goaway_and_finishes() {
         .unwrap();
 }
 
+/// Speaks HTTP/2 by hand: what a well-behaved library would not send.
+async fn raw(site: &Site) -> TcpStream {
+    use tokio::io::AsyncWriteExt;
+    let mut stream = TcpStream::connect(site.address).await.unwrap();
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .unwrap();
+    stream.write_all(&frame(4, 0, 0, b"")).await.unwrap();
+    stream
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// Sends `flood` for as long as the proxy takes it; whether the proxy put an end to it.
+async fn is_cut_off(mut stream: TcpStream, flood: &[u8], times: usize) -> bool {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (mut read, mut write) = stream.split();
+    let send = async {
+        for _ in 0..times {
+            if write.write_all(flood).await.is_err() {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    let receive = async {
+        let mut buffer = vec![0; 1 << 16];
+        while matches!(read.read(&mut buffer).await, Ok(1..)) {}
+    };
+    let ended = async {
+        tokio::select! {
+            () = send => {}
+            () = receive => {}
+        }
+    };
+    tokio::time::timeout(SOON, ended).await.is_ok()
+}
+
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+
+/// CVE-2024-27316 and its like: a head without an end, in small pieces or in large ones.
+#[tokio::test]
+async fn a_head_that_does_not_end_is_cut_off() {
+    let origin = Origin::start(|_| ok("")).await;
+    let site = Site::before(origin.address).await;
+    // A literal field of one byte each way, never indexed.
+    let field = b"\x00\x01a\x01b";
+    for piece in [&b""[..], field, &field.repeat(3000)] {
+        use tokio::io::AsyncWriteExt;
+        let mut stream = raw(&site).await;
+        let begin = frame(HEADERS, 0, 1, b"\x82\x86\x84");
+        stream.write_all(&begin).await.unwrap();
+        let flood = frame(CONTINUATION, 0, 1, piece);
+        assert!(
+            is_cut_off(stream, &flood, 100_000).await,
+            "{} bytes",
+            piece.len()
+        );
+    }
+    assert!(origin.requests().is_empty());
+}
+
+#[tokio::test]
+async fn heads_are_bounded_in_number_too() {
+    let origin = Origin::start(|_| ok("")).await;
+    let site = Site::before(origin.address).await;
+    let client = Client::connect(site.address).await;
+    let mut many = request(Method::GET, "/");
+    for n in 0..101 {
+        let name = http::HeaderName::try_from(format!("x-{n}")).unwrap();
+        many.headers_mut().insert(name, 1.into());
+    }
+    let (response, _) = client.begin(many, true).await;
+    assert!(response.await.unwrap_err().is_reset());
+    assert_eq!(client.get("/").await.0, 200);
+    assert_eq!(origin.requests().len(), 1);
+}
+
 /// CVE-2023-44487: streams that are opened and reset at once.
 #[tokio::test]
 async fn rapid_resets_end_the_connection() {
@@ -314,8 +400,7 @@ async fn rapid_resets_end_the_connection() {
             tokio::task::yield_now().await;
         }
     };
-    // Cut off, or at least never more work at the origin than streams are allowed.
-    let _ = tokio::time::timeout(Duration::from_secs(3), flood).await;
+    tokio::time::timeout(SOON, flood).await.expect("cut off");
     assert!(
         origin.connections() <= 200,
         "{} connections",
