@@ -1,39 +1,24 @@
 //! Clusters: discovery, load balancing, limits and transport.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use ithildin_proto::pb::envoy::{
-    config::{
-        cluster::v3::{
-            CircuitBreakers as CircuitBreakersProto, Cluster as ClusterProto, LoadBalancingPolicy,
-            UpstreamConnectionOptions,
-            circuit_breakers::Thresholds,
-            cluster::{
-                ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig,
-                LbPolicy as LbPolicyProto, OriginalDstLbConfig, TransportSocketMatch,
-            },
-        },
-        core::v3::{BindConfig, RoutingPriority, TcpKeepalive as KeepaliveProto},
-    },
-    extensions::load_balancing_policies::{
-        least_request::v3::LeastRequest, random::v3::Random, round_robin::v3::RoundRobin,
-    },
+use ithildin_proto::pb::envoy::config::cluster::v3::{
+    Cluster as ClusterProto,
+    cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, TransportSocketMatch},
 };
 
 use super::{
-    Compiler, address, ads_source, cluster_http,
+    Compiler, ads_source, cluster_http,
     dns::{self, DnsSpec},
     endpoints::{self, Placement},
     listener::DEFAULT_BUFFER_LIMIT,
+    load_balancing::{common_lb, lb_policy},
+    upstream::{bind, circuit_breakers, keepalive},
 };
 use crate::{
-    config::cluster::{
-        CircuitBreakers, Cluster, ClusterKind, EndpointSet, LbPolicy, TcpKeepalive, Transport,
-        Transports,
-    },
+    config::cluster::{Cluster, ClusterKind, EndpointSet, Transport, Transports},
     control::{
-        any,
         report::{At, no_effect, refuse},
         secrets::SecretKey,
     },
@@ -41,10 +26,6 @@ use crate::{
 
 /// Envoy's defaults.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const DEFAULT_PANIC_THRESHOLD: f64 = 50.0;
-const DEFAULT_CHOICE_COUNT: u32 = 2;
-const DEFAULT_LIMIT: u32 = 1024;
-const DEFAULT_MAX_RETRIES: u32 = 3;
 
 /// A cluster, and what it waits for.
 #[derive(Debug)]
@@ -307,247 +288,4 @@ fn transports(
     secrets.sort();
     secrets.dedup();
     (sound.map(|()| Transports(all)), placement)
-}
-
-fn lb_policy(config: &ClusterProto, kind: Option<ClusterKind>, at: &At<'_>) -> Option<LbPolicy> {
-    if let Some(policy) = &config.load_balancing_policy {
-        return typed_lb_policy(policy, &at.field("load_balancing_policy"));
-    }
-    let policy = match at.enumeration("lb_policy", config.lb_policy)? {
-        LbPolicyProto::RoundRobin => LbPolicy::RoundRobin,
-        LbPolicyProto::LeastRequest => LbPolicy::LeastRequest(DEFAULT_CHOICE_COUNT),
-        LbPolicyProto::Random => LbPolicy::Random,
-        LbPolicyProto::ClusterProvided => LbPolicy::ClusterProvided,
-        other => {
-            at.field("lb_policy")
-                .error(format_args!("{} is not supported", other.as_str_name()));
-            return None;
-        }
-    };
-    let original_dst = kind == Some(ClusterKind::OriginalDst);
-    if original_dst != (policy == LbPolicy::ClusterProvided) && kind.is_some() {
-        at.field("lb_policy")
-            .error("CLUSTER_PROVIDED goes with type ORIGINAL_DST, and with no other");
-    }
-    lb_config(config.lb_config.as_ref(), policy, at)
-}
-
-fn lb_config(config: Option<&LbConfig>, policy: LbPolicy, at: &At<'_>) -> Option<LbPolicy> {
-    match config {
-        None => Some(policy),
-        Some(LbConfig::LeastRequestLbConfig(config)) => {
-            let at = at.field("least_request_lb_config");
-            at.unset("active_request_bias", &config.active_request_bias);
-            at.unset("slow_start_config", &config.slow_start_config);
-            let count = config.choice_count.map(|value| value.value);
-            choices(policy, count, &at)
-        }
-        Some(LbConfig::RoundRobinLbConfig(config)) => {
-            let at = at.field("round_robin_lb_config");
-            at.unset("slow_start_config", &config.slow_start_config);
-            Some(policy)
-        }
-        Some(LbConfig::OriginalDstLbConfig(config)) => {
-            let OriginalDstLbConfig {
-                use_http_header,
-                http_header_name,
-                upstream_port_override,
-                metadata_key,
-            } = config;
-            let at = at.field("original_dst_lb_config");
-            refuse!(
-                at;
-                use_http_header, http_header_name, upstream_port_override, metadata_key,
-            );
-            Some(policy)
-        }
-        // Settings of policies that are refused, or not chosen.
-        Some(LbConfig::RingHashLbConfig(_) | LbConfig::MaglevLbConfig(_)) => Some(policy),
-    }
-}
-
-fn choices(policy: LbPolicy, count: Option<u32>, at: &At<'_>) -> Option<LbPolicy> {
-    match (policy, count) {
-        (LbPolicy::LeastRequest(_), Some(count)) if count < 2 => {
-            at.field("choice_count")
-                .error(format_args!("{count} is less than 2"));
-            None
-        }
-        (LbPolicy::LeastRequest(_), Some(count)) => Some(LbPolicy::LeastRequest(count)),
-        _ => Some(policy),
-    }
-}
-
-/// The first policy of the list that is known, as Envoy takes it.
-fn typed_lb_policy(config: &LoadBalancingPolicy, at: &At<'_>) -> Option<LbPolicy> {
-    for (i, policy) in config.policies.iter().enumerate() {
-        let at = at.index("policies", i);
-        let Some(extension) = policy.typed_extension_config.as_ref() else {
-            continue;
-        };
-        let at = at.field("typed_extension_config");
-        let Some(config) = &extension.typed_config else {
-            continue;
-        };
-        let at_config = at.field("typed_config");
-        if any::is::<RoundRobin>(config) {
-            let config: RoundRobin = any::read(config, &at_config)?;
-            at_config.unset("slow_start_config", &config.slow_start_config);
-            at_config.unset("locality_lb_config", &config.locality_lb_config);
-            return Some(LbPolicy::RoundRobin);
-        }
-        if any::is::<Random>(config) {
-            let config: Random = any::read(config, &at_config)?;
-            at_config.unset("locality_lb_config", &config.locality_lb_config);
-            return Some(LbPolicy::Random);
-        }
-        if any::is::<LeastRequest>(config) {
-            let config: LeastRequest = any::read(config, &at_config)?;
-            at_config.unset("active_request_bias", &config.active_request_bias);
-            at_config.unset("slow_start_config", &config.slow_start_config);
-            at_config.unset("locality_lb_config", &config.locality_lb_config);
-            at_config.not_true("enable_full_scan", &config.enable_full_scan);
-            at_config.unset("selection_method", &config.selection_method);
-            let policy = LbPolicy::LeastRequest(DEFAULT_CHOICE_COUNT);
-            return choices(
-                policy,
-                config.choice_count.map(|value| value.value),
-                &at_config,
-            );
-        }
-        any::unsupported(config, &at);
-        return None;
-    }
-    at.field("policies").error("has no policy");
-    None
-}
-
-fn circuit_breakers(config: Option<&CircuitBreakersProto>, at: &At<'_>) -> CircuitBreakers {
-    let mut limits = CircuitBreakers {
-        max_connections: DEFAULT_LIMIT,
-        max_pending_requests: DEFAULT_LIMIT,
-        max_requests: DEFAULT_LIMIT,
-        max_retries: DEFAULT_MAX_RETRIES,
-    };
-    let Some(CircuitBreakersProto {
-        thresholds,
-        per_host_thresholds,
-    }) = config
-    else {
-        return limits;
-    };
-    let at = at.field("circuit_breakers");
-    refuse!(at; per_host_thresholds);
-    for (i, threshold) in thresholds.iter().enumerate() {
-        let Thresholds {
-            priority,
-            max_connections,
-            max_pending_requests,
-            max_requests,
-            max_retries,
-            retry_budget,
-            track_remaining,
-            max_connection_pools,
-        } = threshold;
-        let at = at.index("thresholds", i);
-        no_effect!(track_remaining);
-        // Routes of high priority are refused, so their limits act on nothing.
-        if at.enumeration("priority", *priority) != Some(RoutingPriority::Default) {
-            continue;
-        }
-        refuse!(at; retry_budget, max_connection_pools);
-        let set = |limit: &mut u32, value: &Option<_>| {
-            if let Some(ithildin_proto::pb::google::protobuf::UInt32Value { value }) = value {
-                *limit = *value;
-            }
-        };
-        set(&mut limits.max_connections, max_connections);
-        set(&mut limits.max_pending_requests, max_pending_requests);
-        set(&mut limits.max_requests, max_requests);
-        set(&mut limits.max_retries, max_retries);
-    }
-    limits
-}
-
-fn bind(config: Option<&BindConfig>, at: &At<'_>) -> Option<SocketAddr> {
-    let BindConfig {
-        source_address,
-        freebind,
-        socket_options,
-        extra_source_addresses,
-        additional_source_addresses,
-        local_address_selector,
-        validate_network_namespaces,
-    } = config?;
-    let at = at.field("upstream_bind_config");
-    at.not_true("freebind", freebind);
-    refuse!(
-        at;
-        socket_options, extra_source_addresses, additional_source_addresses,
-        local_address_selector, validate_network_namespaces,
-    );
-    address::source(source_address.as_ref()?, &at.field("source_address"))
-}
-
-fn keepalive(config: &UpstreamConnectionOptions, at: &At<'_>) -> Option<TcpKeepalive> {
-    let UpstreamConnectionOptions {
-        tcp_keepalive,
-        set_local_interface_name_on_upstream_connections,
-        happy_eyeballs_config,
-    } = config;
-    let at = at.field("upstream_connection_options");
-    // For logs; and an order among several addresses of one endpoint, which are refused.
-    no_effect!(
-        set_local_interface_name_on_upstream_connections,
-        happy_eyeballs_config
-    );
-    let KeepaliveProto {
-        keepalive_probes,
-        keepalive_time,
-        keepalive_interval,
-    } = tcp_keepalive.as_ref()?;
-    let at = at.field("tcp_keepalive");
-    let seconds = |name: &str, value: &Option<_>| {
-        let ithildin_proto::pb::google::protobuf::UInt32Value { value } = (*value)?;
-        if value == 0 {
-            at.field(name).error("is 0; it must be at least 1");
-        }
-        Some(Duration::from_secs(value.into()))
-    };
-    Some(TcpKeepalive {
-        probes: keepalive_probes.map(|value| value.value),
-        time: seconds("keepalive_time", keepalive_time),
-        interval: seconds("keepalive_interval", keepalive_interval),
-    })
-}
-
-fn common_lb(config: Option<&CommonLbConfig>, at: &At<'_>) -> u32 {
-    let config = config.cloned().unwrap_or_default();
-    let CommonLbConfig {
-        healthy_panic_threshold,
-        update_merge_window,
-        ignore_new_hosts_until_first_hc,
-        close_connections_on_host_set_change,
-        consistent_hashing_lb_config,
-        override_host_status,
-        locality_config_specifier,
-    } = &config;
-    let at = at.field("common_lb_config");
-    // Batching of updates; of health checks, which are refused; of policies, which are too.
-    no_effect!(
-        update_merge_window,
-        ignore_new_hosts_until_first_hc,
-        consistent_hashing_lb_config,
-    );
-    refuse!(
-        at;
-        close_connections_on_host_set_change, override_host_status, locality_config_specifier,
-    );
-    let percent = healthy_panic_threshold.map_or(DEFAULT_PANIC_THRESHOLD, |value| value.value);
-    if !(0.0..=100.0).contains(&percent) {
-        at.field("healthy_panic_threshold")
-            .error(format_args!("{percent} is not from 0 to 100"));
-    }
-    // The comparison is of whole percents in Envoy too.
-    percent as u32
 }

@@ -29,7 +29,7 @@ use ithildin_proto::pb::{
 };
 use prost::Name;
 
-use super::http::{http1_unsupported, http2_options};
+use super::http_options::{http1_unsupported, http2_options};
 use crate::{
     config::{
         cluster::{UpstreamHttp, UpstreamProtocol},

@@ -17,13 +17,17 @@ mod endpoints;
 mod headers;
 mod http;
 mod http_filters;
+mod http_options;
 mod listener;
+mod load_balancing;
 mod matchers;
 mod retry;
 mod route_action;
 mod routes;
 mod tcp;
 mod tls;
+mod tls_common;
+mod upstream;
 
 use std::{
     collections::HashMap,

@@ -6,6 +6,7 @@
 
 mod entry;
 mod identity;
+mod material;
 mod validation;
 
 use std::{
@@ -24,7 +25,7 @@ use prost::Message;
 use tokio::{sync::watch, time::Instant};
 
 pub use self::entry::SecretStatus;
-pub(super) use self::entry::check;
+pub(super) use self::material::check;
 use self::{entry::Entry, validation::Origin};
 use super::{data_source, inventory::HeldSecret, report::At};
 use crate::stats::Registry;

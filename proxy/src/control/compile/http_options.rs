@@ -1,0 +1,203 @@
+//! Options of the HTTP codecs, of connection managers and of clusters.
+
+use ithildin_proto::pb::envoy::{
+    config::core::v3::{
+        Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions,
+        http_protocol_options::HeadersWithUnderscoresAction,
+    },
+    extensions::filters::network::http_connection_manager::v3::HttpConnectionManager,
+};
+
+use crate::{
+    config::http::{Http1Options, Http2Options, UnderscoreAction},
+    control::report::{At, no_effect, refuse},
+};
+
+/// Envoy's defaults and limits.
+
+const DEFAULT_MAX_HEADERS_KB: u32 = 60;
+/// Largest `max_request_headers_kb`; Envoy's.
+const MAX_HEADERS_KB: u32 = 8192;
+/// Envoy's defaults since 1.36: streams per connection, and windows in bytes.
+const DEFAULT_MAX_STREAMS: u32 = 1024;
+const DEFAULT_STREAM_WINDOW: u32 = 16 << 20;
+const DEFAULT_CONNECTION_WINDOW: u32 = 24 << 20;
+/// Smallest and largest window (RFC 9113, section 6.9.2, and Envoy's lower bound).
+const MIN_WINDOW: u32 = 65_535;
+const MAX_WINDOW: u32 = (1 << 31) - 1;
+
+pub(super) fn max_headers_kb(config: &HttpConnectionManager, at: &At<'_>) -> u32 {
+    let Some(limit) = config.max_request_headers_kb else {
+        return DEFAULT_MAX_HEADERS_KB;
+    };
+    if !(1..=MAX_HEADERS_KB).contains(&limit.value) {
+        at.field("max_request_headers_kb").error(format_args!(
+            "{} is not from 1 to {MAX_HEADERS_KB}",
+            limit.value
+        ));
+    }
+    limit.value
+}
+
+pub(super) fn underscores(common: &HttpProtocolOptions, at: &At<'_>) -> Option<UnderscoreAction> {
+    let at = at.field("common_http_protocol_options");
+    let value = common.headers_with_underscores_action;
+    Some(
+        match at.enumeration("headers_with_underscores_action", value)? {
+            HeadersWithUnderscoresAction::Allow => UnderscoreAction::Allow,
+            HeadersWithUnderscoresAction::RejectRequest => UnderscoreAction::RejectRequest,
+            HeadersWithUnderscoresAction::DropHeader => UnderscoreAction::DropHeader,
+        },
+    )
+}
+
+pub(super) fn common_options(config: &HttpProtocolOptions, at: &At<'_>) {
+    let HttpProtocolOptions {
+        idle_timeout,
+        max_connection_duration,
+        max_connection_duration_jitter,
+        max_headers_count,
+        max_response_headers_kb,
+        max_stream_duration,
+        headers_with_underscores_action,
+        max_requests_per_connection,
+    } = config;
+    // Read by the caller.
+    no_effect!(
+        idle_timeout,
+        max_connection_duration,
+        max_headers_count,
+        headers_with_underscores_action,
+    );
+    refuse!(at; max_connection_duration_jitter, max_response_headers_kb, max_stream_duration);
+    if max_requests_per_connection.is_some_and(|value| value.value > 0) {
+        at.field("max_requests_per_connection")
+            .error("is not supported");
+    }
+}
+
+/// HTTP/1 options of a connection manager.
+pub(super) fn http1_options(config: Option<&Http1ProtocolOptions>, at: &At<'_>) -> Http1Options {
+    let at = at.field("http_protocol_options");
+    let config = config.cloned().unwrap_or_default();
+    http1_unsupported(&config, &at);
+    Http1Options {
+        accept_http_10: config.accept_http_10,
+        allow_absolute_url: config.allow_absolute_url.is_none_or(|value| value.value),
+        enable_trailers: config.enable_trailers,
+    }
+}
+
+/// Refuses what neither side does.
+pub(super) fn http1_unsupported(config: &Http1ProtocolOptions, at: &At<'_>) {
+    let Http1ProtocolOptions {
+        allow_absolute_url,
+        accept_http_10,
+        default_host_for_http_10,
+        header_key_format,
+        enable_trailers,
+        allow_chunked_length,
+        override_stream_error_on_invalid_http_message,
+        send_fully_qualified_url,
+        use_balsa_parser,
+        allow_custom_methods,
+        ignore_http_11_upgrade,
+    } = config;
+    // The first three are read by the caller; the choice of a parser is Envoy's own affair.
+    no_effect!(
+        allow_absolute_url,
+        accept_http_10,
+        enable_trailers,
+        use_balsa_parser,
+        allow_custom_methods,
+    );
+    refuse!(
+        at;
+        default_host_for_http_10, header_key_format, allow_chunked_length,
+        send_fully_qualified_url, ignore_http_11_upgrade,
+    );
+    at.not_true(
+        "override_stream_error_on_invalid_http_message",
+        override_stream_error_on_invalid_http_message,
+    );
+}
+
+/// HTTP/2 options of either side, with Envoy's defaults.
+pub(super) fn http2_options(config: Option<&Http2ProtocolOptions>, at: &At<'_>) -> Http2Options {
+    let config = config.cloned().unwrap_or_default();
+    let Http2ProtocolOptions {
+        hpack_table_size,
+        max_concurrent_streams,
+        initial_stream_window_size,
+        initial_connection_window_size,
+        allow_connect,
+        allow_metadata,
+        max_outbound_frames,
+        max_outbound_control_frames,
+        max_consecutive_inbound_frames_with_empty_payload,
+        max_inbound_priority_frames_per_stream,
+        max_inbound_window_update_frames_per_data_frame_sent,
+        stream_error_on_invalid_http_messaging,
+        override_stream_error_on_invalid_http_message,
+        custom_settings_parameters,
+        connection_keepalive,
+        use_oghttp2_codec,
+        max_metadata_size,
+        enable_huffman_encoding,
+        max_header_field_size_kb,
+        disallow_obs_text,
+        stream_reset_burst,
+        stream_reset_rate,
+    } = &config;
+    // Which codec, how it compresses, and metadata frames that are refused below.
+    no_effect!(
+        hpack_table_size,
+        use_oghttp2_codec,
+        max_metadata_size,
+        enable_huffman_encoding
+    );
+    refuse!(
+        at;
+        allow_metadata, max_outbound_frames, max_outbound_control_frames,
+        max_consecutive_inbound_frames_with_empty_payload, max_inbound_priority_frames_per_stream,
+        max_inbound_window_update_frames_per_data_frame_sent,
+        stream_error_on_invalid_http_messaging, custom_settings_parameters, connection_keepalive,
+        max_header_field_size_kb, stream_reset_burst, stream_reset_rate,
+    );
+    at.not_true("disallow_obs_text", disallow_obs_text);
+    at.not_true(
+        "override_stream_error_on_invalid_http_message",
+        override_stream_error_on_invalid_http_message,
+    );
+    if *allow_connect {
+        at.field("allow_connect").error("is not supported");
+    }
+    let bounded = |name: &str, value: Option<u32>, min: u32, default: u32| {
+        let value = value.unwrap_or(default);
+        if !(min..=MAX_WINDOW).contains(&value) {
+            at.field(name)
+                .error(format_args!("{value} is not from {min} to {MAX_WINDOW}"));
+        }
+        value
+    };
+    Http2Options {
+        max_concurrent_streams: bounded(
+            "max_concurrent_streams",
+            max_concurrent_streams.map(|value| value.value),
+            1,
+            DEFAULT_MAX_STREAMS,
+        ),
+        initial_stream_window: bounded(
+            "initial_stream_window_size",
+            initial_stream_window_size.map(|value| value.value),
+            MIN_WINDOW,
+            DEFAULT_STREAM_WINDOW,
+        ),
+        initial_connection_window: bounded(
+            "initial_connection_window_size",
+            initial_connection_window_size.map(|value| value.value),
+            MIN_WINDOW,
+            DEFAULT_CONNECTION_WINDOW,
+        ),
+    }
+}

@@ -1,0 +1,172 @@
+//! How a cluster chooses among its endpoints.
+
+use ithildin_proto::pb::envoy::{
+    config::cluster::v3::{
+        Cluster as ClusterProto, LoadBalancingPolicy,
+        cluster::{CommonLbConfig, LbConfig, LbPolicy as LbPolicyProto, OriginalDstLbConfig},
+    },
+    extensions::load_balancing_policies::{
+        least_request::v3::LeastRequest, random::v3::Random, round_robin::v3::RoundRobin,
+    },
+};
+
+use crate::{
+    config::cluster::{ClusterKind, LbPolicy},
+    control::{
+        any,
+        report::{At, no_effect, refuse},
+    },
+};
+
+/// Envoy's defaults.
+
+const DEFAULT_PANIC_THRESHOLD: f64 = 50.0;
+const DEFAULT_CHOICE_COUNT: u32 = 2;
+
+pub(super) fn lb_policy(
+    config: &ClusterProto,
+    kind: Option<ClusterKind>,
+    at: &At<'_>,
+) -> Option<LbPolicy> {
+    if let Some(policy) = &config.load_balancing_policy {
+        return typed_lb_policy(policy, &at.field("load_balancing_policy"));
+    }
+    let policy = match at.enumeration("lb_policy", config.lb_policy)? {
+        LbPolicyProto::RoundRobin => LbPolicy::RoundRobin,
+        LbPolicyProto::LeastRequest => LbPolicy::LeastRequest(DEFAULT_CHOICE_COUNT),
+        LbPolicyProto::Random => LbPolicy::Random,
+        LbPolicyProto::ClusterProvided => LbPolicy::ClusterProvided,
+        other => {
+            at.field("lb_policy")
+                .error(format_args!("{} is not supported", other.as_str_name()));
+            return None;
+        }
+    };
+    let original_dst = kind == Some(ClusterKind::OriginalDst);
+    if original_dst != (policy == LbPolicy::ClusterProvided) && kind.is_some() {
+        at.field("lb_policy")
+            .error("CLUSTER_PROVIDED goes with type ORIGINAL_DST, and with no other");
+    }
+    lb_config(config.lb_config.as_ref(), policy, at)
+}
+
+fn lb_config(config: Option<&LbConfig>, policy: LbPolicy, at: &At<'_>) -> Option<LbPolicy> {
+    match config {
+        None => Some(policy),
+        Some(LbConfig::LeastRequestLbConfig(config)) => {
+            let at = at.field("least_request_lb_config");
+            at.unset("active_request_bias", &config.active_request_bias);
+            at.unset("slow_start_config", &config.slow_start_config);
+            let count = config.choice_count.map(|value| value.value);
+            choices(policy, count, &at)
+        }
+        Some(LbConfig::RoundRobinLbConfig(config)) => {
+            let at = at.field("round_robin_lb_config");
+            at.unset("slow_start_config", &config.slow_start_config);
+            Some(policy)
+        }
+        Some(LbConfig::OriginalDstLbConfig(config)) => {
+            let OriginalDstLbConfig {
+                use_http_header,
+                http_header_name,
+                upstream_port_override,
+                metadata_key,
+            } = config;
+            let at = at.field("original_dst_lb_config");
+            refuse!(
+                at;
+                use_http_header, http_header_name, upstream_port_override, metadata_key,
+            );
+            Some(policy)
+        }
+        // Settings of policies that are refused, or not chosen.
+        Some(LbConfig::RingHashLbConfig(_) | LbConfig::MaglevLbConfig(_)) => Some(policy),
+    }
+}
+
+fn choices(policy: LbPolicy, count: Option<u32>, at: &At<'_>) -> Option<LbPolicy> {
+    match (policy, count) {
+        (LbPolicy::LeastRequest(_), Some(count)) if count < 2 => {
+            at.field("choice_count")
+                .error(format_args!("{count} is less than 2"));
+            None
+        }
+        (LbPolicy::LeastRequest(_), Some(count)) => Some(LbPolicy::LeastRequest(count)),
+        _ => Some(policy),
+    }
+}
+
+/// The first policy of the list that is known, as Envoy takes it.
+fn typed_lb_policy(config: &LoadBalancingPolicy, at: &At<'_>) -> Option<LbPolicy> {
+    for (i, policy) in config.policies.iter().enumerate() {
+        let at = at.index("policies", i);
+        let Some(extension) = policy.typed_extension_config.as_ref() else {
+            continue;
+        };
+        let at = at.field("typed_extension_config");
+        let Some(config) = &extension.typed_config else {
+            continue;
+        };
+        let at_config = at.field("typed_config");
+        if any::is::<RoundRobin>(config) {
+            let config: RoundRobin = any::read(config, &at_config)?;
+            at_config.unset("slow_start_config", &config.slow_start_config);
+            at_config.unset("locality_lb_config", &config.locality_lb_config);
+            return Some(LbPolicy::RoundRobin);
+        }
+        if any::is::<Random>(config) {
+            let config: Random = any::read(config, &at_config)?;
+            at_config.unset("locality_lb_config", &config.locality_lb_config);
+            return Some(LbPolicy::Random);
+        }
+        if any::is::<LeastRequest>(config) {
+            let config: LeastRequest = any::read(config, &at_config)?;
+            at_config.unset("active_request_bias", &config.active_request_bias);
+            at_config.unset("slow_start_config", &config.slow_start_config);
+            at_config.unset("locality_lb_config", &config.locality_lb_config);
+            at_config.not_true("enable_full_scan", &config.enable_full_scan);
+            at_config.unset("selection_method", &config.selection_method);
+            let policy = LbPolicy::LeastRequest(DEFAULT_CHOICE_COUNT);
+            return choices(
+                policy,
+                config.choice_count.map(|value| value.value),
+                &at_config,
+            );
+        }
+        any::unsupported(config, &at);
+        return None;
+    }
+    at.field("policies").error("has no policy");
+    None
+}
+
+pub(super) fn common_lb(config: Option<&CommonLbConfig>, at: &At<'_>) -> u32 {
+    let config = config.cloned().unwrap_or_default();
+    let CommonLbConfig {
+        healthy_panic_threshold,
+        update_merge_window,
+        ignore_new_hosts_until_first_hc,
+        close_connections_on_host_set_change,
+        consistent_hashing_lb_config,
+        override_host_status,
+        locality_config_specifier,
+    } = &config;
+    let at = at.field("common_lb_config");
+    // Batching of updates; of health checks, which are refused; of policies, which are too.
+    no_effect!(
+        update_merge_window,
+        ignore_new_hosts_until_first_hc,
+        consistent_hashing_lb_config,
+    );
+    refuse!(
+        at;
+        close_connections_on_host_set_change, override_host_status, locality_config_specifier,
+    );
+    let percent = healthy_panic_threshold.map_or(DEFAULT_PANIC_THRESHOLD, |value| value.value);
+    if !(0.0..=100.0).contains(&percent) {
+        at.field("healthy_panic_threshold")
+            .error(format_args!("{percent} is not from 0 to 100"));
+    }
+    // The comparison is of whole percents in Envoy too.
+    percent as u32
+}

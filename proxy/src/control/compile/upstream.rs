@@ -1,0 +1,124 @@
+//! Limits and sockets of a cluster's connections.
+
+use std::{net::SocketAddr, time::Duration};
+
+use ithildin_proto::pb::envoy::config::{
+    cluster::v3::{
+        CircuitBreakers as CircuitBreakersProto, UpstreamConnectionOptions,
+        circuit_breakers::Thresholds,
+    },
+    core::v3::{BindConfig, RoutingPriority, TcpKeepalive as KeepaliveProto},
+};
+
+use super::address;
+use crate::{
+    config::cluster::{CircuitBreakers, TcpKeepalive},
+    control::report::{At, no_effect, refuse},
+};
+
+/// Envoy's defaults.
+
+const DEFAULT_LIMIT: u32 = 1024;
+const DEFAULT_MAX_RETRIES: u32 = 3;
+
+pub(super) fn circuit_breakers(
+    config: Option<&CircuitBreakersProto>,
+    at: &At<'_>,
+) -> CircuitBreakers {
+    let mut limits = CircuitBreakers {
+        max_connections: DEFAULT_LIMIT,
+        max_pending_requests: DEFAULT_LIMIT,
+        max_requests: DEFAULT_LIMIT,
+        max_retries: DEFAULT_MAX_RETRIES,
+    };
+    let Some(CircuitBreakersProto {
+        thresholds,
+        per_host_thresholds,
+    }) = config
+    else {
+        return limits;
+    };
+    let at = at.field("circuit_breakers");
+    refuse!(at; per_host_thresholds);
+    for (i, threshold) in thresholds.iter().enumerate() {
+        let Thresholds {
+            priority,
+            max_connections,
+            max_pending_requests,
+            max_requests,
+            max_retries,
+            retry_budget,
+            track_remaining,
+            max_connection_pools,
+        } = threshold;
+        let at = at.index("thresholds", i);
+        no_effect!(track_remaining);
+        // Routes of high priority are refused, so their limits act on nothing.
+        if at.enumeration("priority", *priority) != Some(RoutingPriority::Default) {
+            continue;
+        }
+        refuse!(at; retry_budget, max_connection_pools);
+        let set = |limit: &mut u32, value: &Option<_>| {
+            if let Some(ithildin_proto::pb::google::protobuf::UInt32Value { value }) = value {
+                *limit = *value;
+            }
+        };
+        set(&mut limits.max_connections, max_connections);
+        set(&mut limits.max_pending_requests, max_pending_requests);
+        set(&mut limits.max_requests, max_requests);
+        set(&mut limits.max_retries, max_retries);
+    }
+    limits
+}
+
+pub(super) fn bind(config: Option<&BindConfig>, at: &At<'_>) -> Option<SocketAddr> {
+    let BindConfig {
+        source_address,
+        freebind,
+        socket_options,
+        extra_source_addresses,
+        additional_source_addresses,
+        local_address_selector,
+        validate_network_namespaces,
+    } = config?;
+    let at = at.field("upstream_bind_config");
+    at.not_true("freebind", freebind);
+    refuse!(
+        at;
+        socket_options, extra_source_addresses, additional_source_addresses,
+        local_address_selector, validate_network_namespaces,
+    );
+    address::source(source_address.as_ref()?, &at.field("source_address"))
+}
+
+pub(super) fn keepalive(config: &UpstreamConnectionOptions, at: &At<'_>) -> Option<TcpKeepalive> {
+    let UpstreamConnectionOptions {
+        tcp_keepalive,
+        set_local_interface_name_on_upstream_connections,
+        happy_eyeballs_config,
+    } = config;
+    let at = at.field("upstream_connection_options");
+    // For logs; and an order among several addresses of one endpoint, which are refused.
+    no_effect!(
+        set_local_interface_name_on_upstream_connections,
+        happy_eyeballs_config
+    );
+    let KeepaliveProto {
+        keepalive_probes,
+        keepalive_time,
+        keepalive_interval,
+    } = tcp_keepalive.as_ref()?;
+    let at = at.field("tcp_keepalive");
+    let seconds = |name: &str, value: &Option<_>| {
+        let ithildin_proto::pb::google::protobuf::UInt32Value { value } = (*value)?;
+        if value == 0 {
+            at.field(name).error("is 0; it must be at least 1");
+        }
+        Some(Duration::from_secs(value.into()))
+    };
+    Some(TcpKeepalive {
+        probes: keepalive_probes.map(|value| value.value),
+        time: seconds("keepalive_time", keepalive_time),
+        interval: seconds("keepalive_interval", keepalive_interval),
+    })
+}
