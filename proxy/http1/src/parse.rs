@@ -10,8 +10,8 @@ use crate::{
     head::{Field, Fields, Framing, INLINE_FIELDS, Known, RequestHead, ResponseHead, Version},
 };
 
-/// The most header lines that can be parsed, whatever is configured.
-const MAX_FIELDS: usize = 256;
+/// The most header lines that can be parsed: no more can be configured.
+pub const MAX_FIELDS: usize = 256;
 
 /// Bounds of one head.
 #[derive(Clone, Copy, Debug)]

@@ -401,7 +401,12 @@ impl<'x> Exchange<'x> {
             table.hosts[*host].include_request_attempt_count
         };
         if self.outcome.host.as_ref().is_some_and(counts) {
-            headers.set(Known::XEnvoy, ATTEMPT_COUNT, attempt.to_string());
+            // Nearly always it is the first.
+            let count = match attempt {
+                1 => Bytes::from_static(b"1"),
+                attempt => attempt.to_string().into(),
+            };
+            headers.set(Known::XEnvoy, ATTEMPT_COUNT, count);
         }
         let expected = clock.expected(attempt);
         if let Some(expected) = expected.filter(|_| !self.context.manager.suppress_envoy_headers) {

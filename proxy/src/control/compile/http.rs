@@ -38,7 +38,6 @@ const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 const DEFAULT_STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_DELAYED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-const DEFAULT_MAX_HEADERS: u32 = 100;
 const DEFAULT_SERVER_NAME: &str = "envoy";
 /// Envoy has no limit on the time of a request head unless one is configured; a peer that sends a
 /// byte a minute would hold a connection for ever, so we have one.
@@ -115,9 +114,7 @@ pub(super) fn manager(
             &at.field("http2_protocol_options"),
         ),
         max_request_headers_kb: max_headers_kb(config, at),
-        max_headers_count: common
-            .max_headers_count
-            .map_or(DEFAULT_MAX_HEADERS, |value| value.value),
+        max_headers_count: http_options::max_headers(&common, at),
         headers_with_underscores: underscores(&common, at)?,
         access_log: access_log::loggers(access_log, compiler, at),
         stats: compiler.stats.http(stat_prefix, &parts.stat_name),

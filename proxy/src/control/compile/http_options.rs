@@ -16,6 +16,7 @@ use crate::{
 /// Envoy's defaults and limits.
 
 const DEFAULT_MAX_HEADERS_KB: u32 = 60;
+const DEFAULT_MAX_HEADERS: u32 = 100;
 /// Largest `max_request_headers_kb`; Envoy's.
 const MAX_HEADERS_KB: u32 = 8192;
 /// Envoy's defaults since 1.36: streams per connection, and windows in bytes.
@@ -37,6 +38,19 @@ pub(super) fn max_headers_kb(config: &HttpConnectionManager, at: &At<'_>) -> u32
         ));
     }
     limit.value
+}
+
+pub(super) fn max_headers(common: &HttpProtocolOptions, at: &At<'_>) -> u32 {
+    let limit = common
+        .max_headers_count
+        .map_or(DEFAULT_MAX_HEADERS, |value| value.value);
+    let most = ithildin_http1::MAX_FIELDS;
+    if !(1..=most).contains(&(limit as usize)) {
+        at.field("common_http_protocol_options")
+            .field("max_headers_count")
+            .error(format_args!("{limit} is not from 1 to {most}"));
+    }
+    limit
 }
 
 pub(super) fn underscores(common: &HttpProtocolOptions, at: &At<'_>) -> Option<UnderscoreAction> {

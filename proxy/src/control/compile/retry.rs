@@ -79,7 +79,9 @@ fn host_predicate(predicate: &RetryHostPredicate, at: &At<'_>) {
     }
 }
 
+/// Envoy's default is 1.
 fn attempts(value: i64, at: &At<'_>) -> u32 {
+    let value = if value == 0 { 1 } else { value };
     u32::try_from(value).unwrap_or_else(|_| {
         at.field("host_selection_retry_max_attempts")
             .error(format_args!("{value} is not from 0 to {}", u32::MAX));

@@ -188,3 +188,19 @@ async fn draining_says_close_and_lets_requests_finish() {
     );
     assert!(busy.is_closed().await);
 }
+
+#[tokio::test]
+async fn a_connection_has_its_time() {
+    let origin = Origin::start(|_| ok("")).await;
+    let site = site(&origin, |m| m.timeouts.max_connection_duration = SHORT).await;
+    let mut idle = site.client().await;
+    idle.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(idle.answer().await.header("connection"), None);
+    assert!(idle.is_closed().await);
+    assert_eq!(site.stats().downstream_cx_idle_timeout.get(), 0);
+
+    let stream = tokio::net::TcpStream::connect(site.address).await.unwrap();
+    let (_send, connection) = h2::client::handshake(stream).await.unwrap();
+    let ended = tokio::time::timeout(super::support::SOON, connection).await;
+    ended.unwrap().unwrap();
+}

@@ -162,3 +162,62 @@ async fn another_host_is_tried_where_one_is_down() {
         assert_eq!(site.ask(GET).await.status, 200);
     }
 }
+
+#[tokio::test]
+async fn a_body_that_is_too_long_to_keep_is_sent_once() {
+    let long = "x".repeat((1 << 20) + 1);
+    for (body, tries) in [(&long[1..], 2), (&long, 1)] {
+        let origin = recovering(1, || Act::Close).await;
+        let site = site(&origin, retry(on(|it| it.reset = true), 1)).await;
+        let length = body.len();
+        let answer = site
+            .ask(&format!(
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"
+            ))
+            .await;
+        let status = if tries == 2 { 200 } else { 503 };
+        assert_eq!((answer.status, origin.requests().len()), (status, tries));
+        assert!(origin.requests().iter().all(|it| it.ends_with(body)));
+        let abandoned = site.cluster_stats().retry_or_shadow_abandoned.get();
+        assert_eq!(abandoned, u64::from(tries == 1));
+    }
+}
+
+#[tokio::test]
+async fn a_body_in_chunks_is_sent_again_with_its_trailers() {
+    let origin = recovering(1, || send("HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n")).await;
+    let mut forward = forward("origin");
+    forward.retry = Some(retry(on(|it| it.gateway_error = true), 1));
+    let table = table(vec![route("/", RouteAction::Forward(Box::new(forward)))]);
+    let mut manager = manager(table);
+    manager.http1.enable_trailers = true;
+    let cluster = testing::cluster("origin", &[origin.address]);
+    let site = Site::start(manager, vec![cluster]).await;
+    let answer = site
+        .ask(
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+             2\r\nab\r\n3\r\ncde\r\n0\r\nX-T: 1\r\n\r\n",
+        )
+        .await;
+    assert_eq!((answer.status, &*answer.body), (200, "well"));
+    let requests = origin.requests();
+    assert!(requests[0].ends_with("2\r\nab\r\n3\r\ncde\r\n0\r\nx-t: 1\r\n\r\n"));
+    assert!(
+        requests[1].ends_with("5\r\nabcde\r\n0\r\nx-t: 1\r\n\r\n"),
+        "{requests:?}"
+    );
+}
+
+#[tokio::test]
+async fn retries_of_all_requests_together_are_bounded() {
+    let origin = Origin::start(|_| send("HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n")).await;
+    let mut forward = forward("origin");
+    forward.retry = Some(retry(on(|it| it.gateway_error = true), 3));
+    let table = table(vec![route("/", RouteAction::Forward(Box::new(forward)))]);
+    let mut cluster = testing::cluster("origin", &[origin.address]);
+    cluster.limits.max_retries = 0;
+    let site = Site::start(manager(table), vec![cluster]).await;
+    assert_eq!(site.ask(GET).await.status, 503);
+    assert_eq!(origin.requests().len(), 1);
+    assert_eq!(site.cluster_stats().upstream_rq_retry_overflow.get(), 1);
+}

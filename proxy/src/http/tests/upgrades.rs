@@ -1,11 +1,11 @@
 //! Upgrades: from HTTP/1 to whatever both ends agree on.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
 
-use super::support::{Origin, Peer, Site, header_values, manager, route, table, to};
-use crate::testing;
+use super::support::{Origin, Peer, Site, forward, header_values, manager, route, table, to};
+use crate::{config::route::RouteAction, testing};
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\n\
                        Upgrade: WebSocket\r\nSec-WebSocket-Key: x\r\n\r\n";
@@ -86,4 +86,57 @@ async fn connect_is_refused_without_a_route_for_it() {
         .await;
     assert_eq!(answer.status, 404);
     assert!(origin.requests().is_empty());
+}
+
+/// The response's time limit ends with its head: what follows is no response.
+#[tokio::test]
+async fn a_tunnel_outlives_the_timeout_of_its_route() {
+    let listener = TcpListener::bind(testing::ANY).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut peer = Peer::new(stream);
+        peer.head().await.unwrap();
+        peer.send("HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            .await;
+        let asked = peer.take(4).await.unwrap();
+        peer.send(asked).await;
+        std::future::pending::<()>().await;
+    });
+    let mut forward = forward("origin");
+    forward.timeout = Some(Duration::from_millis(200));
+    let mut table = table(vec![route("/", RouteAction::Forward(Box::new(forward)))]);
+    table.hosts[0].include_attempt_count_in_response = true;
+    let mut manager = manager(table);
+    manager.upgrades = vec![Arc::from("websocket")];
+    let cluster = testing::cluster("origin", &[address]);
+    let site = Site::start(manager, vec![cluster]).await;
+    let mut client = site.client().await;
+    client.send(UPGRADE).await;
+    let answer = client.answer().await;
+    assert_eq!(answer.header("x-envoy-attempt-count"), Some("1"));
+    // Three times the limit, and the slack of the timers.
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    client.send("ping").await;
+    assert_eq!(client.take(4).await.unwrap(), "ping");
+}
+
+/// What follows a request for another protocol is nobody's request.
+#[tokio::test]
+async fn nothing_is_read_behind_an_upgrade_that_came_to_nothing() {
+    let origin = Origin::echo().await;
+    let with = site(origin.address).await;
+    let without = Site::before(origin.address).await;
+    let smuggled = format!("{UPGRADE}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
+    for (site, status) in [(with, 200), (without, 403)] {
+        let mut client = site.client().await;
+        client.send(&smuggled).await;
+        let answer = client.answer().await;
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (status, Some("close"))
+        );
+        assert!(client.is_closed().await);
+    }
+    assert_eq!(origin.requests().len(), 1);
 }
