@@ -20,7 +20,9 @@ use ithildin_proto::pb::envoy::{
 
 use super::{
     Compiler, ListenerParts, RouteDependency, access_log, http_filters,
-    http_options::{common_options, http1_options, http2_options, max_headers_kb, underscores},
+    http_options::{
+        common_options, http1_options, http2_options, max_headers, max_headers_kb, underscores,
+    },
     route_action, routes,
 };
 use crate::{
@@ -114,7 +116,7 @@ pub(super) fn manager(
             &at.field("http2_protocol_options"),
         ),
         max_request_headers_kb: max_headers_kb(config, at),
-        max_headers_count: http_options::max_headers(&common, at),
+        max_headers_count: max_headers(&common, at),
         headers_with_underscores: underscores(&common, at)?,
         access_log: access_log::loggers(access_log, compiler, at),
         stats: compiler.stats.http(stat_prefix, &parts.stat_name),
