@@ -91,7 +91,8 @@ trust_domains:
         Self::by_spire(test, &[root, nested("server"), nested("client")])
     }
 
-    fn by_spire(test: &str, plans: &[Plan]) -> Option<Self> {
+    /// The clusters of `plans`, none of which is federated yet.
+    pub fn by_spire(test: &str, plans: &[Plan]) -> Option<Self> {
         Some(Self::Spire {
             spire: Spire::start(test, plans)?,
             federation: RefCell::default(),
@@ -133,6 +134,14 @@ trust_domains:
         match self {
             Self::Authority(authority) => Some(authority.forge(cluster, id, forgery)),
             Self::Spire { spire, .. } => spire.forge(id, forgery),
+        }
+    }
+
+    /// The roots of a cluster as PEM.
+    pub fn bundle(&self, cluster: &str) -> String {
+        match self {
+            Self::Authority(authority) => authority.bundle(&self.trust_domain(cluster)),
+            Self::Spire { spire, .. } => spire.bundle(cluster),
         }
     }
 

@@ -107,7 +107,11 @@ impl Spire {
                 &format!("spiffe://{}/nested/{}", plan.trust_domain, plan.cluster),
                 &["-downstream"],
             );
-            above.wait_for_identity(&binaries.1);
+            let fetched = above.dir.join("fetched");
+            fs::create_dir_all(&fetched).expect("the scratch folder is writable");
+            eventually("the server above has an identity for this one", || {
+                above.fetch(&fetched)
+            });
         }
         let port = free_port();
         let above = above.map(|above| (above.port, &*above.socket));
@@ -209,18 +213,39 @@ impl Spire {
 
     /// Makes the server sign with a new CA.
     pub fn rotate_ca(&self, cluster: &str) {
+        self.prepare_root(cluster);
+        self.activate_root(cluster);
+    }
+
+    /// Makes the next CA, and publishes it if it is a root.
+    pub fn prepare_root(&self, cluster: &str) {
+        self.find(cluster).local_authority("prepare", &[]);
+    }
+
+    /// Signs with the prepared CA.
+    pub fn activate_root(&self, cluster: &str) {
         let cluster = self.find(cluster);
-        let authority = |arguments: &[&str]| {
-            let mut all = vec!["localauthority", "x509"];
-            all.extend(arguments);
-            all.extend(["-output", "json"]);
-            cluster.json(&all)
-        };
-        let prepared = authority(&["prepare"]);
-        let id = prepared["prepared_authority"]["authority_id"]
-            .as_str()
-            .unwrap_or_else(|| panic!("{prepared}"));
-        authority(&["activate", "-authorityID", id]);
+        let shown = cluster.local_authority("show", &[]);
+        let id = shown["prepared"]["authority_id"].as_str();
+        let id = id.unwrap_or_else(|| panic!("nothing is prepared: {shown}"));
+        cluster.local_authority("activate", &["-authorityID", id]);
+    }
+
+    /// Waits until the workloads of `cluster` have so many roots.
+    pub fn wait_for_roots(&self, cluster: &str, roots: usize) {
+        let cluster = self.find(cluster);
+        let dir = cluster.dir.join("fetched");
+        fs::create_dir_all(&dir).expect("the scratch folder is writable");
+        eventually("the workloads have the roots", || {
+            cluster.fetch(&dir)?;
+            let bundle = fs::read_to_string(dir.join("bundle.0.pem")).unwrap_or_default();
+            let found = bundle.matches("BEGIN CERTIFICATE").count();
+            if found == roots {
+                Ok(())
+            } else {
+                Err(format!("{found} roots"))
+            }
+        });
     }
 
     /// The agent's socket.
@@ -288,16 +313,21 @@ impl Cluster {
         }
     }
 
-    /// Waits until the agent has an SVID for us.
-    fn wait_for_identity(&self, agent: &Path) {
-        eventually("the SPIRE agent has an identity", || {
-            let mut fetch = Command::new(agent);
-            fetch.args(["api", "fetch", "x509", "-timeout", "3s", "-socketPath"]);
-            let out = fetch.arg(&self.socket).output();
-            let out = out.expect("spire-agent starts");
-            let text = || String::from_utf8_lossy(&out.stderr).into_owned();
-            out.status.success().then_some(()).ok_or_else(text)
-        });
+    fn local_authority(&self, step: &str, more: &[&str]) -> Value {
+        let mut arguments = vec!["localauthority", "x509", step, "-output", "json"];
+        arguments.extend(more);
+        self.json(&arguments)
+    }
+
+    /// Fetches what a workload gets into files of `dir`.
+    fn fetch(&self, dir: &Path) -> Result<(), String> {
+        let agent = std::env::var_os("SPIRE_AGENT_BIN").unwrap_or_default();
+        let mut fetch = Command::new(agent);
+        fetch.args(["api", "fetch", "x509", "-timeout", "3s", "-socketPath"]);
+        let out = fetch.arg(&self.socket).arg("-write").arg(dir).output();
+        let out = out.map_err(|error| error.to_string())?;
+        let text = || String::from_utf8_lossy(&out.stderr).into_owned();
+        out.status.success().then_some(()).ok_or_else(text)
     }
 }
 

@@ -2,7 +2,8 @@
 //! its sidecar and reaches httpbin through the other cluster's ISTIO_MUTUAL gateway.
 
 use ithildin_tests::{
-    DataPlane, Identities, Lan,
+    DataPlane, Identities, Lan, Load, Net, Spire,
+    authority::Files,
     clusters::{Client, HTTPBIN, INGRESS, SLEEP, Server},
     curl, eventually,
 };
@@ -70,6 +71,9 @@ fn origination(egress: DataPlane, ingress: DataPlane, identities: &Identities) {
     let svid = identities.mint("client", &format!("spiffe://example.org{SLEEP}"));
     presented_chain(&outside, &svid);
     leaf_without_its_intermediate(&outside, &server, &svid);
+    if let Identities::Spire { spire, .. } = identities {
+        rotations(&client, spire, &outside, &svid);
+    }
     // Envoy keeps a secret that its server has taken away.
     if egress == DataPlane::Builtin {
         without_identity(&client, identities);
@@ -88,7 +92,7 @@ fn assert_hops(header: &str) {
 }
 
 /// Leaf, then `OU=DOWNSTREAM-1` with an RSA key, verified to the EC root.
-fn presented_chain(outside: &ithildin_tests::Net, svid: &ithildin_tests::authority::Files) {
+fn presented_chain(outside: &Net, svid: &Files) {
     let shown = showcerts(outside, svid);
     assert!(shown.contains("Verify return code: 0 (ok)"), "{shown}");
     let chain = certificates(outside, &shown);
@@ -110,11 +114,7 @@ fn presented_chain(outside: &ithildin_tests::Net, svid: &ithildin_tests::authori
 }
 
 /// The root does not know who signed it.
-fn leaf_without_its_intermediate(
-    outside: &ithildin_tests::Net,
-    server: &Server,
-    svid: &ithildin_tests::authority::Files,
-) {
+fn leaf_without_its_intermediate(outside: &Net, server: &Server, svid: &Files) {
     let chain = std::fs::read_to_string(&svid.chain).expect("it has just been written");
     let end = "-----END CERTIFICATE-----\n";
     let leaf = chain.find(end).map(|at| &chain[..at + end.len()]);
@@ -129,6 +129,37 @@ fn leaf_without_its_intermediate(
         "fail_verify_error",
         &[SLEEP, "leads to no root in the bundle of example.org"],
     );
+}
+
+/// The downstream CA is new, then the root, and the downstream CA below it: no request fails.
+fn rotations(client: &Client, spire: &Spire, outside: &Net, svid: &Files) {
+    let net = &client.sleep.net;
+    let load = Load::start(net, "127.0.0.1:8000", "app.example.org:8000", "/status/200");
+    load.wait_beyond(0);
+    let intermediate = || certificates(outside, &showcerts(outside, svid)).swap_remove(1);
+    let rotate = || {
+        let before = intermediate();
+        spire.rotate_ca("server");
+        eventually("the gateway presents the new downstream CA", || {
+            let now = intermediate();
+            if now == before { Err(now) } else { Ok(()) }
+        });
+    };
+    rotate();
+    spire.prepare_root("root");
+    for cluster in ["server", "client"] {
+        spire.wait_for_roots(cluster, 2);
+    }
+    spire.activate_root("root");
+    rotate();
+    let shown = showcerts(outside, svid);
+    let tally = load.finish();
+    println!(
+        "{} requests, {} failed, slowest {:?}",
+        tally.requests, tally.failed, tally.slowest
+    );
+    assert_eq!(tally.failed, 0, "{tally:?}");
+    assert!(shown.contains("OU = DOWNSTREAM-1"), "{shown}");
 }
 
 /// Once the identity is withdrawn nothing goes out any more; granted anew, it does.

@@ -4,10 +4,11 @@
 use std::{fs, path::Path};
 
 use ithildin_tests::{
-    Authority, DataPlane, Load, Net,
+    Authority, DataPlane, Identities, Load, Net,
     clusters::data,
     eventually,
     external::{DOMAIN, External, HOSTS, NGINX, WORKLOAD, program},
+    spire::Plan,
 };
 use serde_json::json;
 
@@ -18,39 +19,78 @@ const ROTATIONS: u32 = 25;
 
 #[test]
 fn on_ithildin_proxy() {
-    static_file(DataPlane::Builtin);
+    static_file(
+        "static_file::on_ithildin_proxy",
+        DataPlane::Builtin,
+        authority,
+    );
 }
 
 #[test]
 fn on_envoy() {
-    if has("static_file::on_envoy", &[DataPlane::Envoy]) {
-        static_file(DataPlane::Envoy);
-    }
+    static_file("static_file::on_envoy", DataPlane::Envoy, authority);
 }
 
-fn static_file(data_plane: DataPlane) {
+#[test]
+fn spire_on_ithildin_proxy() {
+    let test = "static_file::spire_on_ithildin_proxy";
+    static_file(test, DataPlane::Builtin, spire);
+}
+
+#[test]
+fn spire_on_envoy() {
+    static_file("static_file::spire_on_envoy", DataPlane::Envoy, spire);
+}
+
+/// The development authority, with the socket where the file wants it.
+fn authority(_test: &str, socket: &Path) -> Option<Identities> {
+    Some(Identities::Authority(Authority::start(&format!(
+        "trust_domains: [{{name: {DOMAIN}, socket: {}}}, {{name: elsewhere.test}}]\n",
+        socket.display()
+    ))))
+}
+
+/// A real SPIRE agent there.
+fn spire(test: &str, socket: &Path) -> Option<Identities> {
+    let mut plan = Plan::new(DOMAIN, DOMAIN);
+    plan.socket = Some(socket.to_owned());
+    Identities::by_spire(test, &[plan, Plan::new("elsewhere.test", "elsewhere.test")])
+}
+
+type Start = fn(test: &str, socket: &Path) -> Option<Identities>;
+
+fn static_file(test: &str, data_plane: DataPlane, start: Start) {
+    if !has(test, &[data_plane]) {
+        return;
+    }
     let mut scene = External::start(data_plane);
     // Neither a socket nor, then, an identity: whatever it says, it is no answer of the service.
     assert_ne!(scene.get("/").status, 200);
-    let authority = Authority::start(&format!(
-        "trust_domains: [{{name: {DOMAIN}, socket: {}}}, {{name: elsewhere.test}}]\n",
-        scene.socket().display()
-    ));
-    let bundle = authority.bundle(DOMAIN);
-    let nginx = authority.mint(DOMAIN, NGINX, "1h");
+    let Some(identities) = start(test, &scene.socket()) else {
+        return;
+    };
+    let bundle = identities.bundle(DOMAIN);
+    let nginx = identities.mint(DOMAIN, NGINX);
     let upstream = scene.upstream(&nginx, &bundle);
     assert_ne!(scene.get("/").status, 200, "without an identity");
     assert!(scene.proxy.is_running(), "{}", scene.proxy.log());
-    authority.call(json!({"op": "grant", "id": WORKLOAD}));
+    match &identities {
+        Identities::Authority(authority) => {
+            authority.call(json!({"op": "grant", "id": WORKLOAD}));
+        }
+        Identities::Spire { spire, .. } => spire.register(DOMAIN, WORKLOAD, &[]),
+    }
     let answer = eventually("the page arrives", || scene.get("/").expect_status(200));
     assert!(answer.body.contains("Welcome to nginx!"), "{answer:?}");
     assert!(answer.header("x-envoy-upstream-service-time").is_some());
     assert_eq!(echoed(&scene.get("/who"))["peer"], WORKLOAD);
     wait_for_line(|| scene.access_log(), &["\"GET / HTTP/1.1\" 200 - "]);
 
-    rotations(&scene, &authority);
+    if let Identities::Authority(authority) = &identities {
+        rotations(&scene, authority);
+    }
     drop(upstream);
-    wrong_upstreams(data_plane, &scene, &authority, &bundle);
+    wrong_upstreams(data_plane, &scene, &identities, &bundle);
     let upstream = scene.upstream(&nginx, &bundle);
     eventually("the right one again", || scene.get("/").expect_status(200));
     drop(upstream);
@@ -72,16 +112,16 @@ fn rotations(scene: &External, authority: &Authority) {
     assert_eq!(tally.failed, 0, "{tally:?}");
 }
 
-fn wrong_upstreams(data_plane: DataPlane, scene: &External, authority: &Authority, bundle: &str) {
+fn wrong_upstreams(data_plane: DataPlane, scene: &External, identities: &Identities, bundle: &str) {
     let other = format!("spiffe://{DOMAIN}/ns/spire-tutorial/sa/apache");
     let foreign = "spiffe://elsewhere.test/ns/spire-tutorial/sa/nginx";
     for (svid, words) in [
         (
-            authority.mint(DOMAIN, &other, "1h"),
+            identities.mint(DOMAIN, &other),
             [other.as_str(), "is refused"],
         ),
         (
-            authority.mint("elsewhere.test", foreign, "1h"),
+            identities.mint("elsewhere.test", foreign),
             [foreign, "is refused"],
         ),
     ] {
