@@ -5,7 +5,6 @@
 use std::{
     borrow::Cow,
     future::{Future, poll_fn},
-    net::SocketAddr,
     rc::Rc,
     sync::Arc,
 };
@@ -36,8 +35,7 @@ use crate::{
         route::{Clusters, Forward, Route, RouteAction, RouteTable, VirtualHost},
     },
     stats::HttpBlock,
-    tls_session::TlsSession,
-    upstream::{HttpLease, LbRequest, UpstreamFailure},
+    upstream::{HttpLease, LbRequest, Link, UpstreamFailure},
     worker::{Connection, Worker},
 };
 
@@ -80,17 +78,10 @@ pub(super) struct Outcome {
     /// Tries so far, the first included.
     pub(super) attempts: u32,
     /// The connection of the last try.
-    pub(super) upstream: Option<Link>,
+    pub(super) upstream: Option<Rc<Link>>,
+    pub(super) upstream_protocol: Option<Protocol>,
     /// Of the response: those that a log asks for.
     pub(super) response_headers: Headers,
-}
-
-/// An upstream connection that carried the request.
-#[derive(Debug)]
-pub(super) struct Link {
-    pub(super) local: Option<SocketAddr>,
-    pub(super) protocol: Protocol,
-    pub(super) tls: Option<Rc<TlsSession>>,
 }
 
 /// Why an attempt did not bring a whole response.

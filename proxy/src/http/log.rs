@@ -1,6 +1,8 @@
 //! What an access log line, or a header template, prints of a request.
 
-use super::{exchange::Exchange, headers::Headers, request::Protocol};
+use std::{net::SocketAddr, time::SystemTime};
+
+use super::{exchange::Exchange, headers::Headers, prepare, request::Protocol};
 use crate::{
     access_log::{self, Entry, ResponseFlags, Upstream, UpstreamHost},
     config::cluster::EndpointAddress,
@@ -18,7 +20,7 @@ impl Exchange<'_> {
         let (request, outcome, connection) =
             (&self.request, &self.outcome, self.context.connection);
         let known = |text: &'a [u8]| (!text.is_empty()).then_some(text);
-        let mut entry = Entry::new(self.meter.began);
+        let mut entry = Entry::new(SystemTime::now() - self.meter.started.elapsed());
         entry.protocol = Some(protocol(request.protocol));
         entry.method = known(&request.method);
         entry.path = known(&request.path);
@@ -35,6 +37,10 @@ impl Exchange<'_> {
         entry.filter_chain = Some(&connection.chain.name);
         entry.attempts = outcome.attempts;
         entry.downstream = connection.log_info();
+        let manager = self.context.manager;
+        if let Some(client) = prepare::told_address(manager, &request.headers) {
+            entry.downstream.remote = Some(SocketAddr::new(client, 0));
+        }
         entry.upstream = self.upstream();
         entry
     }
@@ -50,8 +56,8 @@ impl Exchange<'_> {
             cluster: outcome.cluster.as_deref(),
             host,
             local: link.and_then(|link| link.local),
-            protocol: link.map(|link| protocol(link.protocol)),
-            tls: link.and_then(|link| link.tls.as_deref()),
+            protocol: outcome.upstream_protocol.map(protocol),
+            tls: link.and_then(|link| link.tls.as_ref()),
             transport_failure: outcome.transport_failure.as_deref(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use super::{body::Part, headers::Headers, wire::Wire};
@@ -11,7 +11,6 @@ use crate::access_log::{AccessLogs, Bytes, Durations};
 /// Counts one request while it passes. Times and trailers are taken only if there is a log.
 pub(super) struct Meter<'x> {
     logs: &'x AccessLogs,
-    pub(super) began: SystemTime,
     pub(super) started: Instant,
     received: Cell<u64>,
     sent: Cell<u64>,
@@ -45,7 +44,6 @@ impl<'x> Meter<'x> {
     pub(super) fn start(logs: &'x AccessLogs) -> Self {
         Self {
             logs,
-            began: SystemTime::now(),
             started: Instant::now(),
             received: Cell::new(0),
             sent: Cell::new(0),

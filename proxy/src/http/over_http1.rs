@@ -8,7 +8,7 @@ use ithildin_http1::{Framing, Limits, ResponseHead, encode, parse_response};
 use super::{
     body::{PumpError, Sink, Source, pump},
     client::{Client, Response, put_fields},
-    exchange::{Broken, Exchange, Link},
+    exchange::{Broken, Exchange},
     failure::{LocalReply, client_broke, cut_off},
     headers::Headers,
     meter::WireCount,
@@ -45,11 +45,8 @@ impl Exchange<'_> {
         retries: &mut Budget<'_>,
     ) -> Result<(), Broken> {
         self.outcome.endpoint = Some(lease.endpoint().clone());
-        self.outcome.upstream = Some(Link {
-            local: lease.local(),
-            protocol: Protocol::Http11,
-            tls: lease.session(),
-        });
+        self.outcome.upstream = lease.link().cloned();
+        self.outcome.upstream_protocol = Some(Protocol::Http11);
         let stale_possible = lease.reused;
         let read_ahead = std::mem::take(&mut lease.leftover);
         let wire = Wire::new(&mut lease.stream, read_ahead, &self.context.worker.buffers);

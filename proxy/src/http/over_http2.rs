@@ -8,7 +8,7 @@ use http::{Method, Uri, Version};
 use super::{
     body::{PumpError, Sink, Source, pump},
     client::{Client, Response},
-    exchange::{Broken, Exchange, Link},
+    exchange::{Broken, Exchange},
     failure::{LocalReply, client_broke, cut_off},
     headers::Headers,
     race::Beside,
@@ -30,11 +30,8 @@ impl Exchange<'_> {
     ) -> Result<(), Broken> {
         self.outcome.endpoint = Some(lease.permit.endpoint().clone());
         self.meter.upstream_wire.set(None);
-        self.outcome.upstream = Some(Link {
-            local: lease.permit.local(),
-            protocol: Protocol::Http2,
-            tls: lease.permit.session(),
-        });
+        self.outcome.upstream = lease.permit.link().cloned();
+        self.outcome.upstream_protocol = Some(Protocol::Http2);
         let head = request_head(&self.request, self.context.connection.tls.is_some())?;
         let empty = self.request.body == BodyLength::Empty;
         let (response, stream) = lease

@@ -142,18 +142,22 @@ fn forwarded_for(manager: &HttpManager, connection: &Connection, headers: &mut H
 /// The address of the client as far as it can be trusted: our peer's, or what the outermost of the
 /// trusted proxies before us saw.
 fn trusted_address(manager: &HttpManager, connection: &Connection, headers: &Headers) -> String {
+    let told = told_address(manager, headers);
+    told.unwrap_or(connection.remote.ip()).to_string()
+}
+
+/// The client's address by `x-forwarded-for`, to which we have added our own peer if we do; `None`
+/// where that header is not believed, or says nothing.
+pub(super) fn told_address(manager: &HttpManager, headers: &Headers) -> Option<IpAddr> {
     let hops = manager.xff_num_trusted_hops as usize;
-    // Our own entry is behind theirs.
-    let behind = usize::from(!manager.skip_xff_append);
-    let told = (hops > 0)
-        .then(|| headers.joined("x-forwarded-for"))
-        .flatten();
-    let address = told.and_then(|list| {
-        let mut entries = list.rsplit(|b| *b == b',');
-        let entry = entries.nth(hops - 1 + behind)?.trim_ascii();
-        std::str::from_utf8(entry).ok()?.parse::<IpAddr>().ok()
-    });
-    address.unwrap_or(connection.remote.ip()).to_string()
+    let from_the_end = match manager.use_remote_address {
+        // Our own entry is behind theirs.
+        true => hops.checked_sub(1)? + usize::from(!manager.skip_xff_append),
+        false => hops,
+    };
+    let list = headers.joined("x-forwarded-for")?;
+    let entry = list.rsplit(|b| *b == b',').nth(from_the_end)?.trim_ascii();
+    std::str::from_utf8(entry).ok()?.parse().ok()
 }
 
 /// `x-forwarded-proto` and `x-forwarded-port`: the client's word counts only behind a proxy that we

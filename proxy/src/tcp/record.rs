@@ -1,12 +1,11 @@
 //! What the access logs say of one TCP session.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
 use crate::{
     access_log::{Bytes, Entry, ResponseFlags, Upstream, UpstreamHost},
     config::cluster::{Endpoint, EndpointAddress},
-    tls_session::TlsSession,
-    upstream::{TcpLease, UpstreamFailure},
+    upstream::{Link, TcpLease, UpstreamFailure},
 };
 
 /// What is known of a session so far. It outlives the session, which may be dropped at any time.
@@ -16,8 +15,7 @@ pub struct SessionRecord {
     pub(super) attempts: u32,
     pub(super) cluster: Option<Arc<str>>,
     endpoint: Option<Arc<Endpoint>>,
-    upstream_local: Option<SocketAddr>,
-    upstream_tls: Option<Rc<TlsSession>>,
+    upstream: Option<Rc<Link>>,
     transport_failure: Option<Arc<str>>,
     /// From downstream to upstream.
     pub(super) sent: u64,
@@ -28,8 +26,7 @@ pub struct SessionRecord {
 impl SessionRecord {
     pub(super) fn connected(&mut self, lease: &TcpLease) {
         self.endpoint = Some(Arc::clone(lease.endpoint()));
-        self.upstream_local = lease.local();
-        self.upstream_tls = lease.session();
+        self.upstream = lease.link().cloned();
         self.transport_failure = None;
     }
 
@@ -55,12 +52,13 @@ impl SessionRecord {
             downstream_sent: Some(self.received),
             downstream_received: Some(self.sent),
         };
+        let link = self.upstream.as_ref();
         entry.upstream = Upstream {
             cluster: self.cluster.as_deref(),
             host,
-            local: self.upstream_local,
+            local: link.and_then(|link| link.local),
             protocol: None,
-            tls: self.upstream_tls.as_deref(),
+            tls: link.and_then(|link| link.tls.as_ref()),
             transport_failure: self.transport_failure.as_deref(),
         };
     }

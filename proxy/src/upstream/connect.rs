@@ -36,7 +36,14 @@ use crate::{
 pub(super) struct Connected {
     pub(super) stream: Stream,
     pub(super) count: ConnectionCount,
-    pub(super) local: Option<SocketAddr>,
+}
+
+/// What is known of an established connection, for logs.
+#[derive(Debug)]
+pub struct Link {
+    /// Our address; `None` for a Unix socket.
+    pub local: Option<SocketAddr>,
+    pub tls: Option<TlsSession>,
 }
 
 /// Connects to `host` as `key` says, within the cluster's connect timeout: TLS included.
@@ -54,17 +61,15 @@ pub(super) async fn connect(
     let failure = match result {
         Some(Ok(stream)) => {
             count.established.set(true);
-            let session = stream.session().map(|it| Rc::new(TlsSession::of(it)));
             // It is set here alone, once.
-            let _ = count.session.set(session);
+            let _ = count.link.set(Rc::new(Link {
+                local: stream.local(),
+                tls: stream.session().map(TlsSession::of),
+            }));
             stats
                 .upstream_cx_connect_ms
                 .record(milliseconds(count.opened));
-            return Ok(Connected {
-                local: stream.local(),
-                stream,
-                count,
-            });
+            return Ok(Connected { stream, count });
         }
         Some(Err(failure)) => failure,
         None => {
@@ -228,7 +233,7 @@ pub(super) struct ConnectionCount {
     usage: Rc<Usage>,
     /// Once it is, its end makes room for another; whoever failed to connect says so itself.
     established: Cell<bool>,
-    session: OnceCell<Option<Rc<TlsSession>>>,
+    link: OnceCell<Rc<Link>>,
     opened: Instant,
     requests: Cell<u32>,
 }
@@ -247,7 +252,7 @@ impl ConnectionCount {
             host: Rc::clone(host),
             usage: Rc::clone(usage),
             established: Cell::new(false),
-            session: OnceCell::new(),
+            link: OnceCell::new(),
             opened: Instant::now(),
             requests: Cell::new(0),
         }
@@ -265,9 +270,9 @@ impl ConnectionCount {
         &self.usage
     }
 
-    /// The TLS session, once the connection is established and if it has one.
-    pub(super) fn session(&self) -> Option<Rc<TlsSession>> {
-        self.session.get().cloned().flatten()
+    /// The connection, once it is established.
+    pub(super) fn link(&self) -> Option<&Rc<Link>> {
+        self.link.get()
     }
 
     /// Requests that the connection carried so far.

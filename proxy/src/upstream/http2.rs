@@ -5,7 +5,6 @@
 
 use std::{
     cell::Cell,
-    net::SocketAddr,
     rc::{Rc, Weak},
 };
 
@@ -15,13 +14,13 @@ use h2::client::{Builder, SendRequest};
 use super::{
     FailureKind,
     balance::Host,
-    connect::{Connected, ConnectionCount},
+    connect::{Connected, ConnectionCount, Link},
     failure::UpstreamFailure,
     lease::{Http2Lease, StreamPermit},
     limits::{self, PendingPermit, RequestPermit},
     pool::Pool,
 };
-use crate::{config::cluster::UpstreamHttp, io::Stream, tls_session::TlsSession};
+use crate::{config::cluster::UpstreamHttp, io::Stream};
 
 /// Largest DATA frame that we take: fewer headers and wake-ups on bulk than with 16 KiB, and no
 /// frame holds up others for long.
@@ -42,19 +41,14 @@ const STREAMS_BEFORE_SETTINGS: usize = 100;
 pub(super) struct SharedConnection {
     send: SendRequest<Bytes>,
     count: ConnectionCount,
-    local: Option<SocketAddr>,
     streams: Cell<u32>,
     /// Reap rounds without streams.
     idle_rounds: Cell<u64>,
 }
 
 impl SharedConnection {
-    pub(super) fn local(&self) -> Option<SocketAddr> {
-        self.local
-    }
-
-    pub(super) fn session(&self) -> Option<Rc<TlsSession>> {
-        self.count.session()
+    pub(super) fn link(&self) -> Option<&Rc<Link>> {
+        self.count.link()
     }
 
     /// A stream is over.
@@ -87,11 +81,7 @@ impl Pool {
         self: &Rc<Self>,
         connected: Connected,
     ) -> Result<(), UpstreamFailure> {
-        let Connected {
-            stream,
-            count,
-            local,
-        } = connected;
+        let Connected { stream, count } = connected;
         count.is_http2();
         let handshake = builder(&self.context.cluster.http).handshake::<_, Bytes>(stream);
         let (send, connection) = handshake.await.map_err(|error| {
@@ -102,7 +92,6 @@ impl Pool {
         let shared = Rc::new(SharedConnection {
             send,
             count,
-            local,
             streams: Cell::new(0),
             idle_rounds: Cell::new(0),
         });

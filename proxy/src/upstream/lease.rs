@@ -6,13 +6,13 @@ use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
 
 use super::{
-    connect::{Connected, ConnectionCount},
+    connect::{Connected, ConnectionCount, Link},
     http1::IdleConnection,
     http2::SharedConnection,
     limits::RequestPermit,
     pool::Pool,
 };
-use crate::{config::cluster::Endpoint, io::Stream, tls_session::TlsSession};
+use crate::{config::cluster::Endpoint, io::Stream};
 
 /// An upstream connection for one HTTP request. Dropping it closes the connection (HTTP/1) or
 /// frees the stream (HTTP/2).
@@ -64,14 +64,14 @@ impl Http1Lease {
         &self.request.host().endpoint
     }
 
-    /// The TLS session, if there is one.
-    pub fn session(&self) -> Option<Rc<TlsSession>> {
-        self.count.session()
+    /// The connection, for logs.
+    pub fn link(&self) -> Option<&Rc<Link>> {
+        self.count.link()
     }
 
     /// Our address; `None` for a Unix socket.
     pub fn local(&self) -> Option<SocketAddr> {
-        self.stream.local()
+        self.link()?.local
     }
 
     /// Returns the connection for the next request; only after a whole response on a persistent
@@ -112,14 +112,14 @@ impl StreamPermit {
         &self.request.host().endpoint
     }
 
-    /// The TLS session, if there is one.
-    pub fn session(&self) -> Option<Rc<TlsSession>> {
-        self.connection.session()
+    /// The connection, for logs.
+    pub fn link(&self) -> Option<&Rc<Link>> {
+        self.connection.link()
     }
 
     /// Our address; `None` for a Unix socket.
     pub fn local(&self) -> Option<SocketAddr> {
-        self.connection.local()
+        self.link()?.local
     }
 }
 
@@ -148,14 +148,14 @@ impl TcpLease {
         &self.count.host().endpoint
     }
 
-    /// The TLS session, if there is one.
-    pub fn session(&self) -> Option<Rc<TlsSession>> {
-        self.count.session()
+    /// The connection, for logs.
+    pub fn link(&self) -> Option<&Rc<Link>> {
+        self.count.link()
     }
 
     /// Our address; `None` for a Unix socket.
     pub fn local(&self) -> Option<SocketAddr> {
-        self.stream.local()
+        self.link()?.local
     }
 
     /// Counts bytes that passed: to the endpoint, and from it.

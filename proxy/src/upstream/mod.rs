@@ -16,6 +16,7 @@ mod lease;
 mod limits;
 mod pool;
 
+pub use connect::Link;
 pub use failure::{FailureKind, UpstreamFailure};
 pub use lease::{Http1Lease, Http2Lease, HttpLease, StreamPermit, TcpLease};
 pub use limits::RetryPermit;

@@ -1,13 +1,11 @@
 //! Access log lines of requests, and headers that routes make, as a user sees them.
 
-mod support;
-
 use std::{
     io::{Read, Write},
     net::SocketAddr,
 };
 
-use support::{Bench, connect, dead_address, exchange, read_head, server};
+use crate::support::{Bench, connect, dead_address, exchange, read_head, server};
 
 /// `FORMAT`, `ROUTES` and `MORE` are the test's; clusters `up` and `dead`.
 const CONFIG: &str = r#"

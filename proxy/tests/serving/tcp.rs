@@ -1,7 +1,5 @@
 //! The TCP proxy as its two sides see it, and its access log lines.
 
-mod support;
-
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
@@ -9,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use support::{Bench, connect, dead_address, server};
+use crate::support::{Bench, connect, dead_address, server};
 
 /// `PROXY` holds the fields of the TCP proxy; both it and its listener log to one file.
 const CONFIG: &str = r#"

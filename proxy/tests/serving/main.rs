@@ -1,0 +1,5 @@
+//! Whole proxies on static files, between plain sockets.
+
+mod http_log;
+mod support;
+mod tcp;
