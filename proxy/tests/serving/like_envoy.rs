@@ -6,8 +6,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::{
     collections::HashMap,
     net::{SocketAddr, TcpStream},
@@ -17,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use support::{Bench, connect, dead_address, exchange, server};
+use crate::support::{Bench, connect, dead_address, exchange, server};
 
 /// Listener, and what is sent to it. `CLOSE` is `Connection: close`, so that the answer has an end.
 type Case = (&'static str, String);
@@ -322,7 +320,7 @@ fn origin() -> SocketAddr {
 
 fn act(stream: &mut TcpStream, seen: &Mutex<HashMap<String, usize>>) -> Option<()> {
     use std::io::{Read, Write};
-    let head = support::read_head(stream);
+    let head = crate::support::read_head(stream);
     if head.is_empty() {
         return None;
     }
