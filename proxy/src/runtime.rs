@@ -5,6 +5,7 @@
 //! listener is bound on all workers or on none.
 
 mod accept;
+mod authorization;
 mod connection_log;
 mod handshake;
 mod inspect;

@@ -112,6 +112,7 @@ pub(crate) fn tcp_proxy(cluster: &str) -> TcpProxy {
 
 pub(crate) fn chain(name: &str, terminal: Terminal) -> FilterChain {
     FilterChain {
+        rbac: Vec::new(),
         name: name.into(),
         matches: ChainMatch::default(),
         tls: None,

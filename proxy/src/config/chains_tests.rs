@@ -7,6 +7,7 @@ use crate::config::listener::Terminal;
 
 fn chain(name: &str, matches: ChainMatch) -> Arc<FilterChain> {
     Arc::new(FilterChain {
+        rbac: Vec::new(),
         name: name.into(),
         matches,
         tls: None,

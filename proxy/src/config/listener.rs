@@ -6,6 +6,7 @@ pub use super::chains::{FilterChains, OverlappingChains};
 use super::http::HttpManager;
 use crate::{
     access_log::AccessLogs,
+    rbac::Rbac,
     stats::{ListenerStats, TcpStats},
 };
 
@@ -68,6 +69,8 @@ pub struct FilterChain {
     pub tls: Option<Arc<ithildin_tls::ServerContext>>,
     /// Limit of the TLS handshake (`transport_socket_connect_timeout`).
     pub handshake_timeout: Option<Duration>,
+    /// `envoy.filters.network.rbac`, in the order of the filters.
+    pub rbac: Vec<Rbac>,
     pub terminal: Terminal,
 }
 

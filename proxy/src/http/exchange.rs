@@ -13,6 +13,7 @@ use bytes::Bytes;
 use ithildin_http1::Known;
 
 use super::{
+    authorization,
     body::{Source, pump},
     client::{Client, Response},
     failure::LocalReply,
@@ -148,7 +149,10 @@ impl<'x> Exchange<'x> {
             .routes
             .load_full()
             .ok_or_else(LocalReply::no_route)?;
-        let (host, route) = self.find_route(&table)?;
+        let found = self.find_route(&table);
+        // Who is denied learns nothing of the routes.
+        authorization::authorize(self.context, &self.request)?;
+        let (host, route) = found?;
         self.outcome.route = Some(Arc::clone(&route));
         self.outcome.host = Some((Arc::clone(&table), host));
         if let Some(upgrade) = &self.request.upgrade

@@ -100,7 +100,7 @@ impl PathMatch {
 }
 
 impl HeaderMatch {
-    fn admits(&self, request: &Request) -> bool {
+    pub(super) fn admits(&self, request: &Request) -> bool {
         let joined;
         let value: Option<&[u8]> = match &*self.name {
             ":method" => Some(&request.method),

@@ -11,6 +11,7 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{
+    authorization,
     connection_log::ConnectionLog,
     handshake,
     inspect::{self, Opening},
@@ -111,6 +112,9 @@ async fn serve(
         xfcc: OnceCell::new(),
     });
     log.established(&connection);
+    if !authorization::admits(worker, &connection) {
+        return;
+    }
     let downstream = Downstream {
         connection,
         stream,

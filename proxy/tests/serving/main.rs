@@ -2,5 +2,6 @@
 
 mod http_log;
 mod like_envoy;
+mod rbac;
 mod support;
 mod tcp;

@@ -85,7 +85,7 @@ pub(super) fn manager(
         at.field("stat_prefix").error("is empty");
     }
     let common = common_http_protocol_options.unwrap_or_default();
-    let suppress_envoy_headers = http_filters::check(http_filters, at);
+    let filters = http_filters::filters(http_filters, at);
     let routes = route_source(config, compiler, parts, at);
     let manager = HttpManager {
         codec: codec(*codec_type, at)?,
@@ -107,7 +107,8 @@ pub(super) fn manager(
         normalize_path: normalize_path.is_some_and(|value| value.value),
         merge_slashes: *merge_slashes,
         strip_any_host_port: matches!(strip_port_mode, Some(StripPortMode::StripAnyHostPort(true))),
-        suppress_envoy_headers,
+        suppress_envoy_headers: filters.suppress_envoy_headers,
+        rbac: filters.rbac,
         upgrades: upgrades(upgrade_configs, at),
         timeouts: timeouts(config, &common, at),
         http1: http1_options(http_protocol_options.as_ref(), at),

@@ -7,20 +7,33 @@ use ithildin_proto::pb::{
     envoy::extensions::filters::{
         http::{
             cors::v3::Cors, fault::v3::HttpFault, grpc_stats::v3::FilterConfig as GrpcStats,
-            router::v3::Router,
+            rbac::v3::Rbac as RbacProto, router::v3::Router,
         },
         network::http_connection_manager::v3::{HttpFilter, http_filter::ConfigType},
     },
     google::protobuf::Any,
 };
 
-use crate::control::{
-    any,
-    report::{At, no_effect, refuse},
+use super::rbac;
+use crate::{
+    control::{
+        any,
+        report::{At, no_effect, refuse},
+    },
+    rbac::Rbac,
 };
 
-/// Checks the whole chain; the result is the router's `suppress_envoy_headers`.
-pub(super) fn check(filters: &[HttpFilter], at: &At<'_>) -> bool {
+/// What the filters of a connection manager do.
+#[derive(Default)]
+pub(super) struct Filters {
+    /// The router's.
+    pub(super) suppress_envoy_headers: bool,
+    pub(super) rbac: Vec<Rbac>,
+}
+
+/// Compiles the whole chain.
+pub(super) fn filters(filters: &[HttpFilter], at: &At<'_>) -> Filters {
+    let mut compiled = Filters::default();
     let mut suppress_envoy_headers = None;
     let last = filters.len().saturating_sub(1);
     for (i, filter) in filters.iter().enumerate() {
@@ -41,6 +54,13 @@ pub(super) fn check(filters: &[HttpFilter], at: &At<'_>) -> bool {
                 at.unset("disabled", disabled);
                 suppress_envoy_headers = Some(router(config, &at.field("typed_config")));
             }
+            // Only routes enable it, and their configuration of filters is refused.
+            Some(ConfigType::TypedConfig(config)) if any::is::<RbacProto>(config) && *disabled => {}
+            Some(ConfigType::TypedConfig(config)) if any::is::<RbacProto>(config) => {
+                let at = at.field("typed_config");
+                let filter = any::read(config, &at).and_then(|config| rbac::http(&config, &at));
+                compiled.rbac.extend(filter);
+            }
             Some(ConfigType::TypedConfig(config)) => passive(config, &at),
             Some(ConfigType::ConfigDiscovery(_)) => {
                 at.field("config_discovery").error("is not supported");
@@ -52,7 +72,8 @@ pub(super) fn check(filters: &[HttpFilter], at: &At<'_>) -> bool {
         at.field("http_filters")
             .error("the last filter must be envoy.filters.http.router");
     }
-    suppress_envoy_headers.unwrap_or_default()
+    compiled.suppress_envoy_headers = suppress_envoy_headers.unwrap_or_default();
+    compiled
 }
 
 fn router(config: &Any, at: &At<'_>) -> bool {

@@ -5,21 +5,18 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use ithildin_proto::pb::{
     envoy::{
         config::listener::v3::{
-            AdditionalAddress, Filter, FilterChain as FilterChainProto,
-            FilterChainMatch as ChainMatchProto, Listener as ListenerProto, ListenerFilter, filter,
+            AdditionalAddress, FilterChain as FilterChainProto,
+            FilterChainMatch as ChainMatchProto, Listener as ListenerProto, ListenerFilter,
             listener_filter,
         },
-        extensions::filters::{
-            listener::{http_inspector::v3::HttpInspector, tls_inspector::v3::TlsInspector},
-            network::{
-                http_connection_manager::v3::HttpConnectionManager, tcp_proxy::v3::TcpProxy,
-            },
+        extensions::filters::listener::{
+            http_inspector::v3::HttpInspector, tls_inspector::v3::TlsInspector,
         },
     },
     google::protobuf::Any,
 };
 
-use super::{Compiler, ListenerParts, access_log, address, http, tcp, tls};
+use super::{Compiler, ListenerParts, access_log, address, network_filters, tls};
 use crate::{
     config::listener::{ChainMatch, FilterChain, FilterChains, Listener, Terminal, Transport},
     control::{
@@ -290,11 +287,12 @@ fn filter_chain(
         &mut compiler.secrets,
         &at.field("transport_socket"),
     );
-    let terminal = terminal(filters, compiler, parts, at);
+    let filters = network_filters::filters(filters, compiler, parts, at);
     let tls = tls?.map(|(context, keys)| {
         parts.secrets.extend(keys);
         context
     });
+    let (rbac, terminal) = filters?;
     Some(FilterChain {
         name,
         matches,
@@ -304,7 +302,8 @@ fn filter_chain(
             transport_socket_connect_timeout,
             None,
         ),
-        terminal: terminal?,
+        rbac,
+        terminal,
     })
 }
 
@@ -364,67 +363,4 @@ fn server_name(name: &str, at: &At<'_>) -> String {
         ));
     }
     name.to_ascii_lowercase()
-}
-
-/// The network filters: for now the last one alone, since those before it would change traffic.
-fn terminal(
-    filters: &[Filter],
-    compiler: &mut Compiler,
-    parts: &mut ListenerParts,
-    at: &At<'_>,
-) -> Option<Terminal> {
-    let Some(last) = filters.len().checked_sub(1) else {
-        at.field("filters").error("is empty");
-        return None;
-    };
-    let mut terminal = None;
-    for (i, Filter { name, config_type }) in filters.iter().enumerate() {
-        let at = at.index("filters", i);
-        let config = match config_type {
-            Some(filter::ConfigType::TypedConfig(config)) => config,
-            Some(filter::ConfigType::ConfigDiscovery(_)) => {
-                at.field("config_discovery").error("is not supported");
-                continue;
-            }
-            None => {
-                at.error(format_args!("filter {name:?} has no typed_config"));
-                continue;
-            }
-        };
-        let is_http = any::is::<HttpConnectionManager>(config);
-        if !is_http && !any::is::<TcpProxy>(config) {
-            any::unsupported(config, &at);
-            continue;
-        }
-        if i != last {
-            at.error("must be the last filter");
-        }
-        let at = at.field("typed_config");
-        terminal = if is_http {
-            any::read(config, &at)
-                .and_then(|config| http::manager(&config, compiler, parts, &at))
-                .map(|manager| Terminal::Http(Arc::new(manager)))
-        } else {
-            any::read(config, &at)
-                .and_then(|config| tcp::proxy(&config, compiler, &at))
-                .map(|proxy| Terminal::Tcp(Arc::new(proxy)))
-        };
-    }
-    if terminal.is_none() {
-        // Errors above say why, except for chains without an end.
-        let ends = filters.last().is_some_and(|filter| {
-            matches!(
-                &filter.config_type,
-                Some(filter::ConfigType::TypedConfig(config))
-                    if any::is::<HttpConnectionManager>(config) || any::is::<TcpProxy>(config)
-            )
-        });
-        if !ends {
-            at.field("filters").error(
-                "the last filter must be envoy.filters.network.http_connection_manager or \
-                 envoy.filters.network.tcp_proxy",
-            );
-        }
-    }
-    terminal
 }

@@ -21,6 +21,8 @@ mod http_options;
 mod listener;
 mod load_balancing;
 mod matchers;
+mod network_filters;
+mod rbac;
 mod retry;
 mod route_action;
 mod routes;

@@ -44,6 +44,7 @@ pub(super) const SOON: Duration = Duration::from_secs(10);
 /// Envoy's defaults.
 pub(super) fn manager(table: RouteTable) -> HttpManager {
     HttpManager {
+        rbac: Vec::new(),
         codec: Codec::Auto,
         stat_prefix: "test".into(),
         routes: Arc::new(ArcSwapOption::from_pointee(table)),

@@ -5,7 +5,12 @@ use ithildin_tls::{ClientContext, ClientParams, ServerContext, ServerParams, Tls
 use super::*;
 use crate::{
     access_log::{AccessLog, AccessLogs, Destination, Format, LogWriter, Unset},
-    config::{FilterChain, FilterChains, listener::ChainMatch},
+    config::{
+        FilterChain, FilterChains,
+        listener::ChainMatch,
+        route::{StringMatch, StringPattern},
+    },
+    rbac::{Action, Policy, Rbac, Rule, RuleSet},
     testing::Pki,
 };
 
@@ -94,6 +99,54 @@ async fn only_who_is_trusted_is_let_in() {
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
     eventually("counted", || ssl.connection_error.get() == 3).await;
     assert_eq!(ssl.handshake.get(), 1);
+}
+
+#[tokio::test]
+async fn of_the_trusted_only_who_may_is_let_in() {
+    let pki = Pki::new(&["example.org", "domain.test"]);
+    let trusted = &["example.org", "domain.test"];
+    let named = |prefix: &str| {
+        let pattern = StringPattern::Prefix(prefix.into());
+        Rule::Authenticated(Some(StringMatch::new(pattern, false)))
+    };
+    let ours = named("spiffe://example.org/");
+    let cases = [
+        (Action::Allow, Rule::Authenticated(None), [true, true]),
+        (Action::Allow, named("spiffe://example.org/"), [true, false]),
+        (Action::Allow, Rule::Not(Box::new(ours)), [false, true]),
+        (Action::Deny, named("spiffe://domain.test/"), [true, false]),
+        (Action::Deny, Rule::Authenticated(None), [false, false]),
+    ];
+    for (action, principal, admitted) in cases {
+        let case = format!("{action:?} {principal:?}");
+        let mut chain = tls_chain(pki.server(SERVER, trusted));
+        let policy = Policy {
+            name: "policy".into(),
+            permissions: vec![Rule::Any],
+            principals: vec![principal],
+        };
+        chain.rbac = vec![Rbac {
+            rules: Some(RuleSet {
+                action,
+                policies: vec![policy],
+            }),
+            shadow_rules: None,
+        }];
+        let (proxy, listener) = start(testing::listener("l", testing::ANY, chain)).await;
+        for (peer, admitted) in [CLIENT, FRIEND].into_iter().zip(admitted) {
+            let result = connect(&proxy, pki.client(peer, trusted), None, None).await;
+            assert_eq!(
+                result.is_ok(),
+                admitted,
+                "{case}: {peer}: {:?}",
+                result.err()
+            );
+        }
+        let stats = listener.stats.worker(0);
+        let counted = (stats.rbac_allowed.get(), stats.rbac_denied.get());
+        let allowed = admitted.iter().filter(|admitted| **admitted).count() as u64;
+        assert_eq!(counted, (allowed, 2 - allowed), "{case}");
+    }
 }
 
 #[tokio::test]
