@@ -1,6 +1,11 @@
 //! Putting rules in place, and taking them away.
 
-use std::{fs, io, path::Path, process::Command};
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+    process::Command,
+};
 
 use tracing::{debug, error, info, warn};
 
@@ -73,21 +78,22 @@ pub(crate) fn run(
     }
 }
 
-/// Prints what would be applied, and writes it to a file if there is one.
+/// Writes what would be applied to the file, or prints it.
 fn show(rules: &RuleSet, operation: &Operation, dry_run: &DryRun) -> Result<(), ApplyError> {
     let text = match operation.backend {
         Backend::Nftables if operation.cleanup_only => nftables_cleanup(),
         Backend::Nftables => rules.nftables(),
         _ => iptables_transcript(rules, operation.cleanup_only),
     };
-    print!("{text}");
     match &dry_run.file {
-        None => Ok(()),
+        // Whoever has closed the output does not want it.
+        None => drop(io::stdout().write_all(text.as_bytes())),
         Some(path) => fs::write(path, text).map_err(|source| ApplyError::DryRunFile {
             path: path.display().to_string(),
             source,
-        }),
+        })?,
     }
+    Ok(())
 }
 
 /// What would be run, and the input of `iptables-restore`, as Istio's command writes it.

@@ -18,7 +18,7 @@ Environment only:
   ISTIO_META_DNS_CAPTURE, INVALID_DROP, ISTIO_DUAL_STACK
                                        the same as --redirect-dns, --drop-invalid, --dual-stack
   ENVOY_USER                           the user whose id --proxy-uid is by default; istio-proxy
-  DRY_RUN_FILE_PATH                    with --dry-run: the file that takes what would have been applied"
+  DRY_RUN_FILE_PATH                    with --dry-run: the file to write to instead"
 )]
 pub struct Args {
     /// Port of the proxy for outbound traffic [default: 15001]

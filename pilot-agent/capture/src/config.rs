@@ -120,7 +120,7 @@ pub struct Operation {
 /// Nothing is applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DryRun {
-    /// Where to write what would have been applied.
+    /// Where to write what would be applied, instead of standard output.
     pub file: Option<PathBuf>,
 }
 

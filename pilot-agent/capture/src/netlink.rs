@@ -38,6 +38,8 @@ const RTA_TABLE: u16 = 15;
 const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
 
+/// Usable at once, without asking the link for duplicates.
+const IFA_F_NODAD: u8 = 2;
 const RTPROT_BOOT: u8 = 3;
 const RT_SCOPE_HOST: u8 = 254;
 const RTN_LOCAL: u8 = 2;
@@ -117,7 +119,7 @@ impl Entry {
                 body
             }
             Self::LoopbackAddress(address) => {
-                let mut body = vec![AF_INET6, 128, 0, 0];
+                let mut body = vec![AF_INET6, 128, IFA_F_NODAD, 0];
                 body.extend(LOOPBACK_INDEX.to_ne_bytes());
                 attribute(&mut body, IFA_LOCAL, &address.octets());
                 attribute(&mut body, IFA_ADDRESS, &address.octets());

@@ -108,7 +108,7 @@ pub(crate) struct Settings<'a> {
 }
 
 impl Settings<'_> {
-    /// The flag's value, else that of its last variable that is set.
+    /// The flag's value, else that of its last variable that holds anything.
     pub(crate) fn get(&self, flag: &Flag) -> Setting {
         let given = (flag.of)(self.args).cloned();
         Setting {
@@ -117,25 +117,27 @@ impl Settings<'_> {
                 variables: flag.variables,
             },
             from_flag: given.is_some(),
-            value: given.or_else(|| self.first(flag.variables)),
+            value: given.or_else(|| self.last(flag.variables)),
         }
     }
 
     /// A setting that has no flag.
     pub(crate) fn variable(&self, variable: &'static [&'static str; 1]) -> Setting {
+        let [name] = variable;
         Setting {
             name: Name {
                 flag: None,
                 variables: variable,
             },
             from_flag: false,
-            value: self.first(variable),
+            value: (self.environment)(name),
         }
     }
 
-    fn first(&self, variables: &[&str]) -> Option<String> {
-        let variables = variables.iter().rev();
-        variables.copied().find_map(self.environment)
+    /// The last variable that holds anything.
+    fn last(&self, variables: &[&str]) -> Option<String> {
+        let mut values = variables.iter().rev().copied().filter_map(self.environment);
+        values.find(|value| !value.is_empty())
     }
 }
 

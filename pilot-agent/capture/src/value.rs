@@ -228,3 +228,121 @@ pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
         false => Ok(total),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_holds_what_could_end_a_word_or_a_line() {
+        for c in (0..=0x2ff).filter_map(char::from_u32) {
+            for text in [
+                format!("a{c}1"),
+                format!("1{c}1"),
+                format!("{c}"),
+                format!("1.1.1.1{c}/8"),
+            ] {
+                let taken = [
+                    text.parse::<Owner>().map(|owner| owner.to_string()).ok(),
+                    text.parse::<Interface>()
+                        .map(|name| name.as_str().to_owned())
+                        .ok(),
+                    text.parse::<Cidr>().map(|range| range.to_string()).ok(),
+                ];
+                for taken in taken.into_iter().flatten() {
+                    assert!(
+                        taken
+                            .chars()
+                            .all(|c| c.is_ascii_alphanumeric() || "_-.@:+/".contains(c)),
+                        "{taken:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_keep_the_address_that_was_written() {
+        for text in [
+            "10.1.2.3/8",
+            "0.0.0.0/0",
+            "fd00::1/8",
+            "::/0",
+            "10.0.0.1/32",
+        ] {
+            assert_eq!(text.parse::<Cidr>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "/",
+            "10.0.0.0/",
+            "/8",
+            "10.0.0.0/-1",
+            "10.0.0/8",
+            "fe80::1%eth0/64",
+            "10.0.0.0/8/8",
+        ] {
+            assert!(text.parse::<Cidr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ports_have_bounds() {
+        assert_eq!("80".parse::<Ports>().unwrap().bounds(), (80, 80));
+        assert_eq!("80:90".parse::<Ports>().unwrap().bounds(), (80, 90));
+        for text in [
+            "",
+            ":",
+            "80:",
+            ":80",
+            "0:80",
+            "80-90",
+            "80:90:100",
+            "+",
+            "８０",
+        ] {
+            assert!(text.parse::<Ports>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn owners_are_numbers_or_names() {
+        for text in ["0", "4294967295", "istio-proxy", "_apt", "www.data"] {
+            assert_eq!(text.parse::<Owner>().unwrap().to_string(), text);
+        }
+        let long = "a".repeat(OWNER_NAME_MAX + 1);
+        for text in ["", "4294967296", "-1", "1a", "a/b", "a$", long.as_str()] {
+            assert!(text.parse::<Owner>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (text, milliseconds) in [
+            ("5s", 5_000),
+            ("1m30s", 90_000),
+            ("250ms", 250),
+            ("0.5s", 500),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(
+                duration(text),
+                Ok(Duration::from_millis(milliseconds)),
+                "{text}"
+            );
+        }
+        for text in [
+            "5",
+            "s",
+            "5x",
+            "-5s",
+            "0s",
+            "5s5",
+            "1.2.3s",
+            "99999999999999999999999h",
+            "5 s",
+        ] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

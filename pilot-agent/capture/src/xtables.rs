@@ -18,8 +18,6 @@ use crate::{
 const LOCK_WAIT: &str = "--wait=30";
 /// The first version in which `iptables-restore` takes that lock.
 const LOCKING_SINCE: [u32; 3] = [1, 6, 2];
-/// Lines that `iptables-save` prints at the least where a table has rules.
-const SAVED_LINES_OF_RULES: usize = 3;
 /// A rule that matches nothing, as there is no such protocol: it shows whether the kernel takes rules at all.
 const HARMLESS_RULE: [&str; 5] = ["INPUT", "-p", "255", "-j", "RETURN"];
 
@@ -51,27 +49,31 @@ impl Xtables {
             Family::V4 => "iptables",
             Family::V6 => "ip6tables",
         };
-        let (legacy, nft) = (format!("{plain}-legacy"), format!("{plain}-nft"));
-        let usable = |program: &str| Self::usable(program, lock_file);
+        let find = |suffix| Self::find(&format!("{plain}{suffix}"), lock_file);
         match backend {
-            Backend::IptablesLegacy => return usable(&legacy).map(|(tool, _)| tool),
-            Backend::IptablesNft => return usable(&nft).map(|(tool, _)| tool),
+            Backend::IptablesLegacy => return find("-legacy")?.working(),
+            Backend::IptablesNft => return find("-nft")?.working(),
             Backend::Iptables | Backend::Nftables => {}
         }
-        match usable(&legacy) {
-            Ok((tool, true)) => return Ok(tool),
-            Ok((_, false)) => {}
+        // Without rules, legacy is not even tried: that would make the kernel load its tables.
+        let legacy = find("-legacy").and_then(|tool| match tool.has_rules()? {
+            true => tool.working().map(Some),
+            false => Ok(None),
+        });
+        match legacy {
+            Ok(Some(tool)) => return Ok(tool),
+            Ok(None) => {}
             Err(error) => debug!(%error, "not this variant"),
         }
-        match usable(&nft) {
-            Ok((tool, _)) => return Ok(tool),
+        match find("-nft").and_then(Self::working) {
+            Ok(tool) => return Ok(tool),
             Err(error) => debug!(%error, "not this variant"),
         }
-        usable(plain).map(|(tool, _)| tool)
+        find("")?.working()
     }
 
-    /// The variant, and whether it has rules in this namespace.
-    fn usable(program: &str, lock_file: Option<&Path>) -> Result<(Self, bool), ToolError> {
+    /// The variant of that name, if it is installed.
+    fn find(program: &str, lock_file: Option<&Path>) -> Result<Self, ToolError> {
         let mut tool = Self {
             program: program.to_owned(),
             takes_lock: false,
@@ -79,18 +81,22 @@ impl Xtables {
         };
         let version = tool.run("-save", ["--version"], "")?;
         tool.takes_lock = takes_lock(&version);
-        let rules = tool.save()?;
+        debug!(program, version = version.trim(), "found iptables");
+        Ok(tool)
+    }
+
+    /// Itself, if the kernel takes its rules.
+    fn working(self) -> Result<Self, ToolError> {
         for action in ["-A", "-D"] {
-            tool.call(["-t", "nat", action].into_iter().chain(HARMLESS_RULE))?;
+            self.call(["-t", "nat", action].into_iter().chain(HARMLESS_RULE))?;
         }
-        let has_rules = rules.lines().count() >= SAVED_LINES_OF_RULES;
-        debug!(
-            program,
-            has_rules,
-            version = version.trim(),
-            "found iptables"
-        );
-        Ok((tool, has_rules))
+        Ok(self)
+    }
+
+    /// Whether anybody has rules of this variant. Tables without rules do not count: they stay once they are used.
+    fn has_rules(&self) -> Result<bool, ToolError> {
+        let saved = self.save()?;
+        Ok(saved.lines().any(|line| line.starts_with("-A")))
     }
 
     /// All rules of this namespace.

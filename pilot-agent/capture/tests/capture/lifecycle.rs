@@ -138,6 +138,30 @@ fn the_variant_with_rules_is_chosen() {
         run(&link.pod, ALL).unwrap();
         let saved = link.pod.run(&format!("{}-save -t nat", tool.name));
         assert!(saved.contains("ISTIO_OUTPUT"), "{tool:?}: {saved}");
+        // The other variant gets none, in this run and in the next.
+        let before = rules(link);
+        assert_eq!(
+            before.matches("-A OUTPUT -j ISTIO_OUTPUT").count(),
+            1,
+            "{before}"
+        );
+        run(&link.pod, ALL).unwrap();
+        assert_eq!(rules(link), before, "{tool:?}");
+    });
+}
+
+#[test]
+fn without_rules_of_either_variant_nft_is_chosen_each_time() {
+    with_each_iptables("detection without rules", |tool, link| {
+        // As a tool leaves its tables behind that has been used.
+        link.pod.run(&format!("{} -t nat -F", tool.name));
+        for _ in 0..2 {
+            run(&link.pod, ALL).unwrap();
+            let saved = link.pod.run("iptables-nft-save -t nat");
+            assert!(saved.contains("ISTIO_OUTPUT"), "{tool:?}: {saved}");
+            let legacy = link.pod.run("iptables-legacy-save");
+            assert!(!legacy.contains("ISTIO_"), "{tool:?}: {legacy}");
+        }
     });
 }
 
