@@ -10,17 +10,41 @@ use super::access_log;
 use crate::config::route::{AppendAction, HeaderAddition, HeaderMutations, HeaderText};
 use crate::control::report::At;
 
-/// The operations of one level; `kind` is `request` or `response`.
-pub(super) fn mutations(
-    kind: Kind,
+/// The operations of one level on requests.
+pub(super) fn request(
     add: &[HeaderValueOption],
     remove: &[String],
     at: &At<'_>,
 ) -> HeaderMutations {
-    let (add_field, remove_field) = match kind {
-        Kind::Request => ("request_headers_to_add", "request_headers_to_remove"),
-        Kind::Response => ("response_headers_to_add", "response_headers_to_remove"),
-    };
+    let fields = ("request_headers_to_add", "request_headers_to_remove");
+    mutations(fields, add, remove, at)
+}
+
+/// The operations of one level on responses.
+pub(super) fn response(
+    add: &[HeaderValueOption],
+    remove: &[String],
+    at: &At<'_>,
+) -> HeaderMutations {
+    let fields = ("response_headers_to_add", "response_headers_to_remove");
+    mutations(fields, add, remove, at)
+}
+
+/// A value without command operators.
+pub(super) fn value(text: &str, at: &At<'_>) -> Option<Bytes> {
+    if http::HeaderValue::from_str(text).is_err() {
+        at.error(format_args!("{text:?} is not a header value"));
+        return None;
+    }
+    Some(Bytes::copy_from_slice(text.as_bytes()))
+}
+
+fn mutations(
+    (add_field, remove_field): (&str, &str),
+    add: &[HeaderValueOption],
+    remove: &[String],
+    at: &At<'_>,
+) -> HeaderMutations {
     let add = add.iter().enumerate();
     let remove = remove.iter().enumerate();
     HeaderMutations {
@@ -31,12 +55,6 @@ pub(super) fn mutations(
             .filter_map(|(i, option)| addition(option, &at.index(add_field, i)))
             .collect(),
     }
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Kind {
-    Request,
-    Response,
 }
 
 fn addition(option: &HeaderValueOption, at: &At<'_>) -> Option<HeaderAddition> {

@@ -25,11 +25,13 @@ mod network_filters;
 mod rbac;
 mod retry;
 mod route_action;
+mod route_answer;
 mod routes;
 mod tcp;
 mod tls;
 mod tls_common;
 mod upstream;
+mod weighted;
 
 use std::{
     collections::HashMap,

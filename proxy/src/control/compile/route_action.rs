@@ -1,36 +1,26 @@
-//! What a route does: forward, redirect or answer.
+//! Routes that forward. Those that answer themselves: `route_answer`.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, StatusCode};
 use ithildin_proto::pb::envoy::{
     config::route::v3::{
-        DirectResponseAction, RedirectAction, RouteAction as RouteActionProto,
-        WeightedCluster as WeightedClusterProto,
-        redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
+        RouteAction as RouteActionProto,
         route_action::{
             ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration,
             UpgradeConfig,
         },
-        weighted_cluster::{ClusterWeight, cluster_weight},
     },
     r#type::matcher::v3::RegexMatchAndSubstitute,
 };
 use regex::bytes::Regex;
 
 pub(super) use super::retry::retry_policy;
-use super::{
-    headers::{Kind, mutations},
-    matchers,
-    routes::per_filter_config,
-};
+use super::{headers, matchers, weighted};
 use crate::{
-    config::route::{Clusters, Forward, Redirect, RedirectPath, RouteAction, WeightedCluster},
-    control::{
-        data_source,
-        report::{At, no_effect, refuse},
-    },
+    config::route::{Clusters, Forward, RouteAction},
+    control::report::{At, no_effect, refuse},
 };
 
 /// Envoy's default of `timeout`.
@@ -194,7 +184,7 @@ fn host_rewrite(
     match specifier {
         None => Some((None, false)),
         Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
-            let host = header_value(host, &at.field("host_rewrite_literal"))?;
+            let host = headers::value(host, &at.field("host_rewrite_literal"))?;
             Some((Some(host), false))
         }
         Some(HostRewriteSpecifier::HostRewrite(_)) => {
@@ -215,14 +205,6 @@ fn host_rewrite(
     }
 }
 
-fn header_value(text: &str, at: &At<'_>) -> Option<Bytes> {
-    if HeaderValue::from_str(text).is_err() {
-        at.error(format_args!("{text:?} is not a header value"));
-        return None;
-    }
-    Some(Bytes::copy_from_slice(text.as_bytes()))
-}
-
 fn clusters(specifier: Option<&ClusterSpecifier>, at: &At<'_>) -> Option<Clusters> {
     match specifier {
         Some(ClusterSpecifier::Cluster(name)) if !name.is_empty() => {
@@ -237,7 +219,7 @@ fn clusters(specifier: Option<&ClusterSpecifier>, at: &At<'_>) -> Option<Cluster
             }
         },
         Some(ClusterSpecifier::WeightedClusters(config)) => {
-            weighted(config, &at.field("weighted_clusters"))
+            weighted::clusters(config, &at.field("weighted_clusters"))
         }
         Some(ClusterSpecifier::ClusterSpecifierPlugin(_)) => {
             at.field("cluster_specifier_plugin")
@@ -254,91 +236,6 @@ fn clusters(specifier: Option<&ClusterSpecifier>, at: &At<'_>) -> Option<Cluster
             None
         }
     }
-}
-
-fn weighted(config: &WeightedClusterProto, at: &At<'_>) -> Option<Clusters> {
-    let WeightedClusterProto {
-        clusters,
-        total_weight,
-        runtime_key_prefix,
-        random_value_specifier,
-    } = config;
-    // There is no runtime layer, so its keys keep their defaults.
-    no_effect!(runtime_key_prefix);
-    refuse!(at; random_value_specifier);
-    let errors = at.errors();
-    let entries: Vec<_> = clusters
-        .iter()
-        .enumerate()
-        .filter_map(|(i, config)| weighted_cluster(config, &at.index("clusters", i)))
-        .collect();
-    if at.errors() > errors {
-        return None;
-    }
-    let sum: u64 = entries.iter().map(|entry| u64::from(entry.weight)).sum();
-    let total = u32::try_from(sum).ok().filter(|total| *total > 0);
-    if total.is_none() {
-        at.error(format_args!(
-            "the weights add up to {sum}; the sum must be from 1 to {}",
-            u32::MAX
-        ));
-    }
-    if let Some(declared) = total_weight
-        && u64::from(declared.value) != sum
-    {
-        at.field("total_weight").error(format_args!(
-            "is {}, but the weights add up to {sum}",
-            declared.value
-        ));
-    }
-    Some(Clusters::Weighted {
-        total: total?,
-        entries,
-    })
-}
-
-fn weighted_cluster(config: &ClusterWeight, at: &At<'_>) -> Option<WeightedCluster> {
-    let ClusterWeight {
-        name,
-        cluster_header,
-        weight,
-        metadata_match,
-        request_headers_to_add,
-        request_headers_to_remove,
-        response_headers_to_add,
-        response_headers_to_remove,
-        typed_per_filter_config,
-        host_rewrite_specifier,
-    } = config;
-    refuse!(at; cluster_header, metadata_match);
-    per_filter_config(typed_per_filter_config, at);
-    if name.is_empty() {
-        at.field("name").error("is empty");
-        return None;
-    }
-    let host_rewrite = match host_rewrite_specifier {
-        None => None,
-        Some(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host)) => {
-            Some(header_value(host, &at.field("host_rewrite_literal"))?)
-        }
-    };
-    Some(WeightedCluster {
-        name: name.as_str().into(),
-        weight: weight.map_or(0, |weight| weight.value),
-        host_rewrite,
-        request_headers: mutations(
-            Kind::Request,
-            request_headers_to_add,
-            request_headers_to_remove,
-            at,
-        ),
-        response_headers: mutations(
-            Kind::Response,
-            response_headers_to_add,
-            response_headers_to_remove,
-            at,
-        ),
-    })
 }
 
 fn upgrades(configs: &[UpgradeConfig], at: &At<'_>) -> Vec<(Arc<str>, bool)> {
@@ -369,96 +266,4 @@ pub(super) fn upgrade_type_is_known(upgrade_type: &str, at: &At<'_>) {
     } else if ["connect", "connect-udp"].contains(&&*upgrade_type.to_ascii_lowercase()) {
         at.error(format_args!("{upgrade_type:?} is not supported"));
     }
-}
-
-pub(super) fn redirect(config: &RedirectAction, at: &At<'_>) -> Option<RouteAction> {
-    let RedirectAction {
-        host_redirect,
-        port_redirect,
-        response_code,
-        strip_query,
-        scheme_rewrite_specifier,
-        path_rewrite_specifier,
-    } = config;
-    let status = match at.enumeration("response_code", *response_code)? {
-        RedirectResponseCode::MovedPermanently => StatusCode::MOVED_PERMANENTLY,
-        RedirectResponseCode::Found => StatusCode::FOUND,
-        RedirectResponseCode::SeeOther => StatusCode::SEE_OTHER,
-        RedirectResponseCode::TemporaryRedirect => StatusCode::TEMPORARY_REDIRECT,
-        RedirectResponseCode::PermanentRedirect => StatusCode::PERMANENT_REDIRECT,
-    };
-    let (https, scheme) = match scheme_rewrite_specifier {
-        None => (false, None),
-        Some(SchemeRewriteSpecifier::HttpsRedirect(https)) => (*https, None),
-        Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => {
-            (false, Some(scheme.as_str().into()))
-        }
-    };
-    let port = u16::try_from(*port_redirect).ok();
-    if port.is_none() {
-        at.field("port_redirect")
-            .error(format_args!("{port_redirect} is not a port"));
-    }
-    let path = match path_rewrite_specifier {
-        None => RedirectPath::Keep,
-        Some(PathRewriteSpecifier::PathRedirect(path)) => {
-            RedirectPath::Replace(path.as_str().into())
-        }
-        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => {
-            RedirectPath::Prefix(prefix.as_str().into())
-        }
-        Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => {
-            let (regex, text) = matchers::substitution(rewrite, &at.field("regex_rewrite"))?;
-            RedirectPath::Regex(regex, text)
-        }
-        Some(PathRewriteSpecifier::PathRewrite(_)) => {
-            at.field("path_rewrite").error("is not supported");
-            return None;
-        }
-    };
-    Some(RouteAction::Redirect(Box::new(Redirect {
-        status,
-        https,
-        scheme,
-        host: (!host_redirect.is_empty()).then(|| host_redirect.as_str().into()),
-        port: port.filter(|port| *port != 0),
-        path,
-        strip_query: *strip_query,
-    })))
-}
-
-pub(super) fn direct(
-    config: &DirectResponseAction,
-    level: &Level<'_>,
-    at: &At<'_>,
-) -> Option<RouteAction> {
-    let DirectResponseAction {
-        status,
-        body,
-        body_format,
-    } = config;
-    refuse!(at; body_format);
-    let code = u16::try_from(*status)
-        .ok()
-        .filter(|status| (200..600).contains(status))
-        .and_then(|status| StatusCode::from_u16(status).ok());
-    if code.is_none() {
-        at.field("status")
-            .error(format_args!("{status} is not from 200 to 599"));
-    }
-    let body = match body {
-        Some(source) => data_source::read(source, &at.field("body"))?,
-        None => Vec::new(),
-    };
-    if body.len() > level.max_direct_response_body as usize {
-        at.field("body").error(format_args!(
-            "has {} bytes, more than max_direct_response_body_size_bytes, which is {}",
-            body.len(),
-            level.max_direct_response_body
-        ));
-    }
-    Some(RouteAction::Direct {
-        status: code?,
-        body: body.into(),
-    })
 }

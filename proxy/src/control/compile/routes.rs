@@ -12,9 +12,9 @@ use ithildin_proto::pb::{
 };
 
 use super::{
-    headers::{Kind, mutations},
-    matchers,
+    headers, matchers,
     route_action::{self, Level},
+    route_answer,
 };
 use crate::{
     config::{
@@ -72,14 +72,8 @@ pub(super) fn table(config: &RouteConfiguration, at: &At<'_>) -> RouteTable {
         hosts: hosts
             .map(|(i, host)| virtual_host(host, max_body, &at.index("virtual_hosts", i)))
             .collect(),
-        request_headers: mutations(
-            Kind::Request,
-            request_headers_to_add,
-            request_headers_to_remove,
-            at,
-        ),
-        response_headers: mutations(
-            Kind::Response,
+        request_headers: headers::request(request_headers_to_add, request_headers_to_remove, at),
+        response_headers: headers::response(
             response_headers_to_add,
             response_headers_to_remove,
             at,
@@ -186,14 +180,8 @@ fn virtual_host(config: &VirtualHostProto, max_body: u32, at: &At<'_>) -> Virtua
         require_tls: requires_tls(*require_tls, at),
         include_request_attempt_count: *include_request_attempt_count,
         include_attempt_count_in_response: *include_attempt_count_in_response,
-        request_headers: mutations(
-            Kind::Request,
-            request_headers_to_add,
-            request_headers_to_remove,
-            at,
-        ),
-        response_headers: mutations(
-            Kind::Response,
+        request_headers: headers::request(request_headers_to_add, request_headers_to_remove, at),
+        response_headers: headers::response(
             response_headers_to_add,
             response_headers_to_remove,
             at,
@@ -247,9 +235,9 @@ fn route(config: &RouteProto, level: &Level<'_>, at: &At<'_>) -> Option<Route> {
     };
     let action = match action {
         Some(Action::Route(config)) => route_action::forward(config, level, &at.field("route")),
-        Some(Action::Redirect(config)) => route_action::redirect(config, &at.field("redirect")),
+        Some(Action::Redirect(config)) => route_answer::redirect(config, &at.field("redirect")),
         Some(Action::DirectResponse(config)) => {
-            route_action::direct(config, level, &at.field("direct_response"))
+            route_answer::direct(config, level, &at.field("direct_response"))
         }
         Some(Action::FilterAction(_)) => {
             at.field("filter_action").error("is not supported");
@@ -266,14 +254,8 @@ fn route(config: &RouteProto, level: &Level<'_>, at: &At<'_>) -> Option<Route> {
     };
     Some(Route {
         name: name.as_str().into(),
-        request_headers: mutations(
-            Kind::Request,
-            request_headers_to_add,
-            request_headers_to_remove,
-            at,
-        ),
-        response_headers: mutations(
-            Kind::Response,
+        request_headers: headers::request(request_headers_to_add, request_headers_to_remove, at),
+        response_headers: headers::response(
             response_headers_to_add,
             response_headers_to_remove,
             at,
