@@ -2,14 +2,8 @@
 //!
 //! Read from top to bottom: prepare, route, choose a cluster, lease a connection, send, answer.
 
-use std::{
-    borrow::Cow,
-    future::{Future, poll_fn},
-    rc::Rc,
-    sync::Arc,
-};
+use std::{borrow::Cow, rc::Rc, sync::Arc};
 
-use bytes::Bytes;
 use ithildin_http1::Known;
 
 use super::{
@@ -18,14 +12,10 @@ use super::{
     client::{Client, Response},
     failure::LocalReply,
     headers::Headers,
-    matching,
     meter::Meter,
-    mutate, prepare,
-    race::Beside,
+    prepare,
     request::{BodyLength, Protocol, Request},
     response,
-    retry::{Body, Budget, Cause},
-    tape::Tape,
     timeouts::{Clock, Expired, tell_grpc_timeout},
 };
 use crate::{
@@ -36,11 +26,9 @@ use crate::{
         route::{Clusters, Forward, Route, RouteAction, RouteTable, VirtualHost},
     },
     stats::HttpBlock,
-    upstream::{HttpLease, LbRequest, Link, UpstreamFailure},
+    upstream::{Link, UpstreamFailure},
     worker::{Connection, Worker},
 };
-
-const ATTEMPT_COUNT: &str = "x-envoy-attempt-count";
 
 /// What all requests of one downstream connection share.
 pub(super) struct Context<'x> {
@@ -249,193 +237,6 @@ impl<'x> Exchange<'x> {
         }
     }
 
-    /// Tries until a response has come, or may not try again.
-    async fn attempts(
-        &mut self,
-        cluster: &Arc<Cluster>,
-        forward: &Forward,
-        source: &mut Source<'_, '_>,
-        client: &mut Client<'_, '_>,
-        clock: &Clock,
-    ) -> Result<(), LocalReply> {
-        let body = self.keep_body(cluster, forward, source);
-        let mut retries = Budget::new(self.context, cluster, forward.retry.as_ref(), body);
-        loop {
-            self.outcome.attempts += 1;
-            self.announce(clock);
-            let attempt = self.attempt(cluster, forward, source, client, clock, &mut retries);
-            let result = clock.limit_try(attempt).await;
-            let (reply, cause) = match result.unwrap_or(Err(Broken::Slow)) {
-                Ok(()) => return Ok(()),
-                Err(Broken::Midway(flags, details)) => {
-                    client.abort();
-                    self.outcome.flags |= flags;
-                    self.outcome.details = details.into();
-                    return Ok(());
-                }
-                Err(Broken::Client) => {
-                    self.client_gone();
-                    return Ok(());
-                }
-                Err(Broken::Refused) => (None, None),
-                Err(Broken::Slow) => {
-                    let stats = cluster.stats.worker(self.context.worker.index);
-                    stats.upstream_rq_per_try_timeout.inc();
-                    (Some(LocalReply::per_try_timeout()), Some(Cause::Slow))
-                }
-                Err(Broken::Unavailable(failure)) => {
-                    self.outcome.endpoint.clone_from(&failure.endpoint);
-                    let cause = Cause::Unavailable(failure.kind);
-                    (Some(LocalReply::unavailable(&failure)), Some(cause))
-                }
-                Err(Broken::BeforeResponse { reply, stale }) => {
-                    (Some(reply), Some(Cause::Reset { stale }))
-                }
-            };
-            let endpoint = self.outcome.endpoint.as_ref();
-            if let (Some(reply), Some(cause)) = (reply, cause)
-                && !retries.grants(cause, endpoint)
-            {
-                self.retries_ended(&retries);
-                return Err(match retries.has_retried() {
-                    true => reply.after_retries(),
-                    false => reply,
-                });
-            }
-            if Self::unless_gone(client, retries.back_off())
-                .await
-                .is_none()
-            {
-                self.client_gone();
-                return Ok(());
-            }
-            source.rewind();
-        }
-    }
-
-    /// Keeps the body where it may have to be sent again.
-    fn keep_body(&self, cluster: &Cluster, forward: &Forward, source: &mut Source<'_, '_>) -> Body {
-        if self.request.body == BodyLength::Empty {
-            return Body::None;
-        }
-        if forward.retry.is_none() {
-            return Body::Gone;
-        }
-        let limit = self.context.connection.listener.buffer_limit as usize;
-        let tape = Tape::new(limit, &cluster.stats, self.context.worker.index);
-        source.record(&tape);
-        Body::Kept(tape)
-    }
-
-    async fn attempt(
-        &mut self,
-        cluster: &Arc<Cluster>,
-        forward: &Forward,
-        source: &mut Source<'_, '_>,
-        client: &mut Client<'_, '_>,
-        clock: &Clock,
-        retries: &mut Budget<'_>,
-    ) -> Result<(), Broken> {
-        let lease = self.lease(cluster, client, retries).await?;
-        if forward.auto_host_rewrite {
-            self.take_host(lease.endpoint(), forward);
-        }
-        match lease {
-            HttpLease::Http1(lease) => {
-                Box::pin(self.over_http1(lease, source, client, clock, retries)).await
-            }
-            HttpLease::Http2(lease) => {
-                Box::pin(self.over_http2(lease, source, client, clock, retries)).await
-            }
-        }
-    }
-
-    /// Sends the request under the endpoint's own name.
-    fn take_host(&mut self, endpoint: &Endpoint, forward: &Forward) {
-        let host = Bytes::copy_from_slice(endpoint.hostname.as_bytes());
-        if self.outcome.attempts == 1 {
-            let append = forward.append_x_forwarded_host;
-            mutate::rewrite_host(self.context.manager, &mut self.request, &host, append);
-        } else {
-            self.request.authority = host;
-        }
-    }
-
-    /// Whether another try is granted in place of this response.
-    pub(super) fn refuses(
-        &mut self,
-        status: u16,
-        headers: &Headers,
-        retries: &mut Budget<'_>,
-    ) -> bool {
-        if !retries.judges_responses() {
-            return false;
-        }
-        let grpc = headers.get("grpc-status");
-        let grpc = grpc.and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
-        let cause = Cause::Response { status, grpc };
-        if retries.grants(cause, self.outcome.endpoint.as_ref()) {
-            return true;
-        }
-        self.retries_ended(retries);
-        retries.succeeded(status);
-        false
-    }
-
-    fn retries_ended(&mut self, retries: &Budget<'_>) {
-        if retries.is_exhausted() {
-            self.outcome.flags |= ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
-        }
-    }
-
-    /// Tells the upstream which try this is, and how long it may take.
-    fn announce(&mut self, clock: &Clock) {
-        let attempt = self.outcome.attempts;
-        let headers = &mut self.request.headers;
-        let counts = |(table, host): &(Arc<RouteTable>, usize)| {
-            table.hosts[*host].include_request_attempt_count
-        };
-        if self.outcome.host.as_ref().is_some_and(counts) {
-            // Nearly always it is the first.
-            let count = match attempt {
-                1 => Bytes::from_static(b"1"),
-                attempt => attempt.to_string().into(),
-            };
-            headers.set(Known::XEnvoy, ATTEMPT_COUNT, count);
-        }
-        let expected = clock.expected(attempt);
-        if let Some(expected) = expected.filter(|_| !self.context.manager.suppress_envoy_headers) {
-            let name = "x-envoy-expected-rq-timeout-ms";
-            headers.set(Known::XEnvoy, name, expected.as_millis().to_string());
-        }
-    }
-
-    async fn lease(
-        &self,
-        cluster: &Arc<Cluster>,
-        client: &mut Client<'_, '_>,
-        retries: &Budget<'_>,
-    ) -> Result<HttpLease, Broken> {
-        let authority = std::str::from_utf8(&self.request.authority).unwrap_or_default();
-        let authority = matching::lower_case(matching::without_port(authority));
-        let request = LbRequest {
-            downstream: self.request.protocol.downstream(),
-            excluded: retries.excluded(),
-            selection_attempts: retries.selection_attempts(),
-            authority: Some(&authority),
-            original_destination: Some(self.context.connection.local),
-        };
-        let lease = self.context.worker.upstreams.http(cluster, &request);
-        let lease = Self::unless_gone(client, lease).await;
-        lease.ok_or(Broken::Client)?.map_err(Broken::Unavailable)
-    }
-
-    /// `future`, unless the client goes away first.
-    async fn unless_gone<F: Future>(client: &mut Client<'_, '_>, future: F) -> Option<F::Output> {
-        let mut gone = std::pin::pin!(poll_fn(|cx| client.poll_gone(cx)));
-        Beside::new(gone.as_mut()).with(future, |()| true).await
-    }
-
     pub(super) fn client_gone(&mut self) {
         self.outcome.flags |= ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
         self.outcome.details = "downstream_remote_disconnect".into();
@@ -508,17 +309,6 @@ impl<'x> Exchange<'x> {
         self.rewrite_response(&mut response.headers);
         self.keep_headers(&response);
         response
-    }
-
-    /// Tells the client how many tries there were.
-    fn tell_attempts(&self, headers: &mut Headers) {
-        let Some((table, host)) = &self.outcome.host else {
-            return;
-        };
-        let attempts = self.outcome.attempts;
-        if attempts > 0 && table.hosts[*host].include_attempt_count_in_response {
-            headers.set(Known::XEnvoy, ATTEMPT_COUNT, attempts.to_string());
-        }
     }
 
     /// The response is gone when its line is logged.

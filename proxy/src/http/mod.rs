@@ -2,6 +2,7 @@
 //!
 //! A request: [`http1`] or [`http2`] reads its head, [`exchange`] takes it from there.
 
+mod attempts;
 mod authorization;
 mod body;
 mod client;

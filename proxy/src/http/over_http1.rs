@@ -114,27 +114,7 @@ impl Exchange<'_> {
         }
         clock.response_begins();
         if head.is_upgrade() && self.request.upgrade.is_some() {
-            let response = self.finish_head(answer);
-            let Client::Wire {
-                wire: down,
-                keep_alive,
-                ..
-            } = client
-            else {
-                let details = "upstream_reset_after_response_started{protocol_error}";
-                return Err(Broken::Midway(
-                    ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
-                    details,
-                ));
-            };
-            let down = *down;
-            *keep_alive = false;
-            client
-                .respond(response, false)
-                .await
-                .map_err(|_| Broken::Client)?;
-            tunnel::run(self.context.worker, down, wire, clock, meter).await;
-            meter.response_is_sent();
+            self.upgrade(answer, wire, client, clock).await?;
             return Ok(Spoken::Done { reusable: false });
         }
         if head.status == 101 {
@@ -162,6 +142,34 @@ impl Exchange<'_> {
         let sent = matches!(send.output(), Some(Ok(())));
         let reusable = head.keep_alive && sent;
         Ok(Spoken::Done { reusable })
+    }
+
+    /// Passes bytes both ways until both sides end.
+    async fn upgrade(
+        &mut self,
+        answer: Response,
+        wire: &Wire<'_>,
+        client: &mut Client<'_, '_>,
+        clock: &Clock,
+    ) -> Result<(), Broken> {
+        let response = self.finish_head(answer);
+        let Client::Wire {
+            wire: down,
+            keep_alive,
+            ..
+        } = client
+        else {
+            let details = "upstream_reset_after_response_started{protocol_error}";
+            let flags = ResponseFlags::UPSTREAM_PROTOCOL_ERROR;
+            return Err(Broken::Midway(flags, details));
+        };
+        let down = *down;
+        *keep_alive = false;
+        let head = client.respond(response, false).await;
+        head.map_err(|_| Broken::Client)?;
+        tunnel::run(self.context.worker, down, wire, clock, self.meter).await;
+        self.meter.response_is_sent();
+        Ok(())
     }
 
     /// The final response head; interim ones are passed on.
