@@ -163,6 +163,10 @@ impl Proxy {
         self.drain();
         self.count.abort();
         self.runtime.shutdown(deadline).await;
+        // A reader of a log that stalls is not waited for long.
+        let logs = self.logs;
+        let flushed = tokio::task::spawn_blocking(move || logs.flush());
+        let _ = flushed.await;
     }
 
     /// All statistics.

@@ -230,3 +230,19 @@ async fn the_default_format_and_json_are_envoys() {
         r#"{"code":404,"flags":"NR","none":null,"path":"p /a\"b"}"#
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_writes_the_last_lines() {
+    let bench = Config::new(upstream()).start().await;
+    exchange(bench.address("http"), &get("/direct")).await;
+    let mut half = connect(bench.address("http"));
+    half.write_all(get("/slow").as_bytes()).unwrap();
+    while bench.proxy.active_connections() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let text = bench.stop().await;
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].starts_with("GET /direct HTTP/1.1 200 "), "{text}");
+    assert!(lines[1].starts_with("GET /slow HTTP/1.1 504 UT "), "{text}");
+}

@@ -58,6 +58,12 @@ impl Bench {
         Self { proxy, folder }
     }
 
+    /// Shuts down; what the access log holds then.
+    pub(crate) async fn stop(self) -> String {
+        self.proxy.shutdown(LIMIT).await;
+        std::fs::read_to_string(log_path(self.folder.path())).unwrap_or_default()
+    }
+
     /// Where the listener accepts.
     pub(crate) fn address(&self, listener: &str) -> SocketAddr {
         let report = self.proxy.listeners();
