@@ -22,9 +22,6 @@ pub enum Identities {
     },
 }
 
-/// What a scenario starts from: `None`, said by name, without a SPIRE.
-pub type Start = fn(test: &str) -> Option<Identities>;
-
 impl Identities {
     /// Two federated clusters, `example.org` and `domain.test`, and `third.test`, which is not.
     pub fn federated(_test: &str) -> Option<Self> {

@@ -124,7 +124,7 @@ fn key(path: &Path) -> Vec<u8> {
 }
 
 const REFUSED: &str = "refused a message of the Workload API";
-const BROKE: &str = "the stream of the Workload API broke";
+const BROKE: &str = "nothing comes from the Workload API";
 
 fn cases(identities: &Identities, good: &X509svidResponse, id: &str) -> Vec<Case<Word>> {
     let mut cases = fields(good);
