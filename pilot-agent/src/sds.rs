@@ -1,6 +1,6 @@
 //! `pilot-agent sds`: the SDS server alone, for an Envoy that somebody else runs.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
 use ithildin_spiffe::{
@@ -57,6 +57,15 @@ enum Listen {
     Tcp(SocketAddr),
 }
 
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let source = WorkloadApiSource::start(args.workload_api.clone(), SourceOptions::default());
     let options = SdsOptions {
@@ -81,7 +90,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    info!(workload_api = %args.workload_api, listen = ?args.listen, "serving SDS");
+    info!(workload_api = %args.workload_api, listen = %args.listen, "serving SDS");
     let service = SdsServer::new(source, options).into_service();
     socket.serve(Routes::new(service), stop).await?;
     info!("SDS has ended");

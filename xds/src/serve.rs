@@ -1,9 +1,13 @@
 //! Where gRPC services listen: a Unix socket, or TCP on loopback.
 
 use std::{
-    fs, io,
+    fs::{self, DirBuilder},
+    io,
     net::{SocketAddr, TcpListener},
-    os::unix::{fs::MetadataExt, net::UnixListener},
+    os::unix::{
+        fs::{DirBuilderExt, MetadataExt},
+        net::UnixListener,
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,6 +23,9 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams at a time on one connection. Envoy opens another connection when it needs more.
 const MAX_STREAMS: u32 = 200;
+
+/// Of folders that are made for a socket.
+const FOLDER_MODE: u32 = 0o755;
 
 /// A socket that services can be served on. The file of a Unix socket goes with it.
 #[derive(Debug)]
@@ -44,7 +51,7 @@ impl Socket {
     pub fn unix(path: &Path, mode: u32) -> io::Result<Self> {
         check_ours(path)?;
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(|error| {
+            create_folder(folder).map_err(|error| {
                 let folder = folder.display();
                 io::Error::new(error.kind(), format!("cannot create {folder}: {error}"))
             })?;
@@ -117,6 +124,14 @@ impl Socket {
         }
         .map_err(io::Error::other)
     }
+}
+
+/// Whatever the umask: who may write to the folder could put a socket of his own into our place.
+fn create_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(FOLDER_MODE)
+        .create(folder)
 }
 
 /// Removes a socket's file when it is dropped, unless another file has its path now.

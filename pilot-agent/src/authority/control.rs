@@ -1,7 +1,10 @@
 //! The control socket: HTTP with JSON on a Unix socket that only the authority's user may open. One
 //! request, `POST /`, carries one [`Operation`]; the answer is JSON, with `error` if it failed.
 
-use std::{collections::BTreeSet, convert::Infallible, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet, convert::Infallible, fs::DirBuilder, os::unix::fs::DirBuilderExt,
+    path::Path, time::Duration,
+};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -22,6 +25,8 @@ use super::{Operation, Sockets, authority_of};
 
 /// Only the authority's own user may control it.
 const CONTROL_MODE: u32 = 0o600;
+/// Of a folder that is made for it: who may write there could take its place.
+const FOLDER_MODE: u32 = 0o755;
 /// Pause after a failed accept, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The largest request: a bundle of many roots.
@@ -33,7 +38,10 @@ pub(super) fn serve(
     sockets: Sockets,
 ) -> anyhow::Result<impl Future<Output = Infallible> + use<>> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
+        DirBuilder::new()
+            .recursive(true)
+            .mode(FOLDER_MODE)
+            .create(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let listener = ithildin_sys::socket::listen_unix(path, CONTROL_MODE)

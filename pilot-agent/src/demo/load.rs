@@ -47,16 +47,27 @@ impl Load {
         }
     }
 
-    /// Ends the load; returns the number of failures and what there is to tell.
-    pub(super) async fn finish(mut self) -> (u64, Event) {
+    /// Ends the load; an error if not every request was answered, or if there was none. Then what there
+    /// is to tell.
+    pub(super) async fn finish(mut self) -> (Result<(), String>, Event) {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Tally::default();
-        while let Some(Ok(tally)) = self.clients.join_next().await {
-            all.micros.extend(tally.micros);
-            all.failures.extend(tally.failures);
+        while let Some(client) = self.clients.join_next().await {
+            match client {
+                Ok(tally) => {
+                    all.micros.extend(tally.micros);
+                    all.failures.extend(tally.failures);
+                }
+                Err(error) => all.failures.push(error.to_string()),
+            }
         }
         all.micros.sort_unstable();
         let failures = all.failures.len() as u64;
+        let held = match (failures, all.micros.is_empty()) {
+            (0, false) => Ok(()),
+            (0, true) => Err("no request was made".to_owned()),
+            (failures, _) => Err(format!("{failures} requests failed")),
+        };
         let event = Event::Load {
             requests: all.micros.len() as u64 + failures,
             failures,
@@ -64,7 +75,7 @@ impl Load {
             median_micros: all.micros.get(all.micros.len() / 2).copied().unwrap_or(0),
             first_failures: all.failures.into_iter().take(TOLD_FAILURES).collect(),
         };
-        (failures, event)
+        (held, event)
     }
 }
 
@@ -107,4 +118,26 @@ async fn exchange(
         anyhow::bail!("status {}: {body}", response.status().as_u16());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn neither_failures_nor_nothing_at_all_hold() {
+        let nobody = (Ipv4Addr::LOCALHOST, 1).into();
+        let load = Load {
+            stop: Arc::default(),
+            clients: JoinSet::new(),
+            started: Instant::now(),
+        };
+        assert_eq!(load.finish().await.0.unwrap_err(), "no request was made");
+        let load = Load::start(nobody, "host", "/");
+        sleep(20 * PAUSE).await;
+        let held = load.finish().await.0;
+        assert!(held.unwrap_err().ends_with("requests failed"));
+    }
 }

@@ -8,7 +8,7 @@ use ithildin_spiffe::{IdentitySnapshot, IdentityState, SpiffeId, SvidSelector, X
 use super::{encode, options::SdsOptions, tombstone, validator::Validator};
 
 /// The meaning of a name.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(crate) enum Answer {
     Secret(Arc<Secret>),
     /// Nobody can tell yet; whatever was served before stays in force.

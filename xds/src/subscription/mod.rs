@@ -24,11 +24,13 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
+    fmt,
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
 
 use ithildin_proto::pb::google::protobuf::Any;
+use zeroize::Zeroize;
 
 pub use client_delta::{DeltaClient, Verdict};
 pub use client_sotw::SotwClient;
@@ -40,11 +42,26 @@ pub use server_sotw::SotwServer;
 /// A resource's version: opaque, equal exactly when the content is.
 pub type Version = Arc<str>;
 
-/// One resource as a server sends it.
-#[derive(Clone, Debug, PartialEq)]
+/// One resource as a server sends it. It may be a secret: it is not printed, and zeroised on drop.
+#[derive(Clone, PartialEq)]
 pub struct Resource {
     pub version: Version,
     pub body: Any,
+}
+
+impl fmt::Debug for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resource")
+            .field("version", &self.version)
+            .field("type_url", &self.body.type_url)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Resource {
+    fn drop(&mut self) {
+        self.body.value.zeroize();
+    }
 }
 
 /// What a server has, by name.

@@ -29,6 +29,9 @@ async fn a_socket_lives_as_long_as_its_server() {
     let (stop, server) = serve(&path);
     let mode = fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
+    let made = folder.path().join("made");
+    let mode = fs::metadata(made).unwrap().permissions().mode();
+    assert_eq!(mode & 0o022, 0, "only we may put sockets there");
     let error = Socket::unix(&path, 0o660).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
     let connection = UnixStream::connect(&path).await.unwrap();
