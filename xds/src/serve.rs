@@ -21,8 +21,9 @@ use crate::accept::connections;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// How long it may take to give it.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Streams at a time on one connection. Envoy opens another connection when it needs more.
-const MAX_STREAMS: u32 = 200;
+/// Streams at a time on one connection. A proxy has one for each secret, and those beyond the limit
+/// would wait for ever, since none ends; Envoy alone opens another connection.
+const MAX_STREAMS: u32 = 1024;
 
 /// Of folders that are made for a socket.
 const FOLDER_MODE: u32 = 0o755;

@@ -12,7 +12,7 @@ use ithildin_proto::pb::envoy::service::{
     },
 };
 use ithildin_spiffe::{Caller, IdentityState, Provider};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
@@ -29,12 +29,16 @@ use crate::{
 /// The most names of one stream. Envoy opens a stream for each secret; each name costs us a secret.
 const MAX_NAMES: usize = 1024;
 
+/// Streams at a time of all peers together, each of some 20 KB.
+const MAX_STREAMS: usize = 8192;
+
 /// The secret discovery service over a provider of identities. A clone serves the same.
 #[derive(Clone)]
 pub struct SdsServer {
     provider: Arc<dyn Provider>,
     options: Arc<SdsOptions>,
     files: FileSecrets,
+    places: Arc<Semaphore>,
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -46,6 +50,7 @@ impl SdsServer {
             provider,
             options: Arc::new(options),
             files: FileSecrets::new(),
+            places: Arc::new(Semaphore::new(MAX_STREAMS)),
         }
     }
 
@@ -54,7 +59,14 @@ impl SdsServer {
         SecretDiscoveryServiceServer::new(self)
     }
 
-    fn open<M: Server>(&self, request: Request<Streaming<M::Request>>) -> Responses<M::Response> {
+    fn open<M: Server>(
+        &self,
+        request: Request<Streaming<M::Request>>,
+    ) -> Result<Response<Responses<M::Response>>, Status> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| {
+            Status::resource_exhausted(format!("there are {MAX_STREAMS} streams already"))
+        })?;
         let caller = Caller::of(&request);
         debug!(?caller, "an SDS stream begins");
         // One slot: a response is made when the peer has taken the one before.
@@ -66,8 +78,11 @@ impl SdsServer {
             validator: Validator::for_node(None, self.options.disable_spiffe_cert_validation),
             options: Arc::clone(&self.options),
         };
-        tokio::spawn(stream.run(request.into_inner(), sender));
-        Box::pin(ReceiverStream::new(responses))
+        tokio::spawn(async move {
+            let _place = place;
+            stream.run(request.into_inner(), sender).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
     }
 
     fn session(&self, caller: Caller) -> Session {
@@ -84,14 +99,14 @@ impl SecretDiscoveryService for SdsServer {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        Ok(Response::new(self.open::<SotwServer>(request)))
+        self.open::<SotwServer>(request)
     }
 
     async fn delta_secrets(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        Ok(Response::new(self.open::<DeltaServer>(request)))
+        self.open::<DeltaServer>(request)
     }
 
     /// Answers the names that can be answered; fails if none can.

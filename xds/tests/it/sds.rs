@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, fs, os::unix::fs::symlink};
 
 use crate::common::{
-    Mesh, OTHER, OWN, Stream, WORKLOAD, ack, domain, id, request, secrets, summaries, summary,
-    with_metadata,
+    LIMIT, Mesh, OTHER, OWN, Stream, WORKLOAD, ack, domain, id, request, secrets, summaries,
+    summary, with_metadata,
 };
 use ithildin_proto::pb::{
     envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
@@ -104,6 +104,26 @@ async fn too_many_names_are_refused() {
     assert!(status.message().contains("1025"), "{status}");
     let fewer = [&names[..1023], &["default"]].concat();
     assert_eq!(fetch(&mesh, &fewer).await.unwrap().len(), 1);
+}
+
+/// A proxy has one connection, and on it a stream for each secret that never ends: none may wait for
+/// another one's end.
+#[tokio::test]
+async fn hundreds_of_streams_share_a_connection() {
+    let mesh = Mesh::start().await;
+    let client = mesh.client().await;
+    let mut streams = Vec::new();
+    for _ in 0..300 {
+        let (requests, receiver) = mpsc::channel(1);
+        requests.send(request(&["default"])).await.unwrap();
+        let mut client = client.clone();
+        let opened = client.stream_secrets(ReceiverStream::new(receiver));
+        let opened = tokio::time::timeout(LIMIT, opened).await;
+        let mut responses = opened.expect("it is not held up").unwrap().into_inner();
+        let response = tokio::time::timeout(LIMIT, responses.message()).await;
+        response.expect("it is answered").unwrap().unwrap();
+        streams.push((requests, responses));
+    }
 }
 
 #[tokio::test]
@@ -444,7 +464,7 @@ impl Delta {
 
     /// The next response's secrets with their versions, and what it removes.
     async fn next(&mut self) -> (Vec<(String, String)>, Vec<String>) {
-        let next = tokio::time::timeout(crate::common::LIMIT, self.responses.message()).await;
+        let next = tokio::time::timeout(LIMIT, self.responses.message()).await;
         let response = next.expect("a response in time").unwrap().unwrap();
         let secrets = response.resources.iter().map(|resource| {
             let any = resource.resource.as_ref().unwrap();

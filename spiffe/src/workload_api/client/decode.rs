@@ -68,6 +68,7 @@ fn snapshot(
     let mut bundles = BTreeMap::new();
     for (key, der) in &message.federated_bundles {
         let bundle = federated_bundle("federated_bundles", key, der)?;
+        check_new("federated_bundles", &bundles, &bundle.trust_domain)?;
         insert(&mut bundles, bundle, previous);
     }
     let mut svids = Vec::with_capacity(message.svids.len());
@@ -104,6 +105,7 @@ pub(super) fn x509_bundles(
     let mut bundles = BTreeMap::new();
     for (key, der) in &message.bundles {
         let bundle = federated_bundle("bundles", key, der)?;
+        check_new("bundles", &bundles, &bundle.trust_domain)?;
         bundles.insert(bundle.trust_domain.clone(), Arc::new(bundle));
     }
     Ok(bundles)
@@ -116,6 +118,7 @@ pub(super) fn jwt_bundles(message: &JwtBundlesResponse) -> Result<JwtBundles, Me
     for (key, jwks) in &message.bundles {
         let field = format!("bundles[{key:?}]");
         let trust_domain = TrustDomain::parse(key).map_err(|e| MessageError::new(&field, e))?;
+        check_new("bundles", &bundles, &trust_domain)?;
         let bundle = JwtBundle::from_jwks(jwks).map_err(|e| MessageError::new(&field, e))?;
         bundles.insert(trust_domain, Arc::new(bundle));
     }
@@ -190,6 +193,23 @@ fn federated_bundle(field: &str, key: &str, der: &[u8]) -> Result<X509Bundle, Me
     let trust_domain = TrustDomain::parse(key)
         .map_err(|error| MessageError::new(&field, format!("the key {error}")))?;
     X509Bundle::from_der(trust_domain, der).map_err(|error| MessageError::new(field, error))
+}
+
+/// A key may be written in two ways, with and without the scheme. Of two bundles of one trust domain
+/// chance would choose, since the entries of a map have no order.
+fn check_new<T>(
+    field: &str,
+    bundles: &BTreeMap<TrustDomain, T>,
+    trust_domain: &TrustDomain,
+) -> Result<(), MessageError> {
+    if bundles.contains_key(trust_domain) {
+        let field = format!("{field}[{:?}]", trust_domain.as_str());
+        return Err(MessageError::new(
+            field,
+            "is there twice, also with spiffe://",
+        ));
+    }
+    Ok(())
 }
 
 fn check_count(field: &str, count: usize, max: usize) -> Result<(), MessageError> {

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use ithildin_proto::workload::{
     JwtBundlesResponse, Jwtsvid, JwtsvidResponse, X509BundlesResponse, X509svid, X509svidResponse,
 };
@@ -83,6 +85,22 @@ async fn an_empty_federated_bundle_trusts_nobody_and_a_bare_name_is_taken() {
         .insert("third.test".into(), Vec::new());
     let snapshot = decode::identities(message, None).unwrap();
     assert!(snapshot.bundles["third.test"].roots.is_empty());
+}
+
+#[tokio::test]
+async fn ten_thousand_federated_bundles_are_taken() {
+    let mut message = message(&authority());
+    let bundle = message.federated_bundles["spiffe://example.org"].clone();
+    for n in 0..10_000 {
+        let key = format!("spiffe://{n}.test");
+        message.federated_bundles.insert(key, bundle.clone());
+    }
+    assert!(10_000 * bundle.len() < crate::workload_api::MAX_MESSAGE_BYTES);
+    let snapshot = decode::identities(message.clone(), None).unwrap();
+    assert_eq!(snapshot.bundles.len(), 10_002);
+    let again = decode::identities(message, Some(&snapshot)).unwrap();
+    let (old, new) = (&snapshot.bundles["7.test"], &again.bundles["7.test"]);
+    assert!(Arc::ptr_eq(old, new), "what did not change is shared");
 }
 
 #[tokio::test]
@@ -188,6 +206,13 @@ const BROKEN: &[(&str, Damage)] = &[
         |m, _| {
             m.federated_bundles
                 .insert("spiffe://x.org".into(), b"pem?".to_vec());
+        },
+    ),
+    (
+        "federated_bundles[\"example.org\"]: is there twice",
+        |m, _| {
+            let bundle = m.federated_bundles["spiffe://example.org"].clone();
+            m.federated_bundles.insert("example.org".into(), bundle);
         },
     ),
     ("crl[0]: ", |m, _| m.crl.push(b"not a crl".to_vec())),
