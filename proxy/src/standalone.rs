@@ -1,19 +1,11 @@
 //! The life of the program: load, start, serve until a signal, drain.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use ithildin_proto::{
-    from_yaml,
-    pb::envoy::config::{
-        bootstrap::v3::Bootstrap,
-        core::v3::{Node, address, socket_address::PortSpecifier},
-        endpoint::v3::lb_endpoint::HostIdentifier,
-    },
-};
+use ithildin_proto::{from_yaml, pb::envoy::config::bootstrap::v3::Bootstrap};
 use ithildin_proxy::{Proxy, ProxyOptions, Readiness, access_log::LogWriter, control};
-use ithildin_xds::{ResourceSet, SdsClients, ServerAddress};
-use prost::Message;
+use ithildin_xds::{ResourceSet, SdsClients, bootstrap};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -25,8 +17,8 @@ use crate::{
 };
 
 pub(crate) async fn run(args: &Args, log: Option<LogFile>) -> anyhow::Result<()> {
-    let bootstrap = load(args)?;
-    if bootstrap
+    let config = load(args)?;
+    if config
         .dynamic_resources
         .as_ref()
         .is_some_and(|dynamic| *dynamic != Default::default())
@@ -34,7 +26,7 @@ pub(crate) async fn run(args: &Args, log: Option<LogFile>) -> anyhow::Result<()>
         bail!("dynamic_resources: is not supported without an agent; use pilot-agent");
     }
     if args.mode == Mode::Validate {
-        control::validate(bootstrap)?;
+        control::validate(config)?;
         println!("configuration '{}' OK", source_name(args));
         return Ok(());
     }
@@ -42,8 +34,8 @@ pub(crate) async fn run(args: &Args, log: Option<LogFile>) -> anyhow::Result<()>
     let mut signals = Signals::new()?;
     let (_resources, receiver) = watch::channel(Arc::new(ResourceSet::default()));
     let proxy = Proxy::start(ProxyOptions {
-        secrets: Arc::new(secrets(&bootstrap)),
-        bootstrap,
+        secrets: Arc::new(secrets(&config)),
+        bootstrap: config,
         resources: receiver,
         concurrency: args.workers(),
         drain_time: args.drain_time(),
@@ -69,8 +61,8 @@ pub(crate) async fn run(args: &Args, log: Option<LogFile>) -> anyhow::Result<()>
 
 /// The bootstrap of both arguments, with the node that the command line gives.
 fn load(args: &Args) -> anyhow::Result<Bootstrap> {
-    let mut bootstrap = match &args.config_path {
-        Some(path) => read(path)?,
+    let mut config = match &args.config_path {
+        Some(path) => bootstrap::read(path)?,
         None if args.config_yaml.is_none() => {
             bail!("one of --config-path and --config-yaml is required");
         }
@@ -78,9 +70,9 @@ fn load(args: &Args) -> anyhow::Result<Bootstrap> {
     };
     if let Some(text) = &args.config_yaml {
         let over: Bootstrap = from_yaml(text).context("--config-yaml")?;
-        bootstrap.merge(over.encode_to_vec().as_slice())?;
+        bootstrap::merge(&mut config, &over);
     }
-    let node = bootstrap.node.get_or_insert_default();
+    let node = config.node.get_or_insert_default();
     if let Some(id) = &args.service_node {
         node.id.clone_from(id);
     }
@@ -90,13 +82,7 @@ fn load(args: &Args) -> anyhow::Result<Bootstrap> {
     if let Some(zone) = &args.service_zone {
         node.locality.get_or_insert_default().zone.clone_from(zone);
     }
-    Ok(bootstrap)
-}
-
-fn read(path: &Path) -> anyhow::Result<Bootstrap> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
-    from_yaml(&text).with_context(|| format!("{shown} is not a bootstrap"))
+    Ok(config)
 }
 
 fn source_name(args: &Args) -> String {
@@ -105,43 +91,14 @@ fn source_name(args: &Args) -> String {
 }
 
 /// SDS from the servers that static clusters name.
-fn secrets(bootstrap: &Bootstrap) -> SdsClients {
-    let node: Node = bootstrap.node.clone().unwrap_or_default();
-    let resources = bootstrap.static_resources.clone().unwrap_or_default();
-    let addresses: HashMap<String, ServerAddress> = resources
-        .clusters
-        .iter()
-        .filter_map(|cluster| {
-            let endpoints = cluster.load_assignment.as_ref()?.endpoints.first()?;
-            match endpoints.lb_endpoints.first()?.host_identifier.as_ref()? {
-                HostIdentifier::Endpoint(endpoint) => {
-                    let address = endpoint.address.as_ref()?.address.as_ref()?;
-                    Some((cluster.name.clone(), server_address(address)?))
-                }
-                HostIdentifier::EndpointName(_) => None,
-            }
-        })
-        .collect();
+fn secrets(config: &Bootstrap) -> SdsClients {
+    let servers = bootstrap::servers(config);
     SdsClients::new(
-        node,
-        Arc::new(move |name| addresses.get(name).cloned()),
+        config.node.clone().unwrap_or_default(),
+        Arc::new(move |name| servers.get(name).cloned()),
         Vec::new(),
         Arc::new(control::check_secret),
     )
-}
-
-fn server_address(address: &address::Address) -> Option<ServerAddress> {
-    match address {
-        address::Address::Pipe(pipe) => Some(ServerAddress::Pipe(pipe.path.clone().into())),
-        address::Address::SocketAddress(socket) => match socket.port_specifier.as_ref()? {
-            PortSpecifier::PortValue(port) => Some(ServerAddress::Tcp {
-                host: socket.address.clone(),
-                port: u16::try_from(*port).ok()?,
-            }),
-            PortSpecifier::NamedPort(_) => None,
-        },
-        address::Address::EnvoyInternalAddress(_) => None,
-    }
 }
 
 /// How many of the things that are waited for a log line names.

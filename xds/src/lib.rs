@@ -6,6 +6,7 @@
 mod accept;
 pub mod ads;
 mod backoff;
+pub mod bootstrap;
 mod connect;
 pub mod kind;
 pub mod resources;
