@@ -41,6 +41,7 @@ enum Command {
     Sds(Box<sds::Args>),
     Authority(Box<authority::Args>),
     Demo(demo::Args),
+    IstioIptables(Box<ithildin_capture::Args>),
 }
 
 impl Command {
@@ -65,9 +66,17 @@ impl Cli {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 error!("{error:#}");
-                ExitCode::FAILURE
+                exit_code(&error)
             }
         }
+    }
+}
+
+/// The code that a failure ends the process with: traffic capture tells more than that it failed.
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<ithildin_capture::Error>() {
+        Some(error) => ExitCode::from(error.exit_code()),
+        None => ExitCode::FAILURE,
     }
 }
 
@@ -83,9 +92,40 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Sds(args) => sds::run(*args).await,
             Command::Authority(args) => authority::run(*args).await,
             Command::Demo(args) => demo::run(args).await,
+            // It blocks this thread, on which nothing else runs.
+            Command::IstioIptables(args) => Ok(ithildin_capture::run(&args)?),
         }
     });
     // Tasks that read files may still be at it; nothing waits for them.
     runtime.shutdown_background();
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_of_istios_init_container_are_understood() {
+        let template = "pilot-agent istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i * -x= -b * \
+                        -d 15090,15021,15020 --log_output_level=default:info --force-apply --run-validation \
+                        --skip-rule-apply";
+        let cli = Cli::try_parse_from(template.split_whitespace()).unwrap();
+        assert!(matches!(cli.command, Command::IstioIptables(_)));
+    }
+
+    #[test]
+    fn the_exit_code_tells_that_traffic_is_not_redirected() {
+        let timeout = ithildin_capture::NotRedirected::Timeout {
+            target: ([127, 0, 0, 6], 15002).into(),
+            timeout: std::time::Duration::from_secs(5),
+        };
+        let error = anyhow::Error::from(ithildin_capture::Error::from(timeout));
+        let code = |code: ExitCode| format!("{code:?}");
+        assert_eq!(code(exit_code(&error)), code(ExitCode::from(126)));
+        assert_eq!(
+            code(exit_code(&anyhow::anyhow!("other"))),
+            code(ExitCode::FAILURE)
+        );
+    }
 }
