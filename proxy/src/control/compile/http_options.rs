@@ -14,7 +14,6 @@ use crate::{
 };
 
 /// Envoy's defaults and limits.
-
 const DEFAULT_MAX_HEADERS_KB: u32 = 60;
 const DEFAULT_MAX_HEADERS: u32 = 100;
 /// Largest `max_request_headers_kb`; Envoy's.

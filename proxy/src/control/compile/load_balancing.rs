@@ -19,7 +19,6 @@ use crate::{
 };
 
 /// Envoy's defaults.
-
 const DEFAULT_PANIC_THRESHOLD: f64 = 50.0;
 const DEFAULT_CHOICE_COUNT: u32 = 2;
 

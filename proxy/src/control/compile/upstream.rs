@@ -17,7 +17,6 @@ use crate::{
 };
 
 /// Envoy's defaults.
-
 const DEFAULT_LIMIT: u32 = 1024;
 const DEFAULT_MAX_RETRIES: u32 = 3;
 
