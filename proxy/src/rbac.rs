@@ -49,9 +49,9 @@ pub struct Policy {
 #[derive(Debug)]
 pub enum Rule {
     Any,
-    All(Vec<Rule>),
-    OneOf(Vec<Rule>),
-    Not(Box<Rule>),
+    All(Vec<Self>),
+    OneOf(Vec<Self>),
+    Not(Box<Self>),
     Header(HeaderMatch),
     /// The path without its query.
     UrlPath(StringMatch),
