@@ -50,10 +50,10 @@ async fn a_good_message_is_taken_whole_and_unchanged_parts_are_shared() {
     let id = first.svids[1].id.clone();
     authority.rotate_leaf("domain.test", Some(&id)).unwrap();
     let second = decode::identities(message(&authority), Some(&first)).unwrap();
-    assert!(std::sync::Arc::ptr_eq(&first.svids[0], &second.svids[0]));
+    assert!(Arc::ptr_eq(&first.svids[0], &second.svids[0]));
     assert_ne!(first.svids[1].chain, second.svids[1].chain);
     let bundle = |snapshot: &crate::IdentitySnapshot| snapshot.bundles["example.org"].clone();
-    assert!(std::sync::Arc::ptr_eq(&bundle(&first), &bundle(&second)));
+    assert!(Arc::ptr_eq(&bundle(&first), &bundle(&second)));
 }
 
 #[tokio::test]
