@@ -72,8 +72,8 @@ const MANAGER: &[(&str, &str)] = &[
         ".rds.route_config_name: is empty",
     ),
     (
-        "http_filters: [{name: r, typed_config: {'@type': EXT.filters.http.rbac.v3.RBAC}}, ROUTER]",
-        ".http_filters[0].typed_config: type envoy.extensions.filters.http.rbac.v3.RBAC is not supported",
+        "http_filters: [{name: r, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication}}, ROUTER]",
+        ".http_filters[0].typed_config: type envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication is not supported",
     ),
     (
         "http_filters: [{name: f, is_optional: true, typed_config: {'@type': EXT.filters.http.lua.v3.Lua}}, ROUTER]",
