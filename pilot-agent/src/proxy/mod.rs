@@ -63,7 +63,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    running.to_the_end(&settings, &mut signals).await
+    running.until_the_end(&settings, &mut signals).await
 }
 
 /// The agent under way.
@@ -103,7 +103,7 @@ impl Running {
         })
     }
 
-    async fn to_the_end(self, settings: &Settings, signals: &mut Signals) -> anyhow::Result<()> {
+    async fn until_the_end(self, settings: &Settings, signals: &mut Signals) -> anyhow::Result<()> {
         let end = {
             let plane = self.plane.read().await;
             tokio::select! {
