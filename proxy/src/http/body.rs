@@ -3,7 +3,13 @@
 //! Invariant: the next part is asked for only when the one before is written, so that a slow
 //! reader slows its writer down and nothing piles up between.
 
-use std::{future::poll_fn, io, pin::pin, rc::Rc, task::Poll};
+use std::{
+    future::poll_fn,
+    io,
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
 
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
@@ -185,6 +191,8 @@ pub(super) enum Sink<'a, 'w> {
         /// The message's head until its first part takes it along.
         head: Bytes,
         trailers: bool,
+        /// Whether the peer says nothing meanwhile, so that its end may be looked for.
+        watched: bool,
     },
     Http2(SendStream<Bytes>),
     /// The head said that there is no body.
@@ -192,6 +200,19 @@ pub(super) enum Sink<'a, 'w> {
 }
 
 impl Sink<'_, '_> {
+    /// Whether the peer went away while there is nothing to send.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Wire {
+                wire,
+                watched: true,
+                ..
+            } => wire.poll_closed(cx),
+            Self::Http2(stream) => stream.poll_reset(cx).map(|_| ()),
+            Self::Wire { .. } | Self::Done => Poll::Pending,
+        }
+    }
+
     /// Sends what waits for a first part that does not come.
     pub(super) async fn flush(&mut self) -> io::Result<()> {
         match self {
@@ -234,6 +255,7 @@ impl Sink<'_, '_> {
                 framing: Framing::Chunked,
                 head,
                 trailers,
+                ..
             } => {
                 let mut end = BytesMut::new();
                 let send = *trailers;
@@ -316,7 +338,15 @@ async fn next_or_flush(
         }
     }
     sink.flush().await.map_err(PumpError::Sink)?;
-    source.next().await.map_err(PumpError::Source)
+    let mut next = pin!(source.next());
+    poll_fn(|cx| {
+        if let Poll::Ready(part) = next.as_mut().poll(cx) {
+            return Poll::Ready(part.map_err(PumpError::Source));
+        }
+        let gone = || PumpError::Sink(io::ErrorKind::ConnectionAborted.into());
+        sink.poll_gone(cx).map(|()| Err(gone()))
+    })
+    .await
 }
 
 impl Headers {

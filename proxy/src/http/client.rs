@@ -37,6 +37,8 @@ pub(super) enum Client<'c, 'w> {
         head_request: bool,
         /// Whether the request said `TE: trailers`, or the configuration sends them anyway.
         trailers: bool,
+        /// Whether the request has no body, so that the client says nothing while it is answered.
+        watched: bool,
     },
     Http2(SendResponse<Bytes>),
 }
@@ -73,6 +75,7 @@ impl<'c, 'w> Client<'c, 'w> {
                 keep_alive,
                 head_request,
                 trailers,
+                watched,
             } => {
                 let framing = downstream_framing(response.body, *protocol, &response);
                 *keep_alive &= !closing && framing != Framing::Close && !wire.is_draining();
@@ -87,6 +90,7 @@ impl<'c, 'w> Client<'c, 'w> {
                     framing,
                     head,
                     trailers: *trailers,
+                    watched: *watched,
                 })
             }
             Self::Http2(respond) => {

@@ -186,6 +186,7 @@ async fn serve_request(wire: &Wire<'_>, exchange: &mut Exchange<'_>, head: Reque
             && !is_too_old(exchange.context),
         head_request: request.is_head(),
         trailers: manager.http1.enable_trailers && Exchange::wants_trailers(request),
+        watched: request.body == BodyLength::Empty && !request.is_connect(),
     };
     if head.expect_continue
         && request.body != BodyLength::Empty
@@ -223,6 +224,7 @@ async fn answer(wire: &Wire<'_>, exchange: &mut Exchange<'_>, reply: LocalReply)
         keep_alive: false,
         head_request: false,
         trailers: false,
+        watched: false,
     };
     exchange.reply(reply, &mut client, true).await;
     false

@@ -84,6 +84,8 @@ impl Exchange<'_> {
             framing,
             head: request_head(&self.request, framing),
             trailers: true,
+            // Its answer may come before our whole request is there.
+            watched: false,
         };
         let meter = self.meter;
         let send = async {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::support::{Act, Origin, SOON, Site, forward, manager, ok, route, table, to};
 use crate::{
@@ -215,4 +216,50 @@ async fn a_client_that_leaves_takes_its_request_along() {
         site.cluster_stats().upstream_cx_active.get() == 1
     })
     .await;
+}
+
+/// An origin that begins to answer, then says no more, and tells when its connection ends.
+async fn stalling_origin() -> (std::net::SocketAddr, tokio::sync::oneshot::Receiver<()>) {
+    let listener = tokio::net::TcpListener::bind(testing::ANY).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (ended, end) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut buffer = [0; 1024];
+        assert_ne!(stream.read(&mut buffer).await.unwrap(), 0);
+        let start = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegun\r\n";
+        stream.write_all(start).await.unwrap();
+        while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+        ended.send(()).unwrap();
+    });
+    (address, end)
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_a_stalled_response_frees_its_upstream() {
+    let (origin, end) = stalling_origin().await;
+    let site = Site::before(origin).await;
+    let mut client = site.client().await;
+    client.send(get("/")).await;
+    assert!(client.head().await.unwrap().starts_with("HTTP/1.1 200"));
+    drop(client);
+    tokio::time::timeout(SOON, end).await.unwrap().unwrap();
+    eventually("over", || site.stats().downstream_rq_active.get() == 0).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_in_a_stalled_response_frees_its_upstream() {
+    let (origin, end) = stalling_origin().await;
+    let site = Site::before(origin).await;
+    let stream = tokio::net::TcpStream::connect(site.address).await.unwrap();
+    let (send, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::get("http://a.test/").body(()).unwrap();
+    let mut send = send.ready().await.unwrap();
+    let (response, mut stream) = send.send_request(request, true).unwrap();
+    assert_eq!(response.await.unwrap().status(), StatusCode::OK);
+    stream.send_reset(h2::Reason::CANCEL);
+    tokio::time::timeout(SOON, end).await.unwrap().unwrap();
+    eventually("over", || site.stats().downstream_rq_active.get() == 0).await;
+    connection.abort();
 }
