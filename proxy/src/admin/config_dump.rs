@@ -186,7 +186,7 @@ impl Dump {
             entry.insert("last_updated".to_owned(), time(*at));
         }
         if let Some(secret) = &held.secret {
-            let secret = self.printer.json(&pack(&**secret));
+            let secret = self.printer.json(&pack(&***secret));
             entry.insert("secret".to_owned(), secret);
         }
         if let Some(error) = &held.status.error {

@@ -6,17 +6,15 @@ use std::{
 };
 
 use super::report::{At, ConfigErrors, Report, no_effect, refuse};
-use ithildin_proto::pb::envoy::{
-    config::{
-        bootstrap::v3::{
-            Admin, Bootstrap,
-            bootstrap::{DynamicResources, StaticResources},
-        },
-        cluster::v3::Cluster,
-        listener::v3::Listener,
+use ithildin_proto::pb::envoy::config::{
+    bootstrap::v3::{
+        Admin, Bootstrap,
+        bootstrap::{DynamicResources, StaticResources},
     },
-    extensions::transport_sockets::tls::v3::Secret,
+    cluster::v3::Cluster,
+    listener::v3::Listener,
 };
+use ithildin_xds::SecretMessage;
 
 /// What stands in the file.
 #[derive(Default)]
@@ -24,7 +22,7 @@ pub(super) struct Statics {
     /// Each with its place: `static_resources.listeners[0]`.
     pub(super) listeners: Vec<(String, Listener)>,
     pub(super) clusters: Vec<(String, Cluster)>,
-    pub(super) secrets: BTreeMap<String, Arc<Secret>>,
+    pub(super) secrets: BTreeMap<String, Arc<SecretMessage>>,
     /// Listeners and clusters also come from a control plane.
     pub(super) dynamic: bool,
 }
@@ -72,7 +70,7 @@ fn take(resources: StaticResources, statics: &mut Statics, at: &At<'_>) {
     statics.clusters = placed("clusters", clusters, |it| &it.name, at);
     let secrets = placed("secrets", secrets, |it| &it.name, at).into_iter();
     statics.secrets = secrets
-        .map(|(_, secret)| (secret.name.clone(), Arc::new(secret)))
+        .map(|(_, secret)| (secret.name.clone(), Arc::new(secret.into())))
         .collect();
 }
 

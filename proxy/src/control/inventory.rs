@@ -4,13 +4,11 @@
 
 use std::sync::Arc;
 
-use ithildin_proto::pb::envoy::{
-    config::{
-        cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
-        route::v3::RouteConfiguration,
-    },
-    extensions::transport_sockets::tls::v3::Secret,
+use ithildin_proto::pb::envoy::config::{
+    cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
+    route::v3::RouteConfiguration,
 };
+use ithildin_xds::SecretMessage;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -35,7 +33,7 @@ pub struct Inventory {
 pub struct HeldSecret {
     pub status: SecretStatus,
     /// The last good form, if it serves.
-    pub secret: Option<Arc<Secret>>,
+    pub secret: Option<Arc<SecretMessage>>,
     /// When it was accepted.
     pub stamp: Option<Stamp>,
 }

@@ -21,7 +21,7 @@ use super::{
     client_stream::{self, Protocol, Subscription},
     files::{FileName, FileSecrets},
 };
-use crate::{SecretRef, SecretState, SecretSubscriber, ServerAddress, connect};
+use crate::{SecretMessage, SecretRef, SecretState, SecretSubscriber, ServerAddress, connect};
 
 /// Finds a cluster of the configuration by name.
 pub type ClusterLookup = Arc<dyn Fn(&str) -> Option<ServerAddress> + Send + Sync>;
@@ -41,7 +41,7 @@ struct Inner {
     check: SecretCheck,
     runtime: Handle,
     files: FileSecrets,
-    fixed: HashMap<String, Arc<Secret>>,
+    fixed: HashMap<String, Arc<SecretMessage>>,
     channels: Mutex<HashMap<ServerAddress, Channel>>,
     subscriptions: Mutex<HashMap<Key, watch::Sender<SecretState>>>,
 }
@@ -69,7 +69,7 @@ impl SdsClients {
             runtime: Handle::current(),
             files: FileSecrets::new(),
             fixed: fixed
-                .map(|secret| (secret.name.clone(), Arc::new(secret)))
+                .map(|secret| (secret.name.clone(), Arc::new(secret.into())))
                 .collect(),
             channels: Mutex::default(),
             subscriptions: Mutex::default(),

@@ -26,7 +26,7 @@ use tracing::{debug, info, warn};
 
 use super::client::SecretCheck;
 use crate::{
-    ResourceKind, SecretState, ServerAddress,
+    ResourceKind, SecretMessage, SecretState, ServerAddress,
     backoff::Backoff,
     connect,
     subscription::{DeltaClient, Interest, SotwClient, Verdict},
@@ -155,6 +155,7 @@ impl Subscription {
 
     fn accept(&self, any: &Any) -> Result<(), String> {
         let secret: Secret = unpack(any).map_err(|error| error.to_string())?;
+        let secret = SecretMessage::from(secret);
         if secret.name != self.name {
             return Err(format!(
                 "expected secret {:?}, found {:?}",

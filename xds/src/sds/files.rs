@@ -142,7 +142,7 @@ impl FileSecrets {
             return receiver.clone();
         }
         let first = match key.1.read(name) {
-            Ok(secret) => SecretState::Ready(Arc::new(secret)),
+            Ok(secret) => SecretState::Ready(Arc::new(secret.into())),
             Err(error) => {
                 warn!(name, error, "a secret's file cannot be used; it is watched");
                 SecretState::Pending(format!("secret {name:?}: {error}").into())
@@ -172,7 +172,7 @@ async fn follow(key: Key, sender: watch::Sender<SecretState>, watched: Watched) 
         }
         match file.read(name) {
             Ok(secret) => {
-                if replace(&sender, SecretState::Ready(Arc::new(secret))) {
+                if replace(&sender, SecretState::Ready(Arc::new(secret.into()))) {
                     info!(name, "a secret's files have changed");
                 }
             }

@@ -6,17 +6,18 @@ use ithildin_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use ithildin_spiffe::{IdentitySnapshot, IdentityState, SpiffeId, SvidSelector, X509Bundle};
 
 use super::{encode, options::SdsOptions, tombstone, validator::Validator};
+use crate::SecretMessage;
 
 /// The meaning of a name.
 #[derive(Clone, PartialEq)]
 pub(crate) enum Answer {
-    Secret(Arc<Secret>),
+    Secret(Arc<SecretMessage>),
     /// Nobody can tell yet; whatever was served before stays in force.
     Pending(Arc<str>),
     /// There is none. Whoever has one must lose it.
     Gone {
         reason: Arc<str>,
-        tombstone: Arc<Secret>,
+        tombstone: Arc<SecretMessage>,
     },
     /// Not a name that any source could ever answer.
     Unknown(Arc<str>),
@@ -24,7 +25,7 @@ pub(crate) enum Answer {
 
 impl Answer {
     /// What is sent to a peer that holds the secret.
-    pub(crate) fn secret(&self) -> Option<&Arc<Secret>> {
+    pub(crate) fn secret(&self) -> Option<&Arc<SecretMessage>> {
         match self {
             Self::Secret(secret)
             | Self::Gone {
@@ -62,7 +63,7 @@ pub(crate) fn resolve(
         }
     };
     match look_up(name, &meaning, snapshot, validator) {
-        Ok(secret) => Answer::Secret(Arc::new(secret)),
+        Ok(secret) => Answer::Secret(Arc::new(secret.into())),
         Err(reason) => gone(name, &meaning, validator, reason.into()),
     }
 }
@@ -141,6 +142,6 @@ fn gone(name: &str, meaning: &Meaning, validator: Validator, reason: Arc<str>) -
     };
     Answer::Gone {
         reason,
-        tombstone: Arc::new(tombstone),
+        tombstone: Arc::new(tombstone.into()),
     }
 }

@@ -23,7 +23,7 @@ use super::{
     validator::Validator,
 };
 use crate::{
-    SecretState,
+    SecretMessage, SecretState,
     subscription::{Catalog, Claims, Interest, Resource},
 };
 
@@ -178,9 +178,9 @@ impl Session {
     fn put(
         &mut self,
         name: &str,
-        secret: &Arc<Secret>,
+        secret: &Arc<SecretMessage>,
         held: Option<&Arc<Resource>>,
-        before: Option<&Arc<Secret>>,
+        before: Option<&Arc<SecretMessage>>,
     ) {
         let resource = match held {
             Some(held) if before.is_some_and(|before| Arc::ptr_eq(before, secret)) => {
@@ -192,7 +192,7 @@ impl Session {
                     Some(held) if *held.version == *version => Arc::clone(held),
                     _ => Arc::new(Resource {
                         version: version.into(),
-                        body: pack(secret.as_ref()),
+                        body: pack::<Secret>(secret),
                     }),
                 }
             }
@@ -275,7 +275,7 @@ mod tests {
             .clone()
     }
 
-    fn encoded(session: &Session) -> Vec<*const Secret> {
+    fn encoded(session: &Session) -> Vec<*const SecretMessage> {
         let secrets = session.answers.values().filter_map(Answer::secret);
         secrets.map(Arc::as_ptr).collect()
     }

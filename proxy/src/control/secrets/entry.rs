@@ -10,7 +10,7 @@ use ithildin_proto::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, Secret,
 };
 use ithildin_tls::{Identity, Slot, Validation};
-use ithildin_xds::SecretState;
+use ithildin_xds::{SecretMessage, SecretState};
 use prost::Message;
 use tokio::time::Instant;
 
@@ -48,7 +48,7 @@ pub(super) struct Entry {
     error: Option<Arc<str>>,
     updates: u64,
     rejected: u64,
-    secret: Option<Arc<Secret>>,
+    secret: Option<Arc<SecretMessage>>,
     /// Of the update that brought it.
     stamp: Option<Stamp>,
     /// `sds.<name>`; `None` for a secret of the bootstrap.
@@ -200,7 +200,7 @@ impl Entry {
     }
 
     /// Fills all slots from `secret`, or none of them. Whether it was accepted.
-    fn replace(&mut self, secret: &Arc<Secret>) -> bool {
+    fn replace(&mut self, secret: &Arc<SecretMessage>) -> bool {
         let filled = self.fill(secret);
         let stamp = Stamp::now(self.updates + 1);
         if let Some(stats) = &self.stats {

@@ -17,10 +17,10 @@ use std::{
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use ithildin_proto::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, SdsSecretConfig, Secret, TlsCertificate,
+    CertificateValidationContext, SdsSecretConfig, TlsCertificate,
 };
 use ithildin_tls::{Identity, Slot, Validation};
-use ithildin_xds::{SecretRef, SecretState, SecretSubscriber};
+use ithildin_xds::{SecretMessage, SecretRef, SecretState, SecretSubscriber};
 use prost::Message;
 use tokio::{sync::watch, time::Instant};
 
@@ -52,7 +52,7 @@ type Changed = (SecretKey, Result<watch::Receiver<SecretState>, ()>);
 pub(super) struct SecretStore {
     subscriber: Arc<dyn SecretSubscriber>,
     /// `static_resources.secrets` by name.
-    statics: BTreeMap<String, Arc<Secret>>,
+    statics: BTreeMap<String, Arc<SecretMessage>>,
     entries: HashMap<SecretKey, Entry>,
     /// Identities that stand in the configuration; kept here for their expiry only.
     configured: Vec<Weak<Slot<Identity>>>,
@@ -63,7 +63,7 @@ pub(super) struct SecretStore {
 impl SecretStore {
     pub(super) fn new(
         subscriber: Arc<dyn SecretSubscriber>,
-        statics: BTreeMap<String, Arc<Secret>>,
+        statics: BTreeMap<String, Arc<SecretMessage>>,
         stats: Arc<Registry>,
     ) -> Self {
         Self {

@@ -27,7 +27,7 @@ impl FakeSecrets {
     }
 
     pub(super) fn ready(&self, name: &str, secret: Secret) {
-        self.set(name, SecretState::Ready(Arc::new(secret)));
+        self.set(name, SecretState::Ready(Arc::new(secret.into())));
     }
 
     /// How many subscriptions of `name` there are.
