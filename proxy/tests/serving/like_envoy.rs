@@ -11,9 +11,11 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use crate::support::{Bench, connect, dead_address, exchange, server};
 
@@ -333,7 +335,7 @@ fn act(stream: &mut TcpStream, seen: &Mutex<HashMap<String, usize>>) -> Option<(
     stream.read_exact(&mut body).ok()?;
     let key = field("x-key").unwrap_or_default().to_owned();
     let before = {
-        let mut seen = seen.lock().unwrap();
+        let mut seen = seen.lock();
         let count = seen.entry(key).or_default();
         *count += 1;
         *count - 1

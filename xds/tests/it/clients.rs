@@ -197,7 +197,7 @@ async fn a_file_of_resources_is_followed() {
         "{}",
         text(&states.borrow())
     );
-    let has = |state: &SecretState, ca: &str| matches!(state, SecretState::Ready(secret) if format!("{secret:?}").contains(ca));
+    let has = |state: &SecretState, ca: &str| matches!(state, SecretState::Ready(secret) if format!("{:?}", ***secret).contains(ca));
     for ca in ["first", "second"] {
         write(ca);
         until(&mut states, |state| has(state, ca)).await;
