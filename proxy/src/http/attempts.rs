@@ -3,6 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     sync::Arc,
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -225,11 +226,27 @@ impl Exchange<'_> {
             excluded: retries.excluded(),
             selection_attempts: retries.selection_attempts(),
             authority: Some(&authority),
-            original_destination: Some(self.context.connection.local),
+            // No listener filter restores it: where the client connected to is ourselves.
+            original_destination: None,
         };
         let lease = self.context.worker.upstreams.http(cluster, &request);
         let lease = Self::unless_gone(client, lease).await;
         lease.ok_or(Broken::Client)?.map_err(Broken::Unavailable)
+    }
+
+    /// Whether the client went away while its answer is waited for. While its body is read, an
+    /// HTTP/1 connection tells by that.
+    pub(super) fn poll_client_gone(
+        &self,
+        cx: &mut Context<'_>,
+        client: &mut Client<'_, '_>,
+        clock: &Clock,
+    ) -> Poll<()> {
+        let silent = self.request.body == BodyLength::Empty || clock.is_complete();
+        match silent || matches!(client, Client::Http2(_)) {
+            true => client.poll_gone(cx),
+            false => Poll::Pending,
+        }
     }
 
     /// `future`, unless the client goes away first.

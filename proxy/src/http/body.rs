@@ -320,7 +320,10 @@ pub(super) async fn pump(
                     return Ok(());
                 }
             }
-            Part::End(trailers) => return sink.end(trailers).await.map_err(PumpError::Sink),
+            Part::End(mut trailers) => {
+                trailers.strip_forwarding();
+                return sink.end(trailers).await.map_err(PumpError::Sink);
+            }
         }
     }
 }
@@ -350,6 +353,22 @@ async fn next_or_flush(
 }
 
 impl Headers {
+    /// Takes away what tells of a client, which only we may say, and only in a head.
+    fn strip_forwarding(&mut self) {
+        self.retain(|field| {
+            !matches!(
+                Known::of(&field.name.as_bytes().to_ascii_lowercase()),
+                Known::XForwardedClientCert
+                    | Known::XForwardedFor
+                    | Known::XForwardedHost
+                    | Known::XForwardedPort
+                    | Known::XForwardedProto
+                    | Known::XEnvoy
+                    | Known::Te
+            )
+        });
+    }
+
     fn from_trailers(trailers: Vec<(Bytes, Bytes)>) -> Self {
         let mut headers = Self::default();
         for (name, value) in trailers {

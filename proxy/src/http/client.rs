@@ -90,7 +90,7 @@ impl<'c, 'w> Client<'c, 'w> {
                     framing,
                     head,
                     trailers: *trailers,
-                    watched: *watched,
+                    watched: *watched || !closing,
                 })
             }
             Self::Http2(respond) => {

@@ -115,10 +115,25 @@ impl<'x> Exchange<'x> {
             // not have been sent.
             let is_whole = source.skip_ready().await;
             let is_bad = reply.status == 400 && self.outcome.route.is_none();
-            self.reply(reply, client, !is_whole || is_bad).await;
+            self.reply_in_time(reply, client, !is_whole || is_bad).await;
         }
         self.is_running = false;
         self.count();
+    }
+
+    /// Answers, unless the client does not take the answer for too long.
+    pub(super) async fn reply_in_time(
+        &mut self,
+        reply: LocalReply,
+        client: &mut Client<'_, '_>,
+        closing: bool,
+    ) {
+        let context = self.context;
+        let limit = context.manager.timeouts.stream_idle;
+        let reply = self.reply(reply, client, closing);
+        if context.worker.timers.timeout(limit, reply).await.is_none() {
+            client.abort();
+        }
     }
 
     pub(super) fn count(&self) {

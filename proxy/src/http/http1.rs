@@ -23,6 +23,9 @@ use crate::{
 /// with, in bytes.
 const LINGER_BYTES: usize = 1024 * 1024;
 
+/// How long a client may take for our last bytes where `delayed_close_timeout` is off.
+const SHUTDOWN: Duration = Duration::from_secs(1);
+
 pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, mut downstream: Downstream) {
     let connection = Rc::clone(&downstream.connection);
     let stats = manager.stats.worker(worker.index);
@@ -226,7 +229,7 @@ async fn answer(wire: &Wire<'_>, exchange: &mut Exchange<'_>, reply: LocalReply)
         trailers: false,
         watched: false,
     };
-    exchange.reply(reply, &mut client, true).await;
+    exchange.reply_in_time(reply, &mut client, true).await;
     false
 }
 
@@ -234,7 +237,11 @@ async fn answer(wire: &Wire<'_>, exchange: &mut Exchange<'_>, reply: LocalReply)
 /// (`delayed_close_timeout`): a reset would take the answer away from it.
 async fn close(context: &Context<'_>, wire: &Wire<'_>) {
     let linger = context.manager.timeouts.delayed_close;
-    if wire.shutdown().await.is_err() || linger.is_none() {
+    let timers = &context.worker.timers;
+    let ended = timers
+        .timeout(linger.or(Some(SHUTDOWN)), wire.shutdown())
+        .await;
+    if !matches!(ended, Some(Ok(()))) || linger.is_none() {
         return;
     }
     let drain = async {
@@ -247,5 +254,5 @@ async fn close(context: &Context<'_>, wire: &Wire<'_>) {
             wire.with_buffer(BytesMut::clear);
         }
     };
-    let _ = context.worker.timers.timeout(linger, drain).await;
+    let _ = timers.timeout(linger, drain).await;
 }

@@ -37,6 +37,7 @@ use std::rc::Rc;
 
 use crate::{
     config::{HttpManager, http::Codec},
+    stats::HttpBlock,
     worker::{Downstream, Worker},
 };
 
@@ -49,8 +50,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// connection holds none of what its next request will need.
 pub async fn serve(worker: &Rc<Worker>, manager: &HttpManager, mut downstream: Downstream) {
     let stats = manager.stats.worker(worker.index);
-    stats.downstream_cx_total.inc();
-    stats.downstream_cx_active.inc();
+    let _active = ActiveConnection::new(stats);
     let limit = manager.timeouts.request_headers.or(manager.timeouts.idle);
     let codec = match (manager.codec, downstream.connection.alpn()) {
         (Codec::Http2, _) | (Codec::Auto, Some(b"h2")) => Some(Codec::Http2),
@@ -71,8 +71,24 @@ pub async fn serve(worker: &Rc<Worker>, manager: &HttpManager, mut downstream: D
         }
         None => {}
     }
-    stats.downstream_cx_active.dec();
-    stats.downstream_cx_destroy.inc();
+}
+
+/// Counts one connection while it lives, however it ends.
+struct ActiveConnection<'a>(&'a HttpBlock);
+
+impl<'a> ActiveConnection<'a> {
+    fn new(stats: &'a HttpBlock) -> Self {
+        stats.downstream_cx_total.inc();
+        stats.downstream_cx_active.inc();
+        Self(stats)
+    }
+}
+
+impl Drop for ActiveConnection<'_> {
+    fn drop(&mut self) {
+        self.0.downstream_cx_active.dec();
+        self.0.downstream_cx_destroy.inc();
+    }
 }
 
 /// Reads until it is clear whether the client speaks HTTP/2.

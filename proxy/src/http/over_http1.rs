@@ -1,6 +1,6 @@
 //! A request over an HTTP/1 upstream connection.
 
-use std::pin::pin;
+use std::{future::poll_fn, pin::pin};
 
 use bytes::{Bytes, BytesMut};
 use ithildin_http1::{Framing, Limits, ResponseHead, encode, parse_response};
@@ -47,7 +47,8 @@ impl Exchange<'_> {
         self.outcome.endpoint = Some(lease.endpoint().clone());
         self.outcome.upstream = lease.link().cloned();
         self.outcome.upstream_protocol = Some(Protocol::Http11);
-        let stale_possible = lease.reused;
+        // Who closes without a word may still have done what it was asked for.
+        let stale_possible = lease.reused && is_idempotent(&self.request.method);
         let read_ahead = std::mem::take(&mut lease.leftover);
         let wire = Wire::new(&mut lease.stream, read_ahead, &self.context.worker.buffers);
         let count = WireCount {
@@ -103,7 +104,7 @@ impl Exchange<'_> {
         let client_failed =
             |sent: &Result<(), PumpError>| matches!(sent, Err(PumpError::Source(_)));
 
-        let head = self.response_head(wire, client, stale_possible);
+        let head = self.response_head(wire, client, clock, stale_possible);
         let head = send
             .with(head, client_failed)
             .await
@@ -123,7 +124,7 @@ impl Exchange<'_> {
             return Err(broken(LocalReply::upstream_protocol_error()));
         }
         let response = self.finish_head(answer);
-        let closing = !clock.is_complete();
+        let closing = !matches!(send.output(), Some(Ok(())));
         let mut down = client
             .respond(response, closing)
             .await
@@ -179,6 +180,7 @@ impl Exchange<'_> {
         &self,
         wire: &Wire<'_>,
         client: &mut Client<'_, '_>,
+        clock: &Clock,
         stale_possible: bool,
     ) -> Result<ResponseHead, Broken> {
         let mut interims = 0;
@@ -198,7 +200,7 @@ impl Exchange<'_> {
                     self.interim(head.status, headers, client).await?;
                 }
                 Ok(Some(head)) => return Ok(head),
-                Ok(None) => match self.fill_or_client_gone(wire, client).await? {
+                Ok(None) => match self.fill_or_client_gone(wire, client, clock).await? {
                     Ok(n) if n > 0 => {}
                     end => {
                         return Err(Broken::BeforeResponse {
@@ -216,18 +218,22 @@ impl Exchange<'_> {
         &self,
         wire: &Wire<'_>,
         client: &mut Client<'_, '_>,
+        clock: &Clock,
     ) -> Result<std::io::Result<usize>, Broken> {
-        let watches = self.request.body == BodyLength::Empty;
-        let mut gone = pin!(std::future::poll_fn(|cx| match watches {
-            true => client.poll_gone(cx),
-            // While it is read from, the body tells.
-            false => std::task::Poll::Pending,
-        }));
+        let mut gone = pin!(poll_fn(|cx| self.poll_client_gone(cx, client, clock)));
         Beside::new(gone.as_mut())
             .with(wire.fill(), |()| true)
             .await
             .ok_or(Broken::Client)
     }
+}
+
+/// Methods that may be sent twice (RFC 9110, section 9.2.2).
+fn is_idempotent(method: &[u8]) -> bool {
+    matches!(
+        method,
+        b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE"
+    )
 }
 
 fn broken(reply: LocalReply) -> Broken {

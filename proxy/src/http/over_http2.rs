@@ -1,6 +1,6 @@
 //! A request over a stream of an HTTP/2 upstream connection.
 
-use std::pin::pin;
+use std::{future::poll_fn, pin::pin};
 
 use h2::client::ResponseFuture;
 use http::{Method, Uri, Version};
@@ -64,7 +64,7 @@ impl Exchange<'_> {
         let client_failed =
             |sent: &Result<(), PumpError>| matches!(sent, Err(PumpError::Source(_)));
 
-        let head = self.head_or_client_gone(response, client);
+        let head = self.head_or_client_gone(response, client, clock);
         let head = send
             .with(head, client_failed)
             .await
@@ -82,7 +82,7 @@ impl Exchange<'_> {
         }
         clock.response_begins();
         let response = self.finish_head(answer);
-        let closing = !clock.is_complete();
+        let closing = !matches!(send.output(), Some(Ok(())));
         let mut down = client
             .respond(response, closing)
             .await
@@ -109,12 +109,9 @@ impl Exchange<'_> {
         &self,
         response: ResponseFuture,
         client: &mut Client<'_, '_>,
+        clock: &Clock,
     ) -> Result<http::Response<h2::RecvStream>, Broken> {
-        let watches = self.request.body == BodyLength::Empty;
-        let mut gone = pin!(std::future::poll_fn(|cx| match watches {
-            true => client.poll_gone(cx),
-            false => std::task::Poll::Pending,
-        }));
+        let mut gone = pin!(poll_fn(|cx| self.poll_client_gone(cx, client, clock)));
         Beside::new(gone.as_mut())
             .with(response, |()| true)
             .await

@@ -167,7 +167,7 @@ async fn accept_all(
             accepted = socket.accept() => accepted,
         };
         match accepted {
-            Ok((stream, remote)) => start(&worker, &listener.borrow(), stream, remote),
+            Ok((stream, remote)) => start(&worker, &listener, stream, remote),
             Err(error) if is_exhaustion(&error) => {
                 listener
                     .borrow()
@@ -185,16 +185,22 @@ async fn accept_all(
         }
     }
     while let Some(Ok((stream, remote))) = socket.accept().now_or_never() {
-        start(&worker, &listener.borrow(), stream, remote);
+        start(&worker, &listener, stream, remote);
     }
 }
 
-fn start(worker: &Rc<Worker>, listener: &Arc<Listener>, stream: TcpStream, remote: SocketAddr) {
+fn start(
+    worker: &Rc<Worker>,
+    newest: &Rc<RefCell<Arc<Listener>>>,
+    stream: TcpStream,
+    remote: SocketAddr,
+) {
     let accepted = session::Accepted {
         id: NEXT_CONNECTION.fetch_add(1, Relaxed),
         stream,
         remote,
-        listener: Arc::clone(listener),
+        listener: Arc::clone(&newest.borrow()),
+        newest: Rc::clone(newest),
     };
     tokio::task::spawn_local(session::run(Rc::clone(worker), accepted));
 }

@@ -1,7 +1,7 @@
 //! One accepted connection: listener filters -> filter chain -> TLS -> HTTP or TCP.
 
 use std::{
-    cell::OnceCell,
+    cell::{OnceCell, RefCell},
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -38,6 +38,8 @@ pub(super) struct Accepted {
     pub(super) stream: TcpStream,
     pub(super) remote: SocketAddr,
     pub(super) listener: Arc<Listener>,
+    /// The same listener as it is now.
+    pub(super) newest: Rc<RefCell<Arc<Listener>>>,
 }
 
 /// Serves a connection to its end, or to the end of its grace when it is closed from outside.
@@ -76,12 +78,20 @@ async fn serve(
         stream,
         remote,
         listener,
+        newest,
     } = accepted;
     let Ok(local) = stream.local_addr() else {
         return;
     };
     let Some(opening) = inspect::open(worker, &listener, stream).await else {
         return;
+    };
+    // The listener may have changed while the client was silent: what holds now decides, since a
+    // connection without a chain was not drained.
+    let listener = if Arc::ptr_eq(&listener, &newest.borrow()) {
+        listener
+    } else {
+        Arc::clone(&newest.borrow())
     };
     let server_name: Option<Box<str>> = opening.server_name().map(Box::from);
     log.asked_for(server_name.as_deref());

@@ -1,7 +1,9 @@
 //! Whole workers in process, over loopback.
 
 use std::{
+    cell::RefCell,
     io::ErrorKind,
+    rc::Rc,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
@@ -455,6 +457,7 @@ async fn what_is_kept_per_connection_is_small() {
         id: 1,
         remote: stream.local_addr().unwrap(),
         stream,
+        newest: Rc::new(RefCell::new(Arc::clone(&listener))),
         listener,
     };
     let size = size_of_val(&session::run(worker, accepted));

@@ -42,7 +42,7 @@ async fn session(
     downstream: Downstream,
     record: &mut SessionRecord,
 ) {
-    match connect(worker, proxy, &downstream, record).await {
+    match connect(worker, proxy, record).await {
         Ok(lease) => {
             record.connected(&lease);
             relay(worker, proxy, downstream, lease, record).await;
@@ -59,7 +59,6 @@ async fn session(
 async fn connect(
     worker: &Worker,
     proxy: &TcpProxy,
-    downstream: &Downstream,
     record: &mut SessionRecord,
 ) -> Result<TcpLease, UpstreamFailure> {
     let snapshot = worker.snapshot();
@@ -70,10 +69,9 @@ async fn connect(
         return Err(FailureKind::NoCluster.into());
     };
     record.cluster = Some(Arc::clone(&cluster.name));
-    let request = LbRequest {
-        original_destination: Some(downstream.connection.local),
-        ..LbRequest::default()
-    };
+    // No listener filter restores the original destination: where the client connected to is
+    // ourselves.
+    let request = LbRequest::default();
     loop {
         let failure = match worker.upstreams.tcp(cluster, &request).await {
             Ok(lease) => {

@@ -38,6 +38,14 @@ pub(super) struct Connected {
     pub(super) count: ConnectionCount,
 }
 
+impl Connected {
+    /// Whether the host chose HTTP/2 by ALPN.
+    pub(super) fn speaks_http2(&self) -> bool {
+        let session = self.stream.session();
+        session.and_then(|tls| tls.alpn()) == Some(b"h2")
+    }
+}
+
 /// What is known of an established connection, for logs.
 #[derive(Debug)]
 pub struct Link {

@@ -16,6 +16,7 @@ use super::{
     balance::Host,
     connect::{Connected, ConnectionCount, Link},
     failure::UpstreamFailure,
+    key::Protocol,
     lease::{Http2Lease, StreamPermit},
     limits::{self, PendingPermit, RequestPermit},
     pool::Pool,
@@ -162,6 +163,16 @@ impl Pool {
 
     async fn open_shared(self: &Rc<Self>, host: &Rc<Host>) {
         let opened = match self.connect(host).await {
+            Ok(connected) if self.key.protocol == Protocol::Auto && !connected.speaks_http2() => {
+                // The next request asks anew.
+                self.speaks_http2.set(false);
+                let reason = Some("the host speaks HTTP/2 no longer".into());
+                Err(UpstreamFailure::new(
+                    FailureKind::RemoteConnectionFailure,
+                    &host.endpoint,
+                    reason,
+                ))
+            }
             Ok(connected) => self.share(connected).await,
             Err(failure) => Err(failure),
         };

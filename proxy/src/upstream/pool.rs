@@ -86,7 +86,8 @@ impl Usage {
     pub(super) async fn freed(&self) -> Result<(), UpstreamFailure> {
         let (wake, woken) = oneshot::channel();
         self.waiting.borrow_mut().push_back(wake);
-        woken.await.unwrap_or(Ok(()))
+        let mut waiter = Waiter { usage: self, woken };
+        (&mut waiter.woken).await.unwrap_or(Ok(()))
     }
 
     /// Requests that wait.
@@ -124,6 +125,20 @@ impl Usage {
             if wake.send(result.clone()).is_ok() {
                 return true;
             }
+        }
+    }
+}
+
+/// A request that waits. If it goes away between the wake-up and its turn, the next one has it.
+struct Waiter<'a> {
+    usage: &'a Usage,
+    woken: oneshot::Receiver<Result<(), UpstreamFailure>>,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        if let Ok(Ok(())) = self.woken.try_recv() {
+            self.usage.wake(1);
         }
     }
 }
@@ -178,9 +193,11 @@ impl Pool {
         }
         if !self.speaks_http2.get() {
             let connected = self.connect_alone(host).await?;
-            if connected.stream.session().and_then(|tls| tls.alpn()) == Some(b"h2") {
+            if connected.speaks_http2() {
                 self.speaks_http2.set(true);
                 self.share(connected).await?;
+                // They wait for a connection of their own, and this one has room.
+                self.usage.wake(usize::MAX);
             } else {
                 let connection = IdleConnection::fresh(connected);
                 return self.lend(host, connection).map(HttpLease::Http1);

@@ -263,3 +263,70 @@ async fn a_stream_that_is_reset_in_a_stalled_response_frees_its_upstream() {
     eventually("over", || site.stats().downstream_rq_active.get() == 0).await;
     connection.abort();
 }
+
+#[tokio::test]
+async fn a_call_that_is_cancelled_after_its_body_frees_its_upstream() {
+    let listener = tokio::net::TcpListener::bind(testing::ANY).await.unwrap();
+    let site = Site::before(listener.local_addr().unwrap()).await;
+    let stream = tokio::net::TcpStream::connect(site.address).await.unwrap();
+    let (send, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post("http://a.test/").body(()).unwrap();
+    let mut send = send.ready().await.unwrap();
+    let (response, mut stream) = send.send_request(request, false).unwrap();
+    stream.send_data("whole".into(), true).unwrap();
+    let (mut origin, _) = listener.accept().await.unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"whole\r\n0\r\n\r\n") {
+        assert_ne!(origin.read_buf(&mut read).await.unwrap(), 0);
+    }
+    drop(response);
+    stream.send_reset(h2::Reason::CANCEL);
+    let end = tokio::time::timeout(SOON, origin.read(&mut [0; 1])).await;
+    assert!(matches!(end.unwrap(), Ok(0) | Err(_)));
+    eventually("over", || site.stats().downstream_rq_active.get() == 0).await;
+    connection.abort();
+}
+
+#[tokio::test]
+async fn a_local_reply_that_nobody_takes_is_given_up() {
+    let routes = table(vec![route(
+        "/",
+        RouteAction::Direct {
+            status: StatusCode::OK,
+            body: "nobody reads this".into(),
+        },
+    )]);
+    let mut manager = manager(routes);
+    manager.timeouts.stream_idle = Some(Duration::from_millis(300));
+    let site = Site::start(manager, Vec::new()).await;
+    let stream = tokio::net::TcpStream::connect(site.address).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(0);
+    let (send, connection) = builder.handshake::<_, bytes::Bytes>(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::get("http://a.test/").body(()).unwrap();
+    let mut send = send.ready().await.unwrap();
+    let (response, _) = send.send_request(request, true).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    let end = tokio::time::timeout(SOON, body.data()).await.unwrap();
+    assert!(matches!(end, Some(Err(_))), "{end:?}");
+    eventually("over", || site.stats().downstream_rq_active.get() == 0).await;
+    connection.abort();
+}
+
+#[tokio::test]
+async fn what_may_have_been_done_is_not_done_twice() {
+    let origin = Origin::start(|head| match head.starts_with("GET /first") {
+        true => ok("first"),
+        false => Act::Close,
+    })
+    .await;
+    let site = Site::before(origin.address).await;
+    assert_eq!(site.ask(&get("/first")).await.status, 200);
+    let post = "POST /second HTTP/1.1\r\nHost: a.test\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(site.ask(post).await.status, 503);
+    let posts = origin.requests();
+    let posts = posts.iter().filter(|head| head.starts_with("POST"));
+    assert_eq!(posts.count(), 1);
+}
