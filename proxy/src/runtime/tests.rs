@@ -17,6 +17,7 @@ mod tls;
 use super::*;
 use crate::{
     config::{Listener, Snapshot, listener::Terminal},
+    rbac::{Action, Rbac, RuleSet},
     testing::{self, eventually, snapshot, tcp_listener},
 };
 
@@ -248,6 +249,37 @@ async fn a_chain_that_goes_has_its_connections_closed_when_the_drain_time_is_ove
     assert_eq!(old.read(&mut [0; 1]).await.unwrap_or(0), 0);
     assert!(start.elapsed() < SOON);
     echo(&mut new, b"not of the old chain").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_is_silent_over_a_change_meets_what_holds_then() {
+    let echo_address = echo_server().await;
+    let clusters = || vec![testing::cluster("echo", &[echo_address])];
+    let mut listener = tcp_listener("l", "echo");
+    listener.inspect_tls = true;
+    let listener = Arc::new(listener);
+    let proxy = Proxy::start(1, snapshot(vec![Arc::clone(&listener)], clusters())).await;
+    let mut silent = TcpStream::connect(proxy.address("l")).await.unwrap();
+    let inspected = || listener.stats.worker(0).downstream_pre_cx_active.get();
+    eventually("accepted", || inspected() == 1).await;
+
+    let mut chain = testing::chain("c", Terminal::Tcp(Arc::new(testing::tcp_proxy("echo"))));
+    let nobody = RuleSet {
+        action: Action::Allow,
+        policies: Vec::new(),
+    };
+    chain.rbac = vec![Rbac {
+        rules: Some(nobody),
+        shadow_rules: None,
+    }];
+    let mut changed = testing::listener("l", testing::ANY, chain);
+    changed.inspect_tls = true;
+    proxy
+        .publish(snapshot(vec![Arc::new(changed)], clusters()))
+        .await;
+    silent.write_all(b"hello").await.unwrap();
+    let answer = tokio::time::timeout(SOON, silent.read(&mut [0; 5])).await;
+    assert_eq!(answer.unwrap().unwrap_or(0), 0, "the old chain echoes");
 }
 
 #[tokio::test]
