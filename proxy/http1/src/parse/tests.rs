@@ -2,7 +2,7 @@ use bytes::BytesMut;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{BodyDecoder, BodyEvent};
+use crate::{BodyDecoder, BodyEvent, Framing};
 
 fn request(text: &str) -> Result<Option<RequestHead>, ParseError> {
     parse_request(&mut BytesMut::from(text), Limits::default())
