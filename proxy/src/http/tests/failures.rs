@@ -7,7 +7,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::support::{Act, Origin, SOON, Site, forward, manager, ok, route, table, to};
 use crate::{
-    config::route::{Redirect, RedirectPath, RouteAction},
+    config::{
+        cluster::ClusterKind,
+        route::{Redirect, RedirectPath, RouteAction},
+    },
     testing::{self, eventually},
 };
 
@@ -329,4 +332,47 @@ async fn what_may_have_been_done_is_not_done_twice() {
     let posts = origin.requests();
     let posts = posts.iter().filter(|head| head.starts_with("POST"));
     assert_eq!(posts.count(), 1);
+}
+
+#[tokio::test]
+async fn without_an_original_destination_there_is_no_upstream() {
+    let mut cluster = testing::cluster("origin", &[]);
+    cluster.kind = ClusterKind::OriginalDst;
+    let routes = table(vec![route("/", to("origin"))]);
+    let site = Site::start(manager(routes), vec![cluster]).await;
+    let answer = site.ask(&get("/")).await;
+    assert_eq!((answer.status, &*answer.body), (503, "no healthy upstream"));
+    assert_eq!(site.stats().downstream_rq_total.get(), 1, "not asked by us");
+}
+
+#[tokio::test]
+async fn trailers_say_nothing_of_where_a_request_came_from() {
+    let listener = tokio::net::TcpListener::bind(testing::ANY).await.unwrap();
+    let site = Site::before(listener.local_addr().unwrap()).await;
+    let stream = tokio::net::TcpStream::connect(site.address).await.unwrap();
+    let (send, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post("http://a.test/").body(()).unwrap();
+    let mut send = send.ready().await.unwrap();
+    let (_response, mut stream) = send.send_request(request, false).unwrap();
+    let mut trailers = http::HeaderMap::new();
+    for name in [
+        "x-forwarded-client-cert",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-envoy-internal",
+        "x-sum",
+    ] {
+        trailers.insert(name, http::HeaderValue::from_static("forged"));
+    }
+    stream.send_data("data".into(), false).unwrap();
+    stream.send_trailers(trailers).unwrap();
+    let (mut origin, _) = listener.accept().await.unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"x-sum: forged\r\n\r\n") {
+        assert_ne!(origin.read_buf(&mut read).await.unwrap(), 0);
+    }
+    let read = String::from_utf8(read).unwrap();
+    assert_eq!(read.matches("forged").count(), 1, "{read}");
+    connection.abort();
 }
