@@ -129,6 +129,13 @@ impl<M: PartialEq, R> Resources<M, R> {
                 Some(_) => changes.modified += 1,
                 None => changes.added += 1,
             }
+            if self
+                .all
+                .get_mut(name)
+                .is_some_and(|it| it.returns_to(message))
+            {
+                continue;
+            }
             let compiled = compile(message, &path).map_err(|errors| refused(name, errors));
             changes.refused += u64::from(compiled.is_err());
             let source = Source {
@@ -250,6 +257,18 @@ impl<M: PartialEq, R> Resource<M, R> {
             warming: None,
             refused: None,
         }
+    }
+
+    /// Whether `message` is what serves already: then what came after it is forgotten.
+    fn returns_to(&mut self, message: &Arc<M>) -> bool {
+        let active = self.active.as_ref();
+        let active = active.and_then(|form| form.source.message.as_ref());
+        let returns = active.is_some_and(|it| Arc::ptr_eq(it, message) || it == message);
+        if returns {
+            self.warming = None;
+            self.refused = None;
+        }
+        returns
     }
 
     /// Whether `message` is the one that came last, good or not.

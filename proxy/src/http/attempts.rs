@@ -54,6 +54,7 @@ impl Exchange<'_> {
         client: &mut Client<'_, '_>,
         clock: &Clock,
     ) -> Result<(), LocalReply> {
+        self.asked = self.request.authority.clone();
         let body = self.keep_body(cluster, forward, source);
         let mut retries = Budget::new(self.context, cluster, forward.retry.as_ref(), body);
         loop {
@@ -156,7 +157,7 @@ impl Exchange<'_> {
     /// Sends the request under the endpoint's own name.
     fn take_host(&mut self, endpoint: &Endpoint, forward: &Forward) {
         let host = Bytes::copy_from_slice(endpoint.hostname.as_bytes());
-        if self.outcome.attempts == 1 {
+        if self.request.authority == self.asked {
             let append = forward.append_x_forwarded_host;
             mutate::rewrite_host(self.context.manager, &mut self.request, &host, append);
         } else {
@@ -219,7 +220,7 @@ impl Exchange<'_> {
         client: &mut Client<'_, '_>,
         retries: &Budget<'_>,
     ) -> Result<HttpLease, Broken> {
-        let authority = std::str::from_utf8(&self.request.authority).unwrap_or_default();
+        let authority = std::str::from_utf8(&self.asked).unwrap_or_default();
         let authority = matching::lower_case(matching::without_port(authority));
         let request = LbRequest {
             downstream: self.request.protocol.downstream(),

@@ -6,6 +6,8 @@ use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use ithildin_http1::Known;
 
+use bytes::Bytes;
+
 use super::{
     authorization,
     body::{Source, pump},
@@ -47,6 +49,8 @@ pub(super) struct Exchange<'x> {
     pub(super) outcome: Outcome,
     /// From the begin of [`serve`](Self::serve) to its end, if it comes to its end.
     pub(super) is_running: bool,
+    /// The authority before `auto_host_rewrite`: upstream TLS goes by it, whichever endpoint is tried.
+    pub(super) asked: Bytes,
 }
 
 /// How a request ended.
@@ -97,6 +101,7 @@ impl<'x> Exchange<'x> {
             request,
             meter,
             outcome: Outcome::default(),
+            asked: Bytes::new(),
             is_running: false,
         }
     }

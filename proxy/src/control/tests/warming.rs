@@ -547,3 +547,27 @@ fn roots(name: &str, pem: &str) -> Secret {
         )),
     }
 }
+
+#[tokio::test]
+async fn what_serves_already_is_not_compiled_again_after_a_mistake() {
+    let mut set = ResourceSet::default();
+    add_cluster(&mut set, eds_cluster("a", "e", None));
+    add_endpoints(&mut set, "e", &["127.0.0.1"]);
+    let bench = Bench::start(set.clone());
+    bench.until("is warm", |state| state.version == 1).await;
+    let served = Arc::clone(&bench.snapshot().clusters["a"]);
+
+    let mut broken = eds_cluster("a", "e", None);
+    broken.outlier_detection = Some(Default::default());
+    add_cluster(&mut set, broken);
+    bench.send(set.clone());
+    bench
+        .until("is refused", |state| !state.rejected.is_empty())
+        .await;
+    add_cluster(&mut set, eds_cluster("a", "e", None));
+    bench.send(set);
+    bench
+        .until("is good again", |state| state.rejected.is_empty())
+        .await;
+    assert!(Arc::ptr_eq(&served, &bench.snapshot().clusters["a"]));
+}

@@ -221,3 +221,26 @@ async fn retries_of_all_requests_together_are_bounded() {
     assert_eq!(origin.requests().len(), 1);
     assert_eq!(site.cluster_stats().upstream_rq_retry_overflow.get(), 1);
 }
+
+#[tokio::test]
+async fn a_retry_tells_the_host_that_was_asked_for() {
+    let origin = Origin::echo().await;
+    let dead = super::failures::closed_port().await;
+    let mut forward = forward("origin");
+    forward.auto_host_rewrite = true;
+    let on = RetryOn {
+        connect_failure: true,
+        ..RetryOn::default()
+    };
+    forward.retry = Some(retry(on, 20));
+    let table = table(vec![route("/", RouteAction::Forward(Box::new(forward)))]);
+    let cluster = testing::cluster("origin", &[dead, origin.address]);
+    let site = Site::start(manager(table), vec![cluster]).await;
+    for _ in 0..8 {
+        let answer = site.ask(GET).await;
+        assert_eq!(answer.status, 200);
+        let asked = super::support::header_values(&answer.body, "x-envoy-original-host");
+        assert_eq!(asked, ["a"], "{}", answer.body);
+    }
+    assert_ne!(site.cluster_stats().upstream_cx_connect_fail.get(), 0);
+}
