@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -31,8 +31,7 @@ pub struct Lan {
 
 /// A port of loopback, outside all namespaces, that nobody has now.
 pub fn free_port() -> u16 {
-    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
-    socket.local_addr().expect("it is bound").port()
+    ithildin_sys::port::unused().expect("loopback has free ports")
 }
 
 /// Addresses of a [`Lan`] share their first 16 bits.

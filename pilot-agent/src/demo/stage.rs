@@ -1,8 +1,8 @@
 //! The two clusters: authorities, configurations, the service and the three proxies.
 
 use std::{
-    env, fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    env, fs, io,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant, SystemTime},
@@ -13,6 +13,7 @@ use ithildin_spiffe::{
     SpiffeId, TrustDomain,
     authority::{Authority, AuthorityConfig, KeyType, TrustDomainConfig, WorkloadConfig},
 };
+use ithildin_sys::port;
 use serde_json::json;
 use tokio::{task::JoinHandle, time::sleep};
 
@@ -334,14 +335,10 @@ async fn is_ready(port: u16) -> bool {
     ready.await.unwrap_or(false)
 }
 
-/// Ports that nobody has now. They are held until all are found, so that they differ.
-fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
+fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
     let mut ports = [0; N];
-    let mut held = Vec::with_capacity(N);
     for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
+        *port = port::unused()?;
     }
     Ok(ports)
 }

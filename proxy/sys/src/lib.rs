@@ -5,5 +5,6 @@
 
 pub mod alloc;
 pub mod file;
+pub mod port;
 pub mod process;
 pub mod socket;

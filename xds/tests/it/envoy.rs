@@ -580,8 +580,7 @@ fn spawn(binary: &Path, mesh: &Mesh, admin: u16, api: &str) -> Child {
 }
 
 fn free_port() -> u16 {
-    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    socket.local_addr().unwrap().port()
+    ithildin_sys::port::unused().unwrap()
 }
 
 /// Answers every HTTP/1.1 request with `name`, as long as the test runs.
