@@ -32,8 +32,10 @@ pub(crate) struct Args {
     #[arg(value_enum, default_value = "sidecar")]
     pub(crate) kind: Kind,
     /// Folder of Istio and Kubernetes YAML
+    ///
+    /// Without it, istiod at discoveryAddress is asked.
     #[arg(long = "configDir", value_name = "DIR")]
-    pub(crate) config_dir: PathBuf,
+    pub(crate) config_dir: Option<PathBuf>,
     /// What carries the traffic
     #[arg(
         long = "dataPlane",
@@ -43,7 +45,13 @@ pub(crate) struct Args {
     )]
     pub(crate) data_plane: DataPlaneKind,
     /// Which SVID is ours: a SPIFFE ID, hint:<hint>, trust-domain:<name>, or default for the first
-    #[arg(long, value_name = "SELECTOR", default_value = "default", value_parser = svid::parse)]
+    #[arg(
+        long,
+        env = "ITHILDIN_SVID",
+        value_name = "SELECTOR",
+        default_value = "default",
+        value_parser = svid::parse
+    )]
     pub(crate) svid: SvidSelector,
     /// DNS domain of the node; <namespace>.svc.cluster.local by default
     #[arg(long)]
@@ -79,6 +87,23 @@ pub(crate) struct Args {
         default_value = "istio-proxy"
     )]
     pub(crate) service_cluster: String,
+    /// A bootstrap of your own in place of the generated one
+    #[arg(long = "templateFile", value_name = "FILE")]
+    pub(crate) template_file: Option<PathBuf>,
+    /// Where Envoy logs ejected endpoints
+    #[arg(long = "outlierLogPath", value_name = "FILE")]
+    pub(crate) outlier_log_path: Option<String>,
+    /// Profiles of the agent over HTTP, to this host alone
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub(crate) profiling: bool,
     #[command(flatten)]
     pub(crate) without_effect: WithoutEffect,
 }
@@ -90,12 +115,6 @@ pub(crate) struct WithoutEffect {
     sts_port: Option<String>,
     #[arg(long = "tokenManagerPlugin", hide = true)]
     token_manager_plugin: Option<String>,
-    #[arg(long = "templateFile", hide = true)]
-    template_file: Option<String>,
-    #[arg(long = "outlierLogPath", hide = true)]
-    outlier_log_path: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    profiling: Option<String>,
 }
 
 impl WithoutEffect {
@@ -104,9 +123,6 @@ impl WithoutEffect {
         let flags = [
             ("--stsPort", &self.sts_port),
             ("--tokenManagerPlugin", &self.token_manager_plugin),
-            ("--templateFile", &self.template_file),
-            ("--outlierLogPath", &self.outlier_log_path),
-            ("--profiling", &self.profiling),
         ];
         let given = flags.into_iter().filter(|(_, value)| value.is_some());
         given.map(|(name, _)| name).collect()
@@ -127,4 +143,23 @@ pub(crate) enum DataPlaneKind {
     Builtin,
     /// Envoy as a child process
     Envoy,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// The arguments of `pilot-agent proxy` with these words.
+    pub(crate) fn parse(words: &[&str]) -> Result<Args, clap::Error> {
+        let fixed = ["proxy", "--meshConfig", "/nonexistent/mesh"];
+        Command::try_parse_from(fixed.iter().chain(words)).map(|command| command.args)
+    }
 }

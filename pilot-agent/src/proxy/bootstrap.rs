@@ -62,7 +62,7 @@ pub(super) fn envoy(settings: &Settings, xds: &Path, sds: &Path) -> Value {
             "lds_config": from_ads,
             "cds_config": from_ads,
             "ads_config": {
-                "api_type": if settings.envoy.delta { "DELTA_GRPC" } else { "GRPC" },
+                "api_type": if settings.istiod.delta { "DELTA_GRPC" } else { "GRPC" },
                 "transport_api_version": "V3",
                 "set_node_on_first_message_only": true,
                 "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER}}],

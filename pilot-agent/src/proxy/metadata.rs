@@ -23,12 +23,14 @@ pub(super) fn raw(
     proxy_metadata: &BTreeMap<String, String>,
 ) -> anyhow::Result<Map<String, Value>> {
     let mut raw = Map::new();
-    for (name, value) in proxy_metadata.iter().chain(env) {
+    let configured = proxy_metadata.iter();
+    let configured = configured.map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in configured.chain(env.iter()) {
         if let Some(key) = name.strip_prefix(JSON_PREFIX) {
-            let value: Value = serde_json::from_str(value).with_context(|| name.clone())?;
+            let value: Value = serde_json::from_str(value).with_context(|| name.to_owned())?;
             raw.insert(key.to_owned(), value);
         } else if let Some(key) = name.strip_prefix(TEXT_PREFIX) {
-            raw.insert(key.to_owned(), Value::String(value.clone()));
+            raw.insert(key.to_owned(), Value::String(value.to_owned()));
         }
     }
     if let Ok(text) = fs::read_to_string(LABELS_FILE) {
@@ -92,8 +94,8 @@ pub(super) fn complete(
     set("ISTIO_VERSION", ISTIO_VERSION.into());
     set("ENVOY_STATUS_PORT", ports.health.into());
     set("ENVOY_PROMETHEUS_PORT", ports.prometheus.into());
-    if let Some(account) = env.get("SERVICE_ACCOUNT") {
-        set("SERVICE_ACCOUNT", account.clone().into());
+    if let Some(account) = env.text("SERVICE_ACCOUNT") {
+        set("SERVICE_ACCOUNT", account.into());
     }
     metadata
 }
@@ -125,10 +127,7 @@ mod tests {
     use super::*;
 
     fn env(pairs: &[(&str, &str)]) -> Env {
-        pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect()
+        pairs.iter().copied().collect()
     }
 
     #[test]
@@ -147,8 +146,9 @@ mod tests {
 
     #[test]
     fn the_environment_wins() {
-        let proxy: BTreeMap<_, _> =
-            env(&[("ISTIO_META_A", "1"), ("ISTIO_META_B", "1"), ("C", "1")]);
+        let proxy = [("ISTIO_META_A", "1"), ("ISTIO_META_B", "1"), ("C", "1")];
+        let proxy = proxy.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let proxy = BTreeMap::from(proxy);
         let raw = raw(&env(&[("ISTIO_META_B", "2"), ("PATH", "x")]), &proxy).unwrap();
         assert_eq!(
             (raw.len(), &raw["A"], &raw["B"]),

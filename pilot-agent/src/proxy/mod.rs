@@ -11,6 +11,7 @@ mod metadata;
 mod metrics;
 mod plane;
 mod proxy_config;
+#[allow(dead_code, unused_imports)]
 mod settings;
 mod status;
 
@@ -20,7 +21,7 @@ use anyhow::bail;
 use ithildin_istio_config::Watcher;
 use ithildin_spiffe::{
     Source,
-    workload_api::{SourceOptions, WorkloadApiSource},
+    workload_api::{EndpointError, SourceOptions, WorkloadApiSource},
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -31,7 +32,7 @@ use tracing::{info, warn};
 pub(crate) use args::Args;
 use health::{Health, Phase};
 use plane::Plane;
-use settings::Settings;
+use settings::{ConfigSource, Env, Settings};
 
 /// Runs until a signal, `/quitquitquit`, or the end of the data plane.
 ///
@@ -39,9 +40,7 @@ use settings::Settings;
 /// What keeps it from starting, or how the data plane ended by itself.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let started = Instant::now();
-    let env = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let settings = Arc::new(Settings::resolve(&args, &env.collect())?);
+    let settings = Arc::new(Settings::resolve(&args, &Env::of_process())?);
     info!(version = env!("CARGO_PKG_VERSION"), %settings, "pilot-agent starts");
     let flags = args.without_effect.given();
     if !flags.is_empty() {
@@ -49,7 +48,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
     let mut signals = Signals::new()?;
 
-    let source = WorkloadApiSource::start(settings.workload_api.clone(), SourceOptions::default());
+    let endpoint = settings.identity.endpoint.clone();
+    let endpoint = endpoint.ok_or(EndpointError::NotSet)?;
+    let source = WorkloadApiSource::start(endpoint, SourceOptions::default());
     let trust_domain = settings.node.trust_domain.clone();
     tokio::spawn(identity::check_trust_domain(
         source.subscribe(),
@@ -81,7 +82,10 @@ impl Running {
         source: Arc<WorkloadApiSource>,
         started: Instant,
     ) -> anyhow::Result<Self> {
-        let watcher = Watcher::start(settings.config_dir.clone(), settings.node.clone()).await;
+        let ConfigSource::Folder(folder) = &settings.source else {
+            bail!("configuration is read from a folder: give --configDir");
+        };
+        let watcher = Watcher::start(folder.clone(), settings.node.clone()).await;
         let plane = Arc::new(RwLock::new(None));
         let health = Health::new(
             source.subscribe(),

@@ -18,6 +18,9 @@ pub(crate) struct ProxyConfig {
     /// Envoy's binary.
     pub(crate) binary_path: Option<PathBuf>,
     pub(crate) service_cluster: Option<String>,
+    /// Where istiod is.
+    pub(crate) discovery_address: String,
+    pub(crate) control_plane_auth: ControlPlaneAuth,
     pub(crate) proxy_admin_port: u16,
     pub(crate) status_port: u16,
     /// 0: as many as there are processors.
@@ -30,12 +33,21 @@ pub(crate) struct ProxyConfig {
     pub(crate) ignored: Vec<String>,
 }
 
+/// Whether istiod is spoken to over TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ControlPlaneAuth {
+    MutualTls,
+    None,
+}
+
 impl Default for ProxyConfig {
     fn default() -> Self {
         Self {
             config_path: "./etc/istio/proxy".into(),
             binary_path: None,
             service_cluster: None,
+            discovery_address: "istiod.istio-system.svc:15012".into(),
+            control_plane_auth: ControlPlaneAuth::MutualTls,
             proxy_admin_port: 15000,
             status_port: 15020,
             concurrency: None,
@@ -84,6 +96,14 @@ impl ProxyConfig {
             "configPath" => self.config_path = text(value)?.into(),
             "binaryPath" => self.binary_path = Some(text(value)?.into()),
             "serviceCluster" => self.service_cluster = Some(text(value)?),
+            "discoveryAddress" => self.discovery_address = text(value)?,
+            "controlPlaneAuthPolicy" => {
+                self.control_plane_auth = match text(value)?.as_str() {
+                    "MUTUAL_TLS" => ControlPlaneAuth::MutualTls,
+                    "NONE" => ControlPlaneAuth::None,
+                    other => bail!("{other:?} is neither MUTUAL_TLS nor NONE"),
+                }
+            }
             "proxyAdminPort" => self.proxy_admin_port = number(value)?,
             "statusPort" => self.status_port = number(value)?,
             "concurrency" => self.concurrency = Some(number(value)?),
@@ -176,6 +196,7 @@ mod tests {
             ("terminationDrainDuration: soon", "terminationDrainDuration"),
             ("proxyMetadata: []", "proxyMetadata"),
             ("configPath: []", "configPath"),
+            ("controlPlaneAuthPolicy: TLS", "controlPlaneAuthPolicy"),
         ] {
             let error = format!("{:#}", merged(text).unwrap_err());
             assert!(error.starts_with(&format!("{field}: ")), "{text}: {error}");

@@ -185,8 +185,8 @@ async fn ready(health: &Health) -> Response<Full<Bytes>> {
 async fn merged(shared: &Shared) -> Vec<u8> {
     let mut text = metrics::render(&shared.health).await;
     let mut sources = vec![(shared.settings.ports.admin, "/stats/prometheus".to_owned())];
-    if let Some(scrape) = &shared.settings.scrape {
-        sources.push((scrape.port, scrape.path.clone()));
+    for target in &shared.settings.status.scrape {
+        sources.push((target.port, target.path.clone()));
     }
     for (port, path) in sources {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));

@@ -1,30 +1,12 @@
-use clap::Parser;
+use std::time::Duration;
 
 use super::*;
-
-#[derive(Parser)]
-struct Command {
-    #[command(flatten)]
-    args: Args,
-}
+use crate::proxy::args;
 
 /// The settings of `pilot-agent proxy` with these words and variables.
 fn settings(words: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<Settings> {
-    let fixed = [
-        "proxy",
-        "--configDir",
-        "istio",
-        "--meshConfig",
-        "/nonexistent/mesh",
-    ];
-    let command = Command::try_parse_from(fixed.iter().chain(words))?;
-    let mut env = Env::from([(ENDPOINT_ENV.to_owned(), "unix:///agent.sock".to_owned())]);
-    env.extend(
-        variables
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned())),
-    );
-    Settings::resolve(&command.args, &env)
+    let args = args::tests::parse(words)?;
+    Settings::resolve(&args, &variables.iter().copied().collect())
 }
 
 fn good(words: &[&str], variables: &[(&str, &str)]) -> Settings {
@@ -46,8 +28,8 @@ fn defaults_are_istios() {
     assert_eq!(settings.node.trust_domain, "cluster.local");
     assert_eq!(settings.node.interception, Interception::Redirect);
     assert_eq!(settings.node.data_plane, DataPlane::Builtin);
-    assert_eq!(settings.envoy.binary, PathBuf::from("envoy"));
-    assert!(settings.envoy.delta);
+    assert_eq!(settings.source, ConfigSource::Istiod);
+    assert!(settings.identity.endpoint.is_none());
     assert_eq!(settings.drain.termination, Duration::from_secs(5));
     assert!(!settings.drain.until_idle);
     assert!(settings.concurrency >= 1);
@@ -119,17 +101,13 @@ fn who_wins() {
     assert_eq!(all, thread::available_parallelism().unwrap().get());
     let domain = good(&["--domain", "x.test"], &[]).node_id;
     assert!(domain.ends_with("~x.test"), "{domain}");
-    let scrape = r#"{"scrape":"true","port":"9","path":""}"#;
-    let scrape = good(&[], &[("ISTIO_PROMETHEUS_ANNOTATIONS", scrape)])
-        .scrape
-        .unwrap();
-    assert_eq!((scrape.port, scrape.path.as_str()), (9, "/metrics"));
+    let folder = good(&["--configDir", "istio"], &[]).source;
+    assert_eq!(folder, ConfigSource::Folder("istio".into()));
 }
 
 #[test]
 fn mistakes_name_their_variable() {
     for (name, value) in [
-        ("SPIFFE_ENDPOINT_SOCKET", ""),
         ("SPIFFE_ENDPOINT_SOCKET", "/agent.sock"),
         ("PROXY_CONFIG", "statusPort: x"),
         ("PROXY_CONFIG", "["),
@@ -185,12 +163,9 @@ fn old_manifests_still_start() {
         "sidecar",
         "--stsPort=0",
         "--profiling",
-        "--templateFile",
-        "x",
         "--proxyLogLevel=info",
     ];
-    let fixed = ["proxy", "--configDir", "istio"];
-    let command = Command::try_parse_from(fixed.iter().chain(&words)).unwrap();
-    let given = command.args.without_effect.given();
-    assert_eq!(given, ["--stsPort", "--templateFile", "--profiling"]);
+    let args = args::tests::parse(&words).unwrap();
+    assert!(args.profiling);
+    assert_eq!(args.without_effect.given(), ["--stsPort"]);
 }

@@ -1,0 +1,118 @@
+//! Where identities may come from, and which is ours.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use ithildin_spiffe::{
+    SvidSelector,
+    workload_api::{ENDPOINT_ENV, WorkloadEndpoint},
+};
+
+use super::env::Env;
+
+/// Istio's trust domain where none is configured.
+pub(super) const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+/// Where a Pod finds sockets and files of its identity.
+const WORKLOAD_SOCKETS: &str = "./var/run/secrets/workload-spiffe-uds";
+const CREDENTIAL_SOCKETS: &str = "./var/run/secrets/credential-uds";
+const WORKLOAD_CREDENTIALS: &str = "./var/run/secrets/workload-spiffe-credentials";
+
+#[derive(Clone, Debug)]
+pub(crate) struct IdentitySettings {
+    /// `SPIFFE_ENDPOINT_SOCKET`: the Workload API, if it is named.
+    pub(crate) endpoint: Option<WorkloadEndpoint>,
+    /// The socket in a Pod's `workload-spiffe-uds` folder: SPIRE's by its CSI driver, where one is
+    /// mounted; otherwise the path where Istio's agent serves SDS itself.
+    pub(crate) workload_socket: PathBuf,
+    /// Whether `WORKLOAD_IDENTITY_SOCKET_FILE` names it otherwise than Istio does: then there must be one.
+    pub(crate) workload_socket_named: bool,
+    /// SDS of somebody else for `sds://` credentials.
+    pub(crate) credential_socket: PathBuf,
+    /// SDS for file certificates, where identities come from elsewhere.
+    pub(crate) files_socket: PathBuf,
+    /// Folder of `cert-chain.pem`, `key.pem` and `root-cert.pem`, kept by somebody else.
+    pub(crate) credentials: PathBuf,
+    /// Which of several SVIDs is ours.
+    pub(crate) svid: SvidSelector,
+    /// `TRUST_DOMAIN`.
+    pub(crate) trust_domain: String,
+    /// `POD_NAMESPACE`.
+    pub(crate) namespace: Option<String>,
+    /// `SERVICE_ACCOUNT`.
+    pub(crate) service_account: Option<String>,
+}
+
+impl IdentitySettings {
+    pub(super) fn resolve(env: &Env, svid: SvidSelector) -> anyhow::Result<Self> {
+        let endpoint = env.text(ENDPOINT_ENV).map(WorkloadEndpoint::parse);
+        let file = socket_file(env)?;
+        Ok(Self {
+            endpoint: endpoint.transpose().context(ENDPOINT_ENV)?,
+            workload_socket: format!("{WORKLOAD_SOCKETS}/{file}").into(),
+            workload_socket_named: file != DEFAULT_SOCKET_FILE,
+            credential_socket: format!("{CREDENTIAL_SOCKETS}/socket").into(),
+            files_socket: format!("{CREDENTIAL_SOCKETS}/files-socket").into(),
+            credentials: WORKLOAD_CREDENTIALS.into(),
+            svid,
+            trust_domain: env.text_or("TRUST_DOMAIN", DEFAULT_TRUST_DOMAIN),
+            namespace: env.owned("POD_NAMESPACE"),
+            service_account: env.owned("SERVICE_ACCOUNT"),
+        })
+    }
+}
+
+/// Istio's name of the socket in the folder.
+pub(crate) const DEFAULT_SOCKET_FILE: &str = "socket";
+
+/// `WORKLOAD_IDENTITY_SOCKET_FILE`: a name, not a path.
+pub(super) fn socket_file(env: &Env) -> anyhow::Result<String> {
+    const NAME: &str = "WORKLOAD_IDENTITY_SOCKET_FILE";
+    let file = env.text_or(NAME, DEFAULT_SOCKET_FILE);
+    if file.contains('/') || file == "." || file == ".." {
+        bail!("{NAME} {file:?} is not the name of a file in {WORKLOAD_SOCKETS}");
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(variables: &[(&str, &str)]) -> anyhow::Result<IdentitySettings> {
+        IdentitySettings::resolve(&variables.iter().copied().collect(), SvidSelector::Default)
+    }
+
+    #[test]
+    fn a_socket_is_named_or_istios() {
+        let settings = resolve(&[]).unwrap();
+        assert!(settings.endpoint.is_none() && !settings.workload_socket_named);
+        assert!(
+            settings
+                .workload_socket
+                .ends_with("workload-spiffe-uds/socket")
+        );
+        assert_eq!(settings.trust_domain, "cluster.local");
+        let settings = resolve(&[
+            ("WORKLOAD_IDENTITY_SOCKET_FILE", "spire-agent.sock"),
+            ("SPIFFE_ENDPOINT_SOCKET", "unix:///a.sock"),
+            ("SERVICE_ACCOUNT", "web"),
+        ])
+        .unwrap();
+        assert!(settings.workload_socket.ends_with("spire-agent.sock"));
+        assert!(settings.workload_socket_named && settings.endpoint.is_some());
+        assert_eq!(settings.service_account.as_deref(), Some("web"));
+    }
+
+    #[test]
+    fn mistakes_name_their_variable() {
+        for (name, value) in [
+            ("SPIFFE_ENDPOINT_SOCKET", "/a.sock"),
+            ("WORKLOAD_IDENTITY_SOCKET_FILE", "../socket"),
+            ("WORKLOAD_IDENTITY_SOCKET_FILE", ".."),
+            ("WORKLOAD_IDENTITY_SOCKET_FILE", "/run/socket"),
+        ] {
+            let error = format!("{:#}", resolve(&[(name, value)]).unwrap_err());
+            assert!(error.starts_with(name), "{value:?}: {error}");
+        }
+    }
+}
