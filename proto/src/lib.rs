@@ -11,6 +11,12 @@ pub mod workload {
     include!(concat!(env!("OUT_DIR"), "/_.rs"));
 }
 
+/// Istio's name discovery (NDS): `istio.networking.nds.v1`.
+#[allow(clippy::all, clippy::use_self, unused_qualifications, unreachable_pub)]
+pub mod nds {
+    include!(concat!(env!("OUT_DIR"), "/istio.networking.nds.v1.rs"));
+}
+
 mod any;
 pub mod parse;
 mod pool;
