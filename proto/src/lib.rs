@@ -17,13 +17,19 @@ pub mod nds {
     include!(concat!(env!("OUT_DIR"), "/istio.networking.nds.v1.rs"));
 }
 
+/// Istio's own messages.
+#[allow(clippy::all, clippy::use_self, unused_qualifications, unreachable_pub)]
+pub mod istio;
+
 mod any;
 pub mod parse;
 mod pool;
 mod print;
+mod typed_struct;
 pub mod yaml;
 
 pub use any::{UnpackError, duration, pack, to_duration, unpack};
 pub use parse::{ParseErrors, from_json, from_value, from_yaml};
 pub use pool::Pool;
 pub use print::Printer;
+pub use typed_struct::resolve;

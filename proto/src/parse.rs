@@ -12,7 +12,7 @@ use std::fmt;
 use prost::{Message, Name};
 use serde_json::Value;
 
-use self::encode::Encoder;
+pub(crate) use self::encode::Encoder;
 use crate::{
     pool::Pool,
     yaml::{self, Document},

@@ -1,11 +1,11 @@
-//! The descriptors of all Envoy messages, for YAML and JSON.
+//! The descriptors of all Envoy messages and of Istio's own, for YAML and JSON.
 //!
 //! They take 17 MB once decoded, so whoever needs them takes a [`Pool`] and drops it: nothing here
 //! stays resident.
 
 use std::{
     io::Read,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
 };
 
 use flate2::read::ZlibDecoder;
@@ -15,6 +15,9 @@ use prost_reflect::{DescriptorPool, ExtensionDescriptor, MessageDescriptor};
 /// `FileDescriptorSet` of exactly the files that `envoy-types` was generated from, without source
 /// information.
 static DESCRIPTORS: &[u8] = include_bytes!("../envoy.fds.zlib");
+
+/// `FileDescriptorSet` of the messages in [`crate::istio`].
+static ISTIO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/istio.fds"));
 
 /// Decoded descriptors; all pools that are alive at one time share them.
 #[derive(Clone, Debug)]
@@ -30,6 +33,16 @@ impl Pool {
         let pool = Arc::new(decode());
         *shared = Arc::downgrade(&pool);
         Self(pool)
+    }
+
+    /// Istio's messages alone, which are few: a control plane that sends them often costs little.
+    pub(crate) fn istio() -> Self {
+        static ISTIO_ALONE: OnceLock<Pool> = OnceLock::new();
+        let pool = ISTIO_ALONE.get_or_init(|| {
+            let pool = DescriptorPool::decode(ISTIO).expect("the built descriptors are complete");
+            Self(Arc::new(pool))
+        });
+        pool.clone()
     }
 
     /// A message by its full name.
@@ -48,5 +61,9 @@ fn decode() -> DescriptorPool {
     ZlibDecoder::new(DESCRIPTORS)
         .read_to_end(&mut bytes)
         .expect("the embedded descriptors are compressed with zlib");
-    DescriptorPool::decode(bytes.as_slice()).expect("the embedded descriptors are complete")
+    let mut pool =
+        DescriptorPool::decode(bytes.as_slice()).expect("the embedded descriptors are complete");
+    pool.decode_file_descriptor_set(ISTIO)
+        .expect("the built descriptors need nothing but well-known types");
+    pool
 }

@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod http;
 pub mod io;
+pub mod istio;
 pub mod rbac;
 pub mod runtime;
 pub mod server;

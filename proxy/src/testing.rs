@@ -22,6 +22,7 @@ use crate::{
         },
         listener::{ChainMatch, TcpProxy, Terminal},
     },
+    istio::MeshCluster,
     stats::{ClusterStats, EndpointStats, ListenerStats, TcpStats},
 };
 
@@ -49,6 +50,7 @@ pub(crate) fn endpoint(address: EndpointAddress) -> Endpoint {
         health: Health::Healthy,
         locality: "".into(),
         transport: 0,
+        workload: None,
         stats: Arc::new(EndpointStats::new(WORKERS)),
     }
 }
@@ -94,6 +96,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr]) -> Cluster {
         bind: None,
         buffer_limit: 1 << 20,
         panic_threshold: 50,
+        mesh: MeshCluster::default(),
         stats: Arc::new(ClusterStats::new("test".into(), true, WORKERS)),
     }
 }

@@ -23,14 +23,14 @@ use crate::{
     yaml::{Node, Nodes, Scalar, Simple},
 };
 
-pub(super) struct Encoder<'p> {
+pub(crate) struct Encoder<'p> {
     pool: &'p Pool,
     plans: Plans,
     errors: Vec<String>,
 }
 
 impl<'p> Encoder<'p> {
-    pub(super) fn new(pool: &'p Pool) -> Self {
+    pub(crate) fn new(pool: &'p Pool) -> Self {
         Self {
             pool,
             plans: Plans::default(),
@@ -40,7 +40,7 @@ impl<'p> Encoder<'p> {
 
     /// # Errors
     /// Everything that is wrong, each with its path.
-    pub(super) fn encode(
+    pub(crate) fn encode(
         mut self,
         descriptor: MessageDescriptor,
         root: Node<'_>,

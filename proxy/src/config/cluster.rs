@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 
 use super::Map;
-use crate::stats::ClusterStats;
+use crate::{
+    istio::{MeshCluster, Workload},
+    stats::ClusterStats,
+};
 
 /// One upstream cluster. `generation` differs whenever the compiled configuration does; worker-local
 /// pools are keyed by it, so no connection outlives the configuration that opened it.
@@ -30,6 +33,8 @@ pub struct Cluster {
     pub buffer_limit: u32,
     /// Percent of healthy hosts below which health is ignored; Envoy's default is 50.
     pub panic_threshold: u32,
+    /// For Istio's filters.
+    pub mesh: MeshCluster,
     pub stats: Arc<ClusterStats>,
 }
 
@@ -71,6 +76,8 @@ pub struct Endpoint {
     pub locality: Arc<str>,
     /// Index into [`Transports`], chosen by the endpoint's metadata.
     pub transport: usize,
+    /// Who it is, as far as istiod says.
+    pub workload: Option<Arc<Workload>>,
     pub stats: Arc<crate::stats::EndpointStats>,
 }
 

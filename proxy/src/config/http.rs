@@ -36,6 +36,8 @@ pub struct HttpManager {
     pub upgrades: Vec<Arc<str>>,
     /// `envoy.filters.http.rbac`, in the order of the filters.
     pub rbac: Vec<Rbac>,
+    /// `istio.alpn`.
+    pub alpn: Option<AlpnOverrides>,
     pub timeouts: HttpTimeouts,
     pub http1: Http1Options,
     pub http2: Http2Options,
@@ -46,6 +48,18 @@ pub struct HttpManager {
     pub headers_with_underscores: UnderscoreAction,
     pub access_log: AccessLogs,
     pub stats: Arc<HttpStats>,
+}
+
+/// Protocols that TLS offers by ALPN, the preferred first.
+pub type Alpn = Arc<[Box<[u8]>]>;
+
+/// What upstream TLS offers by ALPN, by the version of HTTP that is spoken there. `None`: what the
+/// transport socket says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AlpnOverrides {
+    pub http10: Option<Alpn>,
+    pub http11: Option<Alpn>,
+    pub http2: Option<Alpn>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

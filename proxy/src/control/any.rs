@@ -1,5 +1,7 @@
 //! Typed configuration in `google.protobuf.Any`.
 
+use std::borrow::Cow;
+
 use ithildin_proto::{pb::google::protobuf::Any, unpack};
 use prost::{Message, Name};
 
@@ -13,6 +15,11 @@ pub(in crate::control) fn type_name(any: &Any) -> &str {
 /// Whether `any` holds an `M`.
 pub(in crate::control) fn is<M: Name>(any: &Any) -> bool {
     type_name(any) == M::full_name()
+}
+
+/// `any`, or the message in it if it is a `TypedStruct`.
+pub(in crate::control) fn resolve<'a>(any: &'a Any, at: &At<'_>) -> Option<Cow<'a, Any>> {
+    at.check(ithildin_proto::resolve(any))
 }
 
 /// Reads `any` as an `M`; an error is reported at `at`.

@@ -227,6 +227,7 @@ impl Exchange<'_> {
             excluded: retries.excluded(),
             selection_attempts: retries.selection_attempts(),
             authority: Some(&authority),
+            alpn: self.context.manager.alpn.as_ref(),
             // No listener filter restores it: where the client connected to is ourselves.
             original_destination: None,
         };

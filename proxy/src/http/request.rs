@@ -36,7 +36,8 @@ impl Protocol {
     pub(super) fn downstream(self) -> DownstreamProtocol {
         match self {
             Self::Http2 => DownstreamProtocol::Http2,
-            Self::Http10 | Self::Http11 => DownstreamProtocol::Http1,
+            Self::Http10 => DownstreamProtocol::Http10,
+            Self::Http11 => DownstreamProtocol::Http1,
         }
     }
 }

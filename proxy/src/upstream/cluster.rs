@@ -172,6 +172,7 @@ impl ClusterPools {
                     health: Health::Healthy,
                     locality: "".into(),
                     transport: 0,
+                    workload: None,
                     stats: Arc::new(EndpointStats::new(worker + 1)),
                 }),
                 pools: Rc::default(),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use ithildin_tls::{ClientContext, HandshakeError, verify::Role};
+use smallvec::SmallVec;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
@@ -132,7 +133,12 @@ async fn secure(
         validation: Some(Arc::clone(&params.validation)),
         identity: params.identity.clone(),
     };
+    let chosen: Option<SmallVec<[&[u8]; 4]>> = key
+        .alpn
+        .as_ref()
+        .map(|alpn| alpn.iter().map(|protocol| &**protocol).collect());
     let alpn = match (params.alpn.is_empty(), key.protocol) {
+        _ if chosen.is_some() => chosen.as_deref(),
         // As Envoy: the protocol decides where the configuration does not.
         (true, Protocol::Http1) => Some(&[&b"http/1.1"[..]][..]),
         (true, Protocol::Http2) => Some(&[&b"h2"[..]][..]),

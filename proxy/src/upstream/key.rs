@@ -9,6 +9,7 @@ use super::LbRequest;
 use crate::config::{
     Cluster,
     cluster::{Endpoint, Transport, UpstreamProtocol},
+    http::Alpn,
 };
 
 /// The key of one pool.
@@ -18,6 +19,8 @@ pub(super) struct PoolKey {
     pub(super) transport: usize,
     pub(super) protocol: Protocol,
     pub(super) server_name: Option<Arc<str>>,
+    /// In place of what the transport socket offers.
+    pub(super) alpn: Option<Alpn>,
     /// Epochs of our identity and of the validation context.
     pub(super) epochs: (u64, u64),
 }
@@ -39,6 +42,7 @@ pub(super) struct Wanted<'a> {
     transport: usize,
     protocol: Protocol,
     server_name: Option<&'a str>,
+    alpn: Option<&'a Alpn>,
     epochs: (u64, u64),
 }
 
@@ -49,10 +53,14 @@ impl<'a> Wanted<'a> {
             (UpstreamProtocol::Http1, _) => Protocol::Http1,
             (UpstreamProtocol::Http2, _) => Protocol::Http2,
             (UpstreamProtocol::Auto, _) => Protocol::Auto,
-            (UpstreamProtocol::Downstream, Downstream::Http1) => Protocol::Http1,
+            (UpstreamProtocol::Downstream, Downstream::Http10 | Downstream::Http1) => {
+                Protocol::Http1
+            }
             (UpstreamProtocol::Downstream, Downstream::Http2) => Protocol::Http2,
         };
-        Self::new(cluster, endpoint, protocol, request.authority)
+        let mut wanted = Self::new(cluster, endpoint, protocol, request.authority);
+        wanted.alpn = wanted.override_of(cluster, endpoint, request);
+        wanted
     }
 
     pub(super) fn tcp(cluster: &'a Cluster, endpoint: &Endpoint) -> Self {
@@ -76,7 +84,30 @@ impl<'a> Wanted<'a> {
             transport: endpoint.transport,
             protocol,
             server_name,
+            alpn: None,
             epochs,
+        }
+    }
+
+    /// The ALPN that the request's filters chose, where there is TLS to offer it.
+    fn override_of(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        request: &LbRequest<'a>,
+    ) -> Option<&'a Alpn> {
+        let overrides = request.alpn.filter(|_| !cluster.mesh.keeps_alpn)?;
+        let transport = cluster.transport.0.get(endpoint.transport);
+        if !matches!(transport, Some(Transport::Tls { .. })) {
+            return None;
+        }
+        let is_http10 = cluster.protocol == UpstreamProtocol::Downstream
+            && request.downstream == super::DownstreamProtocol::Http10;
+        match self.protocol {
+            Protocol::Http1 if is_http10 => overrides.http10.as_ref(),
+            Protocol::Http1 => overrides.http11.as_ref(),
+            Protocol::Http2 | Protocol::Auto => overrides.http2.as_ref(),
+            Protocol::Tcp => None,
         }
     }
 
@@ -89,6 +120,7 @@ impl<'a> Wanted<'a> {
             && self.protocol == key.protocol
             && self.epochs == key.epochs
             && self.server_name == key.server_name.as_deref()
+            && self.alpn == key.alpn.as_ref()
     }
 
     pub(super) fn to_key(self) -> PoolKey {
@@ -96,6 +128,7 @@ impl<'a> Wanted<'a> {
             transport: self.transport,
             protocol: self.protocol,
             server_name: self.server_name.map(Arc::from),
+            alpn: self.alpn.cloned(),
             epochs: self.epochs,
         }
     }

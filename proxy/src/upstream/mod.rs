@@ -26,7 +26,7 @@ use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 use cluster::ClusterPools;
 
 use crate::{
-    config::{Cluster, Map, Snapshot, cluster::Endpoint},
+    config::{Cluster, Map, Snapshot, cluster::Endpoint, http::AlpnOverrides},
     io::{LogLimit, Registry, Timers},
 };
 
@@ -42,6 +42,8 @@ pub struct LbRequest<'a> {
     pub excluded: &'a [Arc<Endpoint>],
     /// `host_selection_retry_max_attempts`.
     pub selection_attempts: u32,
+    /// What TLS offers by ALPN in place of what the transport socket says.
+    pub alpn: Option<&'a AlpnOverrides>,
     /// Host of the request without its port, lower-case, for `auto_sni` and `auto_san_validation`.
     pub authority: Option<&'a str>,
     /// Where the downstream connection was going, for ORIGINAL_DST clusters.
@@ -50,6 +52,7 @@ pub struct LbRequest<'a> {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DownstreamProtocol {
+    Http10,
     #[default]
     Http1,
     Http2,

@@ -228,6 +228,70 @@ async fn auto_follows_alpn() {
     }
 }
 
+/// Istio's: the version of HTTP decides, and a cluster may say that it does not.
+#[tokio::test(flavor = "local")]
+async fn alpn_is_what_the_request_chose() {
+    let names = |list: &[&str]| list.iter().map(|it| it.as_bytes().into()).collect();
+    let overrides = AlpnOverrides {
+        http10: Some(names(&["istio-http/1.0", "istio", "http/1.0"])),
+        http11: Some(names(&["istio-http/1.1", "istio", "http/1.1"])),
+        http2: Some(names(&["istio-h2", "istio", "h2"])),
+    };
+    let (http10, http1) = (DownstreamProtocol::Http10, DownstreamProtocol::Http1);
+    for (protocol, downstream, keeps, first) in [
+        (UpstreamProtocol::Http1, http1, false, "istio-http/1.1"),
+        (UpstreamProtocol::Http1, http10, false, "istio-http/1.1"),
+        (UpstreamProtocol::Downstream, http1, false, "istio-http/1.1"),
+        (
+            UpstreamProtocol::Downstream,
+            http10,
+            false,
+            "istio-http/1.0",
+        ),
+        (UpstreamProtocol::Http1, http1, true, "http/1.1"),
+    ] {
+        let fixture = Fixture::new(&[], |cluster| {
+            cluster.protocol = protocol;
+            cluster.mesh.keeps_alpn = keeps;
+        })
+        .await;
+        let request = LbRequest {
+            downstream,
+            alpn: Some(&overrides),
+            ..LbRequest::default()
+        };
+        // A connection is shared only where the same was offered.
+        for (request, reused) in [
+            (request, false),
+            (LbRequest::default(), keeps),
+            (request, true),
+        ] {
+            let lease = fixture.upstreams.http(&fixture.cluster, &request).await;
+            let Ok(HttpLease::Http1(mut lease)) = lease else {
+                panic!("no lease");
+            };
+            assert_eq!(lease.reused, reused, "{protocol:?} {keeps}");
+            echo(&mut lease).await.unwrap();
+            lease.give_back();
+        }
+        let seen = fixture.server.seen.borrow();
+        assert_eq!(seen[0].1[0], first.as_bytes(), "{protocol:?} {keeps}");
+    }
+
+    let fixture = Fixture::new(&["h2"], |it| it.protocol = UpstreamProtocol::Http2).await;
+    let request = LbRequest {
+        alpn: Some(&overrides),
+        ..LbRequest::default()
+    };
+    let lease = fixture.upstreams.http(&fixture.cluster, &request).await;
+    let Ok(HttpLease::Http2(lease)) = lease else {
+        panic!("no lease");
+    };
+    exchange(lease).await.unwrap();
+    let offered: Vec<_> = ["istio-h2", "istio", "h2"].map(Vec::from).into();
+    assert_eq!(fixture.server.seen.borrow()[0].1, offered);
+}
+
 #[tokio::test(flavor = "local")]
 async fn identities_rotate_under_load_and_no_request_fails() {
     let fixture = Fixture::new(&[], |_| {}).await;

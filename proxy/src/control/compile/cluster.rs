@@ -22,6 +22,7 @@ use crate::{
         report::{At, no_effect, refuse},
         secrets::SecretKey,
     },
+    istio::MeshCluster,
 };
 
 /// Envoy's defaults.
@@ -102,6 +103,7 @@ pub(super) fn cluster(
             .per_connection_buffer_limit_bytes
             .map_or(DEFAULT_BUFFER_LIMIT, |value| value.value),
         panic_threshold,
+        mesh: MeshCluster::new(config.metadata.as_ref()),
         stats: compiler.stats.cluster(&stat_name, tls),
         stat_name,
         name,
@@ -127,10 +129,10 @@ fn unsupported(config: &ClusterProto, at: &At<'_>) {
         use_tcp_for_dns_lookups: _, dns_resolution_config: _, typed_dns_resolver_config: _,
         upstream_bind_config: _, common_lb_config: _, transport_socket: _, protocol_selection: _,
         upstream_connection_options: _, load_balancing_policy: _, cluster_discovery_type: _,
-        lb_config: _,
+        lb_config: _, metadata: _,
         transport_socket_matcher, stats_matcher, per_connection_buffer_high_watermark_timeout,
         health_checks, wait_for_warm_on_init, outlier_detection, cleanup_interval,
-        lb_subset_config, metadata, close_connections_on_host_health_failure,
+        lb_subset_config, close_connections_on_host_health_failure,
         ignore_health_on_host_removal, filters, lrs_server, lrs_report_endpoint_metrics,
         track_timeout_budgets, upstream_config, track_cluster_stats, preconnect_policy,
         connection_pool_per_downstream_connection, queuing_policies,
@@ -141,7 +143,6 @@ fn unsupported(config: &ClusterProto, at: &At<'_>) {
         stats_matcher,
         wait_for_warm_on_init,
         cleanup_interval,
-        metadata,
         ignore_health_on_host_removal,
         lrs_server,
         lrs_report_endpoint_metrics,

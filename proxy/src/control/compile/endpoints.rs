@@ -24,6 +24,7 @@ use crate::{
         cluster::{Endpoint, EndpointAddress, EndpointSet, Health},
     },
     control::report::{At, no_effect, refuse},
+    istio::Workload,
     stats::EndpointStats,
 };
 
@@ -93,6 +94,7 @@ struct Traits {
     health: Health,
     locality: Arc<str>,
     transport: usize,
+    workload: Option<Arc<Workload>>,
 }
 
 /// Endpoints with addresses, as EDS and STATIC clusters have them.
@@ -209,6 +211,7 @@ impl Builder {
                 && endpoint.health == traits.health
                 && endpoint.locality == traits.locality
                 && endpoint.transport == traits.transport
+                && endpoint.workload == traits.workload
         });
         let endpoint = match (same, known) {
             (Some(same), _) => Arc::clone(same),
@@ -219,6 +222,7 @@ impl Builder {
                 health: traits.health,
                 locality: Arc::clone(&traits.locality),
                 transport: traits.transport,
+                workload: traits.workload.clone(),
                 stats: match known {
                     Some(known) => Arc::clone(&known.stats),
                     None => Arc::new(EndpointStats::new(self.workers)),
@@ -324,8 +328,16 @@ fn lb_endpoint(config: &LbEndpoint, placement: &Placement, at: &At<'_>) -> Optio
         health,
         locality: "".into(),
         transport: placement.transport(metadata.as_ref()),
+        workload: workload(metadata.as_ref()),
     };
     Some((place, traits))
+}
+
+/// What istiod says of the workload at an endpoint (`istio.workload`).
+fn workload(metadata: Option<&Metadata>) -> Option<Arc<Workload>> {
+    let istio = metadata?.filter_metadata.get("istio")?;
+    let told = Workload::of_endpoint(text(istio.fields.get("workload")?)?)?;
+    Some(Arc::new(told))
 }
 
 fn policy(config: &ClusterLoadAssignment, at: &At<'_>) -> u32 {

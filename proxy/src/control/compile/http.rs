@@ -109,6 +109,7 @@ pub(super) fn manager(
         strip_any_host_port: matches!(strip_port_mode, Some(StripPortMode::StripAnyHostPort(true))),
         suppress_envoy_headers: filters.suppress_envoy_headers,
         rbac: filters.rbac,
+        alpn: filters.alpn,
         upgrades: upgrades(upgrade_configs, at),
         timeouts: timeouts(config, &common, at),
         http1: http1_options(http_protocol_options.as_ref(), at),

@@ -3,19 +3,25 @@
 //! Invariant: a filter is left out only if it merely observes, or if it does nothing as configured.
 //! Every other one that we lack is refused.
 
-use ithildin_proto::pb::{
-    envoy::extensions::filters::{
-        http::{
-            cors::v3::Cors, fault::v3::HttpFault, grpc_stats::v3::FilterConfig as GrpcStats,
-            rbac::v3::Rbac as RbacProto, router::v3::Router,
+use std::borrow::Cow;
+
+use ithildin_proto::{
+    istio::alpn::FilterConfig as IstioAlpn,
+    pb::{
+        envoy::extensions::filters::{
+            http::{
+                cors::v3::Cors, fault::v3::HttpFault, grpc_stats::v3::FilterConfig as GrpcStats,
+                rbac::v3::Rbac as RbacProto, router::v3::Router,
+            },
+            network::http_connection_manager::v3::{HttpFilter, http_filter::ConfigType},
         },
-        network::http_connection_manager::v3::{HttpFilter, http_filter::ConfigType},
+        google::protobuf::Any,
     },
-    google::protobuf::Any,
 };
 
-use super::rbac;
+use super::{alpn, rbac};
 use crate::{
+    config::http::AlpnOverrides,
     control::{
         any,
         report::{At, no_effect, refuse},
@@ -29,6 +35,7 @@ pub(super) struct Filters {
     /// The router's.
     pub(super) suppress_envoy_headers: bool,
     pub(super) rbac: Vec<Rbac>,
+    pub(super) alpn: Option<AlpnOverrides>,
 }
 
 /// Compiles the whole chain.
@@ -46,26 +53,27 @@ pub(super) fn filters(filters: &[HttpFilter], at: &At<'_>) -> Filters {
         } = filter;
         // A filter that is optional is refused all the same: it might be one that Envoy knows.
         no_effect!(is_optional);
-        match config_type {
-            Some(ConfigType::TypedConfig(config)) if any::is::<Router>(config) => {
-                if i != last {
-                    at.error("the router must be the last filter");
-                }
-                at.unset("disabled", disabled);
-                suppress_envoy_headers = Some(router(config, &at.field("typed_config")));
+        let Some(config) = typed_config(name, config_type.as_ref(), &at) else {
+            continue;
+        };
+        if any::is::<Router>(&config) {
+            if i != last {
+                at.error("the router must be the last filter");
             }
-            // Only routes enable it, and their configuration of filters is refused.
-            Some(ConfigType::TypedConfig(config)) if any::is::<RbacProto>(config) && *disabled => {}
-            Some(ConfigType::TypedConfig(config)) if any::is::<RbacProto>(config) => {
-                let at = at.field("typed_config");
-                let filter = any::read(config, &at).and_then(|config| rbac::http(&config, &at));
-                compiled.rbac.extend(filter);
-            }
-            Some(ConfigType::TypedConfig(config)) => passive(config, &at),
-            Some(ConfigType::ConfigDiscovery(_)) => {
-                at.field("config_discovery").error("is not supported");
-            }
-            None => at.error(format_args!("filter {name:?} has no typed_config")),
+            at.unset("disabled", disabled);
+            suppress_envoy_headers = Some(router(&config, &at.field("typed_config")));
+        } else if any::is::<RbacProto>(&config) {
+            let at = at.field("typed_config");
+            let filter = any::read(&config, &at).and_then(|config| rbac::http(&config, &at));
+            // One that is disabled only routes enable, and their configuration of filters is
+            // refused.
+            compiled.rbac.extend(filter.filter(|_| !*disabled));
+        } else if any::is::<IstioAlpn>(&config) {
+            let at = at.field("typed_config");
+            let config = any::read(&config, &at).filter(|_| !*disabled);
+            compiled.alpn = config.map(|config| alpn::overrides(&config, &at));
+        } else {
+            passive(&config, &at);
         }
     }
     if suppress_envoy_headers.is_none() {
@@ -74,6 +82,25 @@ pub(super) fn filters(filters: &[HttpFilter], at: &At<'_>) -> Filters {
     }
     compiled.suppress_envoy_headers = suppress_envoy_headers.unwrap_or_default();
     compiled
+}
+
+/// What the filter is configured with, out of its wrapper if it is in one.
+fn typed_config<'c>(
+    name: &str,
+    config: Option<&'c ConfigType>,
+    at: &At<'_>,
+) -> Option<Cow<'c, Any>> {
+    match config {
+        Some(ConfigType::TypedConfig(config)) => any::resolve(config, &at.field("typed_config")),
+        Some(ConfigType::ConfigDiscovery(_)) => {
+            at.field("config_discovery").error("is not supported");
+            None
+        }
+        None => {
+            at.error(format_args!("filter {name:?} has no typed_config"));
+            None
+        }
+    }
 }
 
 fn router(config: &Any, at: &At<'_>) -> bool {

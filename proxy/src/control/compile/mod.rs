@@ -10,6 +10,7 @@
 
 mod access_log;
 mod address;
+mod alpn;
 mod cluster;
 mod cluster_http;
 mod dns;

@@ -45,6 +45,7 @@ pub(super) const SOON: Duration = Duration::from_secs(10);
 pub(super) fn manager(table: RouteTable) -> HttpManager {
     HttpManager {
         rbac: Vec::new(),
+        alpn: None,
         codec: Codec::Auto,
         stat_prefix: "test".into(),
         routes: Arc::new(ArcSwapOption::from_pointee(table)),
