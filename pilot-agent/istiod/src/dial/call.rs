@@ -1,0 +1,111 @@
+//! What each call says of us: a token, the cluster, and headers of the operator's.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
+
+/// Where the kubelet projects the token, under the working folder.
+pub const TOKEN_FILE: &str = "./var/run/secrets/tokens/istio-token";
+/// Of Istio's multi-cluster conventions.
+const CLUSTER_ID: &str = "clusterid";
+const AUTHORIZATION: &str = "authorization";
+/// A token is a few KiB; the HTTP/2 peer takes no larger header.
+const MAX_TOKEN_BYTES: u64 = 64 << 10;
+
+/// The metadata of every call.
+#[derive(Clone, Debug, Default)]
+pub struct CallHeaders {
+    token: Option<PathBuf>,
+    fixed: Vec<(MetadataKey<Ascii>, MetadataValue<Ascii>)>,
+}
+
+/// Why a call cannot say what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("token {}: {source}", path.display())]
+    Token { path: PathBuf, source: io::Error },
+    #[error("token {}: more than {MAX_TOKEN_BYTES} bytes, or not one line of ASCII text", path.display())]
+    MalformedToken { path: PathBuf },
+    #[error("header {0:?}: the name or the value cannot be sent as ASCII metadata")]
+    Header(String),
+}
+
+impl CallHeaders {
+    /// `token`: a file that is read for each call; where there is none, the call has no token.
+    /// `cluster_id` is left out if it is empty. `extra`: names and values of `XDS_HEADER_*` or
+    /// `CA_HEADER_*`, without the prefix; gRPC lowers the names.
+    ///
+    /// # Errors
+    /// A header that gRPC cannot carry.
+    pub fn new<'a>(
+        token: Option<PathBuf>,
+        cluster_id: &'a str,
+        extra: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, CallError> {
+        let cluster = (!cluster_id.is_empty()).then_some((CLUSTER_ID, cluster_id));
+        let fixed = cluster
+            .into_iter()
+            .chain(extra)
+            .map(|(name, value)| header(name, value))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { token, fixed })
+    }
+
+    pub(super) fn apply(&self, metadata: &mut MetadataMap, token: bool) -> Result<(), CallError> {
+        for (name, value) in &self.fixed {
+            metadata.append(name.clone(), value.clone());
+        }
+        if let Some(path) = self.token.as_ref().filter(|_| token)
+            && let Some(bearer) = bearer(path)?
+        {
+            metadata.insert(AUTHORIZATION, bearer);
+        }
+        Ok(())
+    }
+}
+
+fn header(
+    name: &str,
+    value: &str,
+) -> Result<(MetadataKey<Ascii>, MetadataValue<Ascii>), CallError> {
+    let unsendable = || CallError::Header(name.to_owned());
+    let key = name.to_ascii_lowercase();
+    let key = MetadataKey::from_bytes(key.as_bytes()).map_err(|_| unsendable())?;
+    let value = value.parse().map_err(|_| unsendable())?;
+    Ok((key, value))
+}
+
+fn bearer(path: &Path) -> Result<Option<MetadataValue<Ascii>>, CallError> {
+    let failed = |source| CallError::Token {
+        path: path.to_path_buf(),
+        source,
+    };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_TOKEN_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    let malformed = || CallError::MalformedToken {
+        path: path.to_path_buf(),
+    };
+    if bytes.len() as u64 > MAX_TOKEN_BYTES {
+        return Err(malformed());
+    }
+    let token = bytes.trim_ascii();
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let text = std::str::from_utf8(token).map_err(|_| malformed())?;
+    let mut value: MetadataValue<Ascii> =
+        format!("Bearer {text}").parse().map_err(|_| malformed())?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}

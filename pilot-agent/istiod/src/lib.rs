@@ -1,0 +1,6 @@
+//! Talks to istiod: where it is, how it is trusted and how we show who we are, for its two services,
+//! discovery (ADS) and the CA.
+//!
+//! Knows Istio's conventions and nothing of the data planes.
+
+pub mod dial;
