@@ -76,6 +76,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         },
         svid: args.svid,
         disable_spiffe_cert_validation: args.disable_spiffe_cert_validation,
+        ..SdsOptions::default()
     };
     let socket = match &args.listen {
         Listen::Unix(path) => Socket::unix(path, args.socket_mode),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::SystemTime};
 
-use rustls_pki_types::CertificateRevocationListDer;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use tracing::warn;
 
 use crate::{
@@ -40,6 +40,9 @@ pub struct IdentitySnapshot {
     /// have no root: that trust domain is then trusted for nothing.
     pub bundles: BTreeMap<TrustDomain, Arc<X509Bundle>>,
     pub crls: Vec<CertificateRevocationListDer<'static>>,
+    /// Roots that came without a trust domain, as istiod's do: they vouch for whichever trust domain
+    /// the configuration lets in. Empty from any source that names the domain of each root.
+    pub unbound_roots: Vec<CertificateDer<'static>>,
 }
 
 impl IdentitySnapshot {
@@ -75,7 +78,16 @@ impl IdentitySnapshot {
             trust_domain,
             bundles,
             crls,
+            unbound_roots: Vec::new(),
         })
+    }
+
+    /// The same with roots of which nobody said whose they are.
+    pub fn with_unbound_roots(self, unbound_roots: Vec<CertificateDer<'static>>) -> Self {
+        Self {
+            unbound_roots,
+            ..self
+        }
     }
 
     /// The SVID that `selector` names. `None`, and never another one, if it is not there.
@@ -96,6 +108,7 @@ impl IdentitySnapshot {
             trust_domain,
             bundles: self.bundles.clone(),
             crls: self.crls.clone(),
+            unbound_roots: self.unbound_roots.clone(),
         }))
     }
 
@@ -119,6 +132,7 @@ impl PartialEq for IdentitySnapshot {
                 .all(|(a, b)| a.chain == b.chain && a.hint == b.hint)
             && self.bundles == other.bundles
             && self.crls == other.crls
+            && self.unbound_roots == other.unbound_roots
     }
 }
 

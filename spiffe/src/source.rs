@@ -84,7 +84,8 @@ pub trait JwtProvider: Send + Sync + 'static {
 }
 
 /// Takes expired SVIDs out of `state`, at their very instant; withdraws the identity with the last.
-pub(crate) async fn expire(state: watch::Sender<IdentityState>) {
+/// Runs until it is dropped: each source runs one beside itself.
+pub async fn expire(state: watch::Sender<IdentityState>) {
     let mut changes = state.subscribe();
     loop {
         let snapshot = changes.borrow_and_update().snapshot().cloned();

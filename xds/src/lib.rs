@@ -16,12 +16,12 @@ mod secrets;
 pub mod serve;
 mod sever;
 pub mod subscription;
-mod watch_paths;
+pub mod watch_paths;
 
 pub use ads::{AdsClient, AdsServer};
 pub use connect::ServerAddress;
 pub use kind::ResourceKind;
 pub use resources::ResourceSet;
-pub use sds::{LocalSecrets, SdsClients, SdsOptions, SdsServer};
+pub use sds::{FileIdentity, LocalSecrets, SdsClients, SdsOptions, SdsServer, SecretFeeds};
 pub use secret_message::SecretMessage;
 pub use secrets::{SecretRef, SecretState, SecretSubscriber};

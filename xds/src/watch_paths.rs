@@ -5,8 +5,9 @@
 //! appear later, exhausted watches. The reader compares contents: a change may be reported twice.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,8 +15,8 @@ use std::{
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::{sync::mpsc, time::timeout};
 
-/// Writers that replace two files do so within this time.
-const SETTLE: Duration = Duration::from_millis(100);
+/// Writers that replace two files do so within this time (Istio's `FILE_DEBOUNCE_DURATION`).
+pub const SETTLE: Duration = Duration::from_millis(100);
 /// How late a change is seen where the kernel does not report it.
 const POLL: Duration = Duration::from_secs(10);
 /// Links on the way to one file; more is a loop (Linux gives up at 40).
@@ -23,15 +24,21 @@ const MAX_LINKS: usize = 40;
 
 /// A set of files under watch.
 #[derive(Debug)]
-pub(crate) struct PathWatch {
+pub struct PathWatch {
     paths: Vec<PathBuf>,
-    folders: BTreeSet<PathBuf>,
+    settle: Duration,
+    /// With what tells a folder from another one that took its place: the watch of the first is dead.
+    folders: BTreeMap<PathBuf, FolderId>,
     watcher: Option<RecommendedWatcher>,
     events: mpsc::Receiver<()>,
 }
 
+/// Device and inode.
+type FolderId = (u64, u64);
+
 impl PathWatch {
-    pub(crate) fn new(paths: Vec<PathBuf>) -> Self {
+    /// Reports a change when nothing more has happened for `settle`.
+    pub fn new(paths: Vec<PathBuf>, settle: Duration) -> Self {
         // One slot: it is enough to know that something happened since the last look.
         let (sender, events) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |_| {
@@ -39,7 +46,8 @@ impl PathWatch {
         });
         let mut watch = Self {
             paths,
-            folders: BTreeSet::new(),
+            settle,
+            folders: BTreeMap::new(),
             watcher: watcher.ok(),
             events,
         };
@@ -48,9 +56,9 @@ impl PathWatch {
     }
 
     /// Waits until a file may have changed. Safe to drop and call again.
-    pub(crate) async fn changed(&mut self) {
+    pub async fn changed(&mut self) {
         if let Ok(Some(())) = timeout(POLL, self.events.recv()).await {
-            tokio::time::sleep(SETTLE).await;
+            tokio::time::sleep(self.settle).await;
             let _ = self.events.try_recv();
         }
         self.follow();
@@ -61,22 +69,32 @@ impl PathWatch {
         let Some(watcher) = &mut self.watcher else {
             return;
         };
-        let now: BTreeSet<_> = self
+        let now: BTreeMap<_, _> = self
             .paths
             .iter()
             .flat_map(|path| on_the_way(path))
+            .filter_map(|folder| Some((folder.clone(), folder_id(&folder)?)))
             .collect();
-        for folder in self.folders.difference(&now) {
+        let gone = self
+            .folders
+            .iter()
+            .filter(|(folder, id)| now.get(*folder) != Some(id));
+        for (folder, _) in gone {
             let _ = watcher.unwatch(folder);
         }
         self.folders = now
             .into_iter()
-            .filter(|folder| {
-                self.folders.contains(folder)
+            .filter(|(folder, id)| {
+                self.folders.get(folder) == Some(id)
                     || watcher.watch(folder, RecursiveMode::NonRecursive).is_ok()
             })
             .collect();
     }
+}
+
+fn folder_id(folder: &Path) -> Option<FolderId> {
+    let metadata = fs::metadata(folder).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// The folders of `path`, of every link that it leads through, and of the file itself.
@@ -125,7 +143,7 @@ mod tests {
         }
         symlink("v1", at("..data")).unwrap();
         symlink("..data/tls.crt", at("tls.crt")).unwrap();
-        let mut watch = PathWatch::new(vec![at("tls.crt")]);
+        let mut watch = PathWatch::new(vec![at("tls.crt")], SETTLE);
         for version in ["v2", "v3"] {
             symlink(version, at("tmp")).unwrap();
             fs::rename(at("tmp"), at("..data")).unwrap();
@@ -134,6 +152,23 @@ mod tests {
         }
         fs::write(at("v3/tls.crt"), "in place").unwrap();
         timeout(SOON, watch.changed()).await.expect("in place");
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_takes_the_place_of_another_is_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("certs");
+        let file = folder.join("tls.crt");
+        fs::create_dir(&folder).unwrap();
+        fs::write(&file, "one").unwrap();
+        // The folder above is watched too, as it is where a mount appears.
+        let above = dir.path().join("mounted");
+        let mut watch = PathWatch::new(vec![file.clone(), above], SETTLE);
+        fs::rename(&folder, dir.path().join("old")).unwrap();
+        fs::create_dir(&folder).unwrap();
+        timeout(SOON, watch.changed()).await.expect("replaced");
+        fs::write(&file, "two").unwrap();
+        timeout(SOON, watch.changed()).await.expect("written");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use ithildin_proxy::{Proxy, ProxyOptions, Readiness};
 use ithildin_spiffe::{Source, workload_api::WorkloadApiSource};
-use ithildin_xds::{LocalSecrets, ResourceSet, ads::AdsStatus};
+use ithildin_xds::{LocalSecrets, ResourceSet, SecretFeeds, ads::AdsStatus};
 use tokio::sync::watch;
 
 use super::{
@@ -33,7 +33,11 @@ impl Plane {
                 .await
                 .map(Self::Envoy);
         }
-        let secrets = LocalSecrets::new(source.subscribe(), settings.sds.clone());
+        let secrets = LocalSecrets::new(
+            source.subscribe(),
+            settings.sds.clone(),
+            SecretFeeds::default(),
+        );
         let proxy = Proxy::start(ProxyOptions {
             bootstrap: bootstrap::builtin(settings),
             resources,

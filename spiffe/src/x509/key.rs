@@ -6,7 +6,8 @@ use aws_lc_rs::{
     rsa,
     signature::{
         ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING,
-        ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
+        ECDSA_P521_SHA512_ASN1_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair,
+        KeyPair,
     },
 };
 use x509_parser::x509::SubjectPublicKeyInfo;
@@ -60,13 +61,16 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
+/// The curves that keys may have.
+pub(super) const CURVES: [&EcdsaSigningAlgorithm; 3] = [
+    &ECDSA_P256_SHA256_ASN1_SIGNING,
+    &ECDSA_P384_SHA384_ASN1_SIGNING,
+    &ECDSA_P521_SHA512_ASN1_SIGNING,
+];
+
 /// The public half as a certificate's `subjectPublicKey` bits hold it.
-fn public_key(pkcs8: &[u8]) -> Option<Vec<u8>> {
-    for curve in [
-        &ECDSA_P256_SHA256_ASN1_SIGNING,
-        &ECDSA_P384_SHA384_ASN1_SIGNING,
-        &ECDSA_P521_SHA512_ASN1_SIGNING,
-    ] {
+pub(super) fn public_key(pkcs8: &[u8]) -> Option<Vec<u8>> {
+    for curve in CURVES {
         if let Ok(key) = EcdsaKeyPair::from_pkcs8(curve, pkcs8) {
             return Some(key.public_key().as_ref().to_vec());
         }

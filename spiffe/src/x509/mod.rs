@@ -3,6 +3,7 @@
 
 mod key;
 mod leaf;
+mod pair;
 mod parse;
 mod pem;
 mod signing;
@@ -19,11 +20,13 @@ use crate::{SpiffeId, TrustDomain};
 
 pub use key::{KeyError, PrivateKey};
 pub use leaf::{LeafError, MAX_RSA_BITS, MIN_RSA_BITS, check_leaf};
+pub use pair::{PairError, PemPair};
 pub use parse::{ParseError, check_crl, split_certificates};
 pub use pem::{
     PemError, certificates_from_pem, certificates_to_pem, crls_from_pem, crls_to_pem, key_from_pem,
+    readable_certificates_from_pem,
 };
-pub use signing::{SigningError, check_signing};
+pub use signing::{SigningError, check_signing, signing_trust_domain};
 
 /// The longest chain that is taken, leaf included; SPIRE adds one certificate per nesting level.
 pub const MAX_CHAIN: usize = 16;

@@ -50,6 +50,33 @@ pub fn certificates_from_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     Ok(certificates)
 }
 
+/// The `CERTIFICATE` blocks that hold a certificate, at least one, and what is wrong with the others:
+/// one odd root of a company must not take the others along. PEM that is cut off is refused whole,
+/// since its writer may still be at it.
+pub fn readable_certificates_from_pem(
+    pem: &[u8],
+) -> Result<(Vec<CertificateDer<'static>>, Vec<PemError>), PemError> {
+    let blocks =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<CertificateDer<'_>>, _>>()?;
+    let mut odd = Vec::new();
+    let mut certificates = Vec::with_capacity(blocks.len());
+    for (index, certificate) in blocks.into_iter().enumerate() {
+        match parse_certificate(&certificate) {
+            Ok(_) => certificates.push(certificate),
+            Err(source) => odd.push(PemError::Content {
+                label: "CERTIFICATE",
+                index,
+                source,
+            }),
+        }
+    }
+    match (certificates.is_empty(), odd.is_empty()) {
+        (true, true) => Err(PemError::Missing("CERTIFICATE")),
+        (true, false) => Err(odd.swap_remove(0)),
+        (false, _) => Ok((certificates, odd)),
+    }
+}
+
 /// All `X509 CRL` blocks; there may be none.
 pub fn crls_from_pem(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
     let crls = CertificateRevocationListDer::pem_slice_iter(pem)

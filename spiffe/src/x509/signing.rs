@@ -73,6 +73,34 @@ pub fn check_signing(
     }
 }
 
+/// The trust domain that a signing certificate says it is of, by its SPIFFE ID; `None` if it has none,
+/// as the roots of istiod and of companies have not.
+pub fn signing_trust_domain(
+    certificate: &CertificateDer<'_>,
+) -> Result<Option<TrustDomain>, SigningError> {
+    let parsed = parse_certificate(certificate)?;
+    let Some(Extension {
+        parsed: ParsedExtension::SubjectAlternativeName(san),
+        ..
+    }) = extension(&parsed, &OID_X509_EXT_SUBJECT_ALT_NAME)?
+    else {
+        return Ok(None);
+    };
+    let mut found = None;
+    for name in &san.general_names {
+        let GeneralName::URI(uri) = name else {
+            continue;
+        };
+        let domain = match SpiffeId::parse(uri) {
+            Ok(id) => id.trust_domain(),
+            Err(_) => continue,
+        };
+        check_uri(uri, found.as_ref().unwrap_or(&domain))?;
+        found = Some(domain);
+    }
+    Ok(found)
+}
+
 fn check_uri(uri: &str, leaf: &TrustDomain) -> Result<(), SigningError> {
     let id = match SpiffeId::parse(uri) {
         Ok(id) => id,

@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 use super::{
     client_stream::{self, Protocol, Subscription},
     files::{FileName, FileSecrets},
+    options::FileOptions,
 };
 use crate::{SecretMessage, SecretRef, SecretState, SecretSubscriber, ServerAddress, connect};
 
@@ -67,7 +68,7 @@ impl SdsClients {
             clusters,
             check,
             runtime: Handle::current(),
-            files: FileSecrets::new(),
+            files: FileSecrets::new(FileOptions::default()),
             fixed: fixed
                 .map(|secret| (secret.name.clone(), Arc::new(secret.into())))
                 .collect(),

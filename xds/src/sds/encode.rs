@@ -1,7 +1,8 @@
 //! Identities and bundles as Envoy's `Secret`.
 //!
-//! Invariants: a validation context is never empty, never pools the roots of two trust domains, and
-//! carries no SAN matcher (Envoy would merge it with the configured ones, which widens them).
+//! Invariants: a validation context is never empty; it pools the roots of two trust domains only where
+//! nobody said whose they are, or an operator asked for it; and but for the one that is there for that
+//! it carries no SAN matcher (Envoy would merge it with the configured ones, which widens them).
 
 use ithildin_proto::{
     pack,
@@ -11,14 +12,15 @@ use ithildin_proto::{
             CertificateValidationContext, Secret, SpiffeCertValidatorConfig, TlsCertificate,
             secret, spiffe_cert_validator_config,
         },
+        r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern},
     },
 };
 use ithildin_spiffe::{
-    IdentitySnapshot, X509Bundle, X509Svid,
+    IdentitySnapshot, TrustDomain, X509Bundle, X509Svid,
     x509::{certificates_to_pem, crls_to_pem},
 };
 
-use super::{crl::Crls, tombstone, validator::Validator};
+use super::{crl::Crls, file_identity::pooled_pem, tombstone, validator::Validator};
 
 /// Envoy's name of its SPIFFE validator.
 const SPIFFE_VALIDATOR: &str = "envoy.tls.cert_validator.spiffe";
@@ -87,6 +89,47 @@ pub(super) fn pem_validation(name: &str, roots: Vec<u8>, crl: Option<DataSource>
     )
 }
 
+/// `trusted_ca` with every root of every trust domain, and every CRL. `None` if there is no root.
+pub(super) fn pooled(name: &str, snapshot: &IdentitySnapshot) -> Option<Secret> {
+    let bound = snapshot.bundles.values().flat_map(|bundle| &bundle.roots);
+    let roots: Vec<_> = bound.chain(&snapshot.unbound_roots).cloned().collect();
+    if roots.is_empty() {
+        return None;
+    }
+    let crls = &snapshot.crls;
+    let crl = (!crls.is_empty()).then(|| inline(crls_to_pem(crls).into_bytes()));
+    Some(pem_validation(name, pooled_pem(roots).into(), crl))
+}
+
+/// Lets in peers of `domains` beside those that the context's user names: Envoy adds the SAN rules of
+/// a served context to the configured ones. They are of the deprecated kind, which is the one that
+/// istiod sends; the two kinds do not go together.
+#[allow(deprecated)]
+pub(super) fn admit<'a>(secret: &mut Secret, domains: impl IntoIterator<Item = &'a TrustDomain>) {
+    let Some(secret::Type::ValidationContext(context)) = &mut secret.r#type else {
+        return;
+    };
+    context.match_subject_alt_names = domains
+        .into_iter()
+        .map(|domain| StringMatcher {
+            match_pattern: Some(MatchPattern::Prefix(format!("{}/", domain.id()))),
+            ..Default::default()
+        })
+        .collect();
+}
+
+/// The roots and the CRLs of a context that [`pem_validation`] made.
+pub(super) fn trusted_ca(secret: &Secret) -> (&[u8], Option<&DataSource>) {
+    let Some(secret::Type::ValidationContext(context)) = &secret.r#type else {
+        return (&[], None);
+    };
+    let roots = match context.trusted_ca.as_ref().map(|ca| &ca.specifier) {
+        Some(Some(Specifier::InlineBytes(roots))) => roots.as_slice(),
+        _ => &[],
+    };
+    (roots, context.crl.as_ref())
+}
+
 /// Trusts nobody. It has the validator of what it replaces: Envoy's SPIFFE validator demands a client
 /// certificate where `trusted_ca` alone would not.
 pub(super) fn no_trust(name: &str, trust_domain: &str, validator: Validator) -> Secret {
@@ -142,7 +185,7 @@ fn named(name: &str, content: secret::Type) -> Secret {
     }
 }
 
-fn inline(bytes: Vec<u8>) -> DataSource {
+pub(super) fn inline(bytes: Vec<u8>) -> DataSource {
     DataSource {
         specifier: Some(Specifier::InlineBytes(bytes)),
         ..Default::default()

@@ -1,12 +1,15 @@
 //! Secrets from files: Istio's names `file-cert:<chain>~<key>`, `file-root:<roots>` and
 //! `file-root:system`, and files of xDS resources (`path_config_source`).
 //!
-//! A file that is broken or gone leaves the last good content in force.
+//! Files are taken when they are whole: a chain with its own key, roots that are not cut off. A file
+//! that is broken or gone, or half of a rotation, leaves the last good content in force. That a
+//! certificate expires is told, since nobody but its owner can renew it.
 
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use ithildin_proto::{
@@ -16,13 +19,18 @@ use ithildin_proto::{
     },
     unpack,
 };
-use ithildin_spiffe::{Caller, x509::certificates_from_pem};
+use ithildin_spiffe::{
+    Caller,
+    x509::{
+        PemPair, certificates_to_pem, crls_from_pem, crls_to_pem, readable_certificates_from_pem,
+    },
+};
 use parking_lot::Mutex;
-use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
 use tokio::{runtime::Handle, sync::watch};
 use tracing::{info, warn};
+use zeroize::Zeroizing;
 
-use super::encode;
+use super::{encode, expiry::ExpiryNotice, options::FileOptions};
 use crate::{SecretState, watch_paths::PathWatch};
 
 const CERTIFICATE: &str = "file-cert:";
@@ -59,7 +67,14 @@ pub(crate) enum FileName {
 pub(crate) struct FileSecrets {
     /// The reader tasks live here, wherever a subscriber lives.
     runtime: Handle,
+    options: Arc<FileOptions>,
     watched: Watched,
+}
+
+/// What was read, and what is known of its end.
+struct Content {
+    secret: Secret,
+    pair: Option<PemPair>,
 }
 
 type Watched = Arc<Mutex<HashMap<Key, watch::Receiver<SecretState>>>>;
@@ -93,10 +108,13 @@ impl FileName {
         })
     }
 
-    fn paths(&self) -> Vec<PathBuf> {
+    fn paths(&self, options: &FileOptions) -> Vec<PathBuf> {
         match self {
             Self::Certificate { chain, key } => vec![chain.clone(), key.clone()],
-            Self::Root(path) => vec![path.clone()],
+            Self::Root(path) => {
+                let crl = options.crl.iter().cloned();
+                crl.chain([path.clone()]).collect()
+            }
             Self::Discovery { path, folder } => {
                 let inside = folder.iter().map(|folder| folder.join("..data"));
                 inside.chain([path.clone()]).collect()
@@ -105,31 +123,22 @@ impl FileName {
     }
 
     /// Reads the files and checks that they are what they should be.
-    fn read(&self, name: &str) -> Result<Secret, String> {
-        match self {
-            Self::Certificate { chain, key } => {
-                let pem = read(chain)?;
-                certificates_from_pem(&pem).map_err(|e| format!("{}: {e}", chain.display()))?;
-                let key_pem = read(key)?;
-                PrivateKeyDer::from_pem_slice(&key_pem)
-                    .map_err(|e| format!("{}: no private key: {e}", key.display()))?;
-                Ok(encode::pem_certificate(name, pem, key_pem))
-            }
-            Self::Root(path) => {
-                let pem = read(path)?;
-                certificates_from_pem(&pem).map_err(|e| format!("{}: {e}", path.display()))?;
-                Ok(encode::pem_validation(name, pem, None))
-            }
-            Self::Discovery { path, .. } => discovered(name, path),
-        }
+    fn read(&self, name: &str, options: &FileOptions) -> Result<Content, String> {
+        let secret = match self {
+            Self::Certificate { chain, key } => return pair(name, chain, key),
+            Self::Root(path) => roots(name, path, options.crl.as_deref())?,
+            Self::Discovery { path, .. } => discovered(name, path)?,
+        };
+        Ok(Content { secret, pair: None })
     }
 }
 
 impl FileSecrets {
     /// Must be called inside a runtime, which then watches the files.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(options: FileOptions) -> Self {
         Self {
             runtime: Handle::current(),
+            options: Arc::new(options),
             watched: Arc::default(),
         }
     }
@@ -141,8 +150,12 @@ impl FileSecrets {
         if let Some(receiver) = watched.get(&key) {
             return receiver.clone();
         }
-        let first = match key.1.read(name) {
-            Ok(secret) => SecretState::Ready(Arc::new(secret.into())),
+        let mut expiry = ExpiryNotice::default();
+        let first = match key.1.read(name, &self.options) {
+            Ok(content) => {
+                expiry.of(content.pair);
+                SecretState::Ready(Arc::new(content.secret.into()))
+            }
             Err(error) => {
                 warn!(name, error, "a secret's file cannot be used; it is watched");
                 SecretState::Pending(format!("secret {name:?}: {error}").into())
@@ -150,8 +163,15 @@ impl FileSecrets {
         };
         let (sender, receiver) = watch::channel(first);
         watched.insert(key.clone(), receiver.clone());
-        let task = follow(key, sender, Arc::clone(&self.watched));
-        self.runtime.spawn(task);
+        let follower = Follower {
+            key,
+            options: Arc::clone(&self.options),
+            sender,
+            watched: Arc::clone(&self.watched),
+            expiry,
+            complaint: String::new(),
+        };
+        self.runtime.spawn(follower.follow());
         receiver
     }
 }
@@ -162,36 +182,59 @@ pub(crate) fn may_read(caller: &Caller) -> bool {
     caller.uid.is_some_and(|uid| uid == 0 || uid == own)
 }
 
-async fn follow(key: Key, sender: watch::Sender<SecretState>, watched: Watched) {
-    let (name, file) = &key;
-    let mut watch = PathWatch::new(file.paths());
-    loop {
-        watch.changed().await;
-        if forget_unused(&key, &sender, &watched) {
-            return;
-        }
-        match file.read(name) {
-            Ok(secret) => {
-                if replace(&sender, SecretState::Ready(Arc::new(secret.into()))) {
-                    info!(name, "a secret's files have changed");
-                }
-            }
-            Err(error) => warn!(
-                name,
-                error, "a secret's file cannot be used; what was read before stays"
-            ),
-        }
-    }
+/// Follows one set of files until nobody asks for it any more.
+struct Follower {
+    key: Key,
+    options: Arc<FileOptions>,
+    sender: watch::Sender<SecretState>,
+    watched: Watched,
+    expiry: ExpiryNotice,
+    /// What was wrong last: an hour with a broken file is not an hour of equal lines.
+    complaint: String,
 }
 
-/// Whether only the map holds a receiver; it no longer does then.
-fn forget_unused(key: &Key, sender: &watch::Sender<SecretState>, watched: &Watched) -> bool {
-    let mut watched = watched.lock();
-    let unused = sender.receiver_count() == 1;
-    if unused {
-        watched.remove(key);
+impl Follower {
+    async fn follow(mut self) {
+        let mut watch = PathWatch::new(self.key.1.paths(&self.options), self.options.settle);
+        loop {
+            self.expiry.tell(&self.key.0, SystemTime::now());
+            watch.changed().await;
+            if self.forget_unused() {
+                return;
+            }
+            let (name, file) = &self.key;
+            match file.read(name, &self.options) {
+                Ok(content) => self.take(content),
+                Err(error) if error != self.complaint => {
+                    warn!(
+                        name,
+                        error, "a secret's file cannot be used; what was read before stays"
+                    );
+                    self.complaint = error;
+                }
+                Err(_) => {}
+            }
+        }
     }
-    unused
+
+    fn take(&mut self, content: Content) {
+        self.complaint.clear();
+        self.expiry.of(content.pair);
+        let new = SecretState::Ready(Arc::new(content.secret.into()));
+        if replace(&self.sender, new) {
+            info!(name = self.key.0, "a secret's files have changed");
+        }
+    }
+
+    /// Whether only the map holds a receiver; it no longer does then.
+    fn forget_unused(&self) -> bool {
+        let mut watched = self.watched.lock();
+        let unused = self.sender.receiver_count() == 1;
+        if unused {
+            watched.remove(&self.key);
+        }
+        unused
+    }
 }
 
 fn replace(sender: &watch::Sender<SecretState>, new: SecretState) -> bool {
@@ -200,6 +243,35 @@ fn replace(sender: &watch::Sender<SecretState>, new: SecretState) -> bool {
         *state = new;
         changed
     })
+}
+
+fn pair(name: &str, chain: &Path, key: &Path) -> Result<Content, String> {
+    let chain_pem = read(chain)?;
+    let key_pem = Zeroizing::new(read(key)?);
+    let pair = PemPair::check(&chain_pem, &key_pem)
+        .map_err(|error| format!("{} and {}: {error}", chain.display(), key.display()))?;
+    Ok(Content {
+        secret: encode::pem_certificate(name, chain_pem, key_pem.to_vec()),
+        pair: Some(pair),
+    })
+}
+
+fn roots(name: &str, path: &Path, crl: Option<&Path>) -> Result<Secret, String> {
+    let (roots, odd) = readable_certificates_from_pem(&read(path)?)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    for error in odd {
+        warn!(name, file = %path.display(), %error, "a root cannot be read; the others are used");
+    }
+    let crl = match crl {
+        Some(path) if path.exists() => {
+            let crls = crls_from_pem(&read(path)?)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
+            (!crls.is_empty()).then(|| encode::inline(crls_to_pem(&crls).into_bytes()))
+        }
+        _ => None,
+    };
+    let pem = certificates_to_pem(&roots).into_bytes();
+    Ok(encode::pem_validation(name, pem, crl))
 }
 
 fn discovered(name: &str, path: &Path) -> Result<Secret, String> {

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::{
+    feeds::SecretFeeds,
     files::{FileName, FileSecrets},
     options::SdsOptions,
     resolve::{Answer, resolve},
@@ -30,17 +31,23 @@ struct Inner {
     options: SdsOptions,
     identity: watch::Receiver<IdentityState>,
     files: FileSecrets,
+    feeds: SecretFeeds,
     /// By name, whoever subscribed first.
     states: Mutex<HashMap<String, watch::Sender<SecretState>>>,
 }
 
 impl LocalSecrets {
     /// Must be called inside a tokio runtime, which then follows `identity` and files.
-    pub fn new(identity: watch::Receiver<IdentityState>, options: SdsOptions) -> Self {
+    pub fn new(
+        identity: watch::Receiver<IdentityState>,
+        options: SdsOptions,
+        feeds: SecretFeeds,
+    ) -> Self {
         let inner = Arc::new(Inner {
-            options,
             identity: identity.clone(),
-            files: FileSecrets::new(),
+            files: FileSecrets::new(options.files.clone()),
+            options,
+            feeds,
             states: Mutex::default(),
         });
         tokio::spawn(follow_identity(Arc::downgrade(&inner), identity));
@@ -56,6 +63,9 @@ impl SecretSubscriber for LocalSecrets {
             let name = &secret.name;
             let reason = format!("secret {name:?}: its sds_config does not name a gRPC cluster");
             return watch::channel(SecretState::Unavailable(reason.into())).1;
+        }
+        if let Some(fed) = self.inner.feeds.get(&secret.name) {
+            return fed;
         }
         if let Some(Ok(file)) = FileName::parse(&secret.name) {
             return self.inner.files.subscribe(&secret.name, file);

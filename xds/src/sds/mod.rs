@@ -7,6 +7,7 @@
 //! | `default` | certificate of the chosen SVID |
 //! | a SPIFFE ID with a path | certificate of that SVID |
 //! | `ROOTCA`, `ALL` | trust in the own and every federated trust domain |
+//! | `ROOTCA-federated` | the same, letting in peers of the domains that an operator named |
 //! | a trust domain's SPIFFE ID | trust in that domain |
 //! | `file-cert:<chain>~<key>`, `file-root:<roots>`, `file-root:system` | those files, followed |
 //! | no name, or `*` | every trust domain and every SVID, by SPIFFE ID |
@@ -14,7 +15,10 @@
 //! `ROOTCA` holds the federated domains too, where SPIRE's has the own one alone: a federation that is
 //! joined at run time then works in meshes that know no other name. With Envoy's SPIFFE validator a
 //! domain's bundle vouches for that domain only, so nothing is pooled. A node that opts out of the
-//! validator gets `trusted_ca` with the own bundle and no other.
+//! validator gets `trusted_ca` with the own bundle and no other. Roots that came without a trust domain
+//! (istiod's PEM) make it a `trusted_ca` with all of them, since nobody can tell whose they are.
+//!
+//! An identity from files ([`FileIdentity`]) takes the place of `default`, `ROOTCA` or both.
 //!
 //! # Names without a secret
 //!
@@ -41,6 +45,9 @@ mod client;
 mod client_stream;
 mod crl;
 mod encode;
+mod expiry;
+mod feeds;
+mod file_identity;
 mod files;
 mod local;
 mod options;
@@ -51,8 +58,11 @@ mod tombstone;
 mod validator;
 
 pub use client::{ClusterLookup, SdsClients, SecretCheck};
+pub use feeds::SecretFeeds;
+pub use file_identity::{ExtraRoots, FileIdentity};
 pub use local::LocalSecrets;
 pub use options::{
-    ALL_BUNDLES, DEFAULT_BUNDLE, DEFAULT_SVID, DISABLED, SdsOptions, SecretName, SecretNames,
+    ALL_BUNDLES, DEFAULT_BUNDLE, DEFAULT_SVID, DISABLED, FEDERATED_BUNDLE, FileOptions, SdsOptions,
+    SecretName, SecretNames,
 };
 pub use server::SdsServer;

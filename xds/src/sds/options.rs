@@ -1,8 +1,10 @@
 //! What an operator may set about the names and the shape of secrets.
 
-use std::convert::Infallible;
+use std::{collections::BTreeSet, convert::Infallible, path::PathBuf, time::Duration};
 
-use ithildin_spiffe::SvidSelector;
+use ithildin_spiffe::{SvidSelector, TrustDomain};
+
+use crate::watch_paths;
 
 /// SPIRE's and Istio's name of the default certificate.
 pub const DEFAULT_SVID: &str = "default";
@@ -10,6 +12,9 @@ pub const DEFAULT_SVID: &str = "default";
 pub const DEFAULT_BUNDLE: &str = "ROOTCA";
 /// SPIRE's name of the validation context with all trust domains.
 pub const ALL_BUNDLES: &str = "ALL";
+/// Our name of the validation context that also lets in peers of the trust domains of
+/// [`SdsOptions::federated`], for inbound listeners whose SAN rules know only the mesh's own.
+pub const FEDERATED_BUNDLE: &str = "ROOTCA-federated";
 /// As a name, it disables the name (as in SPIRE's `sds` settings).
 pub const DISABLED: &str = "null";
 
@@ -22,6 +27,31 @@ pub struct SdsOptions {
     /// Serve a plain `trusted_ca` with the own bundle instead of Envoy's SPIFFE validator. A node's
     /// metadata overrides it in either direction.
     pub disable_spiffe_cert_validation: bool,
+    /// Serve every root of every trust domain in one `trusted_ca`, so that each vouches for all, as
+    /// stock Istio has it. For meshes that need one domain's roots to sign another's workloads.
+    pub pool_roots: bool,
+    /// The trust domains whose peers [`FEDERATED_BUNDLE`] lets in beside those that the configuration
+    /// names, each for as long as there is a bundle for it.
+    pub federated: BTreeSet<TrustDomain>,
+    pub files: FileOptions,
+}
+
+/// How secrets are read from files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileOptions {
+    /// Files that change together do so within this time.
+    pub settle: Duration,
+    /// CRLs for the roots of files, where the file exists.
+    pub crl: Option<PathBuf>,
+}
+
+impl Default for FileOptions {
+    fn default() -> Self {
+        Self {
+            settle: watch_paths::SETTLE,
+            crl: None,
+        }
+    }
 }
 
 /// The names that are not SPIFFE IDs (SPIRE's `default_svid_name` and so on).

@@ -5,7 +5,12 @@ use std::sync::Arc;
 use ithildin_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use ithildin_spiffe::{IdentitySnapshot, IdentityState, SpiffeId, SvidSelector, X509Bundle};
 
-use super::{encode, options::SdsOptions, tombstone, validator::Validator};
+use super::{
+    encode,
+    options::{FEDERATED_BUNDLE, SdsOptions},
+    tombstone,
+    validator::Validator,
+};
 use crate::SecretMessage;
 
 /// The meaning of a name.
@@ -40,6 +45,8 @@ impl Answer {
 enum Meaning {
     Svid(SvidSelector),
     AllBundles,
+    /// The same, with SAN rules for the domains that an operator lets in.
+    Federated,
     Bundle(String),
     Unknown(String),
 }
@@ -62,7 +69,7 @@ pub(crate) fn resolve(
             return gone(name, &meaning, validator, Arc::clone(reason));
         }
     };
-    match look_up(name, &meaning, snapshot, validator) {
+    match look_up(name, &meaning, snapshot, options, validator) {
         Ok(secret) => Answer::Secret(Arc::new(secret.into())),
         Err(reason) => gone(name, &meaning, validator, reason.into()),
     }
@@ -86,6 +93,9 @@ fn meaning(name: &str, options: &SdsOptions) -> Meaning {
     if names.default_bundle.matches(name) || names.all_bundles.matches(name) {
         return Meaning::AllBundles;
     }
+    if name == FEDERATED_BUNDLE {
+        return Meaning::Federated;
+    }
     match SpiffeId::parse(name) {
         Ok(id) if id.is_workload() => Meaning::Svid(SvidSelector::Id(id)),
         Ok(id) => Meaning::Bundle(id.trust_domain_name().to_owned()),
@@ -100,6 +110,7 @@ fn look_up(
     name: &str,
     meaning: &Meaning,
     snapshot: &IdentitySnapshot,
+    options: &SdsOptions,
     validator: Validator,
 ) -> Result<Secret, String> {
     match meaning {
@@ -107,8 +118,16 @@ fn look_up(
             Some(svid) => Ok(encode::certificate(name, svid)),
             None => Err(format!("the workload has no identity with {selector}")),
         },
-        Meaning::AllBundles => encode::validation(name, own_first(snapshot), snapshot, validator)
-            .ok_or_else(|| "no trust domain has a bundle".to_owned()),
+        Meaning::AllBundles => all_bundles(name, snapshot, options, validator),
+        Meaning::Federated => {
+            let mut secret = all_bundles(name, snapshot, options, validator)?;
+            let admitted = options.federated.iter().filter(|domain| {
+                let bundle = snapshot.bundles.get(*domain);
+                bundle.is_some_and(|bundle| !bundle.roots.is_empty())
+            });
+            encode::admit(&mut secret, admitted);
+            Ok(secret)
+        }
         Meaning::Bundle(domain) => {
             let bundle = snapshot.bundles.get(domain.as_str());
             let bundle = bundle.ok_or_else(|| {
@@ -119,6 +138,20 @@ fn look_up(
         }
         Meaning::Unknown(reason) => Err(reason.clone()),
     }
+}
+
+fn all_bundles(
+    name: &str,
+    snapshot: &IdentitySnapshot,
+    options: &SdsOptions,
+    validator: Validator,
+) -> Result<Secret, String> {
+    let secret = if options.pool_roots || !snapshot.unbound_roots.is_empty() {
+        encode::pooled(name, snapshot)
+    } else {
+        encode::validation(name, own_first(snapshot), snapshot, validator)
+    };
+    secret.ok_or_else(|| "no trust domain has a bundle".to_owned())
 }
 
 /// The own bundle, then the federated ones by name.
@@ -136,7 +169,7 @@ fn gone(name: &str, meaning: &Meaning, validator: Validator, reason: Arc<str>) -
     let tombstone = match meaning {
         Meaning::Svid(_) => encode::no_certificate(name),
         Meaning::Bundle(domain) => encode::no_trust(name, domain, validator),
-        Meaning::AllBundles | Meaning::Unknown(_) => {
+        Meaning::AllBundles | Meaning::Federated | Meaning::Unknown(_) => {
             encode::no_trust(name, tombstone::NOBODY, validator)
         }
     };

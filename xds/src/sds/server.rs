@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
 use super::{
-    files::FileSecrets, options::SdsOptions, resolve::Answer, session::Session,
+    feeds::SecretFeeds, files::FileSecrets, options::SdsOptions, resolve::Answer, session::Session,
     validator::Validator,
 };
 use crate::{
@@ -38,6 +38,7 @@ pub struct SdsServer {
     provider: Arc<dyn Provider>,
     options: Arc<SdsOptions>,
     files: FileSecrets,
+    feeds: SecretFeeds,
     places: Arc<Semaphore>,
 }
 
@@ -48,10 +49,16 @@ impl SdsServer {
     pub fn new(provider: Arc<dyn Provider>, options: SdsOptions) -> Self {
         Self {
             provider,
+            files: FileSecrets::new(options.files.clone()),
             options: Arc::new(options),
-            files: FileSecrets::new(),
+            feeds: SecretFeeds::default(),
             places: Arc::new(Semaphore::new(MAX_STREAMS)),
         }
+    }
+
+    /// Serves `feeds` before all else, to whoever may connect.
+    pub fn with_feeds(self, feeds: SecretFeeds) -> Self {
+        Self { feeds, ..self }
     }
 
     /// The service to add to a gRPC server.
@@ -86,7 +93,8 @@ impl SdsServer {
     }
 
     fn session(&self, caller: Caller) -> Session {
-        Session::new(Arc::clone(&self.options), caller, self.files.clone())
+        let files = (self.files.clone(), self.feeds.clone());
+        Session::new(Arc::clone(&self.options), caller, files)
     }
 }
 

@@ -17,6 +17,7 @@ use tokio_stream::{StreamMap, wrappers::WatchStream};
 use tracing::{debug, info, warn};
 
 use super::{
+    feeds::SecretFeeds,
     files::{self, FileName, FileSecrets},
     options::SdsOptions,
     resolve::{Answer, resolve, wildcard},
@@ -32,7 +33,8 @@ pub(super) struct Session {
     options: Arc<SdsOptions>,
     caller: Caller,
     files: FileSecrets,
-    /// By name; those of the stream's file secrets.
+    feeds: SecretFeeds,
+    /// By name; those of the stream's secrets from files and feeds.
     file_states: BTreeMap<String, SecretState>,
     file_changes: StreamMap<String, WatchStream<SecretState>>,
     /// From before this stream, as the peer says.
@@ -51,11 +53,16 @@ pub(super) struct View {
 }
 
 impl Session {
-    pub(super) fn new(options: Arc<SdsOptions>, caller: Caller, files: FileSecrets) -> Self {
+    pub(super) fn new(
+        options: Arc<SdsOptions>,
+        caller: Caller,
+        (files, feeds): (FileSecrets, SecretFeeds),
+    ) -> Self {
         Self {
             options,
             caller,
             files,
+            feeds,
             file_states: BTreeMap::new(),
             file_changes: StreamMap::new(),
             claims: Claims::default(),
@@ -111,7 +118,7 @@ impl Session {
         for name in names {
             let known = self.answers.remove(&name);
             let answer = match &known {
-                Some(known) if same_basis && !is_file(&name) => known.clone(),
+                Some(known) if same_basis && !self.is_fed(&name) => known.clone(),
                 _ => self.answer(&name, identity, validator),
             };
             let held = before.catalog.get(&name);
@@ -136,31 +143,44 @@ impl Session {
     }
 
     fn answer(&mut self, name: &str, identity: &IdentityState, validator: Validator) -> Answer {
+        if let Some(feed) = self.feeds.get(name) {
+            return self.fed(name, |_| feed);
+        }
         match FileName::parse(name) {
             None => resolve(name, identity, &self.options, validator),
             Some(Err(reason)) => Answer::Unknown(reason.into()),
             Some(Ok(_)) if !files::may_read(&self.caller) => {
                 Answer::Unknown("files are served only to the agent's own user and to root".into())
             }
-            Some(Ok(file)) => match self.file_state(name, file) {
-                SecretState::Ready(secret) => Answer::Secret(secret),
-                SecretState::Pending(reason) | SecretState::Unavailable(reason) => {
-                    Answer::Pending(reason)
-                }
-            },
+            Some(Ok(file)) => self.fed(name, |files| files.subscribe(name, file)),
         }
     }
 
-    fn file_state(&mut self, name: &str, file: FileName) -> SecretState {
-        if let Some(state) = self.file_states.get(name) {
-            return state.clone();
+    /// Whether `name` changes by itself and not with the identity.
+    fn is_fed(&self, name: &str) -> bool {
+        self.feeds.get(name).is_some() || FileName::parse(name).is_some()
+    }
+
+    /// The state of a secret that changes by itself; `open` is asked the first time.
+    fn fed(
+        &mut self,
+        name: &str,
+        open: impl FnOnce(&FileSecrets) -> watch::Receiver<SecretState>,
+    ) -> Answer {
+        if !self.file_states.contains_key(name) {
+            let mut receiver = open(&self.files);
+            let state = receiver.borrow_and_update().clone();
+            let changes = WatchStream::from_changes(receiver);
+            self.file_changes.insert(name.to_owned(), changes);
+            self.file_states.insert(name.to_owned(), state);
         }
-        let mut receiver: watch::Receiver<SecretState> = self.files.subscribe(name, file);
-        let state = receiver.borrow_and_update().clone();
-        let changes = WatchStream::from_changes(receiver);
-        self.file_changes.insert(name.to_owned(), changes);
-        self.file_states.insert(name.to_owned(), state.clone());
-        state
+        match self.file_states.get(name) {
+            Some(SecretState::Ready(secret)) => Answer::Secret(Arc::clone(secret)),
+            Some(SecretState::Pending(reason) | SecretState::Unavailable(reason)) => {
+                Answer::Pending(Arc::clone(reason))
+            }
+            None => Answer::Pending("the secret is not there yet".into()),
+        }
     }
 
     fn drop_files(&mut self, interest: &Interest) {
@@ -199,10 +219,6 @@ impl Session {
         };
         self.view.catalog.insert(name.to_owned(), resource);
     }
-}
-
-fn is_file(name: &str) -> bool {
-    FileName::parse(name).is_some()
 }
 
 /// Whether nothing was published in between.
@@ -255,6 +271,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::sds::FileOptions;
 
     fn authority() -> Authority {
         let mut domain = TrustDomainConfig::new(TrustDomain::parse("domain.test").unwrap());
@@ -286,7 +303,10 @@ mod tests {
         let provider = authority.agent("domain.test").unwrap();
         let mut states = provider.identities(&Caller::default());
         let identity = states.borrow_and_update().clone();
-        let files = FileSecrets::new();
+        let files = (
+            FileSecrets::new(FileOptions::default()),
+            SecretFeeds::default(),
+        );
         let mut session = Session::new(Arc::default(), Caller::default(), files);
         let first = refresh(&mut session, &identity, Validator::Spiffe);
         assert_eq!(first.len(), 2);

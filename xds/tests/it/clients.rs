@@ -377,7 +377,11 @@ async fn a_refusal_from_the_start_is_waited_out() {
 #[tokio::test]
 async fn in_process_the_same_secrets() {
     let mesh = Mesh::start().await;
-    let local = LocalSecrets::new(mesh.identity.subscribe(), Default::default());
+    let local = LocalSecrets::new(
+        mesh.identity.subscribe(),
+        Default::default(),
+        Default::default(),
+    );
     let clients = clients(&mesh.socket());
     for name in ["default", "ROOTCA", WORKLOAD, "spiffe://otherdomain.test"] {
         let mut remote = clients.subscribe(&grpc(name));
@@ -416,7 +420,11 @@ async fn in_process_the_same_secrets() {
 #[tokio::test]
 async fn in_process_an_outage_takes_nothing_away() {
     let mesh = Mesh::start().await;
-    let local = LocalSecrets::new(mesh.identity.subscribe(), Default::default());
+    let local = LocalSecrets::new(
+        mesh.identity.subscribe(),
+        Default::default(),
+        Default::default(),
+    );
     let states = local.subscribe(&grpc("default"));
     let waiting = "the source started over";
     mesh.identity
