@@ -64,10 +64,13 @@ impl Authority {
         self.dir.path().join(authority).join("agent.sock")
     }
 
-    /// Registers `id` of `authority` and returns the socket that only this workload uses.
+    /// Registers `id` of `authority` and returns the socket that only this workload uses, in a folder of
+    /// its own.
     pub fn workload(&self, authority: &str, id: &str) -> PathBuf {
         let name = id.rsplit('/').next().unwrap_or("workload");
-        let socket = self.dir.path().join(format!("{authority}-{name}.sock"));
+        let folder = self.dir.path().join(format!("{authority}-{name}"));
+        fs::create_dir_all(&folder).expect("the scratch folder is writable");
+        let socket = folder.join("socket");
         self.call(json!({"op": "grant", "id": id, "authority": authority, "socket": socket}));
         socket
     }

@@ -1,4 +1,4 @@
-//! Peers that are not ours: Envoy, SPIRE, openssl.
+//! Peers that are not ours: Envoy, SPIRE, istiod, openssl.
 
 use std::path::PathBuf;
 
@@ -11,6 +11,11 @@ pub fn envoy(test: &str) -> Option<PathBuf> {
 pub fn spire(test: &str) -> Option<(PathBuf, PathBuf)> {
     let server = from_env(test, "SPIRE_SERVER_BIN")?;
     Some((server, from_env(test, "SPIRE_AGENT_BIN")?))
+}
+
+/// A real istiod.
+pub fn pilot_discovery(test: &str) -> Option<PathBuf> {
+    from_env(test, "PILOT_DISCOVERY_BIN")
 }
 
 fn from_env(test: &str, variable: &str) -> Option<PathBuf> {

@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -29,6 +30,8 @@ impl Process {
             .append(true)
             .open(&log)
             .expect("the log file opens");
+        // Another user may open it again, as an Envoy does that logs to /dev/stdout.
+        fs::set_permissions(&log, fs::Permissions::from_mode(0o666)).expect("it is ours");
         command
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a file handle clones"))

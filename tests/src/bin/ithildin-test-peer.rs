@@ -1,7 +1,7 @@
 //! What the end-to-end tests put around the proxies, inside their namespaces: a service, a relay
 //! and load.
 //!
-//!     ithildin-test-peer serve 127.0.0.1:80 [--tls DIR]
+//!     ithildin-test-peer serve 127.0.0.1:80 [--tls DIR | --call URL...]
 //!     ithildin-test-peer relay 10.0.1.50:8000 127.0.0.1:8080
 //!     ithildin-test-peer load 127.0.0.1:8000 app.example.org /status/200
 
@@ -30,11 +30,18 @@ fn main() -> ExitCode {
 async fn run(arguments: &[String]) -> anyhow::Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["serve", on] => serve::plain(address(on)?).await,
+        ["serve", on] => serve::plain(address(on)?, Vec::new()).await,
+        ["serve", on, "--call", ref calls @ ..] => {
+            let calls = calls.iter().filter(|argument| **argument != "--call");
+            let calls: Result<_, _> = calls.map(|url| url.parse()).collect();
+            serve::plain(address(on)?, calls?).await
+        }
         ["serve", on, "--tls", dir] => serve::tls(address(on)?, dir.as_ref()).await,
         ["relay", from, to] => relay::run(address(from)?, address(to)?).await,
         ["load", to, host, path] => load::run(address(to)?, host, path).await,
-        _ => bail!("serve ADDRESS [--tls DIR] | relay FROM TO | load ADDRESS HOST PATH"),
+        _ => bail!(
+            "serve ADDRESS [--tls DIR | --call URL...] | relay FROM TO | load ADDRESS HOST PATH"
+        ),
     }
 }
 

@@ -1,13 +1,14 @@
 //! A service like httpbin, the bookinfo pages and nginx, as far as the walk-throughs ask for them.
 //!
 //! `/` is a page, `/status/N` answers with N, `/delay/N` after N seconds; all else, and the bodies of
-//! these, tell what the request was: JSON with `path`, `headers` and, over mTLS, `peer`.
+//! these, tell what the request was: JSON with `path`, `headers` and, over mTLS, `peer`. A service that
+//! calls others first adds `calls`, what each of them answered.
 
 use std::{convert::Infallible, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -23,18 +24,21 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+use super::calls;
+
 /// The first page of nginx, as far as anybody looks at it.
 const PAGE: &str = "<!DOCTYPE html><html><head><title>Welcome to nginx!</title></head></html>\n";
 /// The longest delay, as httpbin's.
 const MAX_DELAY: Duration = Duration::from_secs(10);
 
-/// HTTP/1 and HTTP/2 without TLS.
-pub async fn plain(on: SocketAddr) -> anyhow::Result<()> {
+/// HTTP/1 and HTTP/2 without TLS. Each request asks all of `calls` first.
+pub async fn plain(on: SocketAddr, calls: Vec<Uri>) -> anyhow::Result<()> {
+    let calls: Arc<[Uri]> = calls.into();
     let listener = TcpListener::bind(on).await?;
     loop {
         let (stream, _) = listener.accept().await?;
         let _ = stream.set_nodelay(true);
-        tokio::spawn(connection(stream, None));
+        tokio::spawn(connection(stream, None, Arc::clone(&calls)));
     }
 }
 
@@ -51,7 +55,7 @@ pub async fn tls(on: SocketAddr, dir: &Path) -> anyhow::Result<()> {
                 Ok(stream) => {
                     let peer = stream.get_ref().1.peer_certificates();
                     let peer = peer.and_then(|chain| chain.first()).and_then(uri);
-                    connection(stream, peer).await;
+                    connection(stream, peer, [].into()).await;
                 }
                 Err(error) => eprintln!("refused a client: {error}"),
             }
@@ -98,8 +102,9 @@ fn uri(leaf: &CertificateDer<'_>) -> Option<String> {
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Option<String>,
+    calls: Arc<[Uri]>,
 ) {
-    let service = service_fn(move |request| answer(request, peer.clone()));
+    let service = service_fn(move |request| answer(request, peer.clone(), Arc::clone(&calls)));
     // A proxy may close whenever it likes.
     let _ = auto::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(stream), service)
@@ -109,6 +114,7 @@ async fn connection(
 async fn answer(
     request: Request<Incoming>,
     peer: Option<String>,
+    to_call: Arc<[Uri]>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path();
     let mut status = StatusCode::OK;
@@ -125,9 +131,11 @@ async fn answer(
     let (kind, body) = if path == "/" {
         ("text/html", PAGE.to_owned())
     } else {
-        let body = json!({ "path": path, "headers": headers(request.headers()), "peer": peer })
-            .to_string();
-        ("application/json", body)
+        let mut body = json!({ "path": path, "headers": headers(request.headers()), "peer": peer });
+        if !to_call.is_empty() {
+            body["calls"] = calls::all(&to_call, request.headers()).await;
+        }
+        ("application/json", body.to_string())
     };
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;

@@ -1,0 +1,108 @@
+//! A mesh under a real istiod: each Pod has a namespace, an address, its traffic captured, and the
+//! agent as the injected container has it: user 1337, the arguments, variables and mounts of Istio's
+//! sidecar template with our `spire` on top.
+
+mod pod;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use crate::{DataPlane, Identities, Istiod, Lan, clusters, curl, curl::Answer, peers};
+
+pub use pod::{App, Pod, PodSpec};
+
+/// The trust domain of the mesh, and the cluster of its [`Identities`].
+pub const TRUST_DOMAIN: &str = "example.org";
+
+/// A running mesh.
+pub struct Mesh {
+    // Before istiod: proxies that lose it would only fill the log.
+    pods: BTreeMap<String, Pod>,
+    pub istiod: Istiod,
+    pub identities: Identities,
+    pub data_plane: DataPlane,
+    lan: Lan,
+}
+
+impl Mesh {
+    /// istiod with the objects of `files` in `tests/data/mesh`, and `pods`, all of which are ready.
+    /// `None`, said by name, if a peer is missing or we are not root: Pods have two users.
+    pub fn start(
+        test: &str,
+        data_plane: DataPlane,
+        identities: Identities,
+        files: &[&str],
+        pods: &[PodSpec<'_>],
+    ) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED {test}: needs root");
+            return None;
+        }
+        if data_plane == DataPlane::Envoy {
+            peers::envoy(test)?;
+        }
+        let lan = Lan::new();
+        let files: Vec<PathBuf> = ["mesh.yaml"]
+            .iter()
+            .chain(files)
+            .map(|name| clusters::data(&format!("mesh/{name}")))
+            .collect();
+        let istiod = Istiod::start(test, &lan, &files)?;
+        let mut mesh = Self {
+            pods: BTreeMap::new(),
+            istiod,
+            identities,
+            data_plane,
+            lan,
+        };
+        for spec in pods {
+            mesh.add(spec);
+        }
+        mesh.wait_ready();
+        Some(mesh)
+    }
+
+    /// Makes a Pod known to the Kubernetes API and starts it.
+    pub fn add(&mut self, spec: &PodSpec<'_>) {
+        self.istiod
+            .apply(&format!("pod-{}.json", spec.name), &spec.object());
+        let pod = Pod::start(
+            &self.lan,
+            &self.istiod,
+            &self.identities,
+            spec,
+            self.data_plane,
+        );
+        self.pods.insert(spec.name.to_owned(), pod);
+    }
+
+    /// Waits for the readiness of all.
+    pub fn wait_ready(&mut self) {
+        for pod in self.pods.values_mut() {
+            pod.wait_ready();
+        }
+    }
+
+    /// The Pod of this name.
+    pub fn pod(&self, name: &str) -> &Pod {
+        self.pods
+            .get(name)
+            .unwrap_or_else(|| panic!("no Pod {name}"))
+    }
+
+    pub fn pod_mut(&mut self, name: &str) -> &mut Pod {
+        self.pods
+            .get_mut(name)
+            .unwrap_or_else(|| panic!("no Pod {name}"))
+    }
+
+    /// Ends a Pod: its object goes first, as when it is evicted.
+    pub fn remove(&mut self, name: &str) {
+        self.istiod.delete(&format!("pod-{name}.json"));
+        self.pods.remove(name);
+    }
+
+    /// `curl URL` as the application of a Pod does it.
+    pub fn curl(&self, pod: &str, url: &str, arguments: &[&str]) -> Answer {
+        curl::get(&self.pod(pod).net, url, arguments)
+    }
+}

@@ -1,0 +1,299 @@
+//! One Pod: what the kubelet, the CNI and the injector make of it.
+
+use std::{
+    fs,
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+
+use super::TRUST_DOMAIN;
+use crate::{
+    DataPlane, Identities, Istiod, Lan, Net, Process,
+    agent::Identity,
+    curl::{self, Answer},
+    eventually,
+    istiod::{ADDRESS, HOST, kubernetes_network},
+    process::{binary, output},
+};
+
+/// The user of the proxy container, whose traffic is not captured.
+const PROXY_USER: u32 = 1337;
+const ADMIN: &str = "http://127.0.0.1:15000";
+const READY: &str = "http://127.0.0.1:15021/healthz/ready";
+/// Programs, which the proxy's user may not reach where they were built.
+const BIN: &str = "/run/bin";
+/// The root of the container's own files.
+const ROOT: &str = "/run/pod";
+/// Where the CSI driver mounts the folder of the SPIRE agent's socket, below [`ROOT`].
+const SOCKETS: &str = "var/run/secrets/workload-spiffe-uds";
+
+/// What a Pod is.
+#[derive(Clone, Copy, Debug)]
+pub struct PodSpec<'a> {
+    pub name: &'a str,
+    pub namespace: &'a str,
+    pub account: &'a str,
+    pub ip: [u8; 4],
+    /// `sidecar`, whose traffic is captured, or `router`.
+    pub role: &'a str,
+    pub labels: &'a [(&'a str, &'a str)],
+    pub app: Option<App<'a>>,
+}
+
+/// The application's container.
+#[derive(Clone, Copy, Debug)]
+pub struct App<'a> {
+    pub port: u16,
+    /// What it asks, in order, before it answers.
+    pub calls: &'a [&'a str],
+}
+
+/// A running Pod.
+pub struct Pod {
+    pub agent: Process,
+    _app: Option<Process>,
+    // After the processes, whose logs are there.
+    pub net: Net,
+    /// Its SPIFFE ID.
+    pub id: String,
+    command: Box<dyn Fn(&Net) -> Command>,
+}
+
+impl PodSpec<'_> {
+    /// The Kubernetes objects: the Pod and its service account.
+    pub(super) fn object(&self) -> String {
+        let mut labels: serde_json::Map<String, Value> = self
+            .labels
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).into()))
+            .collect();
+        if self.role == "sidecar" {
+            labels.insert("security.istio.io/tlsMode".into(), "istio".into());
+        }
+        let ports: Vec<Value> = self
+            .app
+            .iter()
+            .map(|app| json!({"containerPort": app.port}))
+            .collect();
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": self.name, "namespace": self.namespace, "labels": labels},
+            "spec": {
+                "serviceAccountName": self.account,
+                "containers": [{"name": "app", "image": "app", "ports": ports}],
+            },
+            "status": {"podIP": self.address()},
+        });
+        let account = json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": self.account, "namespace": self.namespace},
+        });
+        json!({"apiVersion": "v1", "kind": "List", "items": [account, pod]}).to_string()
+    }
+
+    fn address(&self) -> String {
+        std::net::Ipv4Addr::from(self.ip).to_string()
+    }
+
+    /// The Deployment's name.
+    fn workload(&self) -> &str {
+        self.name
+            .rsplit_once('-')
+            .map_or(self.name, |(name, _)| name)
+    }
+}
+
+impl Pod {
+    pub(super) fn start(
+        lan: &Lan,
+        istiod: &Istiod,
+        identities: &Identities,
+        spec: &PodSpec<'_>,
+        data_plane: DataPlane,
+    ) -> Self {
+        let net = lan.host(spec.ip.into(), &[&format!("{ADDRESS} {HOST}")]);
+        kubernetes_network(&net, spec.namespace);
+        let path = format!("/ns/{}/sa/{}", spec.namespace, spec.account);
+        let (id, identity) = identities.workload(TRUST_DOMAIN, &path);
+        mount_programs(&net);
+        lay_out(&net, istiod, spec, &identity);
+        if spec.role == "sidecar" {
+            capture(&net);
+        }
+        let app = spec.app.map(|app| {
+            let mut serve = net.command(binary("ithildin-test-peer"));
+            serve.args(["serve", &format!("0.0.0.0:{}", app.port)]);
+            serve.args(app.calls.iter().flat_map(|url| ["--call", url]));
+            net.spawn("app", serve)
+        });
+        let command = agent_command(spec, &identity, data_plane);
+        let agent = net.spawn("agent", command(&net));
+        Self {
+            agent,
+            _app: app,
+            net,
+            id,
+            command,
+        }
+    }
+
+    /// Waits for its readiness probe.
+    pub fn wait_ready(&mut self) {
+        eventually("the Pod is ready", || {
+            assert!(self.agent.is_running(), "the agent ended");
+            curl::get(&self.net, READY, &[]).expect_status(200)
+        });
+    }
+
+    /// Starts the agent again, as the kubelet does after its end.
+    pub fn restart_agent(&mut self) {
+        self.agent.kill();
+        self.agent = self.net.spawn("agent", (self.command)(&self.net));
+    }
+
+    /// A page of the data plane's admin.
+    pub fn admin(&self, path: &str) -> Answer {
+        curl::get(&self.net, &format!("{ADMIN}{path}"), &[])
+    }
+
+    pub fn log(&self) -> String {
+        self.agent.log()
+    }
+}
+
+/// Makes the programs of the image reachable for the proxy's user.
+fn mount_programs(net: &Net) {
+    let mut programs = vec![("pilot-agent", binary("pilot-agent"))];
+    if let Some(envoy) = std::env::var_os("ENVOY_BIN") {
+        programs.push(("envoy", PathBuf::from(envoy)));
+    }
+    let bin = net.subdir("run/bin");
+    for (name, path) in programs {
+        fs::write(bin.join(name), "").expect("the scratch folder is writable");
+        let path = path.canonicalize().expect("the program is there");
+        let mut mount = net.command("mount");
+        mount.arg("--bind").arg(path).arg(format!("{BIN}/{name}"));
+        output(mount);
+    }
+}
+
+/// What the kubelet mounts, below the working directory of the agent.
+fn lay_out(net: &Net, istiod: &Istiod, spec: &PodSpec<'_>, identity: &Identity) {
+    let labels: String = spec
+        .labels
+        .iter()
+        .map(|(name, value)| format!("{name}=\"{value}\"\n"))
+        .collect();
+    let token = istiod.token(spec.namespace, spec.account, spec.name);
+    let files = [
+        ("var/run/secrets/tokens/istio-token", token),
+        (
+            "var/run/secrets/istio/root-cert.pem",
+            istiod.roots(spec.namespace),
+        ),
+        ("etc/istio/pod/labels", labels),
+        ("etc/istio/pod/annotations", String::new()),
+    ];
+    let root = net.subdir("run/pod");
+    for (path, text) in files {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().expect("it is below the root"))
+            .and_then(|()| fs::write(path, text))
+            .expect("the scratch folder is writable");
+    }
+    // The one folder that the container may write.
+    let own = net.subdir("run/pod/etc/istio/proxy");
+    chown(own, Some(PROXY_USER), Some(PROXY_USER)).expect("we are root");
+    mount_socket(net, &identity.socket);
+}
+
+/// Mounts the folder of the Workload API's socket read-only, as the CSI driver does.
+fn mount_socket(net: &Net, socket: &Path) {
+    let folder = socket.parent().expect("a socket is in a folder");
+    net.subdir(&format!("run/pod/{SOCKETS}"));
+    let mut mount = net.command("mount");
+    mount
+        .args(["--bind", "-o", "ro"])
+        .arg(folder)
+        .arg(format!("{ROOT}/{SOCKETS}"));
+    output(mount);
+}
+
+/// Redirects the Pod's traffic, with the arguments of Istio's init container.
+fn capture(net: &Net) {
+    let mut command = net.command(binary("pilot-agent"));
+    command.args(["istio-iptables", "-p", "15001", "-z", "15006", "-u"]);
+    command.arg(PROXY_USER.to_string());
+    command.args(["-m", "REDIRECT", "-i", "*", "-x", "", "-b", "*"]);
+    command.args(["-d", "15090,15021,15020", "--redirect-dns"]);
+    output(command);
+}
+
+/// The agent's container, as the templates write it.
+fn agent_command(
+    spec: &PodSpec<'_>,
+    identity: &Identity,
+    data_plane: DataPlane,
+) -> Box<dyn Fn(&Net) -> Command> {
+    let config = json!({
+        "binaryPath": format!("{BIN}/envoy"),
+        "concurrency": 1,
+        "terminationDrainDuration": "1s",
+    });
+    let file = identity.socket.file_name().unwrap_or_default();
+    let workload = spec.workload();
+    let mut environment = vec![
+        ("POD_NAME", spec.name.to_owned()),
+        ("POD_NAMESPACE", spec.namespace.to_owned()),
+        ("INSTANCE_IP", spec.address()),
+        ("HOST_IP", ADDRESS.to_string()),
+        ("SERVICE_ACCOUNT", spec.account.to_owned()),
+        ("PILOT_CERT_PROVIDER", "istiod".to_owned()),
+        ("CA_ADDR", format!("{HOST}:15012")),
+        ("TRUST_DOMAIN", TRUST_DOMAIN.to_owned()),
+        ("ISTIO_CPU_LIMIT", "1".to_owned()),
+        ("PROXY_CONFIG", config.to_string()),
+        ("ISTIO_META_CLUSTER_ID", "Kubernetes".to_owned()),
+        ("ISTIO_META_NODE_NAME", "node1".to_owned()),
+        ("ISTIO_META_MESH_ID", TRUST_DOMAIN.to_owned()),
+        ("ISTIO_META_WORKLOAD_NAME", workload.to_owned()),
+        (
+            "ISTIO_META_OWNER",
+            format!(
+                "kubernetes://apis/apps/v1/namespaces/{}/deployments/{workload}",
+                spec.namespace
+            ),
+        ),
+        ("ISTIO_META_INTERCEPTION_MODE", "REDIRECT".to_owned()),
+        (
+            "WORKLOAD_IDENTITY_SOCKET_FILE",
+            file.to_string_lossy().into_owned(),
+        ),
+        ("ITHILDIN_DATA_PLANE", data_plane.as_str().to_owned()),
+    ];
+    match spec.role {
+        "sidecar" => environment.push(("ISTIO_META_DNS_CAPTURE", "true".to_owned())),
+        _ => environment.push(("ISTIO_META_UNPRIVILEGED_POD", "true".to_owned())),
+    }
+    let role = spec.role.to_owned();
+    let domain = format!("{}.svc.cluster.local", spec.namespace);
+    let svid = identity.svid.clone();
+    Box::new(move |net| {
+        let user = PROXY_USER.to_string();
+        let mut command = net.command("setpriv");
+        command
+            .args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"])
+            .arg("sh")
+            .args(["-c", &format!("cd {ROOT} && exec {BIN}/pilot-agent \"$@\"")])
+            .args(["pilot-agent", "proxy", &role, "--domain", &domain])
+            .args(["--proxyLogLevel=warning", "--log_output_level=default:info"])
+            .args(svid.iter().flat_map(|svid| ["--svid", svid.as_str()]))
+            .envs(environment.iter().map(|(name, value)| (name, value)));
+        command
+    })
+}
