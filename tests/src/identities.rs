@@ -52,6 +52,17 @@ federation:
         Some(identities)
     }
 
+    /// The one trust domain of a [`Mesh`](crate::Mesh), whose proxies run as `uid`: by SPIRE where it is
+    /// here, else by the authority.
+    pub fn of_mesh(test: &str, uid: u32) -> Option<Self> {
+        let mut plan = Plan::new("example.org", "example.org");
+        plan.uid = uid;
+        Self::by_spire(test, &[plan]).or_else(|| {
+            let config = "trust_domains: [{name: example.org}]\n";
+            Some(Self::Authority(Authority::start(config)))
+        })
+    }
+
     /// Two clusters, `server` and `client`, of the one trust domain `example.org`: each has an RSA
     /// intermediate `OU=DOWNSTREAM-1` below the one EC root. A third, `elsewhere`, is another domain.
     pub fn shared_root(_test: &str) -> Option<Self> {

@@ -46,7 +46,7 @@ impl Istiod {
         let kubeconfig = net.dir().join("kubeconfig");
         let mut kapi = net.command("python3");
         kapi.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("kapi/kapi.py"))
-            .args(["--port", "6443", "--dir"])
+            .args(["--port", "6443", "--interval", "0.05", "--dir"])
             .arg(&objects)
             .arg("--kubeconfig-out")
             .arg(&kubeconfig)

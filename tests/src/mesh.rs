@@ -6,9 +6,9 @@ mod pod;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::{DataPlane, Identities, Istiod, Lan, clusters, curl, curl::Answer, peers};
+use crate::{DataPlane, Identities, Istiod, Lan, Net, clusters, curl, curl::Answer, peers};
 
-pub use pod::{App, Pod, PodSpec};
+pub use pod::{App, PROXY_USER, Pod, PodSpec};
 
 /// The trust domain of the mesh, and the cluster of its [`Identities`].
 pub const TRUST_DOMAIN: &str = "example.org";
@@ -95,10 +95,21 @@ impl Mesh {
             .unwrap_or_else(|| panic!("no Pod {name}"))
     }
 
-    /// Ends a Pod: its object goes first, as when it is evicted.
-    pub fn remove(&mut self, name: &str) {
+    /// A namespace at this address that belongs to no Pod.
+    pub fn host(&self, address: [u8; 4]) -> Net {
+        self.lan.host(address.into(), &[])
+    }
+
+    /// Ends a Pod as Kubernetes does: its object goes, its proxy is told and drains, the application ends
+    /// last.
+    pub fn evict(&mut self, name: &str) {
         self.istiod.delete(&format!("pod-{name}.json"));
-        self.pods.remove(name);
+        let mut pod = self
+            .pods
+            .remove(name)
+            .unwrap_or_else(|| panic!("no Pod {name}"));
+        let status = pod.agent.terminate();
+        assert!(status.success(), "{name}: {status}: {}", pod.log());
     }
 
     /// `curl URL` as the application of a Pod does it.

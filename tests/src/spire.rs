@@ -6,6 +6,7 @@ mod forge;
 
 use std::{
     fs,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -36,6 +37,8 @@ pub struct Plan {
     pub ca_key_type: &'static str,
     /// The agent's socket; one in the lab's folder by default.
     pub socket: Option<PathBuf>,
+    /// The user that workloads run as; ours by default.
+    pub uid: u32,
 }
 
 impl Plan {
@@ -46,6 +49,7 @@ impl Plan {
             upstream: Upstream::None,
             ca_key_type: "ec-p256",
             socket: None,
+            uid: rustix::process::geteuid().as_raw(),
         }
     }
 }
@@ -58,7 +62,7 @@ pub struct Spire {
 
 struct Cluster {
     _server: Process,
-    _agent: Process,
+    agent: Process,
     plan: Plan,
     dir: PathBuf,
     socket: PathBuf,
@@ -127,20 +131,10 @@ impl Spire {
         });
         let bundle = ctl(&dir, &["bundle", "show"]).expect("a healthy server has a bundle");
         fs::write(dir.join("bootstrap.pem"), bundle).expect("the scratch folder is writable");
-        let node = format!("spiffe://{}{NODE}-{}", plan.trust_domain, plan.cluster);
-        let token = ctl(&dir, &["token", "generate", "-spiffeID", &node]);
-        let token = token.expect("the server makes a token");
-        let token = token.trim().trim_start_matches("Token: ");
-        let mut agent = Command::new(&binaries.1);
-        agent.args(["run", "-joinToken", token, "-config"]);
-        agent.arg(dir.join("agent.conf"));
-        let agent = Process::spawn("spire-agent", &dir, agent);
-        eventually("the SPIRE agent listens", || {
-            socket.exists().then_some(()).ok_or(agent.log())
-        });
+        let agent = run_agent(plan, &dir, &socket, &binaries.1);
         Cluster {
             _server: server,
-            _agent: agent,
+            agent,
             plan: plan.clone(),
             dir,
             socket,
@@ -248,6 +242,18 @@ impl Spire {
         });
     }
 
+    /// Ends the agent of `cluster` as a crash does.
+    pub fn kill_agent(&mut self, cluster: &str) {
+        self.find_mut(cluster).agent.kill();
+    }
+
+    /// Starts it again; what it knew is gone.
+    pub fn restart_agent(&mut self, cluster: &str) {
+        let (_, binary) = peers::spire("").expect("they were there at the start");
+        let cluster = self.find_mut(cluster);
+        cluster.agent = run_agent(&cluster.plan, &cluster.dir, &cluster.socket, &binary);
+    }
+
     /// The agent's socket.
     pub fn socket(&self, cluster: &str) -> PathBuf {
         self.find(cluster).socket.clone()
@@ -257,6 +263,29 @@ impl Spire {
         let found = self.clusters.iter().find(|c| c.plan.cluster == name);
         found.unwrap_or_else(|| panic!("there is no cluster {name}"))
     }
+
+    fn find_mut(&mut self, name: &str) -> &mut Cluster {
+        let found = self.clusters.iter_mut().find(|c| c.plan.cluster == name);
+        found.unwrap_or_else(|| panic!("there is no cluster {name}"))
+    }
+}
+
+/// An agent that has joined the server of `plan`, and listens.
+fn run_agent(plan: &Plan, dir: &Path, socket: &Path, binary: &Path) -> Process {
+    let node = format!("spiffe://{}{NODE}-{}", plan.trust_domain, plan.cluster);
+    let token = ctl(dir, &["token", "generate", "-spiffeID", &node]);
+    let token = token.expect("the server makes a token");
+    let token = token.trim().trim_start_matches("Token: ");
+    let mut agent = Command::new(binary);
+    agent.args(["run", "-joinToken", token, "-config"]);
+    agent.arg(dir.join("agent.conf"));
+    let agent = Process::spawn("spire-agent", dir, agent);
+    eventually("the SPIRE agent listens", || {
+        UnixStream::connect(socket)
+            .map(drop)
+            .map_err(|error| (error, agent.log()))
+    });
+    agent
 }
 
 impl Cluster {
@@ -274,7 +303,7 @@ impl Cluster {
             "spiffe://{}{NODE}-{}",
             self.plan.trust_domain, self.plan.cluster
         );
-        let selector = format!("unix:uid:{}", rustix::process::geteuid().as_raw());
+        let selector = format!("unix:uid:{}", self.plan.uid);
         let mut arguments = vec!["entry", "create", "-parentID", &parent];
         arguments.extend(["-spiffeID", id, "-selector", &selector]);
         arguments.extend(more);

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The user of the proxy container, whose traffic is not captured.
-const PROXY_USER: u32 = 1337;
+pub const PROXY_USER: u32 = 1337;
 const ADMIN: &str = "http://127.0.0.1:15000";
 const READY: &str = "http://127.0.0.1:15021/healthz/ready";
 /// Programs, which the proxy's user may not reach where they were built.
@@ -41,6 +41,8 @@ pub struct PodSpec<'a> {
     pub role: &'a str,
     pub labels: &'a [(&'a str, &'a str)],
     pub app: Option<App<'a>>,
+    /// Further variables of the proxy's container.
+    pub env: &'a [(&'a str, &'a str)],
 }
 
 /// The application's container.
@@ -276,6 +278,10 @@ fn agent_command(
         ),
         ("ITHILDIN_DATA_PLANE", data_plane.as_str().to_owned()),
     ];
+    let further = spec.env.iter();
+    let further: Vec<(String, String)> = further
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
     match spec.role {
         "sidecar" => environment.push(("ISTIO_META_DNS_CAPTURE", "true".to_owned())),
         _ => environment.push(("ISTIO_META_UNPRIVILEGED_POD", "true".to_owned())),
@@ -293,7 +299,8 @@ fn agent_command(
             .args(["pilot-agent", "proxy", &role, "--domain", &domain])
             .args(["--proxyLogLevel=warning", "--log_output_level=default:info"])
             .args(svid.iter().flat_map(|svid| ["--svid", svid.as_str()]))
-            .envs(environment.iter().map(|(name, value)| (name, value)));
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .envs(further.iter().map(|(name, value)| (name, value)));
         command
     })
 }

@@ -5,7 +5,7 @@ use ithildin_tests::{
     DataPlane, Identities, Mesh,
     curl::Answer,
     eventually,
-    mesh::{App, PodSpec},
+    mesh::{App, PROXY_USER, PodSpec},
 };
 use serde_json::Value;
 
@@ -33,6 +33,7 @@ const PRODUCTPAGE: PodSpec<'_> = PodSpec {
             "http://reviews.default.svc.cluster.local:9080/reviews/0",
         ],
     }),
+    env: &[],
 };
 
 const DETAILS: PodSpec<'_> = PodSpec {
@@ -90,6 +91,7 @@ const GATEWAY: PodSpec<'_> = PodSpec {
     role: "router",
     labels: &[("istio", "ingressgateway")],
     app: None,
+    env: &[],
 };
 
 const ALL: [PodSpec<'_>; 7] = [
@@ -104,7 +106,7 @@ const ALL: [PodSpec<'_>; 7] = [
 const INGRESS: &str = "http://10.0.4.10:8080";
 
 fn bookinfo(test: &str, data_plane: DataPlane) {
-    let Some(identities) = Identities::federated(test) else {
+    let Some(identities) = Identities::of_mesh(test, PROXY_USER) else {
         return;
     };
     let mesh = Mesh::start(test, data_plane, identities, &["bookinfo.yaml"], &ALL);

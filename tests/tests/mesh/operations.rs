@@ -1,0 +1,188 @@
+//! What operators do to a mesh, under load: no request fails.
+
+use std::time::{Duration, Instant};
+
+use ithildin_tests::{
+    DataPlane, Identities, Load, Mesh, eventually, eventually_within,
+    mesh::{App, PROXY_USER, PodSpec, TRUST_DOMAIN},
+};
+
+const URL: &str = "http://httpbin:8000/status/200";
+
+const SLEEP: PodSpec<'_> = PodSpec {
+    name: "sleep-0",
+    namespace: "default",
+    account: "sleep",
+    ip: [10, 0, 4, 1],
+    role: "sidecar",
+    labels: &[("app", "sleep")],
+    app: None,
+    env: &[],
+};
+
+const HTTPBIN: PodSpec<'_> = PodSpec {
+    name: "httpbin-0",
+    account: "httpbin",
+    ip: [10, 0, 4, 2],
+    labels: &[("app", "httpbin")],
+    app: Some(App {
+        port: 8080,
+        calls: &[],
+    }),
+    ..SLEEP
+};
+
+const SECOND: PodSpec<'_> = PodSpec {
+    name: "httpbin-1",
+    ip: [10, 0, 4, 3],
+    ..HTTPBIN
+};
+
+/// They stand in for Pods that go.
+const THIRD: PodSpec<'_> = PodSpec {
+    name: "httpbin-2",
+    ip: [10, 0, 4, 4],
+    ..HTTPBIN
+};
+
+const FOURTH: PodSpec<'_> = PodSpec {
+    name: "httpbin-3",
+    ip: [10, 0, 4, 5],
+    ..HTTPBIN
+};
+
+/// Changes of the configuration.
+const PUSHES: usize = 200;
+const PUSH: &str = "\
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: httpbin, namespace: default}
+spec:
+  hosts: [httpbin]
+  http:
+  - route: [{destination: {host: httpbin}}]
+    headers: {response: {set: {x-turn: \"TURN\"}}}
+";
+/// What SPIRE of the tests gives an SVID; it is renewed after half of it.
+const SVID_TTL: Duration = Duration::from_secs(60);
+/// Longer than a rotation, shorter than an SVID.
+const DEAD: Duration = Duration::from_secs(35);
+
+#[test]
+fn on_builtin() {
+    operations("operations::on_builtin", DataPlane::Builtin);
+}
+
+#[test]
+fn on_envoy() {
+    operations("operations::on_envoy", DataPlane::Envoy);
+}
+
+fn operations(test: &str, data_plane: DataPlane) {
+    let Some(identities) = Identities::of_mesh(test, PROXY_USER) else {
+        return;
+    };
+    let pods = [SLEEP, HTTPBIN, SECOND];
+    let mesh = Mesh::start(test, data_plane, identities, &["httpbin.yaml"], &pods);
+    let Some(mut mesh) = mesh else {
+        return;
+    };
+    eventually("httpbin answers", || {
+        mesh.curl("sleep-0", URL, &[]).expect_status(200)
+    });
+    let net = &mesh.pod("sleep-0").net;
+    let load = Load::start(net, "10.96.2.1:8000", "httpbin:8000", "/status/200");
+    load.wait_beyond(0);
+    let started = Instant::now();
+
+    pushes(&mesh);
+    told(test, "pushes", &load, started);
+    istiod_dies(&mut mesh, &load);
+    told(test, "istiod died and came back", &load, started);
+    issuer_dies(&mut mesh, &load);
+    told(test, "the issuer died and came back", &load, started);
+    rolling_restart(&mut mesh);
+    told(test, "rolling restart", &load, started);
+
+    let tally = load.finish();
+    let rate = tally.requests as f64 / started.elapsed().as_secs_f64();
+    println!(
+        "{test}: {} requests ({rate:.0}/s), {} failed, slowest {:?}",
+        tally.requests, tally.failed, tally.slowest
+    );
+    assert_eq!(tally.failed, 0, "{tally:?}");
+}
+
+fn told(test: &str, what: &str, load: &Load, started: Instant) {
+    println!(
+        "{test}: {:?}: {} requests: {what}",
+        started.elapsed(),
+        load.sent()
+    );
+}
+
+/// Each push changes what responses look like, so that it shows when it has arrived.
+fn pushes(mesh: &Mesh) {
+    for turn in 1..=PUSHES {
+        push(mesh, turn);
+    }
+}
+
+fn push(mesh: &Mesh, turn: usize) {
+    let turn = turn.to_string();
+    mesh.istiod.apply("push.yaml", &PUSH.replace("TURN", &turn));
+    eventually("the push arrives", || {
+        let answer = mesh.curl("sleep-0", URL, &[]).expect_status(200)?;
+        let arrived = answer.header("x-turn") == Some(turn.as_str());
+        arrived.then_some(()).ok_or(answer)
+    });
+}
+
+/// Traffic goes on without istiod, and the next push arrives after it came back.
+fn istiod_dies(mesh: &mut Mesh, load: &Load) {
+    mesh.istiod.kill();
+    go_on(load, DEAD);
+    mesh.istiod.restart();
+    push(mesh, PUSHES + 1);
+}
+
+/// The SPIRE agent is away for longer than a rotation; then identities catch up.
+fn issuer_dies(mesh: &mut Mesh, load: &Load) {
+    let Identities::Spire { spire, .. } = &mut mesh.identities else {
+        return;
+    };
+    spire.kill_agent(TRUST_DOMAIN);
+    go_on(load, DEAD);
+    spire.restart_agent(TRUST_DOMAIN);
+    let before = certificates(mesh);
+    eventually_within(2 * SVID_TTL, "identities catch up", || {
+        let now = certificates(mesh);
+        if now == before { Err(now) } else { Ok(()) }
+    });
+}
+
+/// What the sidecar of the client says of its certificates.
+fn certificates(mesh: &Mesh) -> String {
+    let page = mesh.pod("sleep-0").admin("/certs").body;
+    let serials = page.lines().filter(|line| line.contains("serial_number"));
+    serials.collect()
+}
+
+/// New Pods come before old ones go, which drain.
+fn rolling_restart(mesh: &mut Mesh) {
+    for (old, new) in [(HTTPBIN, THIRD), (SECOND, FOURTH)] {
+        mesh.add(&new);
+        mesh.pod_mut(new.name).wait_ready();
+        mesh.evict(old.name);
+    }
+    let answer = mesh.curl("sleep-0", URL, &[]);
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+/// Lets the load run for this long.
+fn go_on(load: &Load, time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        load.wait_beyond(load.sent());
+    }
+}
