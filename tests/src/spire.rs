@@ -149,7 +149,12 @@ impl Spire {
             .flat_map(|domain| ["-federatesWith".to_owned(), format!("spiffe://{domain}")])
             .collect();
         let arguments: Vec<&str> = domains.iter().map(String::as_str).collect();
-        self.find(cluster).entry(id, &arguments);
+        let cluster = self.find(cluster);
+        // Pods of one service account share an entry.
+        let shown = cluster.json(&["entry", "show", "-spiffeID", id, "-output", "json"]);
+        if shown["entries"].as_array().is_none_or(Vec::is_empty) {
+            cluster.entry(id, &arguments);
+        }
     }
 
     /// Changes the trust domains that all entries of `cluster` federate with.
