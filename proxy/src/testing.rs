@@ -52,6 +52,7 @@ pub(crate) fn endpoint(address: EndpointAddress) -> Endpoint {
         transport: 0,
         workload: None,
         stats: Arc::new(EndpointStats::new(WORKERS)),
+        monitor: None,
     }
 }
 
@@ -97,6 +98,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr]) -> Cluster {
         buffer_limit: 1 << 20,
         panic_threshold: 50,
         mesh: MeshCluster::default(),
+        outlier: None,
         stats: Arc::new(ClusterStats::new("test".into(), true, WORKERS)),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     error::ConfigError,
-    model::{DestinationRule, Object, TrafficPolicy, VirtualService},
+    model::{Object, VirtualService},
     node::{DataPlane, Interception, Node, NodeKind},
     resources::Resources,
 };
@@ -23,9 +23,6 @@ pub(super) fn check(resources: &Resources, node: &Node) -> Vec<ConfigError> {
         });
     }
     if node.data_plane == DataPlane::Builtin {
-        for rule in &resources.destination_rules {
-            destination_rule(rule, &mut errors);
-        }
         for service in &resources.virtual_services {
             virtual_service(service, &mut errors);
         }
@@ -45,31 +42,6 @@ fn interception(node: &Node) -> Option<&'static str> {
             "interception mode REDIRECT is not supported by the built-in data plane, expected NONE",
         ),
     }
-}
-
-fn destination_rule(rule: &Object<DestinationRule>, errors: &mut Vec<ConfigError>) {
-    let whole = rule.spec.traffic_policy.iter();
-    let whole = whole.map(|policy| ("spec.trafficPolicy".to_owned(), policy));
-    let subsets = rule.spec.subsets.iter().enumerate();
-    let subsets = subsets.filter_map(|(index, subset)| {
-        let policy = subset.traffic_policy.as_ref()?;
-        Some((format!("spec.subsets[{index}].trafficPolicy"), policy))
-    });
-    for (at, policy) in whole.chain(subsets) {
-        for field in outlier_fields(policy, &at) {
-            errors.push(rule.error(field, NOT_BUILTIN));
-        }
-    }
-}
-
-fn outlier_fields(policy: &TrafficPolicy, at: &str) -> Vec<String> {
-    let own = policy.outlier_detection.iter();
-    let own = own.map(|_| format!("{at}.outlierDetection"));
-    let ports = policy.port_level_settings.iter().enumerate();
-    let ports = ports
-        .filter(|(_, port)| port.outlier_detection.is_some())
-        .map(|(index, _)| format!("{at}.portLevelSettings[{index}].outlierDetection"));
-    own.chain(ports).collect()
 }
 
 fn virtual_service(service: &Object<VirtualService>, errors: &mut Vec<ConfigError>) {

@@ -98,16 +98,6 @@ fn hosts(routes: &RouteConfiguration) -> Vec<String> {
 fn the_built_in_data_plane_refuses_what_it_cannot_do() {
     let yaml = "
 apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: dr}
-spec:
-  host: a.example.org
-  trafficPolicy:
-    outlierDetection: {consecutive5xxErrors: 5}
-    portLevelSettings: [{port: {number: 80}, outlierDetection: {interval: 1s}}]
-  subsets: [{name: v1, trafficPolicy: {outlierDetection: {}}}]
----
-apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: vs}
 spec:
@@ -123,9 +113,6 @@ spec:
     assert_eq!(
         errors,
         [
-            "mesh.yaml: DestinationRule default/dr: spec.trafficPolicy.outlierDetection: not supported by the built-in data plane",
-            "mesh.yaml: DestinationRule default/dr: spec.trafficPolicy.portLevelSettings[0].outlierDetection: not supported by the built-in data plane",
-            "mesh.yaml: DestinationRule default/dr: spec.subsets[0].trafficPolicy.outlierDetection: not supported by the built-in data plane",
             "mesh.yaml: VirtualService default/vs: spec.http[0].retries.retryOn: \"retriable-headers\" is not supported by the built-in data plane",
         ]
     );

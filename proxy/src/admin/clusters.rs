@@ -35,6 +35,16 @@ pub(super) fn text(state: &AdminState) -> String {
                 line(format!("{priority}_priority::{what}::{limit}"));
             }
         }
+        if let Some(detector) = &cluster.outlier {
+            let rates = detector.rates();
+            for (origin, rates) in [("", rates.external), ("local_origin_", rates.local)] {
+                let (average, threshold) = rates.unwrap_or((-1.0, -1.0));
+                line(format!("outlier::{origin}success_rate_average::{average}"));
+                line(format!(
+                    "outlier::{origin}success_rate_ejection_threshold::{threshold}"
+                ));
+            }
+        }
         line(format!("added_via_api::{}", added_via_api(state, cluster)));
         for (priority, endpoint) in endpoints(cluster) {
             let address = address(&endpoint.address);
@@ -42,17 +52,18 @@ pub(super) fn text(state: &AdminState) -> String {
                 line(format!("{address}::{what}::{value}"));
             }
             let (region, zone, sub_zone) = locality(&endpoint.locality);
+            let rates = success_rates(&endpoint);
             for (what, value) in [
                 ("hostname", endpoint.hostname.to_string()),
-                ("health_flags", health_flags(endpoint.health).to_owned()),
+                ("health_flags", health_flags(&endpoint)),
                 ("weight", endpoint.weight.to_string()),
                 ("region", region.to_owned()),
                 ("zone", zone.to_owned()),
                 ("sub_zone", sub_zone.to_owned()),
                 ("canary", "false".to_owned()),
                 ("priority", priority.to_string()),
-                ("success_rate", "-1".to_owned()),
-                ("local_origin_success_rate", "-1".to_owned()),
+                ("success_rate", percent(rates.0).to_string()),
+                ("local_origin_success_rate", percent(rates.1).to_string()),
             ] {
                 line(format!("{address}::{what}::{value}"));
             }
@@ -151,10 +162,14 @@ fn host(priority: usize, endpoint: &Endpoint) -> Value {
         .filter(|(_, value)| !value.is_empty())
         .map(|(key, value)| (key.to_owned(), value.into()))
         .collect();
+    let mut health_status = json!({"eds_health_status": eds_health(endpoint.health)});
+    if is_ejected(endpoint) {
+        health_status["failed_outlier_check"] = true.into();
+    }
     let mut host = json!({
         "address": address,
         "stats": stats,
-        "health_status": {"eds_health_status": eds_health(endpoint.health)},
+        "health_status": health_status,
         "weight": endpoint.weight,
         "locality": locality,
     });
@@ -163,6 +178,15 @@ fn host(priority: usize, endpoint: &Endpoint) -> Value {
     }
     if priority > 0 {
         host["priority"] = priority.into();
+    }
+    let (external, local) = success_rates(endpoint);
+    for (name, rate) in [
+        ("success_rate", external),
+        ("local_origin_success_rate", local),
+    ] {
+        if let Some(rate) = rate {
+            host[name] = json!({ "value": rate });
+        }
     }
     host
 }
@@ -196,13 +220,34 @@ fn locality(text: &str) -> (&str, &str, &str) {
     (next(), next(), next())
 }
 
-fn health_flags(health: Health) -> &'static str {
-    match health {
-        Health::Healthy => "healthy",
+fn health_flags(endpoint: &Endpoint) -> String {
+    let ejected = match is_ejected(endpoint) {
+        true => "/failed_outlier_check",
+        false => "",
+    };
+    let of_eds = match endpoint.health {
+        Health::Healthy if ejected.is_empty() => "healthy",
+        Health::Healthy => "",
         Health::Degraded => "/degraded_eds_health",
         Health::Unhealthy => "/failed_eds_health",
         Health::Draining => "/eds_status_draining",
-    }
+    };
+    format!("{ejected}{of_eds}")
+}
+
+fn is_ejected(endpoint: &Endpoint) -> bool {
+    let monitor = endpoint.monitor.as_ref();
+    monitor.is_some_and(|monitor| monitor.is_ejected())
+}
+
+/// Percent, of responses and of connections; `None`: not known.
+fn success_rates(endpoint: &Endpoint) -> (Option<f64>, Option<f64>) {
+    let monitor = endpoint.monitor.as_ref();
+    monitor.map_or((None, None), |monitor| monitor.success_rates())
+}
+
+fn percent(rate: Option<f64>) -> f64 {
+    rate.unwrap_or(-1.0)
 }
 
 fn eds_health(health: Health) -> &'static str {

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use super::Map;
 use crate::{
     istio::{MeshCluster, Workload},
+    outlier::{Detector, Monitor, Outcome},
     stats::ClusterStats,
 };
 
@@ -35,7 +36,17 @@ pub struct Cluster {
     pub panic_threshold: u32,
     /// For Istio's filters.
     pub mesh: MeshCluster,
+    pub outlier: Option<Arc<Detector>>,
     pub stats: Arc<ClusterStats>,
+}
+
+impl Cluster {
+    /// Notes how a request to `endpoint` went, on the thread of `worker`.
+    pub fn record(&self, endpoint: &Endpoint, worker: usize, outcome: Outcome) {
+        if let (Some(detector), Some(monitor)) = (&self.outlier, &endpoint.monitor) {
+            detector.record(monitor, worker, outcome);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +90,18 @@ pub struct Endpoint {
     /// Who it is, as far as istiod says.
     pub workload: Option<Arc<Workload>>,
     pub stats: Arc<crate::stats::EndpointStats>,
+    /// Where the cluster has outlier detection.
+    pub monitor: Option<Arc<Monitor>>,
+}
+
+impl Endpoint {
+    /// Health as load balancing sees it: who is ejected is not healthy.
+    pub fn current_health(&self) -> Health {
+        match &self.monitor {
+            Some(monitor) if monitor.is_ejected() => Health::Unhealthy,
+            _ => self.health,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -178,17 +178,23 @@ impl ClusterRun {
 /// `membership_*`.
 fn count_members(cluster: &Cluster, set: &EndpointSet) {
     let hosts = set.priorities.iter().flatten();
-    let count = |health: Health| {
-        let hosts = hosts.clone().filter(|host| host.health == health);
-        i64::try_from(hosts.count()).unwrap_or(i64::MAX)
-    };
-    let total = i64::try_from(hosts.clone().count()).unwrap_or(i64::MAX);
+    let total = i64::try_from(hosts.count()).unwrap_or(i64::MAX);
     let counters = &cluster.stats.control;
-    let (healthy, degraded) = (count(Health::Healthy), count(Health::Degraded));
     if total > 0 || counters.membership_total.get() > 0 {
         counters.membership_change.inc();
     }
     counters.membership_total.set(total);
-    counters.membership_healthy.set(healthy);
-    counters.membership_degraded.set(degraded);
+    count_health(cluster, set);
+}
+
+/// `membership_healthy` and `membership_degraded`: ejected hosts are neither.
+pub(super) fn count_health(cluster: &Cluster, set: &EndpointSet) {
+    let hosts = set.priorities.iter().flatten();
+    let count = |health: Health| {
+        let hosts = hosts.clone().filter(|host| host.current_health() == health);
+        i64::try_from(hosts.count()).unwrap_or(i64::MAX)
+    };
+    let counters = &cluster.stats.control;
+    counters.membership_healthy.set(count(Health::Healthy));
+    counters.membership_degraded.set(count(Health::Degraded));
 }

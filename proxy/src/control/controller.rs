@@ -10,7 +10,7 @@ use ithildin_proto::pb::envoy::config::{
 };
 use ithildin_xds::{ResourceKind, ResourceSet, SecretSubscriber};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 
@@ -102,6 +102,11 @@ impl Controller {
 
     pub(super) fn state(&self) -> watch::Receiver<Arc<ControlState>> {
         self.state.subscribe()
+    }
+
+    /// Told when a host of any cluster is to be ejected.
+    pub(super) fn outliers(&self) -> Arc<Notify> {
+        Arc::clone(&self.compiler.outliers)
     }
 
     /// Runs for ever.

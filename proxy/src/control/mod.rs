@@ -14,6 +14,7 @@ mod dns;
 mod endpoints;
 mod inventory;
 mod listeners;
+mod outliers;
 mod report;
 mod resources;
 mod secrets;
@@ -72,6 +73,7 @@ pub struct Control {
     state: watch::Receiver<Arc<ControlState>>,
     inventory: InventoryClient,
     task: tokio::task::JoinHandle<()>,
+    outliers: tokio::task::JoinHandle<()>,
 }
 
 impl Control {
@@ -91,12 +93,15 @@ impl Control {
         let controller = Controller::new(bootstrap, secrets, stats, logs, Arc::clone(&published))?;
         let state = controller.state();
         let (inventory, requests) = InventoryClient::new();
+        let outliers = outliers::follow(Arc::clone(&published), controller.outliers());
+        let outliers = tokio::spawn(outliers);
         let task = tokio::spawn(controller.run(resources, requests));
         Ok(Self {
             published,
             state,
             inventory,
             task,
+            outliers,
         })
     }
 
@@ -118,6 +123,7 @@ impl Control {
 impl Drop for Control {
     fn drop(&mut self) {
         self.task.abort();
+        self.outliers.abort();
     }
 }
 

@@ -29,6 +29,8 @@ use crate::{
         cluster::Endpoint,
         route::{Forward, RouteTable},
     },
+    outlier::Outcome,
+    stats::EndpointBlock,
     upstream::{HttpLease, LbRequest},
 };
 
@@ -59,6 +61,8 @@ impl Exchange<'_> {
         let mut retries = Budget::new(self.context, cluster, forward.retry.as_ref(), body);
         loop {
             self.outcome.attempts += 1;
+            // It has none yet; what went wrong at the last one is noted.
+            self.outcome.endpoint = None;
             self.announce(clock);
             let attempt = self.attempt(cluster, forward, source, client, clock, &mut retries);
             let result = clock.limit_try(attempt).await.unwrap_or(Err(Broken::Slow));
@@ -98,6 +102,7 @@ impl Exchange<'_> {
             }
             Broken::Midway(flags, details) => {
                 client.abort();
+                self.record(cluster, Outcome::Failed);
                 self.outcome.flags |= flags;
                 self.outcome.details = details.into();
                 Failed::ForGood
@@ -106,14 +111,20 @@ impl Exchange<'_> {
             Broken::Slow => {
                 let stats = cluster.stats.worker(self.context.worker.index);
                 stats.upstream_rq_per_try_timeout.inc();
+                self.timed_out(cluster);
                 Failed::Try(LocalReply::per_try_timeout(), Cause::Slow)
             }
             Broken::Unavailable(failure) => {
                 self.outcome.endpoint.clone_from(&failure.endpoint);
+                self.record(cluster, Outcome::Failed);
                 let cause = Cause::Unavailable(failure.kind);
                 Failed::Try(LocalReply::unavailable(&failure), cause)
             }
-            Broken::BeforeResponse { reply, stale } => Failed::Try(reply, Cause::Reset { stale }),
+            Broken::BeforeResponse { reply, stale } => {
+                self.record(cluster, Outcome::Failed);
+                self.count_for_host(|host| host.rq_error.inc());
+                Failed::Try(reply, Cause::Reset { stale })
+            }
         }
     }
 
@@ -141,6 +152,8 @@ impl Exchange<'_> {
         retries: &mut Budget<'_>,
     ) -> Result<(), Broken> {
         let lease = self.lease(cluster, client, retries).await?;
+        let worker = self.context.worker.index;
+        cluster.record(lease.endpoint(), worker, Outcome::Connected);
         if forward.auto_host_rewrite {
             self.take_host(lease.endpoint(), forward);
         }
@@ -165,18 +178,46 @@ impl Exchange<'_> {
         }
     }
 
-    /// Whether another try is granted in place of this response.
+    /// Tells outlier detection how a try went at the endpoint that was chosen, if one was.
+    fn record(&self, cluster: &Cluster, outcome: Outcome) {
+        if let Some(endpoint) = &self.outcome.endpoint {
+            cluster.record(endpoint, self.context.worker.index, outcome);
+        }
+    }
+
+    /// The endpoint did not answer in time.
+    pub(super) fn timed_out(&self, cluster: &Cluster) {
+        self.record(cluster, Outcome::TimedOut);
+        self.count_for_host(|host| {
+            host.rq_timeout.inc();
+            host.rq_error.inc();
+        });
+    }
+
+    fn count_for_host(&self, count: impl FnOnce(&EndpointBlock)) {
+        if let Some(endpoint) = &self.outcome.endpoint {
+            count(endpoint.stats.worker(self.context.worker.index));
+        }
+    }
+
+    /// Counts a response, and tells whether another try is granted in its place.
     pub(super) fn refuses(
         &mut self,
         status: u16,
         headers: &Headers,
         retries: &mut Budget<'_>,
     ) -> bool {
+        let grpc = headers.get("grpc-status");
+        let grpc = grpc.and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
+        let judged = grpc.map_or(status, grpc_to_http);
+        self.record(retries.cluster(), Outcome::Response(judged));
+        self.count_for_host(|host| match judged {
+            500..600 => host.rq_error.inc(),
+            _ => host.rq_success.inc(),
+        });
         if !retries.judges_responses() {
             return false;
         }
-        let grpc = headers.get("grpc-status");
-        let grpc = grpc.and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
         let cause = Cause::Response { status, grpc };
         if retries.grants(cause, self.outcome.endpoint.as_ref()) {
             return true;
@@ -266,5 +307,23 @@ impl Exchange<'_> {
         if attempts > 0 && table.hosts[*host].include_attempt_count_in_response {
             headers.set(Known::XEnvoy, ATTEMPT_COUNT, attempts.to_string());
         }
+    }
+}
+
+/// The HTTP status that stands for a gRPC code (Envoy's `Grpc::Utility::grpcToHttpStatus`).
+fn grpc_to_http(code: u32) -> u16 {
+    match code {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
     }
 }

@@ -250,7 +250,12 @@ impl<'x> Exchange<'x> {
         let upstream = cluster.stats.worker(self.context.worker.index);
         let stats = self.context.stats;
         match expired {
-            Expired::Response => upstream.upstream_rq_timeout.inc(),
+            Expired::Response => {
+                upstream.upstream_rq_timeout.inc();
+                if self.outcome.status == 0 {
+                    self.timed_out(cluster);
+                }
+            }
             Expired::Idle => stats.downstream_rq_idle_timeout.inc(),
             Expired::Duration => stats.downstream_rq_max_duration_reached.inc(),
             Expired::Request => stats.downstream_rq_timeout.inc(),

@@ -73,6 +73,10 @@ impl<'p> Budget<'p> {
         }
     }
 
+    pub(super) fn cluster(&self) -> &'p Cluster {
+        self.cluster
+    }
+
     /// Whether one more try was wanted than the policy allows.
     pub(super) fn is_exhausted(&self) -> bool {
         self.exhausted

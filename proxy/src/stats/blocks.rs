@@ -243,6 +243,32 @@ stat_block! {
 }
 
 stat_block! {
+    /// `cluster.<name>.outlier_detection.*`, written by the control runtime.
+    pub struct OutlierBlock {
+        ejections_consecutive_5xx: SharedCounter,
+        ejections_detected_consecutive_5xx: SharedCounter,
+        ejections_detected_consecutive_gateway_failure: SharedCounter,
+        ejections_detected_consecutive_local_origin_failure: SharedCounter,
+        ejections_detected_failure_percentage: SharedCounter,
+        ejections_detected_local_origin_failure_percentage: SharedCounter,
+        ejections_detected_local_origin_success_rate: SharedCounter,
+        ejections_detected_success_rate: SharedCounter,
+        ejections_enforced_consecutive_5xx: SharedCounter,
+        ejections_enforced_consecutive_gateway_failure: SharedCounter,
+        ejections_enforced_consecutive_local_origin_failure: SharedCounter,
+        ejections_enforced_failure_percentage: SharedCounter,
+        ejections_enforced_local_origin_failure_percentage: SharedCounter,
+        ejections_enforced_local_origin_success_rate: SharedCounter,
+        ejections_enforced_success_rate: SharedCounter,
+        ejections_enforced_total: SharedCounter,
+        ejections_overflow: SharedCounter,
+        ejections_success_rate: SharedCounter,
+        ejections_total: SharedCounter,
+        ejections_active: SharedGauge,
+    }
+}
+
+stat_block! {
     /// What `/clusters` shows for each host.
     pub struct EndpointBlock {
         cx_total: Counter,

@@ -23,8 +23,8 @@ mod text;
 
 pub use blocks::{
     ClusterBlock, ClusterControl, ClusterManagerBlock, EndpointBlock, FilesystemBlock, HttpBlock,
-    ListenerBlock, ListenerControl, ListenerManagerBlock, ServerBlock, SubscriptionBlock, TcpBlock,
-    TlsBlock,
+    ListenerBlock, ListenerControl, ListenerManagerBlock, OutlierBlock, ServerBlock,
+    SubscriptionBlock, TcpBlock, TlsBlock,
 };
 pub use cell::{Counter, Gauge, Labelled, SharedCounter, SharedGauge};
 pub use histogram::{Histogram, HistogramSum};

@@ -139,6 +139,9 @@ impl Sums {
             .tls(stats.has_tls());
         self.add_workers(&scope, &stats.workers);
         self.add(&scope, &stats.control);
+        if let Some(outlier) = stats.outlier.get() {
+            self.add(&scope.clone().inner("outlier_detection"), &**outlier);
+        }
         let breakers = scope.clone().inner("circuit_breakers.default");
         for (cell, open) in stats.breakers() {
             self.put(&breakers, Name::cell(cell), Reading::Gauge(open.into()));

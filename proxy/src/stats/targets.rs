@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::{
     ClusterBlock, ClusterControl, EndpointBlock, HttpBlock, ListenerBlock, ListenerControl,
-    SubscriptionBlock, TcpBlock,
+    OutlierBlock, SubscriptionBlock, TcpBlock,
 };
 use crate::config::cluster::CircuitBreakers;
 
@@ -83,6 +83,7 @@ pub struct ClusterStats {
     tls: AtomicBool,
     pub(super) workers: PerWorker<ClusterBlock>,
     pub control: ClusterControl,
+    pub(super) outlier: OnceLock<Box<OutlierBlock>>,
     limits: Mutex<Option<CircuitBreakers>>,
 }
 
@@ -168,6 +169,7 @@ impl ClusterStats {
             tls: AtomicBool::new(tls),
             workers: PerWorker::new(workers),
             control: ClusterControl::default(),
+            outlier: OnceLock::new(),
             limits: Mutex::new(None),
         }
     }
@@ -188,6 +190,11 @@ impl ClusterStats {
     /// A newer configuration has TLS.
     pub(super) fn add_tls(&self) {
         self.tls.store(true, Relaxed);
+    }
+
+    /// `outlier_detection.*`, which exist from the first call on.
+    pub fn outlier(&self) -> &OutlierBlock {
+        self.outlier.get_or_init(Box::default)
     }
 
     /// The limits that `circuit_breakers.default.*_open` compares the gauges with.

@@ -129,8 +129,17 @@ struct Priority {
 
 impl Priority {
     fn new(hosts: Vec<Rc<Host>>, policy: LbPolicy) -> Self {
-        let with = |health| {
-            let hosts = hosts.iter().filter(|host| host.endpoint.health == health);
+        // Once for each: another may be ejected meanwhile.
+        let health: Vec<_> = hosts
+            .iter()
+            .map(|it| it.endpoint.current_health())
+            .collect();
+        let with = |wanted| {
+            let hosts = hosts
+                .iter()
+                .zip(&health)
+                .filter(|(_, health)| **health == wanted);
+            let hosts = hosts.map(|(host, _)| host);
             Hosts::new(hosts.cloned().collect(), policy)
         };
         Self {

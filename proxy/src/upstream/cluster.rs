@@ -16,6 +16,7 @@ use crate::{
         Cluster, Map,
         cluster::{ClusterKind, Endpoint, EndpointAddress, EndpointSet, Health},
     },
+    outlier::Outcome,
     stats::{ClusterBlock, EndpointStats},
 };
 
@@ -43,6 +44,8 @@ pub(super) struct ClusterPools {
 struct State {
     /// The set that `balancer` was made from.
     set: Arc<EndpointSet>,
+    /// Of the ejections that `balancer` knows.
+    epoch: u64,
     balancer: Balancer,
     /// Pools by address: they outlive endpoint sets.
     hosts: Map<EndpointAddress, Rc<HostPools>>,
@@ -52,6 +55,7 @@ struct State {
 
 impl ClusterPools {
     pub(super) fn new(home: &Home, cluster: &Arc<Cluster>) -> Rc<Self> {
+        let epoch = epoch(cluster);
         let set = cluster.endpoints.load_full();
         let mut hosts = Map::default();
         let balancer = balancer(cluster, &set, &mut hosts);
@@ -62,6 +66,7 @@ impl ClusterPools {
             }),
             state: RefCell::new(State {
                 set,
+                epoch,
                 balancer,
                 hosts,
                 original: Map::default(),
@@ -92,7 +97,14 @@ impl ClusterPools {
             return Err(FailureKind::Overflow.into());
         }
         let usage = Rc::new(Usage::default());
-        let connected = Box::pin(connect::connect(&self.context, &host, &key, &usage)).await?;
+        let connected = Box::pin(connect::connect(&self.context, &host, &key, &usage)).await;
+        let outcome = match connected {
+            Ok(_) => Outcome::Opened,
+            Err(_) => Outcome::Failed,
+        };
+        let Context { cluster, home } = &*self.context;
+        cluster.record(&host.endpoint, home.worker, outcome);
+        let connected = connected?;
         drop(pending);
         Ok(TcpLease::new(connected))
     }
@@ -140,14 +152,16 @@ impl ClusterPools {
         })
     }
 
-    /// Takes a new endpoint set into use, if there is one.
+    /// Takes a new endpoint set into use, if there is one, and new ejections.
     fn refresh(&self) {
+        let epoch = epoch(&self.context.cluster);
         let current = self.context.cluster.endpoints.load();
         let state = &mut *self.state.borrow_mut();
-        if Arc::ptr_eq(&state.set, &current) {
+        if Arc::ptr_eq(&state.set, &current) && state.epoch == epoch {
             return;
         }
         state.set = Arc::clone(&current);
+        state.epoch = epoch;
         let mut hosts = std::mem::take(&mut state.hosts);
         state.balancer = balancer(&self.context.cluster, &current, &mut hosts);
         for host in state.balancer.hosts() {
@@ -174,12 +188,21 @@ impl ClusterPools {
                     transport: 0,
                     workload: None,
                     stats: Arc::new(EndpointStats::new(worker + 1)),
+                    monitor: None,
                 }),
                 pools: Rc::default(),
             })
         });
         Rc::clone(host)
     }
+}
+
+/// Which hosts are ejected: to be read before they are.
+fn epoch(cluster: &Cluster) -> u64 {
+    cluster
+        .outlier
+        .as_ref()
+        .map_or(0, |detector| detector.epoch())
 }
 
 /// The balancer of a set. Pools of known addresses are kept, others are added to `hosts`.

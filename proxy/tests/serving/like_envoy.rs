@@ -9,15 +9,17 @@
 use std::{
     collections::HashMap,
     net::{SocketAddr, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use parking_lot::Mutex;
 
-use crate::support::{Bench, connect, dead_address, exchange, server};
+use crate::{
+    envoy::Envoy,
+    support::{Bench, dead_address, exchange, server},
+};
 
 /// Listener, and what is sent to it. `CLOSE` is `Connection: close`, so that the answer has an end.
 type Case = (&'static str, String);
@@ -32,7 +34,7 @@ async fn it_answers_like_envoy() {
         .replace("ORIGIN", &origin().port().to_string())
         .replace("DEAD", &dead_address().port().to_string());
     let ours = Bench::start(&yaml).await;
-    let envoy = Envoy::start(&binary, &yaml).await;
+    let envoy = Envoy::start(&binary, &yaml, 2).await;
     let cases = cases();
     let mut differences = Vec::new();
     for (listener, request) in &cases {
@@ -377,88 +379,4 @@ fn act(stream: &mut TcpStream, seen: &Mutex<HashMap<String, usize>>) -> Option<(
 fn hang() -> Option<()> {
     std::thread::sleep(Duration::from_secs(5));
     None
-}
-
-/// A real Envoy. It ends with the test.
-struct Envoy {
-    child: Child,
-    folder: tempfile::TempDir,
-    listeners: HashMap<String, SocketAddr>,
-}
-
-impl Envoy {
-    async fn start(binary: &Path, yaml: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        let yaml = yaml.replace("LOG_PATH", path("access.log").to_str().unwrap());
-        std::fs::write(path("envoy.yaml"), yaml).unwrap();
-        let log = std::fs::File::create(path("envoy.log")).unwrap();
-        let child = Command::new(binary)
-            .arg("-c")
-            .arg(path("envoy.yaml"))
-            .arg("--admin-address-path")
-            .arg(path("admin"))
-            .args(["--concurrency", "1", "--disable-hot-restart", "-l", "warn"])
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut envoy = Self {
-            child,
-            folder,
-            listeners: HashMap::new(),
-        };
-        envoy.find_listeners().await;
-        envoy
-    }
-
-    async fn find_listeners(&mut self) {
-        for _ in 0..3000 {
-            if let Ok(admin) = std::fs::read_to_string(self.folder.path().join("admin")) {
-                let request = "GET /listeners HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-                let text = exchange(admin.parse().unwrap(), request).await;
-                let lines = text.lines().filter_map(|line| line.split_once("::"));
-                self.listeners = lines
-                    .filter_map(|(name, address)| Some((name.to_owned(), address.parse().ok()?)))
-                    .collect();
-                // It names the ports once it accepts at them.
-                if self.listeners.values().filter(|it| connects(**it)).count() == 2 {
-                    return;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!(
-            "no Envoy: {:?}",
-            std::fs::read_to_string(self.folder.path().join("envoy.log"))
-        );
-    }
-
-    fn address(&self, listener: &str) -> SocketAddr {
-        self.listeners[listener]
-    }
-
-    /// The access log's lines, once there are `count`; Envoy writes them every few seconds.
-    async fn lines(&self, count: usize) -> Vec<String> {
-        let path = self.folder.path().join("access.log");
-        for _ in 0..3000 {
-            let text = std::fs::read_to_string(&path).unwrap_or_default();
-            if text.lines().count() >= count {
-                return text.lines().map(str::to_owned).collect();
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("no {count} lines: {:?}", std::fs::read_to_string(&path));
-    }
-}
-
-fn connects(address: SocketAddr) -> bool {
-    address.port() != 0 && connect(address).peer_addr().is_ok()
-}
-
-impl Drop for Envoy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -1,7 +1,9 @@
 //! Whole proxies on static files, between plain sockets.
 
+mod envoy;
 mod http_log;
 mod like_envoy;
+mod outlier;
 mod rbac;
 mod support;
 mod tcp;

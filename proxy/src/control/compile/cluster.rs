@@ -14,6 +14,7 @@ use super::{
     endpoints::{self, Placement},
     listener::DEFAULT_BUFFER_LIMIT,
     load_balancing::{common_lb, lb_policy},
+    outlier,
     upstream::{bind, circuit_breakers, keepalive},
 };
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
         secrets::SecretKey,
     },
     istio::MeshCluster,
+    outlier::Detector,
 };
 
 /// Envoy's defaults.
@@ -64,7 +66,11 @@ pub(super) fn cluster(
     let protocol = cluster_http::options(config, at);
     let match_name = protocol.is_some_and(|(_, http)| http.auto_san_validation);
     let mut secrets = Vec::new();
-    let (transports, placement) = transports(config, &name, match_name, compiler, &mut secrets, at);
+    let (transports, mut placement) =
+        transports(config, &name, match_name, compiler, &mut secrets, at);
+    let outlier = config.outlier_detection.as_ref();
+    let outlier = outlier.map(|config| outlier::detection(config, &at.field("outlier_detection")));
+    placement.watched = outlier.is_some();
     let found = kind.and_then(|kind| discovery(config, kind, &placement, compiler, at));
     let lb = lb_policy(config, kind, at);
     let limits = circuit_breakers(config.circuit_breakers.as_ref(), at);
@@ -81,6 +87,7 @@ pub(super) fn cluster(
     let transports = transports?;
     let mut sockets = transports.0.iter();
     let tls = sockets.any(|socket| matches!(socket, Transport::Tls { .. }));
+    let stats = compiler.stats.cluster(&stat_name, tls);
     let cluster = Cluster {
         generation: compiler.next_generation(),
         kind: kind?,
@@ -104,7 +111,11 @@ pub(super) fn cluster(
             .map_or(DEFAULT_BUFFER_LIMIT, |value| value.value),
         panic_threshold,
         mesh: MeshCluster::new(config.metadata.as_ref()),
-        stats: compiler.stats.cluster(&stat_name, tls),
+        outlier: outlier.map(|settings| {
+            let wake = Arc::clone(&compiler.outliers);
+            Arc::new(Detector::new(settings, Arc::clone(&stats), wake))
+        }),
+        stats,
         stat_name,
         name,
     };
@@ -129,9 +140,9 @@ fn unsupported(config: &ClusterProto, at: &At<'_>) {
         use_tcp_for_dns_lookups: _, dns_resolution_config: _, typed_dns_resolver_config: _,
         upstream_bind_config: _, common_lb_config: _, transport_socket: _, protocol_selection: _,
         upstream_connection_options: _, load_balancing_policy: _, cluster_discovery_type: _,
-        lb_config: _, metadata: _,
+        lb_config: _, metadata: _, outlier_detection: _,
         transport_socket_matcher, stats_matcher, per_connection_buffer_high_watermark_timeout,
-        health_checks, wait_for_warm_on_init, outlier_detection, cleanup_interval,
+        health_checks, wait_for_warm_on_init, cleanup_interval,
         lb_subset_config, close_connections_on_host_health_failure,
         ignore_health_on_host_removal, filters, lrs_server, lrs_report_endpoint_metrics,
         track_timeout_budgets, upstream_config, track_cluster_stats, preconnect_policy,
@@ -152,7 +163,7 @@ fn unsupported(config: &ClusterProto, at: &At<'_>) {
     refuse!(
         at;
         transport_socket_matcher, per_connection_buffer_high_watermark_timeout, health_checks,
-        outlier_detection, lb_subset_config, close_connections_on_host_health_failure, filters,
+        lb_subset_config, close_connections_on_host_health_failure, filters,
         upstream_config, preconnect_policy, connection_pool_per_downstream_connection,
         queuing_policies,
     );

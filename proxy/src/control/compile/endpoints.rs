@@ -25,6 +25,7 @@ use crate::{
     },
     control::report::{At, no_effect, refuse},
     istio::Workload,
+    outlier::Monitor,
     stats::EndpointStats,
 };
 
@@ -39,19 +40,26 @@ const TRANSPORT_MATCH: &str = "envoy.transport_socket_match";
 #[derive(Debug, Default)]
 pub(in crate::control) struct Placement {
     pub(super) matches: Vec<BTreeMap<String, String>>,
+    /// The cluster has outlier detection.
+    pub(super) watched: bool,
 }
 
 impl Placement {
-    /// Index into [`Transports`](crate::config::cluster::Transports).
-    fn transport(&self, metadata: Option<&Metadata>) -> usize {
-        let fields = metadata.and_then(|metadata| metadata.filter_metadata.get(TRANSPORT_MATCH));
-        let fits = |wanted: &BTreeMap<String, String>| {
-            wanted.iter().all(|(key, value)| {
-                let found = fields.and_then(|fields| fields.fields.get(key));
-                found.and_then(text) == Some(value)
-            })
+    /// Index into [`Transports`](crate::config::cluster::Transports): the first entry that the
+    /// endpoint's own metadata meets, else its locality's, else the cluster's `transport_socket`.
+    fn transport(&self, own: Option<&Metadata>, locality: Option<&Metadata>) -> usize {
+        let find = |metadata: Option<&Metadata>| {
+            let fields = metadata.and_then(|it| it.filter_metadata.get(TRANSPORT_MATCH));
+            let fits = |wanted: &BTreeMap<String, String>| {
+                wanted.iter().all(|(key, value)| {
+                    let found = fields.and_then(|fields| fields.fields.get(key));
+                    found.is_some_and(|found| has_text(found, value))
+                })
+            };
+            self.matches.iter().position(fits)
         };
-        self.matches.iter().position(fits).map_or(0, |i| i + 1)
+        let found = find(own).or_else(|| find(locality));
+        found.map_or(0, |index| index + 1)
     }
 }
 
@@ -67,6 +75,14 @@ pub(super) fn match_criteria(config: &Struct, at: &At<'_>) -> BTreeMap<String, S
             Some((key.clone(), value?.clone()))
         })
         .collect()
+}
+
+/// Whether a value is `wanted`, or a list that has it.
+fn has_text(found: &Value, wanted: &String) -> bool {
+    match &found.kind {
+        Some(Kind::ListValue(list)) => list.values.iter().any(|it| text(it) == Some(wanted)),
+        _ => text(found) == Some(wanted),
+    }
 }
 
 fn text(value: &Value) -> Option<&String> {
@@ -95,6 +111,8 @@ struct Traits {
     locality: Arc<str>,
     transport: usize,
     workload: Option<Arc<Workload>>,
+    /// The cluster has outlier detection.
+    watched: bool,
 }
 
 /// Endpoints with addresses, as EDS and STATIC clusters have them.
@@ -227,6 +245,10 @@ impl Builder {
                     Some(known) => Arc::clone(&known.stats),
                     None => Arc::new(EndpointStats::new(self.workers)),
                 },
+                monitor: traits.watched.then(|| {
+                    let monitor = known.and_then(|known| known.monitor.clone());
+                    monitor.unwrap_or_else(|| Arc::new(Monitor::new(self.workers)))
+                }),
             }),
         };
         endpoints.push(endpoint);
@@ -256,7 +278,7 @@ fn each(
             lb_config,
         } = group;
         // Weights of localities act only with `locality_weighted_lb_config`, which is refused.
-        no_effect!(metadata, load_balancing_weight, proximity);
+        no_effect!(load_balancing_weight, proximity);
         refuse!(at; lb_config);
         if *priority > MAX_PRIORITY {
             at.field("priority")
@@ -266,7 +288,8 @@ fn each(
         let locality = locality_text(locality.as_ref());
         for (j, endpoint) in lb_endpoints.iter().enumerate() {
             let at = at.index("lb_endpoints", j);
-            let Some((place, mut traits)) = lb_endpoint(endpoint, placement, &at) else {
+            let found = lb_endpoint(endpoint, placement, metadata.as_ref(), &at);
+            let Some((place, mut traits)) = found else {
                 continue;
             };
             traits.priority = *priority as usize;
@@ -276,7 +299,12 @@ fn each(
     }
 }
 
-fn lb_endpoint(config: &LbEndpoint, placement: &Placement, at: &At<'_>) -> Option<(Place, Traits)> {
+fn lb_endpoint(
+    config: &LbEndpoint,
+    placement: &Placement,
+    of_locality: Option<&Metadata>,
+    at: &At<'_>,
+) -> Option<(Place, Traits)> {
     let LbEndpoint {
         health_status,
         metadata,
@@ -327,8 +355,9 @@ fn lb_endpoint(config: &LbEndpoint, placement: &Placement, at: &At<'_>) -> Optio
         weight,
         health,
         locality: "".into(),
-        transport: placement.transport(metadata.as_ref()),
         workload: workload(metadata.as_ref()),
+        transport: placement.transport(metadata.as_ref(), of_locality),
+        watched: placement.watched,
     };
     Some((place, traits))
 }

@@ -23,6 +23,7 @@ mod listener;
 mod load_balancing;
 mod matchers;
 mod network_filters;
+mod outlier;
 mod rbac;
 mod retry;
 mod route_action;
@@ -49,6 +50,8 @@ use ithildin_proto::pb::envoy::config::{
     listener::v3::Listener as ListenerProto,
     route::v3::RouteConfiguration,
 };
+
+use tokio::sync::Notify;
 
 pub(super) use self::{
     cluster::{CompiledCluster, Discovery},
@@ -78,6 +81,8 @@ pub(super) struct Compiler {
     pub(super) secrets: SecretStore,
     pub(super) tls: TlsContexts,
     routes: HashMap<Arc<str>, Weak<ArcSwapOption<RouteTable>>>,
+    /// Told when a host of any cluster is to be ejected.
+    pub(super) outliers: Arc<Notify>,
     generation: u64,
 }
 
@@ -120,6 +125,7 @@ impl Compiler {
             secrets,
             tls: TlsContexts::default(),
             routes: HashMap::new(),
+            outliers: Arc::default(),
             generation: 0,
         }
     }

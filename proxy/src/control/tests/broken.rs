@@ -204,8 +204,16 @@ const CLUSTERS: &[(&str, &str)] = &[
         ".lb_policy: CLUSTER_PROVIDED goes with type ORIGINAL_DST, and with no other",
     ),
     (
-        "outlier_detection: {}",
-        ".outlier_detection: is not supported",
+        "outlier_detection: {monitors: [{name: x}]}",
+        ".outlier_detection.monitors: is not supported",
+    ),
+    (
+        "outlier_detection: {max_ejection_percent: 101}",
+        ".outlier_detection.max_ejection_percent: 101 is not from 0 to 100",
+    ),
+    (
+        "outlier_detection: {interval: 0s}",
+        ".outlier_detection.interval: must be more than 0",
     ),
     (
         "health_checks: [{timeout: 1s, interval: 1s, tcp_health_check: {}}]",
@@ -451,13 +459,13 @@ async fn top_level() {
 
 #[tokio::test]
 async fn everything_is_reported_at_once() {
-    let yaml = "static_resources: {clusters: [{name: a, lb_policy: MAGLEV, outlier_detection: {}}, \
+    let yaml = "static_resources: {clusters: [{name: a, lb_policy: MAGLEV, lb_subset_config: {}}, \
                 {name: b, health_checks: [{timeout: 1s, interval: 1s, tcp_health_check: {}}]}]}";
     let bootstrap = from_yaml::<Bootstrap>(yaml).expect("well-formed");
     let errors = control::validate(bootstrap).expect_err("three errors");
     assert_eq!(
         errors.to_string(),
-        "static_resources.clusters[0].outlier_detection: is not supported\n\
+        "static_resources.clusters[0].lb_subset_config: is not supported\n\
          static_resources.clusters[0].lb_policy: MAGLEV is not supported\n\
          static_resources.clusters[1].health_checks: is not supported"
     );

@@ -11,10 +11,9 @@ use super::support::Bench;
 use crate::control::check_resource;
 
 /// What is refused, by kind, place and message, and how often. Traffic capture is not there, so
-/// neither are listeners that need it; ejecting hosts and injecting faults are not either.
-const ROUTER: &[(&str, usize)] = &[("Cluster outlier_detection: is not supported", 6)];
+/// neither are listeners that need it; injecting faults is not either.
+const ROUTER: &[(&str, usize)] = &[];
 const SIDECAR: &[(&str, usize)] = &[
-    ("Cluster outlier_detection: is not supported", 6),
     (
         "Listener listener_filters: envoy.filters.listener.http_inspector is not supported where a \
          filter chain is chosen by what it finds",

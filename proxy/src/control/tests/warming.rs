@@ -558,7 +558,7 @@ async fn what_serves_already_is_not_compiled_again_after_a_mistake() {
     let served = Arc::clone(&bench.snapshot().clusters["a"]);
 
     let mut broken = eds_cluster("a", "e", None);
-    broken.outlier_detection = Some(Default::default());
+    broken.lb_subset_config = Some(Default::default());
     add_cluster(&mut set, broken);
     bench.send(set.clone());
     bench
