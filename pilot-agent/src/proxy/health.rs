@@ -1,7 +1,7 @@
-//! Whether the proxy serves, and if not, what is waited for.
+//! What the agent waits for, brought to its [`Readiness`].
 //!
-//! Once ready it stays so, as with Istio's agent: later changes warm while what was there serves. It
-//! ends with the termination, and for as long as the identity is withdrawn, when nobody could be served.
+//! Readiness ends with the termination, and for as long as the identity is withdrawn, when nobody could
+//! be served.
 
 use std::{
     sync::Arc,
@@ -10,9 +10,9 @@ use std::{
 
 use ithildin_istio_config::ConfigError;
 use ithildin_spiffe::IdentityState;
+use ithildin_status::{Gate, Readiness};
 use ithildin_xds::{ResourceSet, ads::AdsStatus};
 use tokio::sync::{RwLock, watch};
-use tracing::info;
 
 use super::plane::Plane;
 
@@ -24,15 +24,15 @@ pub(super) struct Health {
     resources: watch::Receiver<Arc<ResourceSet>>,
     errors: watch::Receiver<Arc<[ConfigError]>>,
     plane: Arc<RwLock<Option<Plane>>>,
-    phase: watch::Sender<Phase>,
-    started: Instant,
+    readiness: Readiness,
+    gates: Gates,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    Starting,
-    Ready,
-    Terminating,
+/// One for each of the above.
+struct Gates {
+    identity: Gate,
+    configuration: Gate,
+    plane: Gate,
 }
 
 impl Health {
@@ -43,26 +43,23 @@ impl Health {
         plane: Arc<RwLock<Option<Plane>>>,
         started: Instant,
     ) -> Arc<Self> {
+        let readiness = Readiness::new(started);
         Arc::new(Self {
             identity,
             resources,
             errors,
             plane,
-            phase: watch::Sender::new(Phase::Starting),
-            started,
+            gates: Gates {
+                identity: readiness.lasting_gate("identity"),
+                configuration: readiness.gate("configuration"),
+                plane: readiness.gate("data plane"),
+            },
+            readiness,
         })
     }
 
-    pub(super) fn enter(&self, phase: Phase) {
-        self.phase.send_replace(phase);
-    }
-
-    pub(super) fn phase(&self) -> Phase {
-        *self.phase.borrow()
-    }
-
-    pub(super) fn started(&self) -> Instant {
-        self.started
+    pub(super) fn readiness(&self) -> &Readiness {
+        &self.readiness
     }
 
     pub(super) fn identity(&self) -> IdentityState {
@@ -81,68 +78,49 @@ impl Health {
         Some(status)
     }
 
-    /// Asks until the proxy is ready for the first time, and says meanwhile what is waited for.
+    /// Asks until the proxy is ready for the first time; then only what can end that is followed.
     pub(super) async fn follow(self: Arc<Self>) {
-        let mut told = Vec::new();
-        while self.phase() == Phase::Starting {
-            let reasons = self.reasons().await;
-            if !reasons.is_empty() && reasons != told {
-                info!(reasons = reasons.join("; "), "not ready");
-                told = reasons;
-            }
+        while self.readiness.ready_after().is_none() {
+            self.identity_gate();
+            self.gates.configuration.set(self.unconfigured());
+            self.gates.plane.set(self.plane_waits().await);
             tokio::time::sleep(POLL).await;
         }
-    }
-
-    /// Why the proxy is not ready; empty if it is.
-    pub(super) async fn reasons(&self) -> Vec<String> {
-        match self.phase() {
-            Phase::Terminating => vec!["the proxy terminates".into()],
-            Phase::Ready => self.withdrawn().into_iter().collect(),
-            Phase::Starting => {
-                let reasons = self.waiting().await;
-                if reasons.is_empty() {
-                    self.become_ready();
-                }
-                reasons
-            }
+        let mut identity = self.identity.clone();
+        while identity.changed().await.is_ok() {
+            self.identity_gate();
         }
     }
 
-    /// For the first time; a termination meanwhile has the last word.
-    fn become_ready(&self) {
-        let first = self.phase.send_if_modified(|phase| {
-            let first = *phase == Phase::Starting;
-            if first {
-                *phase = Phase::Ready;
-            }
-            first
-        });
-        if first {
-            info!(after = ?self.started.elapsed(), "ready");
-        }
+    fn identity_gate(&self) {
+        let reason = match &*self.identity.borrow() {
+            IdentityState::Ready(_) => None,
+            IdentityState::Withdrawn(reason) => Some(format!("withdrawn: {reason}")),
+            // What is there serves until it expires.
+            IdentityState::Waiting(_) if self.readiness.ready_after().is_some() => return,
+            IdentityState::Waiting(reason) => Some(reason.to_string()),
+        };
+        self.gates.identity.set(reason);
     }
 
-    async fn waiting(&self) -> Vec<String> {
-        let mut reasons: Vec<_> = self.withdrawn().into_iter().collect();
-        if let IdentityState::Waiting(reason) = &*self.identity.borrow() {
-            reasons.push(format!("identity: {reason}"));
+    /// Why there is no configuration at all.
+    fn unconfigured(&self) -> Option<String> {
+        if !self.resources.borrow().is_empty() {
+            return None;
         }
-        if self.resources.borrow().is_empty() {
-            let errors = self.errors.borrow();
-            reasons.extend(errors.iter().map(|error| format!("configuration: {error}")));
-        }
+        let errors = self.errors.borrow();
+        joined(errors.iter().map(ToString::to_string))
+    }
+
+    async fn plane_waits(&self) -> Option<String> {
         match &*self.plane.read().await {
-            Some(plane) => reasons.extend(plane.waiting().await),
-            None => reasons.push("the data plane has not started".into()),
+            Some(plane) => joined(plane.waiting().await.into_iter()),
+            None => Some("it has not started".into()),
         }
-        reasons
     }
+}
 
-    fn withdrawn(&self) -> Option<String> {
-        match &*self.identity.borrow() {
-            IdentityState::Withdrawn(reason) => Some(format!("identity withdrawn: {reason}")),
-            IdentityState::Waiting(_) | IdentityState::Ready(_) => None,
-        }
-    }
+fn joined(reasons: impl Iterator<Item = String>) -> Option<String> {
+    let reasons: Vec<_> = reasons.collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }

@@ -3,21 +3,15 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ithildin_spiffe::IdentityState;
-use prometheus::{Encoder, Gauge, GaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Gauge, GaugeVec, Opts, Registry, proto::MetricFamily};
 
-use super::health::{Health, Phase};
+use super::health::Health;
 
-/// All of it in Prometheus' text format.
-pub(super) async fn render(health: &Health) -> Vec<u8> {
+/// All of it, but for what the status server knows of itself.
+pub(super) async fn families(health: &Health) -> Result<Vec<MetricFamily>, prometheus::Error> {
     let registry = Registry::new();
-    let mut text = Vec::new();
-    let collected = collect(&registry, health).await;
-    if let Err(error) =
-        collected.and_then(|()| TextEncoder::new().encode(&registry.gather(), &mut text))
-    {
-        text = format!("# the agent's metrics cannot be encoded: {error}\n").into_bytes();
-    }
-    text
+    collect(&registry, health).await?;
+    Ok(registry.gather())
 }
 
 async fn collect(registry: &Registry, health: &Health) -> Result<(), prometheus::Error> {
@@ -30,13 +24,20 @@ async fn collect(registry: &Registry, health: &Health) -> Result<(), prometheus:
     gauge(
         "istio_agent_uptime_seconds",
         "Time since the agent started.",
-        health.started().elapsed().as_secs_f64(),
+        health.readiness().started().elapsed().as_secs_f64(),
     )?;
     gauge(
         "istio_agent_ready",
         "Whether the proxy has become ready and does not terminate.",
-        number(health.phase() == Phase::Ready),
+        number(health.readiness().is_ready()),
     )?;
+    if let Some(after) = health.readiness().ready_after() {
+        gauge(
+            "istio_agent_startup_duration_seconds",
+            "The time from the process starting to being marked ready.",
+            after.as_secs_f64(),
+        )?;
+    }
     gauge(
         "istio_agent_config_errors",
         "What is wrong with the configuration now; the last good one is in force.",

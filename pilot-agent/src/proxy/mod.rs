@@ -27,12 +27,13 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::RwLock,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 pub(crate) use args::Args;
-use health::{Health, Phase};
+use health::Health;
 use plane::Plane;
 use settings::{ConfigSource, Env, Settings};
+use status::{Command, Event};
 
 /// Runs until a signal, `/quitquitquit`, or the end of the data plane.
 ///
@@ -107,18 +108,44 @@ impl Running {
         })
     }
 
-    async fn until_the_end(self, settings: &Settings, signals: &mut Signals) -> anyhow::Result<()> {
-        let end = {
-            let plane = self.plane.read().await;
-            tokio::select! {
-                name = signals.next() => End::Drain(name),
-                () = self.status.quit() => End::Quit,
-                how = data_plane_ended(plane.as_ref()) => End::DataPlane(how),
-            }
-        };
-        self.health.enter(Phase::Terminating);
+    async fn until_the_end(
+        mut self,
+        settings: &Settings,
+        signals: &mut Signals,
+    ) -> anyhow::Result<()> {
+        let end = self.end(signals).await;
+        self.health.readiness().terminate();
         let plane = self.plane.write().await.take();
         finish(end, plane, settings, signals).await
+    }
+
+    /// Waits for what ends it. Draining does not yet: then readiness stays, and the end is at once.
+    async fn end(&mut self, signals: &mut Signals) -> End {
+        let plane = self.plane.read().await;
+        let mut drained = false;
+        loop {
+            let event = tokio::select! {
+                name = signals.next() => match drained {
+                    true => return End::Drained(name),
+                    false => return End::Drain(name),
+                },
+                how = data_plane_ended(plane.as_ref()) => return End::DataPlane(how),
+                event = self.status.next() => event,
+            };
+            match event {
+                Event::Command(Command::Quit) => return End::Quit,
+                Event::Command(Command::Drain) => {
+                    drained = true;
+                    if let Some(plane) = &*plane {
+                        plane.drain().await;
+                    }
+                }
+                Event::Failed(port, error) => {
+                    error!(%port, %error, "the server has failed");
+                    return End::Drain("failure");
+                }
+            }
+        }
     }
 }
 
@@ -126,6 +153,8 @@ impl Running {
 enum End {
     /// A signal: live requests get their time.
     Drain(&'static str),
+    /// A signal after `/drain`: at once.
+    Drained(&'static str),
     /// `/quitquitquit`: at once.
     Quit,
     DataPlane(Arc<str>),
@@ -147,6 +176,11 @@ async fn finish(
                 () = plane.shut_down(settings.drain) => info!("drained"),
                 name = signals.next() => warn!(signal = name, "a second signal: ending at once"),
             }
+            Ok(())
+        }
+        End::Drained(signal) => {
+            info!(signal, "drained before: ending at once");
+            plane.kill().await;
             Ok(())
         }
         End::Quit => {

@@ -79,6 +79,14 @@ impl Plane {
         }
     }
 
+    /// Stops accepting; live requests go on.
+    pub(super) async fn drain(&self) {
+        match self {
+            Self::Envoy(envoy) => envoy.drain().await,
+            Self::Builtin(proxy) => proxy.drain(),
+        }
+    }
+
     /// Stops accepting, gives live requests their time, and ends it.
     pub(super) async fn shut_down(self, drain: Drain) {
         match self {

@@ -39,7 +39,7 @@ pub(crate) use self::{
     istiod::{HostPort, IstiodSettings, Keepalive},
     ports::Ports,
     roots::{PilotCertProvider, Root, RootError, RootRules},
-    status::{ProbeSettings, ScrapeTarget, StatusSettings},
+    status::{ProbeSettings, StatusSettings},
     wasm::WasmSettings,
 };
 use super::{

@@ -12,7 +12,7 @@ const DEFAULT_PROMETHEUS_PORT: u16 = 15090;
 pub(crate) struct Ports {
     /// The data plane's admin, on loopback.
     pub(crate) admin: u16,
-    /// The agent's own server.
+    /// The agent's own server; 0 for none.
     pub(crate) status: u16,
     /// Readiness for the kubelet.
     pub(crate) health: u16,
@@ -41,6 +41,7 @@ impl Ports {
     /// Those that listeners of the mesh must not take.
     pub(crate) fn all(&self) -> Vec<u16> {
         let mut all = vec![self.admin, self.status, self.health, self.prometheus];
+        all.retain(|port| *port != 0);
         all.extend(self.secure_metrics);
         all.extend(self.secure_merged_metrics);
         all
@@ -50,7 +51,10 @@ impl Ports {
     fn check(&self) -> anyhow::Result<()> {
         let ports = [
             ("proxyAdminPort of PROXY_CONFIG", Some(self.admin)),
-            ("statusPort of PROXY_CONFIG", Some(self.status)),
+            (
+                "statusPort of PROXY_CONFIG",
+                (self.status != 0).then_some(self.status),
+            ),
             ("ENVOY_STATUS_PORT", Some(self.health)),
             ("ENVOY_PROMETHEUS_PORT", Some(self.prometheus)),
             ("ENVOY_SECURE_METRICS_PORT", self.secure_metrics),

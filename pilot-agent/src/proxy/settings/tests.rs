@@ -141,8 +141,8 @@ fn mistakes_name_their_variable() {
         ),
         (
             "PROXY_CONFIG",
-            "statusPort: 0",
-            "statusPort of PROXY_CONFIG 0 is not a port",
+            "proxyAdminPort: 0",
+            "proxyAdminPort of PROXY_CONFIG 0 is not a port",
         ),
         (
             "PROXY_CONFIG",
