@@ -28,20 +28,51 @@ pub struct Istiod {
     istiod: Option<Process>,
     _kapi: Process,
     binary: PathBuf,
+    dialect: Dialect,
     // After the processes, whose logs are there.
     net: Net,
 }
 
+/// Which filters istiod sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// As it does by default: with Istio's own, which its build of Envoy has, and the built-in proxy.
+    Istio,
+    /// Without these.
+    Plain,
+}
+
+impl Dialect {
+    fn env(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Istio => &[],
+            Self::Plain => &[
+                ("PILOT_ENABLE_METADATA_EXCHANGE", "false"),
+                ("PILOT_ENABLE_ALPN_FILTER", "false"),
+            ],
+        }
+    }
+
+    /// The objects without the provider of metrics, which is one of these filters.
+    fn apply(self, objects: String) -> String {
+        match self {
+            Self::Istio => objects,
+            Self::Plain => objects.replace("metrics: [prometheus]", "metrics: []"),
+        }
+    }
+}
+
 impl Istiod {
     /// Starts it with the objects of `files`, and waits until it is ready. `None`, said by name, without
-    /// `PILOT_DISCOVERY_BIN`.
-    pub fn start(test: &str, lan: &Lan, files: &[PathBuf]) -> Option<Self> {
+    /// `PILOT_DISCOVERY_BIN`. An Envoy that is not Istio's own build needs `dialect` to be plain.
+    pub fn start(test: &str, lan: &Lan, files: &[PathBuf], dialect: Dialect) -> Option<Self> {
         let binary = peers::pilot_discovery(test)?;
         let net = lan.host(ADDRESS, &[]);
         let objects = net.subdir("objects");
         for file in files {
             let name = file.file_name().expect("it is a file");
-            fs::copy(file, objects.join(name)).expect("the project's own file can be copied");
+            let text = fs::read_to_string(file).expect("the project's own file");
+            fs::write(objects.join(name), dialect.apply(text)).expect("the folder is writable");
         }
         let kubeconfig = net.dir().join("kubeconfig");
         let mut kapi = net.command("python3");
@@ -61,6 +92,7 @@ impl Istiod {
             istiod: None,
             _kapi: kapi,
             binary,
+            dialect,
             net,
         };
         this.restart();
@@ -82,6 +114,7 @@ impl Istiod {
             .env("CLUSTER_ID", "Kubernetes")
             .env("PILOT_CERT_PROVIDER", "istiod")
             .env("REVISION", "default")
+            .envs(self.dialect.env().iter().copied())
             // It runs as root, in a cgroup that is not its own.
             .env("GOMEMLIMIT", "512MiB");
         let istiod = self.istiod.insert(self.net.spawn("istiod", command));

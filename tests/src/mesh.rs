@@ -6,7 +6,9 @@ mod pod;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::{DataPlane, Identities, Istiod, Lan, Net, clusters, curl, curl::Answer, peers};
+use crate::{
+    DataPlane, Identities, Istiod, Lan, Net, clusters, curl, curl::Answer, istiod::Dialect, peers,
+};
 
 pub use pod::{App, PROXY_USER, Pod, PodSpec};
 
@@ -46,7 +48,11 @@ impl Mesh {
             .chain(files)
             .map(|name| clusters::data(&format!("mesh/{name}")))
             .collect();
-        let istiod = Istiod::start(test, &lan, &files)?;
+        let dialect = match data_plane {
+            DataPlane::Builtin => Dialect::Istio,
+            DataPlane::Envoy => Dialect::Plain,
+        };
+        let istiod = Istiod::start(test, &lan, &files, dialect)?;
         let mut mesh = Self {
             pods: BTreeMap::new(),
             istiod,
