@@ -10,7 +10,7 @@ use crate::{
     DataPlane, Identities, Istiod, Lan, Net, clusters, curl, curl::Answer, istiod::Dialect, peers,
 };
 
-pub use pod::{App, PROXY_USER, Pod, PodSpec};
+pub use pod::{App, PROXY_USER, Pod, PodSpec, Program};
 
 /// The trust domain of the mesh, and the cluster of its [`Identities`].
 pub const TRUST_DOMAIN: &str = "example.org";
@@ -69,15 +69,14 @@ impl Mesh {
 
     /// Makes a Pod known to the Kubernetes API and starts it.
     pub fn add(&mut self, spec: &PodSpec<'_>) {
+        self.add_with(spec, Program::Ithildin(self.data_plane));
+    }
+
+    /// The same with this program.
+    pub fn add_with(&mut self, spec: &PodSpec<'_>, program: Program) {
         self.istiod
             .apply(&format!("pod-{}.json", spec.name), &spec.object());
-        let pod = Pod::start(
-            &self.lan,
-            &self.istiod,
-            &self.identities,
-            spec,
-            self.data_plane,
-        );
+        let pod = Pod::start(&self.lan, &self.istiod, &self.identities, spec, program);
         self.pods.insert(spec.name.to_owned(), pod);
     }
 

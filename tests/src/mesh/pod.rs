@@ -53,6 +53,15 @@ pub struct App<'a> {
     pub calls: &'a [&'a str],
 }
 
+/// The program in the proxy's container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    Ithildin(DataPlane),
+    /// Istio's own agent, which a benchmark compares: `PILOT_AGENT_STOCK_BIN`, with the template of its
+    /// image, `ENVOY_BOOTSTRAP_TEMPLATE`.
+    Stock,
+}
+
 /// A running Pod.
 pub struct Pod {
     pub agent: Process,
@@ -116,13 +125,13 @@ impl Pod {
         istiod: &Istiod,
         identities: &Identities,
         spec: &PodSpec<'_>,
-        data_plane: DataPlane,
+        program: Program,
     ) -> Self {
         let net = lan.host(spec.ip.into(), &[&format!("{ADDRESS} {HOST}")]);
         kubernetes_network(&net, spec.namespace);
         let path = format!("/ns/{}/sa/{}", spec.namespace, spec.account);
         let (id, identity) = identities.workload(TRUST_DOMAIN, &path);
-        mount_programs(&net);
+        mount_programs(&net, program);
         lay_out(&net, istiod, spec, &identity);
         if spec.role == "sidecar" {
             capture(&net);
@@ -133,7 +142,7 @@ impl Pod {
             serve.args(app.calls.iter().flat_map(|url| ["--call", url]));
             net.spawn("app", serve)
         });
-        let command = agent_command(spec, &identity, data_plane);
+        let command = agent_command(spec, &identity, program);
         let agent = net.spawn("agent", command(&net));
         Self {
             agent,
@@ -169,11 +178,23 @@ impl Pod {
 }
 
 /// Makes the programs of the image reachable for the proxy's user.
-fn mount_programs(net: &Net) {
-    let mut programs = vec![("pilot-agent", binary("pilot-agent"))];
-    if let Some(envoy) = std::env::var_os("ENVOY_BIN") {
-        programs.push(("envoy", PathBuf::from(envoy)));
-    }
+fn mount_programs(net: &Net, program: Program) {
+    let given = |name| std::env::var_os(name).map(PathBuf::from);
+    let agent = match program {
+        Program::Ithildin(_) => Some(binary("pilot-agent")),
+        Program::Stock => given("PILOT_AGENT_STOCK_BIN"),
+    };
+    let programs = [
+        ("pilot-agent", agent),
+        ("envoy", given("ENVOY_BIN")),
+        (
+            "envoy_bootstrap_tmpl.json",
+            given("ENVOY_BOOTSTRAP_TEMPLATE"),
+        ),
+    ];
+    let programs = programs
+        .into_iter()
+        .filter_map(|(name, path)| Some((name, path?)));
     let bin = net.subdir("run/bin");
     for (name, path) in programs {
         fs::write(bin.join(name), "").expect("the scratch folder is writable");
@@ -240,7 +261,7 @@ fn capture(net: &Net) {
 fn agent_command(
     spec: &PodSpec<'_>,
     identity: &Identity,
-    data_plane: DataPlane,
+    program: Program,
 ) -> Box<dyn Fn(&Net) -> Command> {
     let config = json!({
         "binaryPath": format!("{BIN}/envoy"),
@@ -276,8 +297,14 @@ fn agent_command(
             "WORKLOAD_IDENTITY_SOCKET_FILE",
             file.to_string_lossy().into_owned(),
         ),
-        ("ITHILDIN_DATA_PLANE", data_plane.as_str().to_owned()),
     ];
+    let mut arguments = vec!["--proxyLogLevel=warning", "--log_output_level=default:info"];
+    match program {
+        Program::Ithildin(data_plane) => {
+            environment.push(("ITHILDIN_DATA_PLANE", data_plane.as_str().to_owned()));
+        }
+        Program::Stock => arguments.push("--templateFile=/run/bin/envoy_bootstrap_tmpl.json"),
+    }
     let further = spec.env.iter();
     let further: Vec<(String, String)> = further
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -297,7 +324,7 @@ fn agent_command(
             .arg("sh")
             .args(["-c", &format!("cd {ROOT} && exec {BIN}/pilot-agent \"$@\"")])
             .args(["pilot-agent", "proxy", &role, "--domain", &domain])
-            .args(["--proxyLogLevel=warning", "--log_output_level=default:info"])
+            .args(&arguments)
             .args(svid.iter().flat_map(|svid| ["--svid", svid.as_str()]))
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .envs(further.iter().map(|(name, value)| (name, value)));

@@ -1,0 +1,185 @@
+//! What a proxy container costs under a real istiod: memory at 100 services, time from start to ready, and
+//! CPU while 200 pushes arrive. Ours with both data planes, and Istio's own agent if it is here.
+//!
+//!     cargo bench -p ithildin-tests --bench footprint
+//!
+//! Needs root and `PILOT_DISCOVERY_BIN`; `ENVOY_BIN`, `PILOT_AGENT_STOCK_BIN` and `ENVOY_BOOTSTRAP_TEMPLATE`
+//! for the others. The agent must be built with `--release`, as `cargo build --release --bins` does.
+
+use std::{fs, time::Instant};
+
+use ithildin_tests::{
+    DataPlane, Identities, Mesh, eventually,
+    mesh::{App, PROXY_USER, PodSpec, Program},
+};
+use serde_json::json;
+
+const SERVICES: usize = 100;
+const PUSHES: usize = 200;
+const PUSH: &str = "\
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: httpbin, namespace: default}
+spec:
+  hosts: [httpbin]
+  http:
+  - route: [{destination: {host: httpbin}}]
+    headers: {response: {set: {x-turn: \"TURN\"}}}
+";
+
+const HTTPBIN: PodSpec<'_> = PodSpec {
+    name: "httpbin-0",
+    namespace: "default",
+    account: "httpbin",
+    ip: [10, 0, 4, 2],
+    role: "sidecar",
+    labels: &[("app", "httpbin")],
+    app: Some(App {
+        port: 8080,
+        calls: &[],
+    }),
+    env: &[],
+};
+
+const SLEEP: PodSpec<'_> = PodSpec {
+    name: "sleep-0",
+    account: "sleep",
+    ip: [10, 0, 4, 1],
+    labels: &[("app", "sleep")],
+    app: None,
+    ..HTTPBIN
+};
+
+fn main() {
+    let has = |name| std::env::var_os(name).is_some();
+    let mut programs = vec![("builtin", Program::Ithildin(DataPlane::Builtin))];
+    if has("ENVOY_BIN") {
+        programs.push(("envoy", Program::Ithildin(DataPlane::Envoy)));
+        if has("PILOT_AGENT_STOCK_BIN") {
+            programs.push(("stock", Program::Stock));
+        }
+    }
+    println!("program  ready ms  agent KiB  Envoy KiB  CPU ms for {PUSHES} pushes");
+    for (name, program) in programs {
+        measure(name, program);
+    }
+}
+
+fn measure(name: &str, program: Program) {
+    let Some(identities) = Identities::of_mesh(name, PROXY_USER) else {
+        return;
+    };
+    // What istiod sends must suit a stock Envoy, so that all have the same to do.
+    let mesh = Mesh::start(
+        name,
+        DataPlane::Envoy,
+        identities,
+        &["httpbin.yaml"],
+        &[HTTPBIN],
+    );
+    let Some(mut mesh) = mesh else {
+        return;
+    };
+    mesh.istiod.apply("services.json", &services());
+    let started = Instant::now();
+    mesh.add_with(&SLEEP, program);
+    mesh.pod_mut("sleep-0").wait_ready();
+    let ready = started.elapsed();
+    push(&mesh, 0);
+    let pid = mesh.pod("sleep-0").agent.pid();
+    let before = cpu_millis(pid);
+    for turn in 1..=PUSHES {
+        push(&mesh, turn);
+    }
+    let cpu = cpu_millis(pid) - before;
+    let memory = |pids: Vec<u32>| pids.into_iter().map(resident_kib).sum::<u64>();
+    println!(
+        "{name:8} {:8} {:10} {:10} {cpu:7}",
+        ready.as_millis(),
+        resident_kib(pid),
+        memory(children(pid)),
+    );
+}
+
+/// Changes what a response looks like, and waits until it does.
+fn push(mesh: &Mesh, turn: usize) {
+    let turn = turn.to_string();
+    mesh.istiod.apply("push.yaml", &PUSH.replace("TURN", &turn));
+    eventually("the push arrives", || {
+        let answer = mesh.curl("sleep-0", "http://httpbin:8000/status/200", &[]);
+        let answer = answer.expect_status(200)?;
+        let arrived = answer.header("x-turn") == Some(turn.as_str());
+        arrived.then_some(()).ok_or(answer)
+    });
+}
+
+/// Services with two endpoints each, which nobody calls.
+fn services() -> String {
+    let mut items = Vec::new();
+    for index in 0..SERVICES {
+        let name = format!("service-{index}");
+        items.push(json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {
+                "clusterIP": format!("10.96.3.{}", index + 1),
+                "selector": {"app": name},
+                "ports": [{"name": "http", "port": 8000}],
+            },
+        }));
+        for pod in 0..2 {
+            items.push(json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "name": format!("{name}-{pod}"),
+                    "namespace": "default",
+                    "labels": {"app": name, "security.istio.io/tlsMode": "istio"},
+                },
+                "spec": {"serviceAccountName": "default", "containers": [{"name": "app", "image": "app"}]},
+                "status": {"podIP": format!("10.0.{}.{}", 10 + pod, index + 1)},
+            }));
+        }
+    }
+    json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
+}
+
+/// User and system time of a process and its children, of those too that have ended.
+fn cpu_millis(pid: u32) -> u64 {
+    let own: u64 = stat(pid)[11..15].iter().sum();
+    // The clock ticks 100 times a second on every Linux.
+    own * 10 + children(pid).into_iter().map(cpu_millis).sum::<u64>()
+}
+
+/// The numbers of /proc/PID/stat, from the third field on; what is no number counts as 0.
+fn stat(pid: u32) -> Vec<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let (_, fields) = text.rsplit_once(") ").expect("the process runs");
+    fields
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or(0))
+        .collect()
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    let children = tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    children
+        .flat_map(|text| {
+            let pids = text.split_whitespace().filter_map(|pid| pid.parse().ok());
+            pids.collect::<Vec<u32>>()
+        })
+        .collect()
+}
+
+fn resident_kib(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
