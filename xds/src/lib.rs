@@ -16,6 +16,7 @@ mod secrets;
 pub mod serve;
 mod sever;
 pub mod subscription;
+mod type_url;
 pub mod watch_paths;
 
 pub use ads::{AdsClient, AdsServer};
@@ -25,3 +26,4 @@ pub use resources::ResourceSet;
 pub use sds::{FileIdentity, LocalSecrets, SdsClients, SdsOptions, SdsServer, SecretFeeds};
 pub use secret_message::SecretMessage;
 pub use secrets::{SecretRef, SecretState, SecretSubscriber};
+pub use type_url::TypeUrl;

@@ -4,3 +4,4 @@
 //! Knows Istio's conventions and nothing of the data planes.
 
 pub mod dial;
+pub mod discovery;

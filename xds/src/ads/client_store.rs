@@ -6,20 +6,16 @@ use std::{
 };
 
 use ithildin_proto::{
-    pb::{
-        envoy::{
-            config::{
-                cluster::v3::Cluster,
-                endpoint::v3::ClusterLoadAssignment,
-                listener::v3::{Listener, filter},
-                route::v3::RouteConfiguration,
-            },
-            extensions::filters::network::http_connection_manager::v3::{
-                HttpConnectionManager, http_connection_manager::RouteSpecifier,
-            },
-            service::discovery::v3::DeltaDiscoveryResponse,
+    pb::envoy::{
+        config::{
+            cluster::v3::Cluster,
+            endpoint::v3::ClusterLoadAssignment,
+            listener::v3::{Listener, filter},
+            route::v3::RouteConfiguration,
         },
-        google::protobuf::Any,
+        extensions::filters::network::http_connection_manager::v3::{
+            HttpConnectionManager, http_connection_manager::RouteSpecifier,
+        },
     },
     unpack,
 };
@@ -28,7 +24,7 @@ use prost::{Message, Name};
 use super::world::endpoints_of;
 use crate::{
     ResourceKind, ResourceSet,
-    subscription::{Interest, Verdict},
+    subscription::{Interest, Update, Verdict},
 };
 
 /// A resource that is to be accepted or refused.
@@ -42,6 +38,14 @@ pub enum Candidate<'a> {
 
 /// Accepts a resource, or says why not: the server is told, and the form before it stays in force.
 pub type ResourceCheck = Arc<dyn Fn(Candidate<'_>) -> Result<(), String> + Send + Sync>;
+
+/// What became of an update.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) verdict: Verdict,
+    /// Endpoints to ask for again, since their clusters have changed.
+    pub(super) renew: Vec<String>,
+}
 
 pub(super) struct Store {
     set: ResourceSet,
@@ -74,29 +78,14 @@ impl Store {
         }
     }
 
-    /// Takes a state-of-the-world response. Good resources are in force even if others are refused.
-    pub(super) fn replace(&mut self, kind: ResourceKind, resources: &[Any]) -> Result<(), String> {
+    /// Takes an update. Good resources are in force even if others are refused.
+    pub(super) fn take(&mut self, kind: ResourceKind, update: &Update) -> Taken {
         match kind {
-            ResourceKind::Cluster => self.replace_typed::<Cluster>(kind, resources),
-            ResourceKind::Endpoints => self.replace_typed::<ClusterLoadAssignment>(kind, resources),
-            ResourceKind::Listener => self.replace_typed::<Listener>(kind, resources),
-            ResourceKind::Route => self.replace_typed::<RouteConfiguration>(kind, resources),
-            ResourceKind::Secret => Err("secrets are not asked for here".into()),
-        }
-    }
-
-    /// Takes an incremental response.
-    pub(super) fn change(
-        &mut self,
-        kind: ResourceKind,
-        response: &DeltaDiscoveryResponse,
-    ) -> Verdict {
-        match kind {
-            ResourceKind::Cluster => self.change_typed::<Cluster>(response),
-            ResourceKind::Endpoints => self.change_typed::<ClusterLoadAssignment>(response),
-            ResourceKind::Listener => self.change_typed::<Listener>(response),
-            ResourceKind::Route => self.change_typed::<RouteConfiguration>(response),
-            ResourceKind::Secret => Verdict::default(),
+            ResourceKind::Cluster => self.take_typed::<Cluster>(update),
+            ResourceKind::Endpoints => self.take_typed::<ClusterLoadAssignment>(update),
+            ResourceKind::Listener => self.take_typed::<Listener>(update),
+            ResourceKind::Route => self.take_typed::<RouteConfiguration>(update),
+            ResourceKind::Secret => Taken::default(),
         }
     }
 
@@ -110,65 +99,48 @@ impl Store {
         self.set.routes.retain(|name, _| routes.contains(name));
     }
 
-    fn replace_typed<T: Typed>(
-        &mut self,
-        kind: ResourceKind,
-        resources: &[Any],
-    ) -> Result<(), String> {
-        let mut reasons = Vec::new();
-        let mut seen = BTreeSet::new();
-        for any in resources {
-            match unpack::<T>(any) {
-                Ok(resource) => {
-                    let name = resource.name().to_owned();
-                    if let Err(reason) = self.accept(resource) {
-                        reasons.push(format!("{name}: {reason}"));
-                    }
-                    seen.insert(name);
-                }
-                Err(error) => reasons.push(error.to_string()),
-            }
-        }
-        if kind.full_state() {
-            T::of(&mut self.set).retain(|name, _| seen.contains(name));
-        }
-        match reasons.is_empty() {
-            true => Ok(()),
-            false => Err(reasons.join("; ")),
-        }
-    }
-
-    fn change_typed<T: Typed>(&mut self, response: &DeltaDiscoveryResponse) -> Verdict {
-        let mut verdict = Verdict::default();
-        for wire in &response.resources {
-            let accepted = match &wire.resource {
+    fn take_typed<T: Typed>(&mut self, update: &Update) -> Taken {
+        let mut taken = Taken::default();
+        for incoming in &update.resources {
+            let accepted = match &incoming.body {
                 Some(any) => unpack::<T>(any)
                     .map_err(|error| error.to_string())
-                    .and_then(|resource| self.accept(resource)),
+                    .and_then(|resource| self.accept(&incoming.name, resource)),
                 None => Err("the resource is empty".to_owned()),
             };
-            if let Err(reason) = accepted {
-                verdict.refused.insert(wire.name.clone(), reason);
+            match accepted {
+                Ok(renew) => taken.renew.extend(renew),
+                Err(reason) => {
+                    taken.verdict.refused.insert(incoming.name.clone(), reason);
+                }
             }
         }
-        for name in &response.removed_resources {
-            T::of(&mut self.set).remove(name);
+        let held = T::of(&mut self.set);
+        if update.full {
+            let seen: BTreeSet<_> = update.resources.iter().map(|r| &r.name).collect();
+            held.retain(|name, _| seen.contains(name));
         }
-        verdict
+        for name in &update.removed {
+            held.remove(name);
+        }
+        taken
     }
 
-    /// An equal resource keeps its `Arc`.
-    fn accept<T: Typed>(&mut self, resource: T) -> Result<(), String> {
-        let name = resource.name().to_owned();
-        if name.is_empty() {
-            return Err("the resource has no name".into());
+    /// An equal resource keeps its `Arc`. Returns the endpoints that a changed cluster wants anew.
+    fn accept<T: Typed>(&mut self, name: &str, resource: T) -> Result<Option<String>, String> {
+        if resource.name() != name || name.is_empty() {
+            let found = resource.name();
+            return Err(format!("the resource calls itself {found:?}"));
         }
         (self.check)(resource.candidate())?;
         let held = T::of(&mut self.set);
-        if held.get(&name).is_none_or(|old| **old != resource) {
-            held.insert(name, Arc::new(resource));
+        let old = held.get(name);
+        if old.is_some_and(|old| **old == resource) {
+            return Ok(None);
         }
-        Ok(())
+        let renew = old.and(resource.refers());
+        held.insert(name.to_owned(), Arc::new(resource));
+        Ok(renew)
     }
 }
 
@@ -176,6 +148,10 @@ impl Store {
 trait Typed: Message + Name + Default + PartialEq {
     fn name(&self) -> &str;
     fn candidate(&self) -> Candidate<'_>;
+    /// The endpoints that a cluster discovers.
+    fn refers(&self) -> Option<String> {
+        None
+    }
     fn of(set: &mut ResourceSet) -> &mut BTreeMap<String, Arc<Self>>;
 }
 
@@ -186,6 +162,10 @@ impl Typed for Cluster {
 
     fn candidate(&self) -> Candidate<'_> {
         Candidate::Cluster(self)
+    }
+
+    fn refers(&self) -> Option<String> {
+        endpoints_of(self)
     }
 
     fn of(set: &mut ResourceSet) -> &mut BTreeMap<String, Arc<Self>> {

@@ -1,7 +1,9 @@
 //! The aggregated discovery service: the whole configuration of a proxy on one stream.
 
+mod ads_secrets;
 mod client;
 mod client_store;
+mod follow;
 mod server;
 mod session;
 mod status;
@@ -9,8 +11,10 @@ mod status;
 mod tests;
 mod world;
 
-pub use client::{AdsClient, AdsClientOptions, AdsClientStatus, AdsProtocol};
+pub use ads_secrets::AdsSecrets;
+pub use client::{AdsClient, AdsClientOptions, AdsClientStatus, AdsProtocol, ResourceFollower};
 pub use client_store::{Candidate, ResourceCheck};
+pub use follow::{Errand, Follower, Prepare, StreamCounts, StreamStatus, Upstream, Want, follow};
 pub use server::AdsServer;
 pub use status::{AdsStatus, KindStatus};
 

@@ -1,37 +1,24 @@
 //! The client's half of the incremental protocol.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ithildin_proto::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+use ithildin_proto::pb::{
+    envoy::{
+        config::core::v3::Node,
+        service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    },
+    google::rpc::Status,
 };
 
-use super::{Interest, client_sotw::refusal};
-use crate::ResourceKind;
-
-/// What became of a response.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
-    /// Refused resources by name, with the reason; the others are accepted.
-    pub refused: BTreeMap<String, String>,
-}
-
-impl Verdict {
-    /// All reasons in one text; `None` if nothing is refused.
-    pub fn reason(&self) -> Option<String> {
-        let reasons: Vec<_> = self
-            .refused
-            .iter()
-            .map(|(name, why)| format!("{name}: {why}"))
-            .collect();
-        (!reasons.is_empty()).then(|| reasons.join("; "))
-    }
-}
+use super::{
+    Client, Incoming, Interest, Receipt, Update, Verdict, client_sotw::refusal, interest::WILDCARD,
+};
+use crate::TypeUrl;
 
 /// One type, across reconnects. Requests leave without `node`; the first of a stream must get it.
 #[derive(Debug)]
 pub struct DeltaClient {
-    kind: ResourceKind,
+    url: TypeUrl,
     interest: Interest,
     /// Of every resource that is in force; survives a reconnect.
     versions: BTreeMap<String, String>,
@@ -39,9 +26,9 @@ pub struct DeltaClient {
 }
 
 impl DeltaClient {
-    pub fn new(kind: ResourceKind, interest: Interest) -> Self {
+    pub fn new(url: impl Into<TypeUrl>, interest: Interest) -> Self {
         Self {
-            kind,
+            url: url.into(),
             interest,
             versions: BTreeMap::new(),
             connected: false,
@@ -52,15 +39,13 @@ impl DeltaClient {
     pub fn connect(&mut self) -> Option<DeltaDiscoveryRequest> {
         self.connected = !self.interest.is_empty();
         self.connected.then(|| DeltaDiscoveryRequest {
-            resource_names_subscribe: self.interest.names().iter().cloned().collect(),
+            resource_names_subscribe: asked(&self.interest).into_iter().collect(),
             initial_resource_versions: self.versions.clone().into_iter().collect(),
             ..self.request()
         })
     }
 
     /// Changes what is wanted; a request if the peer must know.
-    ///
-    /// Invariant: a client is created for names or for everything, and stays with it.
     pub fn subscribe(&mut self, interest: Interest) -> Option<DeltaDiscoveryRequest> {
         let before = std::mem::replace(&mut self.interest, interest);
         let interest = &self.interest;
@@ -68,14 +53,17 @@ impl DeltaClient {
         if !self.connected {
             return self.connect();
         }
-        let (old, new) = (before.names(), self.interest.names());
-        let request = DeltaDiscoveryRequest {
-            resource_names_subscribe: new.difference(old).cloned().collect(),
-            resource_names_unsubscribe: old.difference(new).cloned().collect(),
+        // The wildcard has a name only where names stand beside it, or come or go with it.
+        let alone = |interest: &Interest| interest.is_wildcard() && interest.names().is_empty();
+        if before == self.interest || (alone(&before) && alone(&self.interest)) {
+            return None;
+        }
+        let (old, new) = (names(&before), names(&self.interest));
+        Some(DeltaDiscoveryRequest {
+            resource_names_subscribe: new.difference(&old).cloned().collect(),
+            resource_names_unsubscribe: old.difference(&new).cloned().collect(),
             ..self.request()
-        };
-        let changed = old != new;
-        changed.then_some(request)
+        })
     }
 
     /// ACKs `response`, or NACKs it with the reasons. Accepted resources of a refused response are
@@ -85,27 +73,112 @@ impl DeltaClient {
         response: &DeltaDiscoveryResponse,
         verdict: &Verdict,
     ) -> DeltaDiscoveryRequest {
-        for resource in &response.resources {
-            let wanted = self.interest.contains(&resource.name);
-            if wanted && !verdict.refused.contains_key(&resource.name) {
-                self.versions
-                    .insert(resource.name.clone(), resource.version.clone());
+        self.judge(&receipt(response), verdict)
+    }
+
+    fn request(&self) -> DeltaDiscoveryRequest {
+        DeltaDiscoveryRequest {
+            type_url: self.url.as_str().to_owned(),
+            ..Default::default()
+        }
+    }
+}
+
+impl Client for DeltaClient {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+
+    fn new(url: impl Into<TypeUrl>, interest: Interest) -> Self {
+        Self::new(url, interest)
+    }
+
+    fn disconnect(&mut self) {
+        self.connected = false;
+    }
+
+    fn subscribe(&mut self, interest: Interest) -> Option<DeltaDiscoveryRequest> {
+        self.subscribe(interest)
+    }
+
+    fn renew(&mut self, names: &BTreeSet<String>) -> Option<DeltaDiscoveryRequest> {
+        let wanted = names.intersection(self.interest.names());
+        let again: Vec<_> = wanted.cloned().collect();
+        (self.connected && !again.is_empty()).then(|| DeltaDiscoveryRequest {
+            resource_names_subscribe: again,
+            ..self.request()
+        })
+    }
+
+    fn judge(&mut self, receipt: &Receipt, verdict: &Verdict) -> DeltaDiscoveryRequest {
+        for (name, version) in &receipt.versions {
+            let wanted = self.interest.contains(name);
+            if wanted && !verdict.refused.contains_key(name) {
+                self.versions.insert(name.clone(), version.clone());
             }
         }
-        for name in &response.removed_resources {
+        for name in &receipt.removed {
             self.versions.remove(name);
         }
         DeltaDiscoveryRequest {
-            response_nonce: response.nonce.clone(),
+            response_nonce: receipt.nonce.clone(),
             error_detail: verdict.reason().map(refusal),
             ..self.request()
         }
     }
 
-    fn request(&self) -> DeltaDiscoveryRequest {
+    fn notice(url: &TypeUrl, error_detail: Option<Status>) -> DeltaDiscoveryRequest {
         DeltaDiscoveryRequest {
-            type_url: self.kind.url(),
+            type_url: url.as_str().to_owned(),
+            error_detail,
             ..Default::default()
         }
     }
+
+    fn introduce(request: &mut DeltaDiscoveryRequest, node: Node) {
+        request.node = Some(node);
+    }
+
+    fn update(response: DeltaDiscoveryResponse) -> Update {
+        let receipt = receipt(&response);
+        let resources = response.resources.into_iter();
+        Update {
+            url: TypeUrl::new(&response.type_url),
+            resources: resources
+                .map(|resource| Incoming {
+                    name: resource.name,
+                    version: resource.version.into(),
+                    body: resource.resource,
+                })
+                .collect(),
+            removed: response.removed_resources,
+            full: false,
+            receipt,
+        }
+    }
+}
+
+fn receipt(response: &DeltaDiscoveryResponse) -> Receipt {
+    let resources = response.resources.iter();
+    Receipt {
+        nonce: response.nonce.clone(),
+        version: response.system_version_info.clone(),
+        versions: resources
+            .map(|resource| (resource.name.clone(), resource.version.clone()))
+            .collect(),
+        removed: response.removed_resources.clone(),
+    }
+}
+
+/// What a first request lists: nothing for a wildcard alone, which every server understands.
+fn asked(interest: &Interest) -> BTreeSet<String> {
+    match interest.names().is_empty() {
+        true => BTreeSet::new(),
+        false => names(interest),
+    }
+}
+
+fn names(interest: &Interest) -> BTreeSet<String> {
+    let wildcard = interest.is_wildcard().then(|| WILDCARD.to_owned());
+    let names = interest.names().iter().cloned();
+    names.chain(wildcard).collect()
 }

@@ -13,6 +13,7 @@
 //!
 //! Source: the xDS protocol page of Envoy's documentation.
 
+mod client;
 mod client_delta;
 mod client_sotw;
 mod interest;
@@ -32,7 +33,8 @@ use std::{
 use ithildin_proto::pb::google::protobuf::Any;
 use zeroize::Zeroize;
 
-pub use client_delta::{DeltaClient, Verdict};
+pub use client::{Client, Incoming, Receipt, Update, Verdict};
+pub use client_delta::DeltaClient;
 pub use client_sotw::SotwClient;
 pub use interest::Interest;
 pub use server::{Claims, Server};

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use ithildin_proto::pb::envoy::config::core::v3::Node;
 
 use super::{Catalog, Heard, Interest};
-use crate::ResourceKind;
+use crate::TypeUrl;
 
 /// One type on one stream, seen from the server.
 pub trait Server: Send + 'static {
     type Request: Send + 'static;
     type Response: Send + 'static;
 
-    fn new(kind: ResourceKind) -> Self;
+    fn new(url: impl Into<TypeUrl>) -> Self;
 
     /// What the peer wants now.
     fn interest(&self) -> &Interest;

@@ -10,12 +10,12 @@ use ithildin_proto::pb::envoy::{
 };
 
 use super::{Catalog, Claims, Heard, Interest, Server, Version, set_version};
-use crate::ResourceKind;
+use crate::TypeUrl;
 
 /// One type on one stream.
 #[derive(Debug)]
 pub struct DeltaServer {
-    kind: ResourceKind,
+    url: TypeUrl,
     interest: Interest,
     /// What the peer was told last about each name.
     told: BTreeMap<String, Told>,
@@ -44,9 +44,9 @@ impl Server for DeltaServer {
     type Request = DeltaDiscoveryRequest;
     type Response = DeltaDiscoveryResponse;
 
-    fn new(kind: ResourceKind) -> Self {
+    fn new(url: impl Into<TypeUrl>) -> Self {
         Self {
-            kind,
+            url: url.into(),
             interest: Interest::default(),
             told: BTreeMap::new(),
             state: State::Silent,
@@ -123,7 +123,7 @@ impl Server for DeltaServer {
                 })
                 .collect(),
             removed_resources: removed,
-            type_url: self.kind.url(),
+            type_url: self.url.as_str().to_owned(),
             nonce,
             ..Default::default()
         })

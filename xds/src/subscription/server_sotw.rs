@@ -8,12 +8,12 @@ use ithildin_proto::pb::envoy::{
 };
 
 use super::{Catalog, Claims, Heard, Interest, Server, Version, interest::WILDCARD, set_version};
-use crate::ResourceKind;
+use crate::TypeUrl;
 
 /// One type on one stream.
 #[derive(Debug)]
 pub struct SotwServer {
-    kind: ResourceKind,
+    url: TypeUrl,
     interest: Interest,
     /// Once a name was given, an empty list means "nothing" and no longer "everything".
     named: bool,
@@ -47,9 +47,9 @@ impl Server for SotwServer {
     type Request = DiscoveryRequest;
     type Response = DiscoveryResponse;
 
-    fn new(kind: ResourceKind) -> Self {
+    fn new(url: impl Into<TypeUrl>) -> Self {
         Self {
-            kind,
+            url: url.into(),
             interest: Interest::default(),
             named: false,
             state: State::Silent,
@@ -76,7 +76,7 @@ impl Server for SotwServer {
         }
         let repeated = self.subscribe(&request.resource_names);
         if heard == Heard::First {
-            self.state = if self.kind.full_state() {
+            self.state = if self.url.full_state() {
                 State::Owes
             } else {
                 State::Steady
@@ -92,7 +92,7 @@ impl Server for SotwServer {
     fn respond(&mut self, catalog: &Catalog, _: &BTreeSet<String>) -> Option<DiscoveryResponse> {
         let due: Vec<_> = match self.state {
             State::Silent => return None,
-            State::Owes | State::Steady if self.kind.full_state() => {
+            State::Owes | State::Steady if self.url.full_state() => {
                 let members = self.interest.select(catalog);
                 let unchanged = members.clone().count() == self.sent.len()
                     && members
@@ -110,7 +110,7 @@ impl Server for SotwServer {
                 .filter(|(name, resource)| self.sent.get(*name) != Some(&resource.version))
                 .collect(),
         };
-        if due.is_empty() && !self.kind.full_state() {
+        if due.is_empty() && !self.url.full_state() {
             return None;
         }
         self.state = State::Steady;
@@ -125,7 +125,7 @@ impl Server for SotwServer {
         Some(DiscoveryResponse {
             version_info: set_version(versions),
             resources: due.iter().map(|(_, r)| r.body.clone()).collect(),
-            type_url: self.kind.url(),
+            type_url: self.url.as_str().to_owned(),
             nonce,
             ..Default::default()
         })
@@ -199,7 +199,7 @@ impl SotwServer {
         };
         let repeated = wanted == self.interest;
         self.interest = wanted;
-        if !self.kind.full_state() {
+        if !self.url.full_state() {
             let interest = &self.interest;
             self.sent.retain(|name, _| interest.contains(name));
         }

@@ -19,7 +19,7 @@ use ithildin_proto::{
 };
 use ithildin_xds::{
     AdsClient, AdsServer, ResourceKind, ResourceSet, ServerAddress,
-    ads::{AdsClientOptions, AdsProtocol, Candidate},
+    ads::{AdsClientOptions, AdsProtocol, Candidate, Upstream},
     serve::Socket,
 };
 use tokio::sync::{oneshot, watch};
@@ -63,7 +63,7 @@ fn client(path: &Path, protocol: AdsProtocol) -> AdsClient {
         _ => Ok(()),
     };
     AdsClient::start(AdsClientOptions {
-        server: ServerAddress::Pipe(path.to_path_buf()),
+        server: Upstream::plain(&ServerAddress::Pipe(path.to_path_buf())),
         node: Node {
             id: "sidecar~127.0.0.1~a.b~b.svc.cluster.local".into(),
             ..Default::default()
@@ -229,7 +229,7 @@ async fn an_outage_takes_nothing_away() {
         let path = folder.path().join("ads.sock");
         let (mut server, _) = Server::start(&path, set(&["a"], &["r"]));
         let client = client(&path, protocol);
-        let (mut resources, mut status) = (client.resources(), client.status());
+        let (mut resources, mut status) = (client.resources(), client.stream());
         until(&mut resources, "a | a | listener | r").await;
 
         server.stop.take();

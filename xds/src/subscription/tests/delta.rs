@@ -241,6 +241,7 @@ fn a_client_tells_what_is_in_force() {
     client.answer(&response, &Verdict::default());
     let response = respond(&mut server, &catalog("a=2 b=2")).unwrap();
     let refused = Verdict {
+        whole: None,
         refused: [("b".to_owned(), "bad".to_owned())].into(),
     };
     let nack = client.answer(&response, &refused);
