@@ -1,141 +1,317 @@
-//! What a real istiod sends to an Envoy without Istio's own extensions compiles, except for what
-//! the table names.
+//! What a real istiod sends compiles and goes live, except for what the tables name; what it pushes
+//! later rebuilds only what changed.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use ithildin_proto::{pb::envoy::service::discovery::v3::DeltaDiscoveryResponse, unpack};
-use ithildin_xds::{ResourceSet, SecretState, ads::Candidate};
+use ithildin_proto::{
+    pb::{
+        envoy::{
+            config::cluster::v3::Cluster,
+            service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
+        },
+        google::protobuf::Any,
+    },
+    unpack,
+};
+use ithildin_xds::{ResourceSet, ads::Candidate};
 use prost::{Message, Name};
 
 use super::support::Bench;
 use crate::control::check_resource;
 
-/// What is refused, by kind, place and message, and how often. Traffic capture is not there, so
-/// neither are listeners that need it; injecting faults is not either.
-const ROUTER: &[(&str, usize)] = &[];
-const SIDECAR: &[(&str, usize)] = &[
-    (
-        "Listener listener_filters: envoy.filters.listener.http_inspector is not supported where a \
-         filter chain is chosen by what it finds",
-        8,
-    ),
-    (
-        "Listener listener_filters[0].typed_config: type \
-         envoy.extensions.filters.listener.original_dst.v3.OriginalDst is not supported",
-        1,
-    ),
-    (
-        "Listener listener_filters[1].filter_disabled: is not supported",
-        1,
-    ),
-    ("Listener use_original_dst: true is not supported", 1),
-    (
-        "Route virtual_hosts[].routes[].typed_per_filter_config[\"envoy.filters.http.fault\"]: is not supported",
-        2,
-    ),
+/// What is refused, by kind, place and message.
+type Refusals = &'static [&'static str];
+
+/// In all recordings: traffic capture, and fault injection.
+const CAPTURE: Refusals = &[
+    "Listener listener_filters[].filter_disabled: is not supported",
+    "Listener listener_filters[].typed_config: type envoy.extensions.filters.listener.original_dst.v3.OriginalDst is not supported",
+    "Listener use_original_dst: true is not supported",
+    "Route virtual_hosts[].routes[].typed_per_filter_config[\"envoy.filters.http.fault\"]: is not supported",
+];
+const STOCK: Refusals = &[
+    "Listener listener_filters: envoy.filters.listener.http_inspector is not supported where a filter chain is chosen by what it finds",
+];
+/// Istio's own filters.
+const FILTERS: Refusals = &[
+    "Cluster filters: is not supported",
+    "Listener default_filter_chain.filters[].typed_config: type stats.PluginConfig is not supported",
+    "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config: type io.istio.http.peer_metadata.Config is not supported",
+    "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config: type stats.PluginConfig is not supported",
+    "Listener filter_chains[].filters[].typed_config: type stats.PluginConfig is not supported",
+    "Listener filter_chains[].filters[].typed_config: type udpa.type.v1.TypedStruct is not supported",
+];
+const MORE: Refusals = &[
+    "Cluster lb_policy: RING_HASH is not supported",
+    "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config.rules.policies[\"ns[default]-policy[productpage-jwt]-rule[]\"].principals[].and_ids.ids[].and_ids.ids[].metadata: is not supported",
+    "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config.rules.policies[\"ns[default]-policy[productpage-jwt]-rule[]\"].principals[].and_ids.ids[].metadata: is not supported",
+    "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config: type envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication is not supported",
+    "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config: type envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit is not supported",
+    "Route virtual_hosts[].routes[].route.hash_policy: is not supported",
+    "Route virtual_hosts[].routes[].route.request_mirror_policies: is not supported",
+    "Route virtual_hosts[].routes[].typed_per_filter_config[\"envoy.filters.http.cors\"]: is not supported",
 ];
 
 #[tokio::test]
-async fn router() {
-    check("router", ROUTER).await;
+async fn without_filters_of_istio() {
+    check("stock", 2, &[CAPTURE, STOCK]).await;
 }
 
 #[tokio::test]
-async fn sidecar() {
-    check("sidecar-productpage", SIDECAR).await;
+async fn by_default() {
+    check("default", 6, &[CAPTURE, FILTERS]).await;
 }
 
-async fn check(node: &str, expected: &[(&str, usize)]) {
-    let set = load(node);
-    let mut found = BTreeMap::<String, usize>::new();
-    let mut add = |kind: &str, checked: Result<(), String>| {
-        let errors = checked.err().unwrap_or_default();
+#[tokio::test]
+async fn with_more_in_the_mesh() {
+    check("more", 3, &[CAPTURE, FILTERS, MORE]).await;
+}
+
+/// Checks all of `recordings` streams.
+async fn check(folder: &str, recordings: usize, expected: &[Refusals]) {
+    let mut all = BTreeSet::new();
+    let mut count = 0;
+    for entry in std::fs::read_dir(path(folder)).expect("the recordings are there") {
+        let stream = entry.expect("it is readable").path();
+        let set = load(&stream);
+        let (refused, texts) = refusals(&set);
+        all.extend(texts);
+        serves(&stream, set, &refused).await;
+        count += 1;
+    }
+    assert_eq!(count, recordings);
+    let expected = expected.iter().flat_map(|refusals| refusals.iter());
+    let expected: BTreeSet<_> = expected.map(|text| text.to_string()).collect();
+    let missing: Vec<_> = expected.difference(&all).collect();
+    let more: Vec<_> = all.difference(&expected).collect();
+    assert!(
+        missing.is_empty() && more.is_empty(),
+        "{folder}: refused no longer: {missing:#?}\nrefused, too: {more:#?}"
+    );
+}
+
+/// The resources that are refused, each with its kind, and why.
+fn refusals(set: &ResourceSet) -> (BTreeSet<(&'static str, String)>, BTreeSet<String>) {
+    let (mut refused, mut texts) = (BTreeSet::new(), BTreeSet::new());
+    let mut add = |kind: &'static str, name: &str, candidate| {
+        let Err(errors) = check_resource(candidate) else {
+            return;
+        };
+        refused.insert((kind, name.to_owned()));
         for error in errors.lines() {
             let place = error.split_once("\".").map_or(error, |(_, place)| place);
-            *found
-                .entry(format!("{kind} {}", without_hosts(place)))
-                .or_default() += 1;
+            texts.insert(format!("{kind} {}", without_numbers(place)));
         }
     };
-    for cluster in set.clusters.values() {
-        add("Cluster", check_resource(Candidate::Cluster(cluster)));
+    for (name, it) in &set.clusters {
+        add("Cluster", name, Candidate::Cluster(it));
     }
-    for endpoints in set.endpoints.values() {
-        add("Endpoints", check_resource(Candidate::Endpoints(endpoints)));
+    for (name, it) in &set.endpoints {
+        add("Endpoints", name, Candidate::Endpoints(it));
     }
-    for listener in set.listeners.values() {
-        add("Listener", check_resource(Candidate::Listener(listener)));
+    for (name, it) in &set.listeners {
+        add("Listener", name, Candidate::Listener(it));
     }
-    for routes in set.routes.values() {
-        add("Route", check_resource(Candidate::Route(routes)));
+    for (name, it) in &set.routes {
+        add("Route", name, Candidate::Route(it));
     }
-    let table = expected
-        .iter()
-        .map(|(text, count)| (text.to_string(), *count));
-    assert_eq!(found, table.collect());
-    serves(set, expected).await;
+    (refused, texts)
 }
 
-/// What is not refused goes live, once the secrets are there.
-async fn serves(set: ResourceSet, expected: &[(&str, usize)]) {
-    let refused = |kind: &str| {
-        let of_kind = expected.iter().filter(|(text, _)| text.starts_with(kind));
-        of_kind.map(|(_, count)| count).sum::<usize>()
-    };
+/// What is not refused goes live, once it is known that secrets are not to be had.
+async fn serves(stream: &Path, set: ResourceSet, refused: &BTreeSet<(&'static str, String)>) {
+    let of_kind = |kind: &str| refused.iter().filter(|(it, _)| *it == kind).count();
     let (clusters, listeners) = (set.clusters.len(), set.listeners.len());
     let bench = Bench::start(set);
-    for name in ["default", "ROOTCA"] {
-        bench
-            .secrets
-            .set(name, SecretState::Unavailable("not in this test".into()));
-    }
-    bench
-        .until("all is warm", |state| {
-            state.started && state.waiting.is_empty()
-        })
-        .await;
-    let snapshot = bench.snapshot();
-    assert_eq!(snapshot.clusters.len(), clusters - refused("Cluster"));
-    // One listener has two errors, and two share a route configuration that is refused.
-    assert!(snapshot.listeners.len() + refused("Listener") >= listeners);
-}
-
-/// Virtual hosts and routes without their numbers.
-fn without_hosts(place: &str) -> String {
-    let digit = |c: char| c.is_ascii_digit();
-    let mut parts = place.split('.');
-    let short = parts.by_ref().map(|part| match part.split_once('[') {
-        Some((name @ ("virtual_hosts" | "routes"), rest)) => {
-            format!("{name}[{}", rest.trim_start_matches(digit))
+    let mut state = bench.control.state();
+    let warm = async {
+        loop {
+            bench.secrets.settle();
+            let is_warm = {
+                let state = state.borrow_and_update();
+                state.started && state.waiting.is_empty()
+            };
+            if is_warm {
+                return;
+            }
+            state.changed().await.expect("the control task runs");
         }
-        _ => part.to_owned(),
-    });
-    short.collect::<Vec<_>>().join(".")
-}
-
-fn load(node: &str) -> ResourceSet {
-    ResourceSet {
-        clusters: read(node, "Cluster"),
-        listeners: read(node, "Listener"),
-        endpoints: read(node, "ClusterLoadAssignment"),
-        routes: read(node, "RouteConfiguration"),
+    };
+    let limit = std::time::Duration::from_secs(30);
+    let warm = tokio::time::timeout(limit, warm).await;
+    assert!(
+        warm.is_ok(),
+        "{stream:?}: {:#?}",
+        bench.control.state().borrow()
+    );
+    let snapshot = bench.snapshot();
+    assert_eq!(
+        snapshot.clusters.len(),
+        clusters - of_kind("Cluster"),
+        "{stream:?}"
+    );
+    // A listener whose routes are refused waits for others for ever.
+    if of_kind("Route") == 0 {
+        let expected = listeners - of_kind("Listener");
+        assert_eq!(snapshot.listeners.len(), expected, "{stream:?}");
     }
 }
 
-fn read<M: Message + Name + Default>(node: &str, kind: &str) -> BTreeMap<String, Arc<M>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/istiod");
-    let path = path.join(node).join(format!("{kind}.pb"));
-    let bytes = std::fs::read(&path).expect("the recording is there");
-    let response = DeltaDiscoveryResponse::decode(bytes.as_slice()).expect("a response");
-    assert!(!response.resources.is_empty(), "{kind} is empty");
-    let resources = response.resources.into_iter();
+/// A change of one thing rebuilds that thing, and what was served goes on in the meantime.
+#[tokio::test]
+async fn pushes_rebuild_what_changed() {
+    let mut set = ResourceSet::default();
+    for number in 1..=5 {
+        apply(&mut set, number);
+    }
+    let bench = Bench::start(set.clone());
+    let warm = async || {
+        bench.secrets.settle();
+        bench
+            .until("is warm", |state| {
+                bench.secrets.settle();
+                state.started && state.waiting.is_empty()
+            })
+            .await;
+    };
+    warm().await;
+    let start = bench.snapshot();
+    assert!(!start.clusters.is_empty());
+    const PRODUCTPAGE: &str = "outbound|9080||productpage.default.svc.cluster.local";
+    let endpoints = |name: &str| start.clusters[name].endpoints.load_full();
+    let others: Vec<_> = start
+        .clusters
+        .keys()
+        .filter(|name| &***name != PRODUCTPAGE)
+        .map(|name| (name.clone(), endpoints(name)))
+        .collect();
+    for (number, productpages) in [(6, 2), (7, 2), (8, 2), (9, 2), (10, 1)] {
+        apply(&mut set, number);
+        bench.send(set.clone());
+        let applied = bench.control.inventory().get().await;
+        assert!(applied.is_some(), "the control task runs");
+        warm().await;
+        let now = bench.snapshot();
+        assert!(
+            now.clusters.len() == start.clusters.len()
+                && now
+                    .clusters
+                    .iter()
+                    .all(|(name, it)| Arc::ptr_eq(it, &start.clusters[name])),
+            "{number}: a cluster was built again"
+        );
+        assert!(
+            now.listeners.len() == start.listeners.len()
+                && now
+                    .listeners
+                    .iter()
+                    .zip(&start.listeners)
+                    .all(|(a, b)| Arc::ptr_eq(a, b)),
+            "{number}: a listener was built again"
+        );
+        for (name, before) in &others {
+            assert!(Arc::ptr_eq(before, &endpoints(name)), "{number}: {name}");
+        }
+        let hosts = endpoints(PRODUCTPAGE).priorities.iter().flatten().count();
+        assert_eq!(hosts, productpages, "{number}");
+    }
+}
+
+/// Adds one answer of the stream of pushes.
+fn apply(set: &mut ResourceSet, number: u32) {
+    let prefix = format!("{number:03}-");
+    let file = std::fs::read_dir(path("push")).expect("the recording is there");
+    let mut files = file.map(|entry| entry.expect("it is readable").path());
+    let Some(file) = files.find(|it| name_of(it).starts_with(&prefix)) else {
+        return;
+    };
+    match name_of(&file).trim_start_matches(&prefix) {
+        "Cluster.pb" => {
+            let mut clusters = read::<Cluster>(&file, true);
+            for cluster in clusters.values_mut() {
+                // They are refused still, and do not matter here.
+                Arc::make_mut(cluster).filters.clear();
+            }
+            set.clusters.extend(clusters);
+        }
+        "Listener.pb" => set.listeners.extend(read(&file, true)),
+        "ClusterLoadAssignment.pb" => set.endpoints.extend(read(&file, true)),
+        _ => set.routes.extend(read(&file, true)),
+    }
+}
+
+/// A place without the numbers of what it is in.
+fn without_numbers(place: &str) -> String {
+    let (place, message) = place.split_once(": ").unwrap_or((place, ""));
+    let mut short = String::new();
+    let mut in_brackets = false;
+    for c in place.chars() {
+        match c {
+            '[' => in_brackets = true,
+            ']' => in_brackets = false,
+            _ if in_brackets && c.is_ascii_digit() => continue,
+            _ => {}
+        }
+        short.push(c);
+    }
+    format!("{short}: {message}")
+}
+
+fn load(stream: &Path) -> ResourceSet {
+    let delta = name_of(stream).starts_with("delta");
+    let file = |kind: &str| stream.join(format!("{kind}.pb"));
+    ResourceSet {
+        clusters: read(&file("Cluster"), delta),
+        listeners: read(&file("Listener"), delta),
+        endpoints: read(&file("ClusterLoadAssignment"), delta),
+        routes: read(&file("RouteConfiguration"), delta),
+    }
+}
+
+/// The resources of one answer, by name.
+fn read<M: Message + Name + Default>(file: &Path, delta: bool) -> BTreeMap<String, Arc<M>> {
+    let bytes = std::fs::read(file).expect("the recording is there");
+    let resources: Vec<Any> = match delta {
+        true => {
+            let answer = DeltaDiscoveryResponse::decode(bytes.as_slice()).expect("an answer");
+            let resources = answer.resources.into_iter();
+            resources.filter_map(|it| it.resource).collect()
+        }
+        false => {
+            let answer = DiscoveryResponse::decode(bytes.as_slice()).expect("an answer");
+            answer.resources
+        }
+    };
+    assert!(!resources.is_empty(), "{file:?} is empty");
+    let resources = resources.iter();
     resources
-        .map(|resource| {
-            let any = resource.resource.expect("a resource");
-            (
-                resource.name,
-                Arc::new(unpack(&any).expect("the type that it says")),
-            )
+        .map(|any| {
+            let message: M = unpack(any).expect("the type that it says");
+            (name_in(any), Arc::new(message))
         })
         .collect()
+}
+
+/// All of these messages have their name in field 1.
+fn name_in(any: &Any) -> String {
+    #[derive(Clone, PartialEq, Message)]
+    struct Named {
+        #[prost(string, tag = "1")]
+        name: String,
+    }
+    Named::decode(any.value.as_slice()).expect("a message").name
+}
+
+fn name_of(path: &Path) -> &str {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.expect("it is named by us")
+}
+
+fn path(folder: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    root.join("testdata/istiod").join(folder)
 }

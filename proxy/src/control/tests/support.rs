@@ -35,6 +35,19 @@ impl FakeSecrets {
         self.sender(name).receiver_count()
     }
 
+    /// Lets go of what nobody will bring: who waits is told that it is not to be had.
+    pub(super) fn settle(&self) {
+        for sender in self.states.lock().values() {
+            sender.send_if_modified(|state| {
+                let pending = matches!(state, SecretState::Pending(_));
+                if pending {
+                    *state = SecretState::Unavailable("not in this test".into());
+                }
+                pending
+            });
+        }
+    }
+
     fn sender(&self, name: &str) -> watch::Sender<SecretState> {
         let pending = || watch::Sender::new(SecretState::Pending("test".into()));
         let mut states = self.states.lock();
