@@ -10,6 +10,7 @@ mod host;
 mod load;
 mod model;
 mod mtls;
+mod names;
 mod node;
 mod protocol;
 mod read;

@@ -1,5 +1,6 @@
 //! All resources of one folder.
 
+use ithildin_proto::nds::NameTable;
 use ithildin_xds::ResourceSet;
 
 use crate::{
@@ -52,6 +53,8 @@ fn sort<S>(objects: &mut [Object<S>]) {
 #[derive(Clone, Debug, Default)]
 pub struct Built {
     pub resources: ResourceSet,
+    /// For the DNS proxy beside it.
+    pub names: NameTable,
     /// What Istio accepts but what is most likely a mistake, such as a route to a host that no
     /// resource declares.
     pub warnings: Vec<ConfigError>,

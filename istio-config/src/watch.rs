@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use ithildin_proto::nds::NameTable;
 use ithildin_xds::ResourceSet;
 use notify::{RecursiveMode, Watcher as _};
 use tokio::{
@@ -35,6 +36,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Watcher {
     state: watch::Receiver<Arc<ResourceSet>>,
+    names: watch::Receiver<Option<Arc<NameTable>>>,
     errors: watch::Receiver<Arc<[ConfigError]>>,
     task: JoinHandle<()>,
 }
@@ -46,18 +48,21 @@ impl Watcher {
     /// the last good set stays while there are errors.
     pub async fn start(dir: PathBuf, node: Node) -> Self {
         let (resources_tx, state) = watch::channel(Arc::default());
+        let (names_tx, names) = watch::channel(None);
         let (errors_tx, errors) = watch::channel(Arc::from([]));
         let mut follower = Follower {
             dir,
             node,
             seen: None,
             resources: resources_tx,
+            names: names_tx,
             errors: errors_tx,
         };
         follower.read(true).await;
         let task = tokio::spawn(follower.run());
         Self {
             state,
+            names,
             errors,
             task,
         }
@@ -66,6 +71,11 @@ impl Watcher {
     /// The last good configuration. A resource that did not change keeps its `Arc`.
     pub fn resources(&self) -> watch::Receiver<Arc<ResourceSet>> {
         self.state.clone()
+    }
+
+    /// The names of the last good configuration; `None` before the first.
+    pub fn names(&self) -> watch::Receiver<Option<Arc<NameTable>>> {
+        self.names.clone()
     }
 
     /// What is wrong with the folder now; empty if nothing is.
@@ -86,6 +96,7 @@ struct Follower {
     /// The state of the files that was read last.
     seen: Option<Fingerprint>,
     resources: watch::Sender<Arc<ResourceSet>>,
+    names: watch::Sender<Option<Arc<NameTable>>>,
     errors: watch::Sender<Arc<[ConfigError]>>,
 }
 
@@ -152,6 +163,13 @@ impl Follower {
             "configuration read"
         );
         self.errors.send_replace(Arc::from([]));
+        self.names.send_if_modified(|names| {
+            let changed = names.as_deref() != Some(&built.names);
+            if changed {
+                *names = Some(Arc::new(built.names));
+            }
+            changed
+        });
         self.resources.send_replace(Arc::new(new));
     }
 

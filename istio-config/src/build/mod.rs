@@ -36,6 +36,7 @@ use crate::{
     error::ConfigError,
     model::MeshConfig,
     mtls::MtlsPolicies,
+    names::name_table,
     node::{Locality, Node, NodeKind},
     registry::{self, Registry, Service},
     resources::{Built, Resources},
@@ -73,6 +74,7 @@ pub fn build(resources: &Resources, node: &Node) -> Result<Built, Vec<ConfigErro
     }
     if build.errors.is_empty() {
         Ok(Built {
+            names: name_table(build.services()),
             resources: build.output,
             warnings: build.warnings,
         })

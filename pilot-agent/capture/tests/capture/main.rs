@@ -6,6 +6,7 @@
 )]
 
 mod common;
+mod dns;
 mod lifecycle;
 mod net;
 mod packets;
