@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ithildin_dns::Status as DnsStatus;
 use ithildin_istio_config::ConfigError;
 use ithildin_spiffe::IdentityState;
 use ithildin_status::{Gate, Readiness};
@@ -24,6 +25,7 @@ pub(super) struct Health {
     resources: watch::Receiver<Arc<ResourceSet>>,
     errors: watch::Receiver<Arc<[ConfigError]>>,
     plane: Arc<RwLock<Option<Plane>>>,
+    dns: Option<DnsStatus>,
     readiness: Readiness,
     gates: Gates,
 }
@@ -33,6 +35,7 @@ struct Gates {
     identity: Gate,
     configuration: Gate,
     plane: Gate,
+    dns: Gate,
 }
 
 impl Health {
@@ -41,6 +44,7 @@ impl Health {
         resources: watch::Receiver<Arc<ResourceSet>>,
         errors: watch::Receiver<Arc<[ConfigError]>>,
         plane: Arc<RwLock<Option<Plane>>>,
+        dns: Option<DnsStatus>,
         started: Instant,
     ) -> Arc<Self> {
         let readiness = Readiness::new(started);
@@ -49,10 +53,12 @@ impl Health {
             resources,
             errors,
             plane,
+            dns,
             gates: Gates {
                 identity: readiness.lasting_gate("identity"),
                 configuration: readiness.gate("configuration"),
                 plane: readiness.gate("data plane"),
+                dns: readiness.gate("DNS"),
             },
             readiness,
         })
@@ -64,6 +70,11 @@ impl Health {
 
     pub(super) fn identity(&self) -> IdentityState {
         self.identity.borrow().clone()
+    }
+
+    /// The DNS proxy, if there is one.
+    pub(super) fn dns(&self) -> Option<&DnsStatus> {
+        self.dns.as_ref()
     }
 
     /// What is wrong with the configuration folder now.
@@ -84,6 +95,7 @@ impl Health {
             self.identity_gate();
             self.gates.configuration.set(self.unconfigured());
             self.gates.plane.set(self.plane_waits().await);
+            self.gates.dns.set(self.nameless());
             tokio::time::sleep(POLL).await;
         }
         let mut identity = self.identity.clone();
@@ -110,6 +122,12 @@ impl Health {
         }
         let errors = self.errors.borrow();
         joined(errors.iter().map(ToString::to_string))
+    }
+
+    /// Why names of the mesh are not answered.
+    fn nameless(&self) -> Option<String> {
+        let waits = self.dns.as_ref().is_some_and(|dns| !dns.is_ready());
+        waits.then(|| "no table of names has arrived".into())
     }
 
     async fn plane_waits(&self) -> Option<String> {

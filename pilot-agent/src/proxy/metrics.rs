@@ -2,8 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ithildin_dns::Counts;
 use ithildin_spiffe::IdentityState;
-use prometheus::{Gauge, GaugeVec, Opts, Registry, proto::MetricFamily};
+use prometheus::{Counter, Gauge, GaugeVec, Opts, Registry, proto::MetricFamily};
 
 use super::health::Health;
 
@@ -50,6 +51,9 @@ async fn collect(registry: &Registry, health: &Health) -> Result<(), prometheus:
         number(matches!(identity, IdentityState::Ready(_))),
     )?;
     identity_metrics(registry, &identity)?;
+    if let Some(dns) = health.dns() {
+        dns_metrics(registry, dns.counts())?;
+    }
     if let Some(status) = health.ads_status().await {
         let refusals = vector(
             registry,
@@ -64,6 +68,30 @@ async fn collect(registry: &Registry, health: &Health) -> Result<(), prometheus:
         }
     }
     Ok(())
+}
+
+/// By the names that Istio's agent gives them.
+fn dns_metrics(registry: &Registry, counts: Counts) -> Result<(), prometheus::Error> {
+    let counter = |name: &str, help: &str, value: u64| {
+        let counter = Counter::new(name, help)?;
+        counter.inc_by(value as f64);
+        registry.register(Box::new(counter))
+    };
+    counter(
+        "istio_agent_dns_requests_total",
+        "Total number of DNS requests.",
+        counts.requests,
+    )?;
+    counter(
+        "istio_agent_dns_upstream_requests_total",
+        "Total number of DNS requests forwarded to upstream.",
+        counts.upstream_requests,
+    )?;
+    counter(
+        "istio_agent_dns_upstream_failures_total",
+        "Total number of DNS failures from upstream.",
+        counts.upstream_failures,
+    )
 }
 
 fn identity_metrics(

@@ -3,6 +3,7 @@
 mod args;
 mod bootstrap;
 mod child;
+mod dns;
 mod duration;
 mod envoy;
 mod health;
@@ -18,6 +19,7 @@ mod status;
 use std::{sync::Arc, time::Instant};
 
 use anyhow::bail;
+use ithildin_dns::DnsProxy;
 use ithildin_istio_config::Watcher;
 use ithildin_spiffe::{
     Source,
@@ -75,6 +77,8 @@ struct Running {
     status: status::Servers,
     /// Identity and configuration are followed until the last request is done.
     _followed: (Arc<WorkloadApiSource>, Watcher),
+    /// Names are answered as long.
+    _dns: Option<DnsProxy>,
 }
 
 impl Running {
@@ -87,12 +91,14 @@ impl Running {
             bail!("configuration is read from a folder: give --configDir");
         };
         let watcher = Watcher::start(folder.clone(), settings.node.clone()).await;
+        let dns = dns::start(settings, watcher.names())?;
         let plane = Arc::new(RwLock::new(None));
         let health = Health::new(
             source.subscribe(),
             watcher.resources(),
             watcher.errors(),
             Arc::clone(&plane),
+            dns.as_ref().map(DnsProxy::status),
             started,
         );
         // First of all somebody must be able to ask what is waited for.
@@ -105,6 +111,7 @@ impl Running {
             health,
             status,
             _followed: (source, watcher),
+            _dns: dns,
         })
     }
 

@@ -105,7 +105,7 @@ impl Agent for Asked {
     }
 
     fn name_table(&self) -> Option<Value> {
-        None
+        self.health.dns()?.dump()
     }
 
     async fn describe(&self) -> Value {

@@ -132,6 +132,16 @@ spec:
 
     /// An agent with ports of its own; everything else is the same for all agents of this lab.
     pub(crate) fn agent(&self, name: &str, data_plane: &str) -> Agent {
+        self.agent_with(name, data_plane, &[])
+    }
+
+    /// As [`Lab::agent`], with these variables too.
+    pub(crate) fn agent_with(
+        &self,
+        name: &str,
+        data_plane: &str,
+        variables: &[(&str, &str)],
+    ) -> Agent {
         let ports = Ports {
             admin: free_port(),
             status: free_port(),
@@ -156,7 +166,8 @@ spec:
             .env("ENVOY_STATUS_PORT", ports.health.to_string())
             .env("ENVOY_PROMETHEUS_PORT", ports.prometheus.to_string())
             .env("TRUST_DOMAIN", "domain.test")
-            .env("ISTIO_METAJSON_LABELS", r#"{"app":"gateway"}"#);
+            .env("ISTIO_METAJSON_LABELS", r#"{"app":"gateway"}"#)
+            .envs(variables.iter().copied());
         let log = self.path(&format!("{name}.log"));
         Agent {
             process: Process::spawn(command, &log),

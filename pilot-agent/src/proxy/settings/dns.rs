@@ -1,9 +1,13 @@
 //! The DNS proxy.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use ithildin_istio_config::NodeKind;
+use tracing::warn;
 
 use super::{env::Env, istiod::HostPort};
 
@@ -12,6 +16,9 @@ const ADDRESS: &str = "localhost:15053";
 /// How long an upstream may take (`DNS_FORWARD_TIMEOUT`).
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 const DNS_PORT: u16 = 53;
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Where the scripts for virtual machines keep the original, when `/etc/resolv.conf` names us.
+const KEPT_RESOLV_CONF: &str = "/var/lib/istio/resolv.conf";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DnsSettings {
@@ -33,13 +40,16 @@ impl DnsSettings {
         let capture = env.flag("ISTIO_META_DNS_CAPTURE", false)?;
         let server = env.flag("ISTIO_META_ENABLE_DNS_SERVER", false)?;
         let address = HostPort::parse(env.text("DNS_PROXY_ADDR").unwrap_or(ADDRESS));
-        let address = address.context("DNS_PROXY_ADDR")?;
+        let mut address = address.context("DNS_PROXY_ADDR")?;
         let root = rustix::process::geteuid().is_root();
+        if address.port == DNS_PORT && !root {
+            // As Istio's agent does.
+            warn!(%address, instead = ADDRESS, "DNS_PROXY_ADDR: port 53 is for root");
+            address = HostPort::parse(ADDRESS)?;
+        }
         let replaces_resolver = root && address.port == DNS_PORT;
-        let resolv_conf = match replaces_resolver {
-            true => "/var/lib/istio/resolv.conf",
-            false => "/etc/resolv.conf",
-        };
+        let own = replaces_resolver && Path::new(KEPT_RESOLV_CONF).exists();
+        let resolv_conf = if own { KEPT_RESOLV_CONF } else { RESOLV_CONF };
         Ok(Self {
             enabled: server || (capture && kind == NodeKind::Sidecar),
             address,
