@@ -20,7 +20,9 @@ use crate::{
             CircuitBreakers, ClusterKind, Endpoint, EndpointAddress, EndpointSet, Health, LbPolicy,
             Transport, Transports, UpstreamHttp, UpstreamProtocol,
         },
-        listener::{ChainMatch, TcpProxy, Terminal},
+        listener::{
+            ChainMatch, ListenerFilters, SocketOptions, TcpProxy, Terminal, TrafficDirection,
+        },
     },
     istio::MeshCluster,
     stats::{ClusterStats, EndpointStats, ListenerStats, TcpStats},
@@ -133,9 +135,10 @@ pub(crate) fn listener(name: &str, address: SocketAddr, chain: FilterChain) -> L
         generation: generation(),
         addresses: vec![address],
         bind_to_port: true,
-        inspect_tls: false,
-        inspect_timeout: None,
-        continue_on_inspect_timeout: false,
+        hands_off: false,
+        direction: TrafficDirection::default(),
+        socket: SocketOptions::default(),
+        filters: ListenerFilters::default(),
         chains: FilterChains::new(vec![Arc::new(chain)], None).expect("one chain"),
         buffer_limit: 1 << 20,
         access_log: AccessLogs::default(),
@@ -156,7 +159,7 @@ pub(crate) fn snapshot(listeners: Vec<Arc<Listener>>, clusters: Vec<Cluster>) ->
         .map(|it| (it.name.clone(), Arc::new(it)));
     Arc::new(Snapshot {
         version: generation(),
-        listeners,
+        listeners: listeners.into(),
         clusters: clusters.collect(),
     })
 }

@@ -1,14 +1,17 @@
 //! Envoy's filter-chain match, compiled once per listener.
 //!
 //! The criteria are taken in Envoy's order: destination port, longest destination prefix, server
-//! name (exact, then the longest wildcard), transport protocol, application protocols. At each one
-//! the most specific bucket that fits is searched, and no other: there is no backtracking.
-//! Source: Envoy, `FilterChainMatch`.
+//! name (exact, then the longest wildcard), transport protocol, application protocols, direct source
+//! prefix, source type, source prefix, source port. At each one the most specific bucket that fits
+//! is searched, and no other: there is no backtracking. Source: Envoy, `FilterChainMatch`.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
-};
+mod prefixes;
+mod sources;
+
+use std::sync::Arc;
+
+use prefixes::Prefixes;
+use sources::Sources;
 
 use super::{
     Map,
@@ -82,8 +85,8 @@ type Overlap = usize;
 
 #[derive(Debug, Default)]
 struct Ports {
-    exact: Map<u16, Prefixes>,
-    any: Prefixes,
+    exact: Map<u16, Prefixes<Names>>,
+    any: Prefixes<Names>,
 }
 
 impl Ports {
@@ -92,98 +95,13 @@ impl Ports {
             Some(port) => self.exact.entry(port).or_default(),
             None => &mut self.any,
         };
-        prefixes.insert(matches, chain)
+        let ranges = &matches.prefix_ranges;
+        prefixes.insert(ranges, |names| names.insert(matches, chain))
     }
 
     fn find(&self, connection: &ConnectionInfo<'_>) -> Option<usize> {
-        self.exact
-            .get(&connection.local.port())
-            .unwrap_or(&self.any)
-            .find(connection)
-    }
-}
-
-/// Longest first.
-#[derive(Debug, Default)]
-struct Prefixes(Vec<(Prefix, Names)>);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Prefix {
-    address: IpAddr,
-    length: u8,
-}
-
-impl Prefix {
-    /// No prefix range at all means every address.
-    const ANY: [Self; 2] = [
-        Self {
-            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            length: 0,
-        },
-        Self {
-            address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            length: 0,
-        },
-    ];
-
-    /// Clears the bits that the length leaves open, so that equal prefixes are equal values.
-    fn new(address: IpAddr, length: u8) -> Self {
-        match address {
-            IpAddr::V4(address) => {
-                let length = length.min(32);
-                let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-                Self {
-                    address: Ipv4Addr::from_bits(address.to_bits() & mask).into(),
-                    length,
-                }
-            }
-            IpAddr::V6(address) => {
-                let length = length.min(128);
-                let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-                Self {
-                    address: Ipv6Addr::from_bits(address.to_bits() & mask).into(),
-                    length,
-                }
-            }
-        }
-    }
-
-    fn contains(self, address: IpAddr) -> bool {
-        self.address.is_ipv4() == address.is_ipv4() && Self::new(address, self.length) == self
-    }
-}
-
-impl Prefixes {
-    fn insert(&mut self, matches: &ChainMatch, chain: usize) -> Result<(), Overlap> {
-        if matches.prefix_ranges.is_empty() {
-            for prefix in Prefix::ANY {
-                self.names(prefix).insert(matches, chain)?;
-            }
-        }
-        for &(address, length) in &matches.prefix_ranges {
-            let prefix = Prefix::new(address, length);
-            self.names(prefix).insert(matches, chain)?;
-        }
-        Ok(())
-    }
-
-    fn names(&mut self, prefix: Prefix) -> &mut Names {
-        let index = match self.0.iter().position(|(known, _)| *known == prefix) {
-            Some(index) => index,
-            None => {
-                let index = self
-                    .0
-                    .partition_point(|(known, _)| known.length >= prefix.length);
-                self.0.insert(index, (prefix, Names::default()));
-                index
-            }
-        };
-        &mut self.0[index].1
-    }
-
-    fn find(&self, connection: &ConnectionInfo<'_>) -> Option<usize> {
-        let address = connection.local.ip().to_canonical();
-        let (_, names) = self.0.iter().find(|(prefix, _)| prefix.contains(address))?;
+        let exact = self.exact.get(&connection.local.port());
+        let names = exact.unwrap_or(&self.any).find(connection.local.ip())?;
         names.find(connection)
     }
 }
@@ -257,39 +175,43 @@ impl Transports {
 
 #[derive(Debug, Default)]
 struct Protocols {
-    exact: Vec<(Vec<u8>, usize)>,
-    any: Option<usize>,
+    exact: Vec<(Box<[u8]>, Sources)>,
+    any: Option<Sources>,
 }
 
 impl Protocols {
     fn insert(&mut self, matches: &ChainMatch, chain: usize) -> Result<(), Overlap> {
         if matches.application_protocols.is_empty() {
-            return match self.any.replace(chain) {
-                // A chain may name one condition twice.
-                Some(first) if first != chain => Err(first),
-                _ => Ok(()),
-            };
+            let any = self.any.get_or_insert_default();
+            return any.insert(matches, chain);
         }
         for protocol in &matches.application_protocols {
-            match self.exact.iter().find(|(known, _)| known == protocol) {
-                Some(&(_, first)) if first != chain => return Err(first),
-                Some(_) => {}
-                None => self.exact.push((protocol.clone(), chain)),
-            }
+            self.sources(protocol).insert(matches, chain)?;
         }
         Ok(())
     }
 
+    fn sources(&mut self, protocol: &[u8]) -> &mut Sources {
+        let known = self
+            .exact
+            .iter()
+            .position(|(known, _)| **known == *protocol);
+        let index = known.unwrap_or_else(|| {
+            self.exact.push((protocol.into(), Sources::default()));
+            self.exact.len() - 1
+        });
+        &mut self.exact[index].1
+    }
+
     fn find(&self, connection: &ConnectionInfo<'_>) -> Option<usize> {
-        let offered = connection.application_protocols.iter();
-        offered
-            .filter_map(|offer| self.exact.iter().find(|(known, _)| known == offer))
-            .map(|&(_, chain)| chain)
-            .next()
-            .or(self.any)
+        let mut offered = connection.application_protocols.iter();
+        let exact = offered.find_map(|offer| {
+            let known = self.exact.iter().find(|(known, _)| **known == *offer);
+            known.map(|(_, sources)| sources)
+        });
+        exact.or(self.any.as_ref())?.find(connection)
     }
 }
 
 #[cfg(test)]
-#[path = "chains_tests.rs"]
 mod tests;

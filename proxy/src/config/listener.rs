@@ -1,9 +1,18 @@
 //! Listeners and their filter chains (`envoy.config.listener.v3`).
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
-pub use super::chains::{FilterChains, OverlappingChains};
+use ithildin_tls::Protocols;
+
 use super::http::HttpManager;
+pub use super::{
+    chains::{FilterChains, OverlappingChains},
+    listener_filters::{ListenerFilter, ListenerFilterKind, ListenerFilters, ListenerPredicate},
+};
 use crate::{
     access_log::AccessLogs,
     rbac::Rbac,
@@ -16,12 +25,15 @@ pub struct Listener {
     pub name: Arc<str>,
     pub generation: u64,
     pub addresses: Vec<SocketAddr>,
+    /// Whether it has sockets of its own. One that has none gets its connections from listeners
+    /// that hand off.
     pub bind_to_port: bool,
-    pub inspect_tls: bool,
-    /// How long the listener filters may take; `None`: no limit.
-    pub inspect_timeout: Option<Duration>,
-    /// Whether a connection goes on when that time is over.
-    pub continue_on_inspect_timeout: bool,
+    /// `use_original_dst`: a connection whose original destination is another listener's address
+    /// is handed to that one.
+    pub hands_off: bool,
+    pub direction: TrafficDirection,
+    pub socket: SocketOptions,
+    pub filters: ListenerFilters,
     pub chains: FilterChains,
     /// Soft limit of what is buffered for one connection and direction, in bytes.
     pub buffer_limit: u32,
@@ -31,28 +43,67 @@ pub struct Listener {
     pub stats: Arc<ListenerStats>,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficDirection {
+    #[default]
+    Unspecified,
+    Inbound,
+    Outbound,
+}
+
+/// How its sockets are opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// IP_TRANSPARENT: it takes connections to addresses that are not ours (TPROXY).
+    pub transparent: bool,
+    /// IP_FREEBIND.
+    pub freebind: bool,
+    /// `None`: ours.
+    pub backlog: Option<u32>,
+}
+
 /// What a connection is matched on.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionInfo<'a> {
+    /// Where the client connected to: the original destination where there is one.
     pub local: SocketAddr,
+    /// The client.
     pub remote: SocketAddr,
+    /// Who connected to us: the client, or what stands between.
+    pub direct_remote: SocketAddr,
     /// Lower-case SNI of the ClientHello.
     pub server_name: Option<&'a str>,
     pub tls: bool,
     /// The protocols that the ClientHello offers, or that the HTTP inspector saw.
-    pub application_protocols: &'a [Vec<u8>],
+    pub application_protocols: Protocols<'a>,
 }
 
 /// The conditions of one chain (`FilterChainMatch`). An empty list means: any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChainMatch {
     pub destination_port: Option<u16>,
-    /// `(address, prefix length)`.
-    pub prefix_ranges: Vec<(std::net::IpAddr, u8)>,
+    pub prefix_ranges: Vec<AddressRange>,
     /// Lower-case; exact, or `*.suffix`.
     pub server_names: Vec<String>,
     pub transport: Option<Transport>,
     pub application_protocols: Vec<Vec<u8>>,
+    pub direct_source_prefix_ranges: Vec<AddressRange>,
+    pub source_type: SourceType,
+    pub source_prefix_ranges: Vec<AddressRange>,
+    pub source_ports: Vec<u16>,
+}
+
+/// An address and the length of the prefix that counts, in bits.
+pub type AddressRange = (IpAddr, u8);
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceType {
+    #[default]
+    Any,
+    /// From a loopback address, or from the address that it goes to.
+    SameIpOrLoopback,
+    External,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

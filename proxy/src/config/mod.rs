@@ -7,6 +7,8 @@ mod chains;
 pub mod cluster;
 pub mod http;
 pub mod listener;
+mod listener_filters;
+mod listeners;
 pub mod route;
 
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 pub use cluster::Cluster;
 pub use http::HttpManager;
 pub use listener::{FilterChain, FilterChains, Listener};
+pub use listeners::Listeners;
 pub use route::RouteTable;
 
 /// Hash map of the data path: fast, and keyed by strings that a control plane sent.
@@ -23,7 +26,7 @@ pub type Map<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState
 #[derive(Debug, Default)]
 pub struct Snapshot {
     pub version: u64,
-    pub listeners: Vec<Arc<Listener>>,
+    pub listeners: Listeners,
     /// Warm clusters only: a cluster enters when its endpoints and secrets are there.
     pub clusters: Map<Arc<str>, Arc<Cluster>>,
 }

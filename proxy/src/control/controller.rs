@@ -282,7 +282,7 @@ impl Controller {
         let current = self.published.current.load_full();
         let live = self.clusters.active().map(|run| &run.compiled.cluster);
         let listeners: Vec<_> = if keep_clusters {
-            current.listeners.clone()
+            current.listeners.to_vec()
         } else {
             let active = self.listeners.active();
             active
@@ -310,7 +310,7 @@ impl Controller {
         self.version += 1;
         self.published.publish(Arc::new(Snapshot {
             version: self.version,
-            listeners,
+            listeners: listeners.into(),
             clusters,
         }));
     }

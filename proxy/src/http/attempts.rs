@@ -269,8 +269,7 @@ impl Exchange<'_> {
             selection_attempts: retries.selection_attempts(),
             authority: Some(&authority),
             alpn: self.context.manager.alpn.as_ref(),
-            // No listener filter restores it: where the client connected to is ourselves.
-            original_destination: None,
+            original_destination: self.context.connection.original_destination(),
         };
         let lease = self.context.worker.upstreams.http(cluster, &request);
         let lease = Self::unless_gone(client, lease).await;

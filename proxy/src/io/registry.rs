@@ -159,6 +159,15 @@ impl Registration {
         &self.live
     }
 
+    /// Another listener has taken the connection over: from here on that one's removal drains it.
+    pub fn handed_to(&self, other: &Arc<Listener>) {
+        if let Some(entry) = self.registry.table.borrow_mut().entry(self.slot)
+            && let Origin::Downstream { listener, .. } = &mut entry.origin
+        {
+            *listener = Arc::clone(other);
+        }
+    }
+
     /// The filter chain is found: from here on its removal drains the connection.
     pub fn matched(&self, found: &Arc<FilterChain>) {
         if let Some(entry) = self.registry.table.borrow_mut().entry(self.slot)

@@ -22,7 +22,7 @@ use tokio::{
 use super::session;
 use crate::{
     config::{FilterChain, Listener, Map},
-    io::{CloseReason, Live},
+    io::{CloseReason, Live, Origin},
     worker::Worker,
 };
 
@@ -195,11 +195,18 @@ fn start(
     stream: TcpStream,
     remote: SocketAddr,
 ) {
+    let listener = Arc::clone(&newest.borrow());
+    // Listed before anything is awaited: whoever drains from here on finds it.
+    let registration = worker.registry.register(Origin::Downstream {
+        listener: Arc::clone(&listener),
+        chain: None,
+    });
     let accepted = session::Accepted {
         id: NEXT_CONNECTION.fetch_add(1, Relaxed),
         stream,
         remote,
-        listener: Arc::clone(&newest.borrow()),
+        registration,
+        listener,
         newest: Rc::clone(newest),
     };
     tokio::task::spawn_local(session::run(Rc::clone(worker), accepted));

@@ -8,7 +8,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use super::session::Accepted;
+use super::{inspect::Arrival, session::Accepted};
 use crate::{
     access_log::{AccessLogs, Downstream, Entry, ResponseFlags},
     config::{FilterChain, Listener, listener::Terminal},
@@ -18,13 +18,23 @@ use crate::{
 };
 
 /// What is known of a connection so far; boxed, since most connections are not logged.
-pub(super) struct ConnectionLog(Option<Box<Known>>);
+pub(super) struct ConnectionLog {
+    listener: Arc<Listener>,
+    known: Option<Box<Known>>,
+    start: Start,
+}
 
-struct Known {
-    since: Instant,
+/// What is known of every connection from its start.
+#[derive(Clone, Copy)]
+struct Start {
+    at: Instant,
     id: u64,
     remote: SocketAddr,
     local: Option<SocketAddr>,
+}
+
+#[derive(Default)]
+struct Known {
     server_name: Option<Box<str>>,
     chain: Option<Arc<FilterChain>>,
     no_chain: bool,
@@ -34,31 +44,41 @@ struct Known {
 }
 
 impl ConnectionLog {
-    pub(super) fn start(accepted: &Accepted, since: Instant) -> Self {
-        let logged = accepted.listener.logs_connections;
-        let known = || {
-            Box::new(Known {
-                since,
+    pub(super) fn start(accepted: &Accepted) -> Self {
+        let listener = &accepted.listener;
+        let logged = listener.logs_connections;
+        Self {
+            listener: Arc::clone(listener),
+            known: logged.then(Box::default),
+            start: Start {
+                at: Instant::now(),
                 id: accepted.id,
                 remote: accepted.remote,
-                local: accepted.stream.local_addr().ok(),
-                server_name: None,
-                chain: None,
-                no_chain: false,
-                transport_failure: None,
-                connection: None,
-                session: SessionRecord::default(),
-            })
-        };
-        Self(logged.then(known))
+                local: logged.then(|| accepted.stream.local_addr().ok()).flatten(),
+            },
+        }
     }
 
-    pub(super) fn asked_for(&mut self, server_name: Option<&str>) {
-        self.note(|known| known.server_name = server_name.map(Box::from));
+    /// From here on the line is for another listener to write.
+    pub(super) fn handed_to(&mut self, listener: &Arc<Listener>, arrival: &Arrival) {
+        self.start.local = Some(arrival.local);
+        self.listener = Arc::clone(listener);
+        self.known = listener.logs_connections.then(Box::default);
     }
 
-    pub(super) fn matched(&mut self, chain: Option<&Arc<FilterChain>>) {
+    /// Which chain of which listener serves it, if one does.
+    pub(super) fn matched(
+        &mut self,
+        listener: &Arc<Listener>,
+        arrival: &Arrival,
+        chain: Option<&Arc<FilterChain>>,
+    ) {
+        if !Arc::ptr_eq(&self.listener, listener) {
+            self.handed_to(listener, arrival);
+        }
+        self.start.local = Some(arrival.local);
         self.note(|known| {
+            known.server_name = arrival.server_name().map(Box::from);
             known.no_chain = chain.is_none();
             known.chain = chain.cloned();
         });
@@ -75,33 +95,33 @@ impl ConnectionLog {
 
     /// Where a TCP session writes down what becomes of it.
     pub(super) fn session(&mut self) -> Option<&mut SessionRecord> {
-        self.0.as_mut().map(|known| &mut known.session)
+        self.known.as_mut().map(|known| &mut known.session)
     }
 
     /// Writes the lines, at the connection's end.
-    pub(super) fn write(&self, listener: &Listener, live: &Live) {
-        let Some(known) = &self.0 else {
+    pub(super) fn write(&self, live: &Live) {
+        let Some(known) = &self.known else {
             return;
         };
         let closed = live.close_reason().map(ToString::to_string);
-        let mut entry = known.entry();
+        let mut entry = known.entry(&self.start);
         entry.connection_termination_details = closed.as_deref();
         if let Some(logs) = known.proxy_log() {
             logs.log(&entry);
         }
-        listener.access_log.log(&entry);
+        self.listener.access_log.log(&entry);
     }
 
     fn note(&mut self, note: impl FnOnce(&mut Known)) {
-        if let Some(known) = &mut self.0 {
+        if let Some(known) = &mut self.known {
             note(known);
         }
     }
 }
 
 impl Known {
-    fn entry(&self) -> Entry<'_> {
-        let age = self.since.elapsed();
+    fn entry(&self, start: &Start) -> Entry<'_> {
+        let age = start.at.elapsed();
         let mut entry = Entry::new(SystemTime::now() - age);
         entry.durations.total = Some(age);
         entry.filter_chain = self.chain.as_ref().map(|chain| &*chain.name);
@@ -109,11 +129,11 @@ impl Known {
         entry.downstream = match &self.connection {
             Some(connection) => connection.log_info(),
             None => Downstream {
-                direct_remote: Some(self.remote),
-                remote: Some(self.remote),
-                local: self.local,
+                direct_remote: Some(start.remote),
+                remote: Some(start.remote),
+                local: start.local,
                 server_name: self.server_name.as_deref(),
-                connection_id: self.id,
+                connection_id: start.id,
                 tls: None,
                 transport_failure: self.transport_failure.as_deref(),
             },

@@ -3,9 +3,12 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use ithildin_tls::{HandshakeError, Inspected, ServerContext, TlsStream, inspect, verify::Role};
+use ithildin_tls::{
+    ClientHello, HandshakeError, Inspected, PendingTls, ServerContext, TlsStream, inspect_from,
+    verify::Role,
+};
 
-use super::inspect::Opening;
+use super::inspect::Arrival;
 use crate::{
     config::{FilterChain, Listener},
     io::{Authority, Registration, Socket, Stream, Trust, tls_stats},
@@ -15,28 +18,28 @@ use crate::{
 /// Limit of a TLS handshake where the filter chain sets none; Istio's value.
 const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The first byte of a record of a handshake (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
 /// TLS, if the chain has it; from its end on the connection lives only as long as its peer is
 /// trusted. The error is the text of `DOWNSTREAM_TRANSPORT_FAILURE_REASON`.
 pub(super) async fn secure(
     worker: &Worker,
     listener: &Listener,
     chain: &FilterChain,
-    remote: SocketAddr,
-    opening: Opening,
+    arrival: Arrival,
     registration: Registration,
 ) -> Result<(Stream, BytesMut), String> {
     let Some(context) = &chain.tls else {
-        let (socket, read_ahead) = match opening {
-            Opening::Tls(pending) => pending.into_raw(),
-            Opening::Plain(socket, read) => (socket, read),
-        };
-        return Ok((Stream::plain(socket, registration), read_ahead));
+        let stream = Stream::plain(arrival.socket, registration);
+        return Ok((stream, arrival.read));
     };
+    let remote = arrival.remote;
     let params = context.params();
     let validation = params.validation.as_ref();
     let stats = listener.stats.worker(worker.index);
     let limit = chain.handshake_timeout.unwrap_or(DEFAULT_HANDSHAKE_TIMEOUT);
-    let handshake = Box::pin(handshake(context, listener, opening));
+    let handshake = Box::pin(handshake(context, arrival));
     let stream = match worker.timers.timeout(Some(limit), handshake).await {
         Some(Ok(stream)) => stream,
         // Port probes are no failures of TLS.
@@ -69,24 +72,30 @@ pub(super) async fn secure(
 
 async fn handshake(
     context: &ServerContext,
-    listener: &Listener,
-    opening: Opening,
+    arrival: Arrival,
 ) -> Result<TlsStream<Socket>, HandshakeError> {
-    let opening = match opening {
-        // Nobody has looked yet.
-        Opening::Plain(socket, _) if !listener.inspect_tls => match inspect(socket).await? {
-            Inspected::Tls(pending) => Opening::Tls(pending),
-            Inspected::Plain(socket, read) => Opening::Plain(socket, read),
-        },
-        looked => looked,
-    };
-    match opening {
-        Opening::Tls(pending) => pending.accept(context).await,
-        Opening::Plain(_, read) if read.is_empty() => {
+    let Arrival {
+        socket,
+        read,
+        hello,
+        ..
+    } = arrival;
+    if let Some(hello) = hello {
+        return PendingTls::new(socket, read, hello).accept(context).await;
+    }
+    // Nobody has looked yet, or not for TLS.
+    match inspect_from(socket, read).await? {
+        Inspected::Tls(pending) => pending.accept(context).await,
+        Inspected::Plain(_, read) if read.is_empty() => {
             let kind = std::io::ErrorKind::UnexpectedEof;
             Err(std::io::Error::new(kind, "the client left without a word").into())
         }
-        Opening::Plain(..) => Err(HandshakeError::Protocol("not a tls client".into())),
+        // A broken ClientHello has its alert coming.
+        Inspected::Plain(socket, read) if read.first() == Some(&TLS_HANDSHAKE) => {
+            let pending = PendingTls::new(socket, read, ClientHello::default());
+            pending.accept(context).await
+        }
+        Inspected::Plain(..) => Err(HandshakeError::Protocol("not a tls client".into())),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use ithildin_sys::socket::{ListenOptions, listen};
+use ithildin_sys::socket::{DEFAULT_BACKLOG, ListenOptions, listen};
 use tokio::sync::{oneshot, watch};
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     thread::{Command, WorkerThread},
 };
 use crate::{
-    config::{Listener, Map, Snapshot},
+    config::{Listener, Map, Snapshot, listener::SocketOptions},
     worker::Published,
 };
 
@@ -147,7 +147,8 @@ impl Listeners {
             if addresses.iter().any(|it| it.configured == configured) {
                 continue;
             }
-            let actual = bind(configured, &mut open).map_err(|error| error.to_string())?;
+            let actual =
+                bind(configured, listener.socket, &mut open).map_err(|error| error.to_string())?;
             addresses.push(Address { configured, actual });
         }
         let close: Vec<_> = closed.iter().map(|it| it.actual).collect();
@@ -183,8 +184,17 @@ impl Listeners {
 type Sockets = Vec<(SocketAddr, TcpListener)>;
 
 /// Opens one socket for each worker.
-fn bind(address: SocketAddr, open: &mut [Sockets]) -> io::Result<SocketAddr> {
-    let shared = ListenOptions::default();
+fn bind(
+    address: SocketAddr,
+    options: SocketOptions,
+    open: &mut [Sockets],
+) -> io::Result<SocketAddr> {
+    let shared = ListenOptions {
+        transparent: options.transparent,
+        freebind: options.freebind,
+        backlog: options.backlog.unwrap_or(DEFAULT_BACKLOG),
+        ..ListenOptions::default()
+    };
     let alone = ListenOptions {
         reuse_port: false,
         ..shared

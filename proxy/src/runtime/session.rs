@@ -10,19 +10,11 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use super::{
-    authorization,
-    connection_log::ConnectionLog,
-    handshake,
-    inspect::{self, Opening},
-};
+use super::{authorization, connection_log::ConnectionLog, handshake, inspect::Arrival};
 use crate::{
-    config::{
-        FilterChain, Listener,
-        listener::{ConnectionInfo, Terminal},
-    },
-    io::{Live, Origin, Registration},
-    stats::{ListenerBlock, milliseconds},
+    config::{FilterChain, Listener, listener::Terminal},
+    io::{Live, Registration},
+    stats::milliseconds,
     tcp,
     tls_session::TlsSession,
     worker::{Connection, Downstream, Worker},
@@ -37,6 +29,7 @@ pub(super) struct Accepted {
     pub(super) id: u64,
     pub(super) stream: TcpStream,
     pub(super) remote: SocketAddr,
+    pub(super) registration: Registration,
     pub(super) listener: Arc<Listener>,
     /// The same listener as it is now.
     pub(super) newest: Rc<RefCell<Arc<Listener>>>,
@@ -44,21 +37,15 @@ pub(super) struct Accepted {
 
 /// Serves a connection to its end, or to the end of its grace when it is closed from outside.
 pub(super) async fn run(worker: Rc<Worker>, accepted: Accepted) {
-    let listener = Arc::clone(&accepted.listener);
-    let active = ActiveConnection::new(listener.stats.worker(worker.index));
-    let registration = worker.registry.register(Origin::Downstream {
-        listener: Arc::clone(&listener),
-        chain: None,
-    });
-    let live = Rc::clone(registration.live());
-    let mut log = ConnectionLog::start(&accepted, active.since);
+    let live = Rc::clone(accepted.registration.live());
+    let mut log = ConnectionLog::start(&accepted);
     tokio::select! {
         biased;
         // Boxed: it is large, and what it awaits is for all connections the same.
-        () = Box::pin(serve(&worker, accepted, registration, &mut log)) => {}
+        () = Box::pin(serve(&worker, accepted, &mut log)) => {}
         () = closed_for_good(&live) => {}
     }
-    log.write(&listener, &live);
+    log.write(&live);
 }
 
 async fn closed_for_good(live: &Live) {
@@ -66,42 +53,31 @@ async fn closed_for_good(live: &Live) {
     tokio::time::sleep(CLOSE_GRACE).await;
 }
 
-async fn serve(
-    worker: &Rc<Worker>,
-    accepted: Accepted,
-    registration: Registration,
-    log: &mut ConnectionLog,
-) {
+async fn serve(worker: &Rc<Worker>, accepted: Accepted, log: &mut ConnectionLog) {
     let started = Instant::now();
     let Accepted {
         id,
         stream,
         remote,
+        registration,
         listener,
         newest,
     } = accepted;
-    let Ok(local) = stream.local_addr() else {
+    let Ok(mut arrival) = Arrival::new(stream, remote) else {
         return;
     };
-    let Some(opening) = inspect::open(worker, &listener, stream).await else {
+    let arrived = arrive(worker, &mut arrival, listener, &newest, &registration, log).await;
+    let Some(listener) = arrived else {
         return;
     };
-    // The listener may have changed while the client was silent: what holds now decides, since a
-    // connection without a chain was not drained.
-    let listener = if Arc::ptr_eq(&listener, &newest.borrow()) {
-        listener
-    } else {
-        Arc::clone(&newest.borrow())
-    };
-    let server_name: Option<Box<str>> = opening.server_name().map(Box::from);
-    log.asked_for(server_name.as_deref());
-    let chain = find_chain(worker, &listener, local, remote, &opening);
-    log.matched(chain.as_ref());
-    let Some(chain) = chain else {
+    let Some(chain) = find_chain(worker, &listener, &arrival, log) else {
         return;
     };
     registration.matched(&chain);
-    let secured = handshake::secure(worker, &listener, &chain, remote, opening, registration);
+    let _active = ActiveConnection::new(worker, &listener, started);
+    let (local, restored) = (arrival.local, arrival.restored);
+    let server_name: Option<Box<str>> = arrival.server_name().map(Box::from);
+    let secured = handshake::secure(worker, &listener, &chain, arrival, registration);
     let (stream, read_ahead) = match secured.await {
         Ok(secured) => secured,
         Err(reason) => {
@@ -113,6 +89,7 @@ async fn serve(
         id,
         accepted: started,
         local,
+        restored,
         remote,
         server_name,
         listener,
@@ -140,49 +117,87 @@ async fn serve(
     }
 }
 
+/// Runs listener filters: those of the listener that accepted, then those of the one that it hands
+/// the connection to, if it does. Yields the listener that keeps the connection.
+async fn arrive(
+    worker: &Worker,
+    arrival: &mut Arrival,
+    listener: Arc<Listener>,
+    newest: &RefCell<Arc<Listener>>,
+    registration: &Registration,
+    log: &mut ConnectionLog,
+) -> Option<Arc<Listener>> {
+    if !arrival.inspect(worker, &listener).await {
+        return None;
+    }
+    // The listener may have changed while the client was silent: what holds now decides, since a
+    // connection without a chain was not drained.
+    let listener = Arc::clone(&newest.borrow());
+    let Some(other) = hand_off(worker, &listener, arrival) else {
+        return Some(listener);
+    };
+    registration.handed_to(&other);
+    log.handed_to(&other, arrival);
+    if !arrival.inspect(worker, &other).await {
+        return None;
+    }
+    // It does not hand off in turn, as with Envoy: no circle of listeners.
+    let now = worker.snapshot().listeners.at(arrival.local).cloned();
+    let same = now.filter(|now| now.name == other.name);
+    Some(same.unwrap_or(other))
+}
+
+/// The other listener that a redirected connection belongs to.
+fn hand_off(worker: &Worker, listener: &Listener, arrival: &Arrival) -> Option<Arc<Listener>> {
+    if !listener.hands_off || !arrival.restored {
+        return None;
+    }
+    let snapshot = worker.snapshot();
+    let other = snapshot.listeners.at(arrival.local)?;
+    (other.name != listener.name).then(|| Arc::clone(other))
+}
+
 fn find_chain(
     worker: &Worker,
-    listener: &Listener,
-    local: SocketAddr,
-    remote: SocketAddr,
-    opening: &Opening,
+    listener: &Arc<Listener>,
+    arrival: &Arrival,
+    log: &mut ConnectionLog,
 ) -> Option<Arc<FilterChain>> {
-    let chain = listener.chains.find(&ConnectionInfo {
-        local,
-        remote,
-        server_name: opening.server_name(),
-        tls: matches!(opening, Opening::Tls(_)),
-        application_protocols: opening.alpn(),
-    });
+    let chain = listener.chains.find(&arrival.info());
     if chain.is_none() {
         let stats = listener.stats.worker(worker.index);
         stats.no_filter_chain_match.inc();
     }
+    log.matched(listener, arrival, chain);
     chain.cloned()
 }
 
-/// Counts one connection while it lives.
-struct ActiveConnection<'a> {
-    stats: &'a ListenerBlock,
+/// Counts one connection while it lives. As with Envoy, it is one from when its chain is found.
+struct ActiveConnection {
+    worker: usize,
+    listener: Arc<Listener>,
     since: Instant,
 }
 
-impl<'a> ActiveConnection<'a> {
-    fn new(stats: &'a ListenerBlock) -> Self {
+impl ActiveConnection {
+    fn new(worker: &Worker, listener: &Arc<Listener>, since: Instant) -> Self {
+        let stats = listener.stats.worker(worker.index);
         stats.downstream_cx_total.inc();
         stats.downstream_cx_active.inc();
         Self {
-            stats,
-            since: Instant::now(),
+            worker: worker.index,
+            listener: Arc::clone(listener),
+            since,
         }
     }
 }
 
-impl Drop for ActiveConnection<'_> {
+impl Drop for ActiveConnection {
     fn drop(&mut self) {
-        self.stats.downstream_cx_active.dec();
-        self.stats.downstream_cx_destroy.inc();
+        let stats = self.listener.stats.worker(self.worker);
+        stats.downstream_cx_active.dec();
+        stats.downstream_cx_destroy.inc();
         let length = milliseconds(self.since);
-        self.stats.downstream_cx_length_ms.record(length);
+        stats.downstream_cx_length_ms.record(length);
     }
 }

@@ -16,7 +16,11 @@ mod tls;
 
 use super::*;
 use crate::{
-    config::{Listener, Snapshot, listener::Terminal},
+    config::{
+        Listener, Snapshot,
+        listener::{ListenerFilterKind, ListenerFilters, Terminal},
+    },
+    io::Origin,
     rbac::{Action, Rbac, RuleSet},
     testing::{self, eventually, snapshot, tcp_listener},
 };
@@ -256,7 +260,7 @@ async fn a_client_that_is_silent_over_a_change_meets_what_holds_then() {
     let echo_address = echo_server().await;
     let clusters = || vec![testing::cluster("echo", &[echo_address])];
     let mut listener = tcp_listener("l", "echo");
-    listener.inspect_tls = true;
+    listener.filters = ListenerFilters::only(ListenerFilterKind::TlsInspector);
     let listener = Arc::new(listener);
     let proxy = Proxy::start(1, snapshot(vec![Arc::clone(&listener)], clusters())).await;
     let mut silent = TcpStream::connect(proxy.address("l")).await.unwrap();
@@ -273,7 +277,7 @@ async fn a_client_that_is_silent_over_a_change_meets_what_holds_then() {
         shadow_rules: None,
     }];
     let mut changed = testing::listener("l", testing::ANY, chain);
-    changed.inspect_tls = true;
+    changed.filters = ListenerFilters::only(ListenerFilterKind::TlsInspector);
     proxy
         .publish(snapshot(vec![Arc::new(changed)], clusters()))
         .await;
@@ -489,6 +493,10 @@ async fn what_is_kept_per_connection_is_small() {
         id: 1,
         remote: stream.local_addr().unwrap(),
         stream,
+        registration: worker.registry.register(Origin::Downstream {
+            listener: Arc::clone(&listener),
+            chain: None,
+        }),
         newest: Rc::new(RefCell::new(Arc::clone(&listener))),
         listener,
     };

@@ -5,7 +5,7 @@
 pub(crate) mod pump;
 mod record;
 
-use std::{future::poll_fn, io, rc::Rc, sync::Arc, task::Poll};
+use std::{future::poll_fn, io, net::SocketAddr, rc::Rc, sync::Arc, task::Poll};
 
 use bytes::BytesMut;
 use pump::{Pump, PumpError};
@@ -42,7 +42,8 @@ async fn session(
     downstream: Downstream,
     record: &mut SessionRecord,
 ) {
-    match connect(worker, proxy, record).await {
+    let destination = downstream.connection.original_destination();
+    match connect(worker, proxy, destination, record).await {
         Ok(lease) => {
             record.connected(&lease);
             relay(worker, proxy, downstream, lease, record).await;
@@ -51,6 +52,11 @@ async fn session(
             record.flags |= failure.kind.flags();
             record.failed(&failure);
             tracing::debug!(%failure, "a tcp session has no upstream");
+            // The kernel resets a connection that is closed with unread bytes. That we have read
+            // some makes no difference to the client, as with Envoy.
+            if !downstream.read_ahead.is_empty() {
+                downstream.stream.reset_on_close();
+            }
         }
     }
 }
@@ -59,6 +65,7 @@ async fn session(
 async fn connect(
     worker: &Worker,
     proxy: &TcpProxy,
+    original_destination: Option<SocketAddr>,
     record: &mut SessionRecord,
 ) -> Result<TcpLease, UpstreamFailure> {
     let snapshot = worker.snapshot();
@@ -69,9 +76,10 @@ async fn connect(
         return Err(FailureKind::NoCluster.into());
     };
     record.cluster = Some(Arc::clone(&cluster.name));
-    // No listener filter restores the original destination: where the client connected to is
-    // ourselves.
-    let request = LbRequest::default();
+    let request = LbRequest {
+        original_destination,
+        ..LbRequest::default()
+    };
     loop {
         let failure = match worker.upstreams.tcp(cluster, &request).await {
             Ok(lease) => {

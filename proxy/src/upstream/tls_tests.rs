@@ -35,7 +35,8 @@ impl TlsServer {
                         panic!("not tls");
                     };
                     let name = pending.server_name().map(str::to_owned);
-                    list.borrow_mut().push((name, pending.alpn().to_vec()));
+                    let alpn = pending.alpn().iter().map(<[u8]>::to_vec).collect();
+                    list.borrow_mut().push((name, alpn));
                     let Ok(stream) = pending.accept(&context).await else {
                         return;
                     };

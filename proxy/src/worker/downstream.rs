@@ -30,6 +30,8 @@ pub struct Connection {
     pub accepted: Instant,
     /// Where the client connected to: the original destination where there is one.
     pub local: SocketAddr,
+    /// Whether `local` is an original destination, and not only our own address.
+    pub restored: bool,
     /// The client's own address on the wire.
     pub remote: SocketAddr,
     /// Lower-case SNI of the ClientHello.
@@ -44,6 +46,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Where the client meant to go before the kernel redirected it; `None` if nobody asked.
+    pub fn original_destination(&self) -> Option<SocketAddr> {
+        self.restored.then_some(self.local)
+    }
+
     /// The verified peer, if there is one.
     pub fn peer(&self) -> Option<&Arc<Peer>> {
         self.tls.as_ref().and_then(|tls| tls.peer.as_ref())

@@ -27,5 +27,8 @@ pub use material::{Identity, MaterialError};
 pub use roots::Roots;
 pub use san::{SanMatcher, SanPattern, SanType};
 pub use slot::Slot;
-pub use stream::{HandshakeError, Inspected, PendingTls, TlsStream, inspect};
+pub use stream::{
+    ClientHello, FirstBytes, HandshakeError, Inspected, MAX_CLIENT_HELLO, PendingTls, Protocols,
+    TlsStream, inspect, inspect_from,
+};
 pub use verify::{Peer, Refusal, Role, Trust, Validation, Verified};

@@ -11,6 +11,7 @@
 mod access_log;
 mod address;
 mod alpn;
+mod chain_match;
 mod cluster;
 mod cluster_http;
 mod dns;
@@ -20,6 +21,7 @@ mod http;
 mod http_filters;
 mod http_options;
 mod listener;
+mod listener_filters;
 mod load_balancing;
 mod matchers;
 mod network_filters;

@@ -337,12 +337,12 @@ const LISTENERS: &[(&str, &str)] = &[
         ".address.socket_address.address: \"localhost\" is not an IP address",
     ),
     (
-        "{name: l, address: ADDRESS, transparent: true, filter_chains: [CHAIN]}",
-        ".transparent: true is not supported",
+        "{name: l, address: ADDRESS, enable_mptcp: true, filter_chains: [CHAIN]}",
+        ".enable_mptcp: is not supported",
     ),
     (
-        "{name: l, address: ADDRESS, use_original_dst: true, filter_chains: [CHAIN]}",
-        ".use_original_dst: true is not supported",
+        "{name: l, address: ADDRESS, filter_chains: [CHAIN], listener_filters: [{name: envoy.filters.listener.tls_inspector, filter_disabled: {or_match: {rules: [{any_match: true}, {not_match: {destination_port_range: {start: 1, end: 65537}}}]}}}]}",
+        ".listener_filters[0].filter_disabled.or_match.rules[1].not_match.destination_port_range: 1 to 65537 is no range of ports",
     ),
     (
         "{name: l, address: ADDRESS, filter_chains: [CHAIN, CHAIN]}",
@@ -353,8 +353,8 @@ const LISTENERS: &[(&str, &str)] = &[
         ".filter_chains[0].filter_chain_match.server_names[0]: \"*x\" is neither a name nor a wildcard of the form *.example.org",
     ),
     (
-        "{name: l, address: ADDRESS, filter_chains: [{filter_chain_match: {source_ports: [1]}, filters: [TCP]}]}",
-        ".filter_chains[0].filter_chain_match.source_ports: is not supported",
+        "{name: l, address: ADDRESS, filter_chains: [{filter_chain_match: {source_ports: [65536]}, filters: [TCP]}]}",
+        ".filter_chains[0].filter_chain_match.source_ports[0]: 65536 is not a port",
     ),
     (
         "{name: l, address: ADDRESS, filter_chains: [{filters: [TCP, TCP]}]}",

@@ -216,9 +216,11 @@ async fn the_inspected_client_hello_chooses_the_chain() {
     let raw = Terminal::Tcp(Arc::new(testing::tcp_proxy("echo")));
     let raw = with(testing::chain("raw", raw), ChainMatch::default());
     let mut listener = tcp_listener("l", "echo");
-    listener.inspect_tls = true;
-    listener.inspect_timeout = Some(Duration::from_millis(200));
-    listener.continue_on_inspect_timeout = true;
+    listener.filters = ListenerFilters {
+        timeout: Some(Duration::from_millis(200)),
+        continue_on_timeout: true,
+        ..ListenerFilters::only(ListenerFilterKind::TlsInspector)
+    };
     listener.chains = FilterChains::new(vec![terminate, raw], None).unwrap();
     let (proxy, listener) = start(listener).await;
 

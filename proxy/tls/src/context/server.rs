@@ -12,7 +12,8 @@ use rustls::{
 
 use super::{ClientAuth, Epochs, TlsVersion};
 use crate::{
-    HandshakeError, Identity, MaterialError, Slot, Validation, judge::Judge, provider, verify::Role,
+    HandshakeError, Identity, MaterialError, Protocols, Slot, Validation, judge::Judge, provider,
+    verify::Role,
 };
 
 #[derive(Clone, Debug)]
@@ -170,9 +171,10 @@ impl ServerContext {
 
 impl ServerState {
     /// The configuration for a client that offers these protocols.
-    pub(crate) fn config_for(&self, offered: &[Vec<u8>]) -> &Arc<ServerConfig> {
+    pub(crate) fn config_for(&self, offered: Protocols<'_>) -> &Arc<ServerConfig> {
         let ours = &self.config.alpn_protocols;
-        if offered.is_empty() || offered.iter().any(|offer| ours.contains(offer)) {
+        let speaks = |offer: &[u8]| ours.iter().any(|protocol| protocol == offer);
+        if offered.is_empty() || offered.iter().any(speaks) {
             &self.config
         } else {
             &self.without_alpn

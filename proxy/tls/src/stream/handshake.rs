@@ -8,12 +8,11 @@ use std::{
     time::SystemTime,
 };
 
-use rustls::{Connection, HandshakeKind, ProtocolVersion};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use rustls::{Connection, HandshakeKind, ProtocolVersion, ServerConnection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     HandshakeError, PendingTls, TlsStream,
-    inspect::Hello,
     session::{FillError, Session},
 };
 use crate::{
@@ -28,28 +27,12 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     pending: PendingTls<S>,
     context: &ServerContext,
 ) -> Result<TlsStream<S>, HandshakeError> {
-    let PendingTls { mut io, raw, hello } = pending;
-    let Hello {
-        accepted,
-        alpn,
-        taken,
-        ..
-    } = *hello;
+    let PendingTls { io, raw, hello } = pending;
     let state = context.state()?;
-    let config = state.config_for(&alpn).clone();
-    let connection = match accepted.into_connection(config) {
-        Ok(connection) => connection,
-        Err((error, mut alert)) => {
-            let mut bytes = Vec::new();
-            alert.write_all(&mut bytes)?;
-            // The peer may be gone; what matters is the first error.
-            let _ = io.write_all(&bytes).await;
-            let _ = io.flush().await;
-            return Err(error.into());
-        }
-    };
+    let config = state.config_for(hello.alpn()).clone();
+    let connection = ServerConnection::new(config)?;
     let mut driver = Driver::new(io, connection.into());
-    driver.take(&raw[taken..]).await?;
+    driver.take(&raw).await?;
     drop(raw);
     driver.run().await?;
     let peer = driver.peer(state.judge.as_deref(), None)?;

@@ -5,6 +5,7 @@
 
 mod error;
 pub(crate) mod handshake;
+mod hello;
 mod inspect;
 mod session;
 
@@ -22,7 +23,8 @@ use tokio::{
 };
 
 pub use error::HandshakeError;
-pub use inspect::{Inspected, PendingTls, inspect};
+pub use hello::{ClientHello, FirstBytes, MAX_CLIENT_HELLO, Protocols};
+pub use inspect::{Inspected, PendingTls, inspect, inspect_from};
 use session::{FillError, Plaintext, Session};
 
 use crate::{Identity, Peer, context::Epochs, provider};

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
+use ithildin_tls::Protocols as Offered;
+
 use super::*;
-use crate::config::listener::Terminal;
+use crate::config::listener::{SourceType, Terminal};
 
 fn chain(name: &str, matches: ChainMatch) -> Arc<FilterChain> {
     Arc::new(FilterChain {
@@ -74,13 +76,18 @@ fn find(
     }
     let chains = FilterChains::new(list, default).unwrap();
     let local: SocketAddr = local.parse().unwrap();
-    let offered: Vec<Vec<u8>> = offered.iter().map(|&offer| offer.into()).collect();
+    let mut list = Vec::new();
+    for offer in offered {
+        list.push(u8::try_from(offer.len()).unwrap());
+        list.extend_from_slice(offer.as_bytes());
+    }
     let found = chains.find(&ConnectionInfo {
         local,
         remote: "192.0.2.1:1".parse().unwrap(),
+        direct_remote: "192.0.2.1:1".parse().unwrap(),
         server_name: Some(name).filter(|name| !name.is_empty()),
         tls,
-        application_protocols: &offered,
+        application_protocols: Offered::from_wire(&list),
     });
     found.map_or("-".into(), |chain| chain.name.to_string())
 }
@@ -189,4 +196,114 @@ fn overlapping_chains_are_refused_by_name() {
     assert_eq!(overlap(any(), names(&["a"])), None);
     // One chain may repeat itself.
     assert_eq!(overlap(names(&["a", "a"]), any()), None);
+}
+
+/// Which chain is found for a connection from `remote` through `direct` to 10.0.0.1:80.
+fn from(chains: &[(&str, ChainMatch)], remote: &str, direct: &str) -> String {
+    let chains = chains
+        .iter()
+        .map(|(name, matches)| chain(name, matches.clone()));
+    let chains = FilterChains::new(chains.collect(), None).unwrap();
+    let found = chains.find(&ConnectionInfo {
+        local: "10.0.0.1:80".parse().unwrap(),
+        remote: remote.parse().unwrap(),
+        direct_remote: direct.parse().unwrap(),
+        server_name: None,
+        tls: false,
+        application_protocols: Offered::default(),
+    });
+    found.map_or("-".into(), |chain| chain.name.to_string())
+}
+
+#[test]
+fn sources_come_last_and_in_order() {
+    let ranges = |ranges: &[(&str, u8)]| prefix(ranges).prefix_ranges;
+    let direct = |list: &[(&str, u8)]| ChainMatch {
+        direct_source_prefix_ranges: ranges(list),
+        ..any()
+    };
+    let source = |list: &[(&str, u8)]| ChainMatch {
+        source_prefix_ranges: ranges(list),
+        ..any()
+    };
+    let kind = |source_type| ChainMatch {
+        source_type,
+        ..any()
+    };
+    let ports = |ports: &[u16]| ChainMatch {
+        source_ports: ports.to_vec(),
+        ..any()
+    };
+    let directs = [
+        ("wide", direct(&[("10.0.0.0", 8)])),
+        ("narrow", direct(&[("10.9.0.0", 16)])),
+    ];
+    let kinds = [
+        ("local", kind(SourceType::SameIpOrLoopback)),
+        ("external", kind(SourceType::External)),
+    ];
+    let stuck = [
+        (
+            "local",
+            ChainMatch {
+                source_ports: vec![7],
+                ..kind(SourceType::SameIpOrLoopback)
+            },
+        ),
+        ("any", any()),
+    ];
+    let sources = [
+        ("net", source(&[("192.0.2.0", 24)])),
+        ("every", any()),
+        ("v6", source(&[("2001:db8::", 32)])),
+    ];
+    let by_port = [("seven", ports(&[7, 8])), ("other", any())];
+    for (chains, remote, through, expected) in [
+        (&directs[..], "1.1.1.1:1", "10.9.1.1:1", "narrow"),
+        (&directs, "1.1.1.1:1", "10.8.1.1:1", "wide"),
+        (&directs, "10.9.1.1:1", "1.1.1.1:1", "-"),
+        (&kinds, "127.0.0.1:1", "127.0.0.1:1", "local"),
+        (&kinds, "[::ffff:127.0.0.1]:1", "1.1.1.1:1", "local"),
+        (&kinds, "[::1]:1", "[::1]:1", "local"),
+        // Envoy knows one loopback address of each family.
+        (&kinds, "127.0.0.6:1", "127.0.0.6:1", "external"),
+        (&kinds, "10.0.0.1:1", "10.0.0.1:1", "local"),
+        (&kinds, "10.0.0.2:1", "10.0.0.2:1", "external"),
+        // The bucket of local sources is there, and nothing in it fits.
+        (&stuck, "127.0.0.1:9", "127.0.0.1:9", "-"),
+        (&stuck, "127.0.0.1:7", "127.0.0.1:7", "local"),
+        (&stuck, "10.0.0.2:9", "10.0.0.2:9", "any"),
+        (&sources, "192.0.2.9:1", "192.0.2.9:1", "net"),
+        (&sources, "192.0.3.9:1", "192.0.3.9:1", "every"),
+        (&sources, "[2001:db8::1]:1", "[::1]:1", "v6"),
+        (&sources, "[2001:db9::1]:1", "[::1]:1", "every"),
+        (&by_port, "1.1.1.1:8", "1.1.1.1:8", "seven"),
+        (&by_port, "1.1.1.1:9", "1.1.1.1:9", "other"),
+    ] {
+        assert_eq!(
+            from(chains, remote, through),
+            expected,
+            "{remote} {through}"
+        );
+    }
+}
+
+#[test]
+fn chains_that_differ_in_their_sources_do_not_overlap() {
+    let with = |name: &str, source_ports: &[u16]| {
+        chain(
+            name,
+            ChainMatch {
+                source_ports: source_ports.to_vec(),
+                ..any()
+            },
+        )
+    };
+    FilterChains::new(
+        vec![with("a", &[1, 2, 2]), with("b", &[3]), with("c", &[])],
+        None,
+    )
+    .unwrap();
+    let error = FilterChains::new(vec![with("a", &[1, 2]), with("b", &[3, 2])], None).unwrap_err();
+    assert_eq!((&*error.first, &*error.second), ("a", "b"));
 }

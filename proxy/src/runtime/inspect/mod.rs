@@ -1,0 +1,196 @@
+//! The listener filters: what is found out about a connection before a filter chain is chosen.
+
+mod http;
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    task::ready,
+};
+
+use bytes::BytesMut;
+use http::Sniffed;
+use ithildin_sys::original_dst::original_destination;
+use ithildin_tls::{ClientHello, FirstBytes, MAX_CLIENT_HELLO, Protocols};
+use tokio::{io::AsyncReadExt, net::TcpStream};
+
+use crate::{
+    config::{
+        Listener,
+        listener::{ConnectionInfo, ListenerFilter, ListenerFilterKind},
+    },
+    io::Socket,
+    worker::Worker,
+};
+
+/// Room for one read, in bytes: a post-quantum ClientHello and many a request head fit.
+const READ_SIZE: usize = 2048;
+
+/// A connection on its way to a filter chain.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) socket: Socket,
+    /// What was read so far.
+    pub(super) read: BytesMut,
+    /// Where the client connected to, as far as is known.
+    pub(super) local: SocketAddr,
+    /// Whether `local` is the original destination, and not only the socket's own address.
+    pub(super) restored: bool,
+    pub(super) remote: SocketAddr,
+    pub(super) hello: Option<ClientHello>,
+    /// What the HTTP inspector saw.
+    sniffed: Protocols<'static>,
+}
+
+/// Why a connection goes no further.
+enum Stop {
+    /// The client left without a word.
+    Left,
+    Broken(io::Error),
+}
+
+impl Arrival {
+    pub(super) fn new(stream: TcpStream, remote: SocketAddr) -> io::Result<Self> {
+        Ok(Self {
+            local: stream.local_addr()?,
+            restored: false,
+            remote,
+            socket: Socket::Tcp(stream),
+            read: BytesMut::new(),
+            hello: None,
+            sniffed: Protocols::default(),
+        })
+    }
+
+    /// Runs the listener's filters within their time; false if the connection is to be closed.
+    pub(super) async fn inspect(&mut self, worker: &Worker, listener: &Listener) -> bool {
+        let filters = &listener.filters;
+        if filters.filters.is_empty() {
+            return true;
+        }
+        let stats = listener.stats.worker(worker.index);
+        stats.downstream_pre_cx_active.inc();
+        let run = self.run(&filters.filters);
+        let outcome = worker.timers.timeout(filters.timeout, run).await;
+        stats.downstream_pre_cx_active.dec();
+        match outcome {
+            Some(Ok(())) => true,
+            Some(Err(Stop::Left)) => {
+                stats.downstream_listener_filter_remote_close.inc();
+                false
+            }
+            Some(Err(Stop::Broken(error))) => {
+                stats.downstream_listener_filter_error.inc();
+                tracing::debug!(listener = %listener.name, %error, "listener filters failed");
+                false
+            }
+            None => {
+                stats.downstream_pre_cx_timeout.inc();
+                filters.continue_on_timeout
+            }
+        }
+    }
+
+    /// What filter chains are matched on.
+    pub(super) fn info(&self) -> ConnectionInfo<'_> {
+        ConnectionInfo {
+            local: self.local,
+            remote: self.remote,
+            direct_remote: self.remote,
+            server_name: self.server_name(),
+            tls: self.hello.is_some(),
+            application_protocols: self.hello.as_ref().map_or(self.sniffed, ClientHello::alpn),
+        }
+    }
+
+    pub(super) fn server_name(&self) -> Option<&str> {
+        self.hello.as_ref()?.server_name()
+    }
+
+    async fn run(&mut self, filters: &[ListenerFilter]) -> Result<(), Stop> {
+        for filter in filters.iter() {
+            // The filters before may have restored the destination.
+            if !filter.applies(self.local) {
+                continue;
+            }
+            match filter.kind {
+                ListenerFilterKind::OriginalDst => self.restore_destination(),
+                ListenerFilterKind::TlsInspector => self.inspect_tls().await?,
+                ListenerFilterKind::HttpInspector => self.inspect_http().await?,
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_destination(&mut self) {
+        let Socket::Tcp(socket) = &self.socket else {
+            return;
+        };
+        if let Some(destination) = original_destination(socket, self.local) {
+            self.local = destination;
+            self.restored = true;
+        }
+    }
+
+    async fn inspect_tls(&mut self) -> Result<(), Stop> {
+        loop {
+            match ClientHello::read(&self.read) {
+                FirstBytes::Tls(hello) => {
+                    self.hello = Some(hello);
+                    return Ok(());
+                }
+                FirstBytes::Other => return Ok(()),
+                FirstBytes::Incomplete if self.read.len() > MAX_CLIENT_HELLO => {
+                    let error = "the peer's ClientHello is longer than 16 KiB";
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error).into());
+                }
+                FirstBytes::Incomplete => {}
+            }
+            if self.fill().await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+    }
+
+    async fn inspect_http(&mut self) -> Result<(), Stop> {
+        if self.hello.is_some() {
+            return Ok(());
+        }
+        loop {
+            match http::sniff(&self.read) {
+                Sniffed::Http(version) => {
+                    self.sniffed = version;
+                    return Ok(());
+                }
+                Sniffed::Other => return Ok(()),
+                Sniffed::Incomplete => {}
+            }
+            // Half a line and no more to come: not HTTP, but perhaps all that there is to say.
+            if self.fill().await? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads more, and says how much; 0 at the end of a stream that had bytes. No buffer is held
+    /// before there is something to read.
+    async fn fill(&mut self) -> Result<usize, Stop> {
+        let filled = poll_fn(|cx| {
+            ready!(self.socket.poll_readable(cx))?;
+            self.read.reserve(READ_SIZE);
+            pin!(self.socket.read_buf(&mut self.read)).poll(cx)
+        });
+        match filled.await? {
+            0 if self.read.is_empty() => Err(Stop::Left),
+            count => Ok(count),
+        }
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
