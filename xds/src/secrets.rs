@@ -2,7 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use ithildin_proto::pb::envoy::config::core::v3::ConfigSource;
+use ithildin_proto::pb::envoy::config::core::v3::{
+    ConfigSource, config_source::ConfigSourceSpecifier,
+};
 use tokio::sync::watch;
 
 use crate::SecretMessage;
@@ -13,6 +15,15 @@ pub struct SecretRef {
     pub name: String,
     /// `None` for a secret of the bootstrap's `static_resources.secrets`.
     pub source: Option<ConfigSource>,
+}
+
+impl SecretRef {
+    /// Whether the aggregated stream carries it (`sds_config.ads`).
+    pub fn is_from_ads(&self) -> bool {
+        let source = self.source.as_ref();
+        let specifier = source.and_then(|source| source.config_source_specifier.as_ref());
+        matches!(specifier, Some(ConfigSourceSpecifier::Ads(_)))
+    }
 }
 
 /// The last word on one secret. A key is not printed with it.

@@ -14,12 +14,12 @@ use std::{
 use anyhow::{Context, bail};
 use ithildin_istio_config::NodeKind;
 use ithildin_spiffe::Provider;
-use ithildin_xds::{AdsServer, ResourceSet, SdsServer, ads::AdsStatus, serve::Socket};
+use ithildin_xds::{AdsServer, SdsServer, ads::AdsStatus, serve::Socket};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tonic::service::Routes;
 use tracing::{info, warn};
 
-use super::{bootstrap, child::Child, settings::Settings};
+use super::{bootstrap, child::Child, configuration::Configuration, settings::Settings};
 use crate::http_client;
 
 /// Only Envoy, which runs as our user, talks to these sockets.
@@ -77,10 +77,10 @@ impl Envoy {
     /// Serves xDS and SDS on Unix sockets and starts Envoy on them.
     pub(super) async fn start(
         settings: &Settings,
-        resources: watch::Receiver<Arc<ResourceSet>>,
+        configuration: &Configuration,
         provider: Arc<dyn Provider>,
     ) -> anyhow::Result<Self> {
-        let ads = AdsServer::new(resources);
+        let ads = AdsServer::new(configuration.resources());
         let status = ads.status();
         let sds = SdsServer::new(provider, settings.sds.clone());
         let (files, servers) = serve(settings, ads, sds)?;

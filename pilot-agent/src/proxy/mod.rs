@@ -3,11 +3,13 @@
 mod args;
 mod bootstrap;
 mod child;
+mod configuration;
 mod dns;
 mod duration;
 mod envoy;
 mod health;
 mod identity;
+mod istiod;
 mod metadata;
 mod metrics;
 mod plane;
@@ -20,7 +22,6 @@ use std::{sync::Arc, time::Instant};
 
 use anyhow::bail;
 use ithildin_dns::DnsProxy;
-use ithildin_istio_config::Watcher;
 use ithildin_spiffe::{
     Source,
     workload_api::{EndpointError, SourceOptions, WorkloadApiSource},
@@ -32,9 +33,10 @@ use tokio::{
 use tracing::{error, info, warn};
 
 pub(crate) use args::Args;
+use configuration::Configuration;
 use health::Health;
 use plane::Plane;
-use settings::{ConfigSource, Env, Settings};
+use settings::{Env, Settings};
 use status::{Command, Event};
 
 /// Runs until a signal, `/quitquitquit`, or the end of the data plane.
@@ -76,7 +78,7 @@ struct Running {
     health: Arc<Health>,
     status: status::Servers,
     /// Identity and configuration are followed until the last request is done.
-    _followed: (Arc<WorkloadApiSource>, Watcher),
+    _followed: (Arc<WorkloadApiSource>, Configuration),
     /// Names are answered as long.
     _dns: Option<DnsProxy>,
 }
@@ -87,30 +89,27 @@ impl Running {
         source: Arc<WorkloadApiSource>,
         started: Instant,
     ) -> anyhow::Result<Self> {
-        let ConfigSource::Folder(folder) = &settings.source else {
-            bail!("configuration is read from a folder: give --configDir");
-        };
-        let watcher = Watcher::start(folder.clone(), settings.node.clone()).await;
-        let dns = dns::start(settings, watcher.names())?;
+        let configuration = Configuration::start(settings, source.subscribe()).await?;
+        let dns = dns::start(settings, configuration.names())?;
         let plane = Arc::new(RwLock::new(None));
         let health = Health::new(
             source.subscribe(),
-            watcher.resources(),
-            watcher.errors(),
+            configuration.resources(),
+            configuration.errors(),
             Arc::clone(&plane),
             dns.as_ref().map(DnsProxy::status),
             started,
         );
         // First of all somebody must be able to ask what is waited for.
         let status = status::start(Arc::clone(settings), Arc::clone(&health))?;
-        let running = Plane::start(settings, watcher.resources(), Arc::clone(&source)).await?;
+        let running = Plane::start(settings, &configuration, Arc::clone(&source)).await?;
         *plane.write().await = Some(running);
         tokio::spawn(Arc::clone(&health).follow());
         Ok(Self {
             plane,
             health,
             status,
-            _followed: (source, watcher),
+            _followed: (source, configuration),
             _dns: dns,
         })
     }

@@ -5,12 +5,14 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use ithildin_proxy::{Proxy, ProxyOptions, Readiness};
 use ithildin_spiffe::{Source, workload_api::WorkloadApiSource};
-use ithildin_xds::{LocalSecrets, ResourceSet, SecretFeeds, ads::AdsStatus};
+use ithildin_xds::{LocalSecrets, SecretFeeds, ads::AdsStatus};
 use tokio::sync::watch;
 
 use super::{
     bootstrap,
+    configuration::Configuration,
     envoy::Envoy,
+    istiod::Awaited,
     settings::{Drain, Settings},
 };
 
@@ -18,18 +20,18 @@ use super::{
 const IDLE_POLL: Duration = Duration::from_millis(100);
 
 pub(super) enum Plane {
-    Builtin(Proxy),
+    Builtin(Proxy, Option<Awaited>),
     Envoy(Envoy),
 }
 
 impl Plane {
     pub(super) async fn start(
         settings: &Settings,
-        resources: watch::Receiver<Arc<ResourceSet>>,
+        configuration: &Configuration,
         source: Arc<WorkloadApiSource>,
     ) -> anyhow::Result<Self> {
         if settings.is_envoy() {
-            return Envoy::start(settings, resources, source)
+            return Envoy::start(settings, configuration, source)
                 .await
                 .map(Self::Envoy);
         }
@@ -40,14 +42,14 @@ impl Plane {
         );
         let proxy = Proxy::start(ProxyOptions {
             bootstrap: bootstrap::builtin(settings),
-            resources,
-            secrets: Arc::new(secrets),
+            resources: configuration.resources(),
+            secrets: configuration.secrets(secrets),
             concurrency: settings.concurrency,
             drain_time: settings.proxy_config.drain_duration,
         });
         proxy
             .await
-            .map(Self::Builtin)
+            .map(|proxy| Self::Builtin(proxy, configuration.awaited()))
             .context("the built-in proxy does not start")
     }
 
@@ -55,11 +57,10 @@ impl Plane {
     pub(super) async fn waiting(&self) -> Vec<String> {
         match self {
             Self::Envoy(envoy) => envoy.waiting().await,
-            Self::Builtin(proxy) => match &*proxy.ready().borrow() {
-                Readiness::Ready => Vec::new(),
-                Readiness::Waiting(reasons) => reasons.iter().map(ToString::to_string).collect(),
-                Readiness::Draining => vec!["the proxy drains".into()],
-            },
+            Self::Builtin(proxy, awaited) => {
+                let awaited = awaited.as_ref().and_then(Awaited::reason);
+                awaited.into_iter().chain(proxy_waits(proxy)).collect()
+            }
         }
     }
 
@@ -67,7 +68,7 @@ impl Plane {
     pub(super) fn ads_status(&self) -> Option<watch::Receiver<AdsStatus>> {
         match self {
             Self::Envoy(envoy) => Some(envoy.status()),
-            Self::Builtin(_) => None,
+            Self::Builtin(..) => None,
         }
     }
 
@@ -75,7 +76,7 @@ impl Plane {
     pub(super) async fn ended(&self) -> Arc<str> {
         match self {
             Self::Envoy(envoy) => envoy.ended().await,
-            Self::Builtin(_) => std::future::pending().await,
+            Self::Builtin(..) => std::future::pending().await,
         }
     }
 
@@ -83,7 +84,7 @@ impl Plane {
     pub(super) async fn drain(&self) {
         match self {
             Self::Envoy(envoy) => envoy.drain().await,
-            Self::Builtin(proxy) => proxy.drain(),
+            Self::Builtin(proxy, _) => proxy.drain(),
         }
     }
 
@@ -100,7 +101,7 @@ impl Plane {
                 }
                 envoy.kill().await;
             }
-            Self::Builtin(proxy) if drain.until_idle => {
+            Self::Builtin(proxy, _) if drain.until_idle => {
                 proxy.drain();
                 tokio::time::sleep(drain.minimum).await;
                 while proxy.active_connections() > 0 {
@@ -108,7 +109,7 @@ impl Plane {
                 }
                 proxy.shutdown(Duration::ZERO).await;
             }
-            Self::Builtin(proxy) => proxy.shutdown(drain.termination).await,
+            Self::Builtin(proxy, _) => proxy.shutdown(drain.termination).await,
         }
     }
 
@@ -116,7 +117,15 @@ impl Plane {
     pub(super) async fn kill(self) {
         match self {
             Self::Envoy(envoy) => envoy.kill().await,
-            Self::Builtin(proxy) => proxy.shutdown(Duration::ZERO).await,
+            Self::Builtin(proxy, _) => proxy.shutdown(Duration::ZERO).await,
         }
+    }
+}
+
+fn proxy_waits(proxy: &Proxy) -> Vec<String> {
+    match &*proxy.ready().borrow() {
+        Readiness::Ready => Vec::new(),
+        Readiness::Waiting(reasons) => reasons.iter().map(ToString::to_string).collect(),
+        Readiness::Draining => vec!["the proxy drains".into()],
     }
 }

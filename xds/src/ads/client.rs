@@ -41,8 +41,8 @@ pub struct AdsClientOptions {
 /// What became of what the server sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AdsClientStatus {
-    /// What has been answered at least once.
-    pub received: BTreeSet<ResourceKind>,
+    /// Of what there was an answer that was not refused in all it had.
+    pub accepted: BTreeSet<ResourceKind>,
     /// What we refused of the newest response of a type, with the reason.
     pub refused: BTreeMap<ResourceKind, String>,
     /// Responses so far of which something was refused.
@@ -193,7 +193,9 @@ impl ResourceFollower {
             );
         }
         self.status.send_modify(|status| {
-            status.received.insert(kind);
+            if refusal.is_none() || self.store.has(kind) {
+                status.accepted.insert(kind);
+            }
             status.refusals += u64::from(refusal.is_some());
             match refusal {
                 Some(reason) => status.refused.insert(kind, reason),

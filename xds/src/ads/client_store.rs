@@ -64,6 +64,17 @@ impl Store {
         &self.set
     }
 
+    /// Whether anything of the kind is in force.
+    pub(super) fn has(&self, kind: ResourceKind) -> bool {
+        match kind {
+            ResourceKind::Cluster => !self.set.clusters.is_empty(),
+            ResourceKind::Endpoints => !self.set.endpoints.is_empty(),
+            ResourceKind::Listener => !self.set.listeners.is_empty(),
+            ResourceKind::Route => !self.set.routes.is_empty(),
+            ResourceKind::Secret => false,
+        }
+    }
+
     /// What to subscribe to: all clusters and listeners, and the endpoints and routes that these name.
     pub(super) fn wanted(&self, kind: ResourceKind) -> Interest {
         match kind {

@@ -1,7 +1,6 @@
 //! The way to istiod: an address, how its certificate is judged, and what we show of ourselves.
 //!
-//! Discovery and the CA dial by the same rules; only the files of the roots differ ([`RootRules`]).
-//! Files are read anew for each connection and tokens for each call, so that a rotation needs no
+//! Discovery and the CA dial by the same rules; only the files of the roots differ. Files are read anew for each connection and tokens for each call, so that a rotation needs no
 //! restart. Over plaintext no token is sent: whoever listens could use it.
 //!
 //! Source: Istio's `pkg/istio-agent/{agent,xds_proxy}.go` and `pkg/grpc`.
@@ -30,7 +29,7 @@ use tower::service_fn;
 
 pub use address::{Address, AddressError, PLAINTEXT_PORT};
 pub use call::{CallError, CallHeaders, TOKEN_FILE};
-pub use roots::{ClientFiles, RootError, RootRules, Roots};
+pub use roots::{ClientFiles, RootError, Roots};
 pub use svid::{Svid, SvidError};
 pub use tls::{ClientCertificate, ServerNameError, Tls, server_name};
 

@@ -40,6 +40,8 @@ pub(crate) struct IstiodSettings {
     pub(crate) headers: BTreeMap<String, String>,
     /// The `ClusterID` header (`ISTIO_META_CLUSTER_ID`).
     pub(crate) cluster_id: Option<String>,
+    /// What we show of ourselves besides the token (`ITHILDIN_ISTIOD_AUTH`).
+    pub(crate) shown: IstiodAuth,
     /// The token that each stream and call carries; it is read anew each time.
     pub(crate) token: PathBuf,
     pub(crate) keepalive: Keepalive,
@@ -51,6 +53,16 @@ pub(crate) struct IstiodSettings {
     pub(crate) proxy_config_updates: bool,
     /// Where a bootstrap for proxyless gRPC is written (`GRPC_XDS_BOOTSTRAP`).
     pub(crate) grpc_bootstrap: PathBuf,
+}
+
+/// How istiod knows us. The token goes with each call in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IstiodAuth {
+    /// The token alone, or with it the certificate of `PROV_CERT`.
+    Token,
+    /// Our SVID: istiod must trust SPIRE. Where `XDS_ROOT_CA` is not set, the bundle of our trust domain
+    /// vouches for istiod in turn.
+    Svid,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +97,7 @@ impl IstiodSettings {
             provisioned,
             headers: headers::with_prefix(env, "XDS_HEADER_")?,
             cluster_id: env.owned("ISTIO_META_CLUSTER_ID"),
+            shown: shown(env)?,
             token: THIRD_PARTY_TOKEN.into(),
             keepalive: Keepalive {
                 interval: env.interval("GRPC_KEEPALIVE_INTERVAL", KEEPALIVE_INTERVAL)?,
@@ -101,6 +114,15 @@ impl IstiodSettings {
                 )
                 .into(),
         })
+    }
+}
+
+fn shown(env: &Env) -> anyhow::Result<IstiodAuth> {
+    const NAME: &str = "ITHILDIN_ISTIOD_AUTH";
+    match env.text(NAME) {
+        None | Some("token") => Ok(IstiodAuth::Token),
+        Some("svid") => Ok(IstiodAuth::Svid),
+        Some(other) => bail!("{NAME} {other:?} is neither token nor svid"),
     }
 }
 

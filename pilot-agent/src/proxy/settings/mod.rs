@@ -36,7 +36,7 @@ pub(crate) use self::{
     env::{Env, EnvError},
     envoy::{Compliance, EnvoySettings},
     identity::IdentitySettings,
-    istiod::{HostPort, IstiodSettings, Keepalive},
+    istiod::{HostPort, IstiodAuth, IstiodSettings, Keepalive},
     ports::Ports,
     roots::{PilotCertProvider, Root, RootError, RootRules},
     status::{ProbeSettings, StatusSettings},

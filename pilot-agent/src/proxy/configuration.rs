@@ -1,0 +1,92 @@
+//! Where the data plane's configuration comes from, whichever it is.
+
+use std::sync::Arc;
+
+use ithildin_istio_config::{ConfigError, Watcher};
+use ithildin_proto::nds::NameTable;
+use ithildin_spiffe::IdentityState;
+use ithildin_xds::{ResourceSet, SecretRef, SecretState, SecretSubscriber, ads::AdsSecrets};
+use tokio::sync::watch;
+
+use super::{
+    istiod::{Awaited, Istiod},
+    settings::{ConfigSource, Settings},
+};
+
+/// The source under way; it is followed for as long as this lives.
+pub(super) enum Configuration {
+    Folder(Watcher),
+    Istiod(Istiod),
+}
+
+impl Configuration {
+    /// # Errors
+    /// When the settings do not say how to reach istiod.
+    pub(super) async fn start(
+        settings: &Settings,
+        identity: watch::Receiver<IdentityState>,
+    ) -> anyhow::Result<Self> {
+        Ok(match &settings.source {
+            ConfigSource::Folder(folder) => {
+                Self::Folder(Watcher::start(folder.clone(), settings.node.clone()).await)
+            }
+            ConfigSource::Istiod => Self::Istiod(Istiod::start(settings, identity)?),
+        })
+    }
+
+    pub(super) fn resources(&self) -> watch::Receiver<Arc<ResourceSet>> {
+        match self {
+            Self::Folder(watcher) => watcher.resources(),
+            Self::Istiod(istiod) => istiod.client().resources(),
+        }
+    }
+
+    /// What is wrong in the folder; istiod's part is in [`Configuration::awaited`].
+    pub(super) fn errors(&self) -> watch::Receiver<Arc<[ConfigError]>> {
+        match self {
+            Self::Folder(watcher) => watcher.errors(),
+            Self::Istiod(_) => watch::channel([].into()).1,
+        }
+    }
+
+    /// The names of the mesh, for the DNS proxy.
+    pub(super) fn names(&self) -> watch::Receiver<Option<Arc<NameTable>>> {
+        match self {
+            Self::Folder(watcher) => watcher.names(),
+            Self::Istiod(istiod) => istiod.feeds().names.clone(),
+        }
+    }
+
+    /// What is still waited for, if it is istiod.
+    pub(super) fn awaited(&self) -> Option<Awaited> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Istiod(istiod) => Some(istiod.awaited()),
+        }
+    }
+
+    /// `local`, and beside it the secrets that istiod has for gateways.
+    pub(super) fn secrets(&self, local: impl SecretSubscriber) -> Arc<dyn SecretSubscriber> {
+        match self {
+            Self::Folder(_) => Arc::new(local),
+            Self::Istiod(istiod) => Arc::new(Secrets {
+                local,
+                istiod: istiod.client().secrets(),
+            }),
+        }
+    }
+}
+
+struct Secrets<L> {
+    local: L,
+    istiod: AdsSecrets,
+}
+
+impl<L: SecretSubscriber> SecretSubscriber for Secrets<L> {
+    fn subscribe(&self, secret: &SecretRef) -> watch::Receiver<SecretState> {
+        match secret.is_from_ads() {
+            true => self.istiod.subscribe(secret),
+            false => self.local.subscribe(secret),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! istiod as the source of the configuration: how the settings say to reach it, and what comes of it.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context;
+use ithildin_istiod::{
+    dial::{
+        self, Address, CallHeaders, ClientCertificate, ClientFiles, Endpoint, Roots, Svid, Tls,
+        Transport,
+    },
+    discovery::{self, AgentFeeds, AgentTypes, AgentTypesOptions, ClientOptions},
+};
+use ithildin_proxy::control;
+use ithildin_spiffe::IdentityState;
+use ithildin_xds::{
+    AdsClient, ResourceKind,
+    ads::{AdsClientStatus, AdsProtocol, StreamStatus},
+};
+use tokio::sync::watch;
+
+use super::{
+    proxy_config::ControlPlaneAuth,
+    settings::{IstiodAuth, Root, Settings},
+};
+
+/// In a `PROV_CERT` folder.
+const PROVISIONED_CERTIFICATE: &str = "cert-chain.pem";
+const PROVISIONED_KEY: &str = "key.pem";
+/// Where `proxyMetadata` names file-mounted certificates.
+const MOUNTED_CERTIFICATE: &str = "ISTIO_META_TLS_CLIENT_CERT_CHAIN";
+const MOUNTED_KEY: &str = "ISTIO_META_TLS_CLIENT_KEY";
+
+/// istiod under way.
+pub(super) struct Istiod {
+    address: String,
+    client: AdsClient,
+    feeds: AgentFeeds,
+}
+
+/// What istiod has not said yet.
+pub(super) struct Awaited {
+    address: String,
+    stream: watch::Receiver<StreamStatus>,
+    client: watch::Receiver<AdsClientStatus>,
+}
+
+impl Awaited {
+    /// Until there are clusters and listeners for the first time.
+    pub(super) fn reason(&self) -> Option<String> {
+        let client = self.client.borrow();
+        let mut needed = [ResourceKind::Cluster, ResourceKind::Listener].into_iter();
+        let kind = needed.find(|kind| !client.accepted.contains(kind))?;
+        if let Some(reason) = client.refused.get(&kind) {
+            let kind = kind.short();
+            return Some(format!(
+                "everything in istiod's {kind} is refused: {reason}"
+            ));
+        }
+        // The error begins with the address.
+        let error = self.stream.borrow().error.clone();
+        let what = error.map_or_else(
+            || format!("{}: no clusters and listeners yet", self.address),
+            |error| error.to_string(),
+        );
+        Some(format!("waits for istiod at {what}"))
+    }
+}
+
+impl Istiod {
+    /// # Errors
+    /// When the settings do not say how to reach and to trust it.
+    pub(super) fn start(
+        settings: &Settings,
+        identity: watch::Receiver<IdentityState>,
+    ) -> anyhow::Result<Self> {
+        let endpoint = endpoint(settings, identity)?;
+        let (types, feeds) = AgentTypes::new(AgentTypesOptions {
+            names: settings.dns.enabled,
+            roots: settings.istiod.proxy_config_updates,
+            health: None,
+        });
+        let (id, cluster) = (&settings.node_id, &settings.node_cluster);
+        let options = ClientOptions {
+            endpoint,
+            node: discovery::node(id, cluster, &settings.metadata),
+            protocol: protocol(settings),
+            check: Arc::new(control::check_resource),
+        };
+        let client = discovery::client(options, types);
+        Ok(Self {
+            address: settings.istiod.address.to_string(),
+            client,
+            feeds,
+        })
+    }
+
+    pub(super) fn client(&self) -> &AdsClient {
+        &self.client
+    }
+
+    /// What istiod sends for the agent itself.
+    pub(super) fn feeds(&self) -> &AgentFeeds {
+        &self.feeds
+    }
+
+    pub(super) fn awaited(&self) -> Awaited {
+        Awaited {
+            address: self.address.clone(),
+            stream: self.client.stream(),
+            client: self.client.status(),
+        }
+    }
+}
+
+fn protocol(settings: &Settings) -> AdsProtocol {
+    match settings.istiod.delta {
+        true => AdsProtocol::Delta,
+        false => AdsProtocol::StateOfTheWorld,
+    }
+}
+
+fn endpoint(
+    settings: &Settings,
+    identity: watch::Receiver<IdentityState>,
+) -> anyhow::Result<Endpoint> {
+    let istiod = &settings.istiod;
+    let address = Address {
+        host: istiod.address.host.clone(),
+        port: istiod.address.port,
+    };
+    let headers = istiod.headers.iter();
+    let headers = headers.map(|(name, value)| (name.as_str(), value.as_str()));
+    let cluster = istiod.cluster_id.as_deref().unwrap_or_default();
+    let token = Some(istiod.token.clone());
+    Ok(Endpoint::new(dial::Options {
+        transport: match istiod.auth {
+            ControlPlaneAuth::None => Transport::Plaintext,
+            ControlPlaneAuth::MutualTls => Transport::Tls(tls(settings, &address, identity)?),
+        },
+        address,
+        headers: CallHeaders::new(token, cluster, headers).context("XDS_HEADER_*")?,
+        keepalive: istiod.keepalive.interval,
+        keepalive_timeout: istiod.keepalive.timeout,
+    }))
+}
+
+fn tls(
+    settings: &Settings,
+    address: &Address,
+    identity: watch::Receiver<IdentityState>,
+) -> anyhow::Result<Tls> {
+    let istiod = &settings.istiod;
+    let san = istiod.san.as_deref().unwrap_or_default();
+    let context = || match san {
+        "" => "discoveryAddress of the proxy configuration",
+        _ => "ISTIOD_SAN",
+    };
+    let svid = Svid {
+        identity,
+        selector: settings.sds.svid.clone(),
+    };
+    let own_bundle = istiod.shown == IstiodAuth::Svid && istiod.roots.explicit.is_none();
+    Ok(Tls {
+        server_name: dial::server_name(address, san).with_context(context)?,
+        roots: match own_bundle {
+            true => Roots::Spiffe(svid.clone()),
+            false => match istiod.roots.for_xds()? {
+                Root::System => Roots::System,
+                Root::File(path) => Roots::File(path),
+            },
+        },
+        client: match istiod.shown {
+            IstiodAuth::Svid => ClientCertificate::Svid(svid),
+            IstiodAuth::Token => client_files(settings),
+        },
+    })
+}
+
+/// Istio's `GetKeyCertsForXDS`.
+fn client_files(settings: &Settings) -> ClientCertificate {
+    if let Some(folder) = &settings.istiod.provisioned {
+        return ClientCertificate::Files(ClientFiles {
+            certificate: folder.join(PROVISIONED_CERTIFICATE),
+            key: folder.join(PROVISIONED_KEY),
+        });
+    }
+    let metadata = &settings.proxy_config.metadata;
+    let named = |key| metadata.get(key).map(|path| Path::new(path).to_path_buf());
+    let mounted = settings.istiod.roots.mounted.is_some();
+    match (named(MOUNTED_CERTIFICATE), named(MOUNTED_KEY)) {
+        (Some(certificate), Some(key)) if mounted => {
+            ClientCertificate::Files(ClientFiles { certificate, key })
+        }
+        _ => ClientCertificate::None,
+    }
+}
