@@ -8,9 +8,11 @@ use tracing::error;
 use crate::{
     authority, demo,
     log::{self, LogArgs},
-    proxy, sds,
+    proxy, request, sds, wait,
 };
 
+/// What every other command of Istio's agent ends with when it fails.
+const FAILURE: u8 = 255;
 /// Threads of the control runtime; traffic runs on the data plane's own.
 const CONTROL_THREADS: usize = 2;
 
@@ -38,6 +40,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Proxy(Box<proxy::Args>),
+    Wait(wait::Args),
+    Request(request::Args),
     Sds(Box<sds::Args>),
     Authority(Box<authority::Args>),
     Demo(demo::Args),
@@ -76,7 +80,7 @@ impl Cli {
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<ithildin_capture::Error>() {
         Some(error) => ExitCode::from(error.exit_code()),
-        None => ExitCode::FAILURE,
+        None => ExitCode::from(FAILURE),
     }
 }
 
@@ -89,6 +93,8 @@ fn run(command: Command) -> anyhow::Result<()> {
     let result = runtime.block_on(async {
         match command {
             Command::Proxy(args) => proxy::run(*args).await,
+            Command::Wait(args) => wait::run(args).await,
+            Command::Request(args) => request::run(args).await,
             Command::Sds(args) => sds::run(*args).await,
             Command::Authority(args) => authority::run(*args).await,
             Command::Demo(args) => demo::run(args).await,
@@ -125,7 +131,7 @@ mod tests {
         assert_eq!(code(exit_code(&error)), code(ExitCode::from(126)));
         assert_eq!(
             code(exit_code(&anyhow::anyhow!("other"))),
-            code(ExitCode::FAILURE)
+            code(ExitCode::from(255))
         );
     }
 }

@@ -1,13 +1,13 @@
-//! One HTTP request to a server on this machine: the data plane's admin, the workload's metrics.
+//! One HTTP request to a server on this host: the data plane's admin.
 
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use http::{HeaderMap, Method, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use ithildin_status::{Connector, Source};
+use tokio::time::timeout;
 
 /// A local server that takes longer is not well.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,28 +25,21 @@ pub(crate) async fn post(addr: SocketAddr, path: &str) -> anyhow::Result<Bytes> 
 }
 
 async fn request(addr: SocketAddr, method: Method, path: &str) -> anyhow::Result<Bytes> {
-    let url = || format!("http://{addr}{path}");
-    let response = timeout(TIMEOUT, exchange(addr, method, path)).await;
-    let response = response.with_context(url)?.with_context(url)?;
-    if response.status() != StatusCode::OK {
-        bail!("{}: status {}", url(), response.status().as_u16());
-    }
-    Ok(response.into_body())
+    let url = format!("http://{addr}{path}");
+    let Ok(answered) = timeout(TIMEOUT, Box::pin(exchange(method, &url))).await else {
+        bail!("{url}: no answer within {TIMEOUT:?}");
+    };
+    answered.with_context(|| url)
 }
 
-async fn exchange(addr: SocketAddr, method: Method, path: &str) -> anyhow::Result<Response<Bytes>> {
-    let stream = TcpStream::connect(addr).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(http::header::HOST, addr.to_string())
-        .body(Empty::<Bytes>::new())?;
-    // It ends with the sender, or with the server.
-    tokio::spawn(connection);
-    let (head, body) = sender.send_request(request).await?.into_parts();
-    let body = Limited::new(body, MAX_BODY).collect().await;
-    let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
-    Ok(Response::from_parts(head, body))
+async fn exchange(method: Method, url: &str) -> anyhow::Result<Bytes> {
+    let connector = Connector::plain(Source::Any);
+    let response = connector
+        .send(method, url, &HeaderMap::new(), Bytes::new())
+        .await?;
+    if response.status() != StatusCode::OK {
+        bail!("status {}", response.status().as_u16());
+    }
+    let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
+    Ok(body.map_err(|error| anyhow::anyhow!(error))?.to_bytes())
 }

@@ -7,5 +7,7 @@ pub mod demo;
 mod http_client;
 mod log;
 mod proxy;
+mod request;
 mod sds;
 mod svid;
+mod wait;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use ithildin_istio_config::NodeKind;
 use ithildin_spiffe::IdentityState;
-use ithildin_status::{Agent, Options, Port, Ports, Server};
+use ithildin_status::{Agent, Options, Port, Ports, ProbeOptions, ProbeTarget, Server};
 use prometheus::proto::MetricFamily;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -83,6 +83,15 @@ fn options(settings: &Settings) -> Options {
         scrape_targets: match settings.node.kind {
             NodeKind::Sidecar => status.scrape.clone(),
             NodeKind::Router => Vec::new(),
+        },
+        probes: ProbeOptions {
+            probers: status.app_probers.clone(),
+            target: match settings.node.ips.first() {
+                Some(ip) if !status.probes.localhost => ProbeTarget::Ip(*ip),
+                _ => ProbeTarget::Localhost,
+            },
+            http2: status.probes.http2,
+            keepalive: status.probes.keepalive,
         },
     }
 }

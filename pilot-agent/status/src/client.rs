@@ -81,10 +81,10 @@ impl Connector {
     }
 
     /// `https` too, as `tls` says.
-    pub fn with_tls(source: Source, tls: ClientConfig) -> Self {
+    pub(crate) fn with_tls(source: Source, tls: Arc<ClientConfig>) -> Self {
         Self {
             source,
-            tls: Some(Arc::new(tls)),
+            tls: Some(tls),
         }
     }
 
@@ -213,6 +213,14 @@ impl Connection {
                 for_http2(&mut request)?;
                 Ok(sender.send_request(request).await?)
             }
+        }
+    }
+
+    /// Whether it can take another request, now that the last answer was read.
+    pub(crate) async fn is_reusable(&mut self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.ready().await.is_ok(),
+            Self::Http2(sender) => sender.ready().await.is_ok(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::metrics::ScrapeTarget;
+use crate::{metrics::ScrapeTarget, probe::ProbeOptions};
 
 /// See each field.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,7 @@ pub struct Options {
     pub merge_data_plane: bool,
     /// The workload's own metrics; [`ScrapeTarget::parse`].
     pub scrape_targets: Vec<ScrapeTarget>,
+    pub probes: ProbeOptions,
 }
 
 /// Where to listen; what is `None` is not served.

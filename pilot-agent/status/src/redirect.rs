@@ -37,7 +37,7 @@ pub(crate) fn next<B>(url: &Url, response: &Response<B>) -> Result<Next, Error> 
     let Some(location) = response.headers().get(LOCATION) else {
         return Ok(Next::Done);
     };
-    if !FOLLOWED.contains(&response.status()) {
+    if !FOLLOWED.contains(&response.status()) || location.is_empty() {
         return Ok(Next::Done);
     }
     let text = String::from_utf8_lossy(location.as_bytes());
@@ -52,6 +52,13 @@ pub(crate) fn next<B>(url: &Url, response: &Response<B>) -> Result<Next, Error> 
         "http" | "https" => Ok(Next::Follow(next)),
         _ => Err(failed()),
     }
+}
+
+/// Whether a redirect tells the host anew; else `Host` stays what it was.
+pub(crate) fn names_host<B>(response: &Response<B>) -> bool {
+    let location = response.headers().get(LOCATION);
+    location
+        .is_some_and(|location| Url::parse(&String::from_utf8_lossy(location.as_bytes())).is_ok())
 }
 
 #[cfg(test)]
@@ -70,6 +77,7 @@ mod tests {
             (303, "http://example.com/", Next::Elsewhere),
             (302, "http://10.0.0.10:8080/", Next::Elsewhere),
             (302, "mailto:a@b", Next::Elsewhere),
+            (302, "", Next::Done),
             (304, "/x", Next::Done),
             (200, "/x", Next::Done),
         ] {

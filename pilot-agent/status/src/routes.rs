@@ -12,6 +12,7 @@ use crate::{
     metrics::Metrics,
     options::{Options, Port},
     pprof,
+    probe::Probes,
     response::{Body, JSON, TEXT, answer},
 };
 
@@ -19,6 +20,7 @@ use crate::{
 pub(crate) struct Routes {
     options: Options,
     metrics: Metrics,
+    probes: Probes,
     agent: Arc<dyn Agent>,
 }
 
@@ -26,6 +28,7 @@ impl Routes {
     pub(crate) fn new(options: Options, agent: Arc<dyn Agent>) -> Self {
         Self {
             metrics: Metrics::new(&options, Arc::clone(&agent)),
+            probes: Probes::new(&options.probes, options.ports.status),
             options,
             agent,
         }
@@ -59,6 +62,9 @@ impl Routes {
                 self.metrics.merged(request).await
             }
             "/stats/prometheus" | "/metrics" => forbidden(),
+            path if path.starts_with("/app-health/") || path.starts_with("/app-lifecycle/") => {
+                self.probes.answer(path, request).await
+            }
             "/quitquitquit" => self.command(local, request.method(), "quit", Agent::quit),
             "/drain" => self.command(local, request.method(), "drain", Agent::drain),
             _ if !path.starts_with("/debug/") => not_found(),

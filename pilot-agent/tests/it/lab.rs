@@ -142,6 +142,17 @@ spec:
         data_plane: &str,
         variables: &[(&str, &str)],
     ) -> Agent {
+        self.agent_of_kind(name, data_plane, "router", variables)
+    }
+
+    /// As [`Lab::agent_with`], but a sidecar, say. In variables `${status}` stands for the status port.
+    pub(crate) fn agent_of_kind(
+        &self,
+        name: &str,
+        data_plane: &str,
+        kind: &str,
+        variables: &[(&str, &str)],
+    ) -> Agent {
         let ports = Ports {
             admin: free_port(),
             status: free_port(),
@@ -149,14 +160,14 @@ spec:
             prometheus: free_port(),
         };
         let config = format!(
-            "{{configPath: {}, proxyAdminPort: {}, statusPort: {}, concurrency: 1, terminationDrainDuration: 1s, sampling: 1}}",
+            "{{configPath: {}, proxyAdminPort: {}, statusPort: {}, concurrency: 1, drainDuration: 1s, terminationDrainDuration: 1s, sampling: 1}}",
             self.path("etc").display(),
             ports.admin,
             ports.status
         );
         let mut command = Command::new(BINARY);
         command
-            .args(["proxy", "router", "--dataPlane", data_plane, "--configDir"])
+            .args(["proxy", kind, "--dataPlane", data_plane, "--configDir"])
             .arg(self.path("istio"))
             .env(
                 "SPIFFE_ENDPOINT_SOCKET",
@@ -166,8 +177,10 @@ spec:
             .env("ENVOY_STATUS_PORT", ports.health.to_string())
             .env("ENVOY_PROMETHEUS_PORT", ports.prometheus.to_string())
             .env("TRUST_DOMAIN", "domain.test")
-            .env("ISTIO_METAJSON_LABELS", r#"{"app":"gateway"}"#)
-            .envs(variables.iter().copied());
+            .env("ISTIO_METAJSON_LABELS", r#"{"app":"gateway"}"#);
+        for (name, value) in variables {
+            command.env(name, value.replace("${status}", &ports.status.to_string()));
+        }
         let log = self.path(&format!("{name}.log"));
         Agent {
             process: Process::spawn(command, &log),
@@ -218,7 +231,28 @@ pub(crate) fn http(port: u16, method: &str, path: &str) -> Option<(u16, String)>
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, body.to_owned()))
+    let chunked = head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked");
+    let body = if chunked {
+        unchunked(body)?
+    } else {
+        body.to_owned()
+    };
+    Some((status, body))
+}
+
+fn unchunked(mut body: &str) -> Option<String> {
+    let mut whole = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n")?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return Some(whole);
+        }
+        whole.push_str(rest.get(..size)?);
+        body = rest.get(size + 2..)?;
+    }
 }
 
 pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {

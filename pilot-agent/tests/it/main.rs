@@ -7,3 +7,5 @@ mod dns;
 mod lab;
 mod proxy;
 mod sds;
+mod status;
+mod status_hostile;

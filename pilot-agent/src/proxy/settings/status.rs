@@ -1,14 +1,16 @@
 //! The agent's own servers: readiness, probes of the application, merged metrics.
 
-use ithildin_status::{SCRAPE_ENV, ScrapeTarget, TargetError};
+use ithildin_status::{
+    AppProbers, PROBERS_ENV, ProberError, SCRAPE_ENV, ScrapeTarget, TargetError,
+};
 
 use super::{env::Env, ports::Ports};
 use crate::proxy::args::Args;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StatusSettings {
-    /// `ISTIO_KUBE_APP_PROBERS`: the application's probes as JSON, by path.
-    pub(crate) app_probers: Option<String>,
+    /// The application's probes (`ISTIO_KUBE_APP_PROBERS`).
+    pub(crate) app_probers: AppProbers,
     /// Where the application's metrics are (`ISTIO_PROMETHEUS_ANNOTATIONS`).
     pub(crate) scrape: Vec<ScrapeTarget>,
     /// Whether the data plane's metrics are among the merged (`PILOT_AGENT_MERGE_ENVOY_STATS`).
@@ -34,7 +36,7 @@ pub(crate) struct ProbeSettings {
 impl StatusSettings {
     pub(super) fn resolve(env: &Env, args: &Args, ports: &Ports) -> anyhow::Result<Self> {
         Ok(Self {
-            app_probers: env.owned("ISTIO_KUBE_APP_PROBERS"),
+            app_probers: probers(env)?,
             scrape: scrape(env, ports)?,
             merge_data_plane: env.flag("PILOT_AGENT_MERGE_ENVOY_STATS", true)?,
             metrics_localhost_only: env.flag("METRICS_LOCALHOST_ACCESS_ONLY", false)?,
@@ -45,6 +47,13 @@ impl StatusSettings {
                 localhost: env.flag("REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION", false)?,
             },
         })
+    }
+}
+
+fn probers(env: &Env) -> Result<AppProbers, ProberError> {
+    match env.text(PROBERS_ENV) {
+        Some(text) => AppProbers::parse(text),
+        None => Ok(AppProbers::default()),
     }
 }
 
@@ -73,12 +82,13 @@ mod tests {
             settings.merge_data_plane && !settings.metrics_localhost_only && settings.profiling
         );
         assert!(settings.probes.http2 && !settings.probes.keepalive && !settings.probes.localhost);
-        assert!(settings.scrape.is_empty() && settings.app_probers.is_none());
+        assert!(settings.scrape.is_empty() && settings.app_probers == AppProbers::default());
     }
 
     #[test]
     fn mistakes_name_their_variable() {
         for (name, value) in [
+            (PROBERS_ENV, r#"{"/livez":{}}"#),
             (SCRAPE_ENV, r#"{"scrape":"true","port":"http"}"#),
             ("PILOT_AGENT_MERGE_ENVOY_STATS", "?"),
             ("METRICS_LOCALHOST_ACCESS_ONLY", "?"),

@@ -27,6 +27,8 @@ pub(super) struct TooLong;
 #[derive(Debug)]
 pub(super) struct Lines {
     keep: Keep,
+    /// Families whose names begin so are left out.
+    without: Option<&'static str>,
     /// The beginning of a line.
     rest: Vec<u8>,
 }
@@ -35,8 +37,15 @@ impl Lines {
     pub(super) fn new(keep: Keep) -> Self {
         Self {
             keep,
+            without: None,
             rest: Vec::new(),
         }
+    }
+
+    /// Leaves out families whose names begin with `prefix`.
+    pub(super) fn without(mut self, prefix: &'static str) -> Self {
+        self.without = Some(prefix);
+        self
     }
 
     /// Appends to `out` the lines that end in `piece`.
@@ -74,7 +83,7 @@ impl Lines {
     }
 
     fn keep_lines(&self, lines: &[u8], out: &mut Vec<u8>) {
-        if self.keep == Keep::All {
+        if self.keep == Keep::All && self.without.is_none() {
             return out.extend_from_slice(lines);
         }
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
@@ -84,11 +93,21 @@ impl Lines {
                 Keep::WithoutEnd => text != b"# EOF",
                 Keep::OpenMetrics => is_open_metrics(text),
             };
-            if kept {
+            let left_out = self
+                .without
+                .is_some_and(|prefix| is_of_family(text, prefix));
+            if kept && !left_out {
                 out.extend_from_slice(line);
             }
         }
     }
+}
+
+/// Whether a sample, or a comment on a family, is of one whose name begins so.
+fn is_of_family(line: &[u8], prefix: &str) -> bool {
+    let comment = [&b"# TYPE "[..], b"# HELP ", b"# UNIT "];
+    let name = comment.iter().find_map(|start| line.strip_prefix(*start));
+    name.unwrap_or(line).starts_with(prefix.as_bytes())
 }
 
 /// Of the lines of a text: no empty ones, no comments of people, and no type that is none.
@@ -129,6 +148,15 @@ mod tests {
         assert_eq!(through(Keep::All, "a 1", 2), "a 1\n");
         assert_eq!(through(Keep::WithoutEnd, "a 1\n# EOF", 2), "a 1\n");
         assert_eq!(through(Keep::All, "", 1), "");
+    }
+
+    #[test]
+    fn families_are_left_out_with_their_comments() {
+        let mut lines = Lines::new(Keep::All).without("process_");
+        let mut out = Vec::new();
+        let text = "# HELP process_a b\n# TYPE process_a gauge\nprocess_a{} 1\nprocessing 1\n# x\n";
+        lines.push(text.as_bytes(), &mut out).unwrap();
+        assert_eq!(out, b"processing 1\n# x\n");
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(super) struct Merge {
     pub(super) agent: Vec<u8>,
     /// Text.
     pub(super) data_plane: Option<Reader>,
+    /// Families of the data plane that are left out.
+    pub(super) without: Option<&'static str>,
     pub(super) workload: Workload,
     /// The answer's: the workload's, which comes last, because the others are both.
     pub(super) format: Format,
@@ -42,6 +44,7 @@ impl Merge {
         let Self {
             agent,
             data_plane,
+            without,
             workload,
             format,
             own,
@@ -50,12 +53,17 @@ impl Merge {
             .write(lines_of(&agent, keep(Format::Text, format)))
             .await?;
         if let Some(reader) = data_plane {
-            copy(reader, Kind::DataPlane, format, &own, output).await?;
+            let mut lines = Lines::new(keep(reader.format, format));
+            if let Some(prefix) = without {
+                lines = lines.without(prefix);
+            }
+            copy(reader, lines, Kind::DataPlane, &own, output).await?;
         }
         match workload {
             Workload::None => {}
             Workload::Stream(reader) => {
-                copy(reader, Kind::Application, format, &own, output).await?;
+                let lines = Lines::new(keep(reader.format, format));
+                copy(reader, lines, Kind::Application, &own, output).await?;
             }
             Workload::Whole(targets) => {
                 for target in targets {
@@ -92,12 +100,11 @@ fn lines_of(text: &[u8], keep: Keep) -> Vec<u8> {
 /// Passes on what `reader` sends, and counts it if that breaks off.
 async fn copy(
     mut reader: Reader,
+    mut lines: Lines,
     kind: Kind,
-    format: Format,
     own: &Own,
     output: &mut Output,
 ) -> Result<(), Gone> {
-    let mut lines = Lines::new(keep(reader.format, format));
     loop {
         let mut out = Vec::new();
         let failure = match reader.next().await {

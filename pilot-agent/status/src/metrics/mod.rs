@@ -46,6 +46,9 @@ const SCRAPES: usize = 8;
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a scraper may take to read what is there, beyond its timeout.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Families that belong to the workload, which is a process too: the data plane's would stand beside the same
+/// ones of the workload. The agent's own have another name.
+const WORKLOADS: &str = "process_";
 /// Pieces between what reads sources and what the scraper reads.
 const PIECES: usize = 4;
 
@@ -91,6 +94,7 @@ impl Metrics {
         let merge = Merge {
             agent: self.own.text(&*self.agent).await,
             data_plane,
+            without: Some(WORKLOADS),
             workload,
             format,
             own: Arc::clone(&self.own),
@@ -111,6 +115,7 @@ impl Metrics {
         let merge = Merge {
             agent: Vec::new(),
             data_plane: Some(data_plane),
+            without: None,
             workload: Workload::None,
             format: Format::Text,
             own: Arc::clone(&self.own),

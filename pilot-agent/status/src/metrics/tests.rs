@@ -130,11 +130,12 @@ async fn failures(metrics: &Metrics, kind: &str) -> f64 {
 const TEXT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const ENVOY: &str = "# TYPE envoy_a counter\nenvoy_a{} 1\n\n";
+const PROCESS: &str = "# TYPE process_open_fds gauge\nprocess_open_fds 1\n";
 const SHORT: (&str, &str) = ("x-prometheus-scrape-timeout-seconds", "0.5");
 
 #[tokio::test]
 async fn all_sources_in_one_text() {
-    let envoy = server(200, "text/plain", ENVOY).await;
+    let envoy = server(200, "text/plain", &format!("{PROCESS}{ENVOY}")).await;
     let app = server(200, TEXT_TYPE, "# TYPE app gauge\napp 1").await;
     let metrics = metrics(Some(envoy), &[app]);
     let (kind, text) = scrape(&metrics, &[]).await;
