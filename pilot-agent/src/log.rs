@@ -2,7 +2,8 @@
 
 use anyhow::Context;
 use clap::Args;
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use ithildin_proxy::log_levels::{self, LogLevel};
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logging")]
@@ -29,6 +30,14 @@ pub(crate) fn init(args: &LogArgs, level: &str) -> anyhow::Result<()> {
     };
     let filter = EnvFilter::try_new(&directives)
         .with_context(|| format!("--log_output_level {levels:?}"))?;
+    let (filter, reload) = reload::Layer::new(filter);
+    // `istioctl proxy-config log` changes them at the built-in proxy's admin server.
+    let first = directives.split(',').next().unwrap_or_default();
+    let level = LogLevel::parse(first).unwrap_or(LogLevel::Info);
+    log_levels::manage(level, move |directives| {
+        let filter = EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
+        reload.reload(filter).map_err(|error| error.to_string())
+    });
     let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(std::io::stderr);
     match args.json {

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, ValueEnum};
+use ithildin_proxy::log_levels::LogLevel;
 
 /// An L4 and L7 proxy that reads Envoy's configuration.
 #[derive(Debug, Parser)]
@@ -25,8 +26,8 @@ pub(crate) struct Args {
     pub(crate) concurrency: Option<usize>,
 
     /// Log level of everything
-    #[arg(short, long, value_enum, default_value_t = Level::Info)]
-    pub(crate) log_level: Level,
+    #[arg(short, long, value_parser = LogLevel::parse, default_value = "info")]
+    pub(crate) log_level: LogLevel,
 
     /// Log levels of single components: upstream:debug,tls:trace
     #[arg(long, value_name = "LIST", default_value = "")]
@@ -84,32 +85,6 @@ pub(crate) enum Mode {
     Validate,
     /// Start, wait until all is warm, and exit
     InitOnly,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Level {
-    Trace,
-    Debug,
-    Info,
-    #[value(alias = "warn")]
-    Warning,
-    Error,
-    Critical,
-    Off,
-}
-
-impl Level {
-    /// The name of the level in `tracing`.
-    pub(crate) fn filter(self) -> &'static str {
-        match self {
-            Self::Trace => "trace",
-            Self::Debug => "debug",
-            Self::Info => "info",
-            Self::Warning => "warn",
-            Self::Error | Self::Critical => "error",
-            Self::Off => "off",
-        }
-    }
 }
 
 /// What Envoy takes and what has no meaning here: there is no hot restart, no shared memory and no
@@ -180,7 +155,7 @@ mod tests {
             "ithildin-proxy -l debug --local-address-ip-version v4 -c envoy-conf.yaml --base-id 1";
         let args = Args::try_parse_from(line.split(' ')).expect("the arguments of a manifest");
         assert_eq!(args.config_path, Some("envoy-conf.yaml".into()));
-        assert_eq!((args.log_level, args.mode), (Level::Debug, Mode::Serve));
+        assert_eq!((args.log_level, args.mode), (LogLevel::Debug, Mode::Serve));
         let line = "ithildin-proxy --config-yaml {} --mode init_only --concurrency 0 \
                     --log-level warn --service-node n --drain-time-s 5 --disable-hot-restart";
         let args = Args::try_parse_from(line.split_whitespace()).expect("more arguments");

@@ -8,6 +8,7 @@ pub mod control;
 pub mod http;
 pub mod io;
 pub mod istio;
+pub mod log_levels;
 pub mod outlier;
 pub mod rbac;
 pub mod runtime;

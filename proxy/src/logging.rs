@@ -8,8 +8,15 @@ use std::{
 };
 
 use anyhow::Context;
+use ithildin_proxy::log_levels;
 use parking_lot::RwLock;
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
+};
 
 use crate::args::Args;
 
@@ -22,16 +29,21 @@ pub(crate) struct LogFile {
 
 /// Starts logging. The result is the log file, if there is one.
 pub(crate) fn start(args: &Args) -> anyhow::Result<Option<LogFile>> {
-    let filter = filter(args)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    let (filter, reload) = reload::Layer::new(filter(args)?);
+    log_levels::manage(args.log_level, move |directives| {
+        let filter = EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
+        reload.reload(filter).map_err(|error| error.to_string())
+    });
+    let registry = tracing_subscriber::registry().with(filter);
     match &args.log_path {
         None => {
-            builder.with_writer(io::stderr).init();
+            registry.with(fmt::layer().with_writer(io::stderr)).init();
             Ok(None)
         }
         Some(path) => {
             let file = LogFile::open(path)?;
-            builder.with_ansi(false).with_writer(file.clone()).init();
+            let lines = fmt::layer().with_ansi(false).with_writer(file.clone());
+            registry.with(lines).init();
             Ok(Some(file))
         }
     }

@@ -120,6 +120,8 @@ impl Proxy {
             logs: Arc::clone(&logs),
             commands: commands.clone(),
             started,
+            drain_time: options.drain_time,
+            counted: Arc::default(),
         };
         let admin = start_admin(admin_address, admin).await?;
         Ok(Self {

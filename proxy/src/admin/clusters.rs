@@ -19,9 +19,9 @@ const HIGH_PRIORITY: CircuitBreakers = CircuitBreakers {
 };
 
 /// `cluster::host::statistic::value`, one a line.
-pub(super) fn text(state: &AdminState) -> String {
+pub(super) fn text(state: &AdminState, wanted: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
-    for cluster in &sorted(state) {
+    for cluster in &sorted(state, wanted) {
         let name = &cluster.name;
         let mut line = |rest: String| text.push_str(&format!("{name}::{rest}\n"));
         line(format!("observability_name::{}", cluster.stat_name));
@@ -73,31 +73,39 @@ pub(super) fn text(state: &AdminState) -> String {
 }
 
 /// `envoy.admin.v3.Clusters`.
-pub(super) fn json(state: &AdminState) -> Value {
-    let statuses: Vec<_> = sorted(state)
+pub(super) fn json(state: &AdminState, wanted: impl Fn(&str) -> bool) -> Value {
+    let statuses: Vec<_> = sorted(state, wanted)
         .iter()
         .map(|cluster| {
             let hosts: Vec<_> = endpoints(cluster)
                 .map(|(priority, endpoint)| host(priority, &endpoint))
                 .collect();
-            json!({
+            let mut status = json!({
                 "name": &*cluster.name,
-                "added_via_api": added_via_api(state, cluster),
-                "host_statuses": hosts,
+                "host_statuses": &hosts,
                 "circuit_breakers": {"thresholds": [
                     thresholds(&cluster.limits, None),
                     thresholds(&HIGH_PRIORITY, Some("HIGH")),
                 ]},
                 "observability_name": &*cluster.stat_name,
-            })
+            });
+            // What is empty or false is left out, as protobuf's JSON does.
+            if hosts.is_empty() {
+                status.as_object_mut().map(|it| it.remove("host_statuses"));
+            }
+            if added_via_api(state, cluster) {
+                status["added_via_api"] = true.into();
+            }
+            status
         })
         .collect();
     json!({ "cluster_statuses": statuses })
 }
 
-fn sorted(state: &AdminState) -> Vec<Arc<Cluster>> {
+fn sorted(state: &AdminState, wanted: impl Fn(&str) -> bool) -> Vec<Arc<Cluster>> {
     let snapshot = state.published.current.load();
-    let mut clusters: Vec<_> = snapshot.clusters.values().cloned().collect();
+    let clusters = snapshot.clusters.values().filter(|it| wanted(&it.name));
+    let mut clusters: Vec<_> = clusters.cloned().collect();
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
     clusters
 }

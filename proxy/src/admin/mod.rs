@@ -10,12 +10,19 @@ mod config_dump;
 mod contexts;
 mod listeners;
 mod pages;
+mod process;
 mod server_info;
 mod statistics;
 #[cfg(test)]
 mod tests;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -23,6 +30,7 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use ithildin_xds::ResourceSet;
+use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -57,6 +65,10 @@ pub struct AdminState {
     pub logs: Arc<LogWriter>,
     pub commands: Commands,
     pub started: Instant,
+    /// `--drain-time-s`.
+    pub drain_time: Duration,
+    /// Counters at the last `/reset_counters`, by name.
+    pub counted: Arc<Mutex<HashMap<String, u64>>>,
 }
 
 /// What was asked for by `POST`; whoever runs the proxy follows it.
@@ -135,7 +147,7 @@ async fn accept(listener: TcpListener, state: Arc<AdminState>) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept on the admin address");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };

@@ -3,11 +3,16 @@
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, Uri};
 use http_body_util::Full;
+use regex::Regex;
 
-use super::{AdminState, Page, certs, clusters, config_dump, listeners, server_info, statistics};
+use super::{
+    AdminState, Page, certs, clusters, config_dump, listeners, process, server_info, statistics,
+};
 use crate::server::Readiness;
 
 pub(super) const TEXT: &str = "text/plain; charset=UTF-8";
+/// Of what `/config_dump` refuses.
+const PLAIN: &str = "text/plain";
 pub(super) const JSON: &str = "application/json";
 
 /// Path, whether it changes something (then it wants `POST`), and what `/help` says.
@@ -27,7 +32,15 @@ const PAGES: &[(&str, bool, &str)] = &[
         "cause the server to pass health checks",
     ),
     ("/help", false, "print out list of admin commands"),
+    (
+        "/hot_restart_version",
+        false,
+        "print the hot restart compatibility version",
+    ),
+    ("/init_dump", false, "dump what is not initialised yet"),
     ("/listeners", false, "print listener info"),
+    ("/logging", true, "query/change logging levels"),
+    ("/memory", false, "print current allocation/heap usage"),
     ("/quitquitquit", true, "exit the server"),
     (
         "/ready",
@@ -35,6 +48,8 @@ const PAGES: &[(&str, bool, &str)] = &[
         "print server state, return 200 if LIVE, otherwise return 503",
     ),
     ("/reopen_logs", true, "reopen access logs"),
+    ("/reset_counters", true, "reset all counters to zero"),
+    ("/runtime", false, "print runtime values"),
     (
         "/server_info",
         false,
@@ -62,21 +77,19 @@ pub(super) async fn answer(state: &AdminState, method: &Method, uri: &Uri) -> Pa
     let json = query.get("format").as_deref() == Some("json");
     match path {
         "/certs" => ok(JSON, pretty(&certs::certs(state))),
-        "/clusters" if json => ok(JSON, pretty(&clusters::json(state))),
-        "/clusters" => ok(TEXT, clusters::text(state)),
-        "/config_dump" => {
-            if let Some(refusal) = query.refused(&["resource", "mask", "name_regex"]) {
-                return refusal;
-            }
-            let dump = config_dump::config_dump(state, query.has("include_eds")).await;
-            ok(JSON, pretty(&dump))
-        }
+        "/clusters" => clusters_page(state, &query),
+        "/config_dump" => dump(state, &query).await,
+        "/init_dump" => ok(JSON, pretty(&init_dump(state))),
         "/listeners" if json => ok(JSON, pretty(&listeners::json(state))),
         "/listeners" => ok(TEXT, listeners::text(state)),
+        "/logging" => process::logging(&query),
+        "/memory" => ok(JSON, pretty(&process::memory())),
         "/ready" => ready(state),
+        "/runtime" => ok(JSON, pretty(&process::runtime(state))),
         "/server_info" => ok(JSON, pretty(&server_info::server_info(state))),
         "/stats" | "/stats/prometheus" => statistics::page(state, path, &query),
         "/help" => ok(TEXT, help()),
+        "/hot_restart_version" => ok(TEXT, "disabled".to_owned()),
         path => {
             // Whoever asks for a gentler drain must not get a harder one.
             if let Some(refusal) = query.refused(&["graceful", "skip_exit", "inboundonly"]) {
@@ -88,12 +101,57 @@ pub(super) async fn answer(state: &AdminState, method: &Method, uri: &Uri) -> Pa
     }
 }
 
+fn clusters_page(state: &AdminState, query: &Query<'_>) -> Page {
+    let filter = match query.pattern("filter") {
+        Ok(filter) => filter,
+        Err(text) => return page(StatusCode::BAD_REQUEST, TEXT, text),
+    };
+    let wanted = |name: &str| filter.as_ref().is_none_or(|filter| filter.is_match(name));
+    match query.get("format").as_deref() {
+        Some("json") => ok(JSON, pretty(&clusters::json(state, wanted))),
+        _ => ok(TEXT, clusters::text(state, wanted)),
+    }
+}
+
+async fn dump(state: &AdminState, query: &Query<'_>) -> Page {
+    let name = query.get("name_regex");
+    let name = match name.as_deref().map(config_dump::whole_name).transpose() {
+        Ok(name) => name,
+        Err(error) => {
+            let text = format!("INVALID_ARGUMENT: Error while parsing name_regex: {error}");
+            return page(StatusCode::BAD_REQUEST, PLAIN, text);
+        }
+    };
+    let wanted = config_dump::Selection {
+        include_eds: query.has("include_eds"),
+        resource: query.get("resource"),
+        mask: query.get("mask"),
+        name,
+    };
+    match config_dump::config_dump(state, &wanted).await {
+        Ok(dump) => ok(JSON, pretty(&dump)),
+        Err((status, text)) => page(status, PLAIN, text),
+    }
+}
+
+/// `envoy.admin.v3.UnreadyTargetsDumps`, in the words of our readiness.
+fn init_dump(state: &AdminState) -> serde_json::Value {
+    let waiting = state.control.borrow().waiting.clone();
+    if waiting.is_empty() {
+        return serde_json::json!({});
+    }
+    let names: Vec<&str> = waiting.iter().map(|it| &**it).collect();
+    let dump = serde_json::json!({"name": "server", "target_names": names});
+    serde_json::json!({"unready_targets_dumps": [dump]})
+}
+
 fn command(state: &AdminState, path: &str) {
     match path {
         "/quitquitquit" => state.commands.set(|requested| requested.quit = true),
         "/drain_listeners" => state.commands.set(|requested| requested.drain = true),
         "/healthcheck/fail" => state.commands.set(|it| it.fail_health_checks = true),
         "/healthcheck/ok" => state.commands.set(|it| it.fail_health_checks = false),
+        "/reset_counters" => statistics::reset(state),
         _ => state.logs.reopen(),
     }
 }
@@ -168,10 +226,22 @@ impl Query<'_> {
     }
 
     pub(super) fn get(&self, name: &str) -> Option<String> {
-        self.0.split('&').find_map(|pair| {
+        let mut pairs = self.pairs();
+        pairs.find_map(|(key, value)| (key == name).then_some(value))
+    }
+
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (String, String)> {
+        let pairs = self.0.split('&').filter(|pair| !pair.is_empty());
+        pairs.map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (key == name).then(|| decode(value))
+            (decode(key), decode(value))
         })
+    }
+
+    /// A regular expression, or what is said of one that is none.
+    pub(super) fn pattern(&self, name: &str) -> Result<Option<Regex>, String> {
+        let pattern = self.get(name).map(|text| Regex::new(&text)).transpose();
+        pattern.map_err(|error| format!("Invalid re2 regex: {error}"))
     }
 }
 

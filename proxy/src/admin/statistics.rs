@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::StatusCode;
-use regex::Regex;
+use serde_json::json;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
@@ -14,53 +14,89 @@ use super::{
     contexts::{self, Context},
     pages::{self, JSON, Query, TEXT, ok, server_state},
 };
-use crate::stats;
+use crate::stats::{self, Metric, Value};
 
 const SECONDS_PER_DAY: i64 = 86_400;
 
 pub(super) fn page(state: &AdminState, path: &str, query: &Query<'_>) -> Page {
-    let filter = match query.get("filter").map(|filter| Regex::new(&filter)) {
-        Some(Err(error)) => {
-            return pages::page(
-                StatusCode::BAD_REQUEST,
-                TEXT,
-                format!("Invalid re2 regex: {error}"),
-            );
-        }
-        Some(Ok(filter)) => Some(filter),
-        None => None,
+    let filter = match query.pattern("filter") {
+        Ok(filter) => filter,
+        Err(text) => return pages::page(StatusCode::BAD_REQUEST, TEXT, text),
     };
-    refresh(state);
-    let metrics = state.stats.metrics(query.has("usedonly"));
-    let metrics = metrics
-        .iter()
-        .filter(|metric| filter.as_ref().is_none_or(|it| it.is_match(&metric.name)));
-    let format = query.get("format");
-    match format.as_deref() {
-        _ if path == "/stats/prometheus" => ok(
-            TEXT,
-            stats::prometheus(metrics) + &stats::process_exposition(),
-        ),
-        Some("prometheus") => ok(
-            TEXT,
-            stats::prometheus(metrics) + &stats::process_exposition(),
-        ),
-        Some("json") => {
-            let list: Vec<_> = metrics
-                .filter_map(|metric| match metric.value {
-                    stats::Value::Counter(n) => {
-                        Some(serde_json::json!({"name": metric.name, "value": n}))
-                    }
-                    stats::Value::Gauge(n) => {
-                        Some(serde_json::json!({"name": metric.name, "value": n}))
-                    }
-                    stats::Value::Histogram(_) => None,
-                })
-                .collect();
-            ok(JSON, serde_json::json!({ "stats": list }).to_string())
-        }
-        _ => ok(TEXT, stats::text(metrics)),
+    let refused = |text: &str| pages::page(StatusCode::BAD_REQUEST, TEXT, text.to_owned());
+    let kind = query.get("type");
+    let kind = kind.as_deref().unwrap_or("All");
+    if !["All", "Counters", "Gauges", "Histograms", "TextReadouts"].contains(&kind) {
+        return refused("invalid &type= param");
     }
+    refresh(state);
+    let metrics = metrics(state, query.has("usedonly"));
+    let of_kind = |metric: &&Metric| match metric.value {
+        Value::Counter(_) => matches!(kind, "All" | "Counters"),
+        Value::Gauge(_) => matches!(kind, "All" | "Gauges"),
+        Value::Histogram(_) => matches!(kind, "All" | "Histograms"),
+    };
+    let named = |metric: &&Metric| filter.as_ref().is_none_or(|it| it.is_match(&metric.name));
+    let metrics = metrics.iter().filter(of_kind).filter(named);
+    let format = query.get("format");
+    match (path, format.as_deref()) {
+        ("/stats/prometheus", _) | (_, Some("prometheus")) => ok(
+            TEXT,
+            stats::prometheus(metrics) + &stats::process_exposition(),
+        ),
+        (_, Some("json")) => ok(JSON, json(metrics).to_string()),
+        (_, None | Some("" | "text")) => ok(TEXT, stats::text(metrics)),
+        _ => refused("usage: /stats?format=(json|prometheus|text)\n\n"),
+    }
+}
+
+/// Counters begin anew at zero.
+pub(super) fn reset(state: &AdminState) {
+    let metrics = state.stats.metrics(true).into_iter();
+    let counters = metrics.filter_map(|metric| match metric.value {
+        Value::Counter(n) => Some((metric.name, n)),
+        Value::Gauge(_) | Value::Histogram(_) => None,
+    });
+    *state.counted.lock() = counters.collect();
+}
+
+/// All statistics; counters since the last reset.
+fn metrics(state: &AdminState, used_only: bool) -> Vec<Metric> {
+    let mut metrics = state.stats.metrics(used_only);
+    let counted = state.counted.lock();
+    for metric in &mut metrics {
+        if let (Value::Counter(n), Some(before)) = (&mut metric.value, counted.get(&metric.name)) {
+            *n = n.saturating_sub(*before);
+        }
+    }
+    metrics
+}
+
+fn json<'a>(metrics: impl Iterator<Item = &'a Metric>) -> serde_json::Value {
+    let mut list = Vec::new();
+    let mut histograms = Vec::new();
+    for Metric { name, value, .. } in metrics {
+        match value {
+            Value::Counter(n) => list.push(json!({"name": name, "value": n})),
+            Value::Gauge(n) => list.push(json!({"name": name, "value": n})),
+            Value::Histogram(sum) => {
+                let values: Vec<_> = stats::QUANTILES
+                    .iter()
+                    .map(|percent| sum.quantile(percent / 100.0))
+                    // There are no intervals here.
+                    .map(|value| json!({"cumulative": value, "interval": null}))
+                    .collect();
+                histograms.push(json!({"name": name, "values": values}));
+            }
+        }
+    }
+    if !histograms.is_empty() {
+        list.push(json!({"histograms": {
+            "supported_quantiles": stats::QUANTILES,
+            "computed_quantiles": histograms,
+        }}));
+    }
+    json!({ "stats": list })
 }
 
 /// Gauges that are read when they are asked for.

@@ -37,6 +37,8 @@ async fn start() -> Fixture {
         stats,
         commands: commands.clone(),
         started: Instant::now(),
+        drain_time: Duration::from_secs(600),
+        counted: Arc::default(),
     };
     let server = AdminServer::start(([127, 0, 0, 1], 0).into(), state)
         .await
@@ -167,7 +169,7 @@ fn source<M>(message: M, version: u64) -> Source<M> {
         message: Some(Arc::new(message)),
         stamp: Stamp {
             version,
-            at: std::time::UNIX_EPOCH + std::time::Duration::from_millis(1_500),
+            at: std::time::UNIX_EPOCH + Duration::from_millis(1_500),
         },
     }
 }

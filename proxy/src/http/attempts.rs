@@ -154,7 +154,7 @@ impl Exchange<'_> {
         let lease = self.lease(cluster, client, retries).await?;
         let worker = self.context.worker.index;
         cluster.record(lease.endpoint(), worker, Outcome::Connected);
-        if forward.auto_host_rewrite {
+        if forward.auto_host_rewrite && !lease.endpoint().hostname.is_empty() {
             self.take_host(lease.endpoint(), forward);
         }
         match lease {

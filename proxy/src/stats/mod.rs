@@ -34,7 +34,7 @@ pub use registry::Registry;
 pub use targets::{
     ClusterStats, EndpointStats, HttpStats, ListenerStats, PerWorker, SubscriptionStats, TcpStats,
 };
-pub use text::text;
+pub use text::{QUANTILES, text};
 
 /// Whole milliseconds since `start`, for histograms of times.
 pub fn milliseconds(start: std::time::Instant) -> u64 {

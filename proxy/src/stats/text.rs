@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{HistogramSum, Metric, Value};
 
 /// What Envoy prints of a histogram.
-const QUANTILES: [f64; 10] = [0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 100.0];
+pub const QUANTILES: [f64; 10] = [0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 100.0];
 
 /// `name: value`, one a line; counters and gauges by name, then histograms by name.
 pub fn text<'a>(metrics: impl Iterator<Item = &'a Metric>) -> String {

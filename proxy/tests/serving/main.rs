@@ -1,5 +1,6 @@
 //! Whole proxies on static files, between plain sockets.
 
+mod admin;
 mod envoy;
 mod http_log;
 mod like_envoy;

@@ -153,13 +153,18 @@ pub(super) fn dns_targets(
 ) -> Vec<DnsTarget> {
     let overprovisioning_factor = policy(config, at);
     let mut targets = Vec::new();
-    each(config, placement, at, |place, traits, at| match place {
-        Place::Host(host, port) => targets.push(DnsTarget {
-            host: host.into(),
-            port,
-            traits,
-            overprovisioning_factor,
-        }),
+    each(config, placement, at, |place, mut traits, at| match place {
+        Place::Host(host, port) => {
+            if traits.hostname.is_empty() {
+                traits.hostname = host.as_str().into();
+            }
+            targets.push(DnsTarget {
+                host: host.into(),
+                port,
+                traits,
+                overprovisioning_factor,
+            })
+        }
         Place::Pipe(_) => at.error("a pipe cannot be resolved; use the cluster type STATIC"),
     });
     targets
@@ -345,12 +350,8 @@ fn lb_endpoint(
     no_effect!(health_check_config, observability_name);
     refuse!(at; additional_addresses);
     let place = address::place(address.as_ref(), &at.field("address"))?;
-    let hostname = match (&place, hostname.is_empty()) {
-        (Place::Host(host, _), true) => host.as_str().into(),
-        _ => hostname.as_str().into(),
-    };
     let traits = Traits {
-        hostname,
+        hostname: hostname.as_str().into(),
         priority: 0,
         weight,
         health,

@@ -3,8 +3,12 @@
 //! What a control plane sent is shown as it was received. A resource whose newest form is refused
 //! shows that form and what is wrong with it beside the one that serves.
 
-use std::time::SystemTime;
+mod endpoints;
+mod select;
 
+use std::{sync::Arc, time::SystemTime};
+
+use http::StatusCode;
 use ithildin_proto::{
     Printer, pack,
     pb::envoy::{
@@ -22,11 +26,16 @@ use ithildin_proto::{
 use prost::{Message, Name};
 use serde_json::{Map, Value, json};
 
+use self::select::section_type;
+pub(super) use self::select::{Selection, whole_name};
 use super::AdminState;
 use crate::control::{ConfigErrors, Held, HeldSecret, Inventory, Refused, Source, Stamp};
 
-/// `include_eds` adds the endpoints.
-pub(super) async fn config_dump(state: &AdminState, include_eds: bool) -> Value {
+/// What `wanted` selects, or a status and why it cannot be.
+pub(super) async fn config_dump(
+    state: &AdminState,
+    wanted: &Selection,
+) -> Result<Value, (StatusCode, String)> {
     // Without the control task nothing is dynamic any more.
     let inventory = state.inventory.get().await.unwrap_or_default();
     let mut bootstrap = state.bootstrap.read();
@@ -37,21 +46,23 @@ pub(super) async fn config_dump(state: &AdminState, include_eds: bool) -> Value 
         inventory,
     };
     let mut configs = vec![json!({
-        "@type": type_of("Bootstrap"),
+        "@type": section_type("Bootstrap"),
         "bootstrap": dump.printer.json(&bootstrap),
         "last_updated": time(dump.loaded),
     })];
     let statics = take_statics(&mut bootstrap);
     configs.push(dump.clusters(&statics));
-    if include_eds {
-        configs.push(dump.endpoints(&statics));
+    if wanted.include_eds {
+        configs.push(dump.endpoints(&statics, state));
     }
     configs.extend([
         dump.listeners(&statics),
+        // There are none, and who reads dumps by place expects their section.
+        section("ScopedRoutes").into(),
         dump.routes(&statics),
         dump.secrets(&statics),
     ]);
-    json!({ "configs": configs })
+    wanted.apply(configs)
 }
 
 struct Dump {
@@ -85,20 +96,29 @@ impl Dump {
         section.into()
     }
 
-    fn endpoints(&self, statics: &StaticResources) -> Value {
+    fn endpoints(&self, statics: &StaticResources, state: &AdminState) -> Value {
         let mut section = section("Endpoints");
-        let assignments = statics.clusters.iter();
-        let assignments: Vec<_> = assignments
-            .filter_map(|cluster| cluster.load_assignment.clone())
-            .collect();
-        self.fixed(
-            &mut section,
-            "static_endpoint_configs",
-            "endpoint_config",
-            &assignments,
-        );
+        let snapshot = state.published.current.load();
+        let clusters = statics.clusters.iter();
+        let fixed = clusters.filter_map(|cluster| {
+            let assignment = cluster.load_assignment.as_ref()?;
+            let live = snapshot.clusters.get(&*cluster.name);
+            let assignment = endpoints::as_served(assignment, live.map(|it| &**it));
+            Some(json!({"endpoint_config": self.printer.json(&pack(&assignment))}))
+        });
+        insert(&mut section, "static_endpoint_configs", fixed.collect());
         let held = self.inventory.endpoints.iter();
-        let dynamic = held.map(|it| self.flat("endpoint_config", it, it.active.as_ref(), true));
+        let dynamic = held.map(|held| {
+            let live = endpoints::cluster_of(&held.name, &self.inventory.clusters, &snapshot);
+            let source = held.active.as_ref().map(|source| Source {
+                message: source
+                    .message
+                    .as_ref()
+                    .map(|it| Arc::new(endpoints::as_served(it, live.as_deref()))),
+                stamp: source.stamp.clone(),
+            });
+            self.flat("endpoint_config", held, source.as_ref(), true)
+        });
         insert(&mut section, "dynamic_endpoint_configs", dynamic.collect());
         section.into()
     }
@@ -290,12 +310,8 @@ fn chain_routes(chain: &FilterChain) -> impl Iterator<Item = RouteConfiguration>
 
 fn section(name: &str) -> Map<String, Value> {
     let mut section = Map::new();
-    section.insert("@type".to_owned(), type_of(name).into());
+    section.insert("@type".to_owned(), section_type(name).into());
     section
-}
-
-fn type_of(section: &str) -> String {
-    format!("type.googleapis.com/envoy.admin.v3.{section}ConfigDump")
 }
 
 /// An empty list is left out, as protobuf's JSON does.
