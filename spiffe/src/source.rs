@@ -26,6 +26,9 @@ pub enum IdentityState {
     Ready(Arc<IdentitySnapshot>),
     /// The source took the identity back, or it expired; the text says which.
     Withdrawn(Arc<str>),
+    /// There is an identity, but not of SPIFFE (certificates from files of any PKI): nothing of it can
+    /// be handed out here. The text says what it is.
+    Opaque(Arc<str>),
 }
 
 impl IdentityState {
@@ -33,7 +36,7 @@ impl IdentityState {
     pub fn snapshot(&self) -> Option<&Arc<IdentitySnapshot>> {
         match self {
             Self::Ready(snapshot) => Some(snapshot),
-            Self::Waiting(_) | Self::Withdrawn(_) => None,
+            Self::Waiting(_) | Self::Withdrawn(_) | Self::Opaque(_) => None,
         }
     }
 }

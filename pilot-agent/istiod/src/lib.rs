@@ -3,5 +3,7 @@
 //!
 //! Knows Istio's conventions and nothing of the data planes.
 
+pub mod ca;
 pub mod dial;
 pub mod discovery;
+pub mod federation;

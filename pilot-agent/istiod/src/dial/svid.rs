@@ -47,9 +47,9 @@ impl Svid {
                 let svid = snapshot.select(&self.selector);
                 svid.cloned().ok_or(SvidError::NotSelected)
             }
-            IdentityState::Waiting(reason) | IdentityState::Withdrawn(reason) => {
-                Err(SvidError::Absent(Arc::clone(reason)))
-            }
+            IdentityState::Waiting(reason)
+            | IdentityState::Withdrawn(reason)
+            | IdentityState::Opaque(reason) => Err(SvidError::Absent(Arc::clone(reason))),
         }
     }
 }

@@ -56,7 +56,9 @@ fn of_identity<T>(
     match state {
         IdentityState::Waiting(_) => Ok(None),
         IdentityState::Ready(snapshot) => Ok(Some(content(snapshot))),
-        IdentityState::Withdrawn(_) => Err(Status::permission_denied(NO_IDENTITY)),
+        IdentityState::Withdrawn(_) | IdentityState::Opaque(_) => {
+            Err(Status::permission_denied(NO_IDENTITY))
+        }
     }
 }
 
