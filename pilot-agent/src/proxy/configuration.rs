@@ -57,6 +57,14 @@ impl Configuration {
         }
     }
 
+    /// Roots of the mesh's other CAs, PEM, where istiod hands them out.
+    pub(super) fn mesh_roots(&self) -> Option<watch::Receiver<Arc<[String]>>> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Istiod(istiod) => Some(istiod.feeds().roots.clone()),
+        }
+    }
+
     /// What is still waited for, if it is istiod.
     pub(super) fn awaited(&self) -> Option<Awaited> {
         match self {

@@ -13,7 +13,6 @@ use std::{
 
 use anyhow::{Context, bail};
 use ithildin_istio_config::NodeKind;
-use ithildin_spiffe::Provider;
 use ithildin_xds::{AdsServer, SdsServer, ads::AdsStatus, serve::Socket};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tonic::service::Routes;
@@ -78,11 +77,10 @@ impl Envoy {
     pub(super) async fn start(
         settings: &Settings,
         configuration: &Configuration,
-        provider: Arc<dyn Provider>,
+        sds: SdsServer,
     ) -> anyhow::Result<Self> {
         let ads = AdsServer::new(configuration.resources());
         let status = ads.status();
-        let sds = SdsServer::new(provider, settings.sds.clone());
         let (files, servers) = serve(settings, ads, sds)?;
         let config = bootstrap::envoy(settings, &files.xds, &files.sds);
         write_private(&files.bootstrap, &serde_json::to_vec_pretty(&config)?)

@@ -106,7 +106,7 @@ impl Health {
 
     fn identity_gate(&self) {
         let reason = match &*self.identity.borrow() {
-            IdentityState::Ready(_) => None,
+            IdentityState::Ready(_) | IdentityState::Opaque(_) => None,
             IdentityState::Withdrawn(reason) => Some(format!("withdrawn: {reason}")),
             // What is there serves until it expires.
             IdentityState::Waiting(_) if self.readiness.ready_after().is_some() => return,

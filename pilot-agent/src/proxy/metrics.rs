@@ -48,7 +48,10 @@ async fn collect(registry: &Registry, health: &Health) -> Result<(), prometheus:
     gauge(
         "istio_agent_identity_available",
         "Whether the Workload API has given us an identity that is in force.",
-        number(matches!(identity, IdentityState::Ready(_))),
+        number(matches!(
+            identity,
+            IdentityState::Ready(_) | IdentityState::Opaque(_)
+        )),
     )?;
     identity_metrics(registry, &identity)?;
     if let Some(dns) = health.dns() {

@@ -22,10 +22,6 @@ use std::{sync::Arc, time::Instant};
 
 use anyhow::bail;
 use ithildin_dns::DnsProxy;
-use ithildin_spiffe::{
-    Source,
-    workload_api::{EndpointError, SourceOptions, WorkloadApiSource},
-};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::RwLock,
@@ -35,6 +31,7 @@ use tracing::{error, info, warn};
 pub(crate) use args::Args;
 use configuration::Configuration;
 use health::Health;
+use identity::Identity;
 use plane::Plane;
 use settings::{Env, Settings};
 use status::{Command, Event};
@@ -53,16 +50,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
     let mut signals = Signals::new()?;
 
-    let endpoint = settings.identity.endpoint.clone();
-    let endpoint = endpoint.ok_or(EndpointError::NotSet)?;
-    let source = WorkloadApiSource::start(endpoint, SourceOptions::default());
-    let trust_domain = settings.node.trust_domain.clone();
-    tokio::spawn(identity::check_trust_domain(
-        source.subscribe(),
-        trust_domain,
-    ));
+    let identity = Identity::start(&settings)?;
     let running = tokio::select! {
-        running = Running::start(&settings, source, started) => running?,
+        running = Running::start(&settings, identity, started) => running?,
         // A folder or a data plane that keeps us waiting does not keep us from ending.
         signal = signals.next() => {
             info!(signal, "ending before the start was done");
@@ -78,7 +68,7 @@ struct Running {
     health: Arc<Health>,
     status: status::Servers,
     /// Identity and configuration are followed until the last request is done.
-    _followed: (Arc<WorkloadApiSource>, Configuration),
+    _followed: (Identity, Configuration),
     /// Names are answered as long.
     _dns: Option<DnsProxy>,
 }
@@ -86,14 +76,15 @@ struct Running {
 impl Running {
     async fn start(
         settings: &Arc<Settings>,
-        source: Arc<WorkloadApiSource>,
+        mut identity: Identity,
         started: Instant,
     ) -> anyhow::Result<Self> {
-        let configuration = Configuration::start(settings, source.subscribe()).await?;
+        let configuration = Configuration::start(settings, identity.state()).await?;
+        identity.follow_mesh_roots(configuration.mesh_roots());
         let dns = dns::start(settings, configuration.names())?;
         let plane = Arc::new(RwLock::new(None));
         let health = Health::new(
-            source.subscribe(),
+            identity.state(),
             configuration.resources(),
             configuration.errors(),
             Arc::clone(&plane),
@@ -102,14 +93,14 @@ impl Running {
         );
         // First of all somebody must be able to ask what is waited for.
         let status = status::start(Arc::clone(settings), Arc::clone(&health))?;
-        let running = Plane::start(settings, &configuration, Arc::clone(&source)).await?;
+        let running = Plane::start(settings, &configuration, &identity).await?;
         *plane.write().await = Some(running);
         tokio::spawn(Arc::clone(&health).follow());
         Ok(Self {
             plane,
             health,
             status,
-            _followed: (source, configuration),
+            _followed: (identity, configuration),
             _dns: dns,
         })
     }

@@ -4,14 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use ithildin_proxy::{Proxy, ProxyOptions, Readiness};
-use ithildin_spiffe::{Source, workload_api::WorkloadApiSource};
-use ithildin_xds::{LocalSecrets, SecretFeeds, ads::AdsStatus};
+use ithildin_xds::ads::AdsStatus;
 use tokio::sync::watch;
 
 use super::{
     bootstrap,
     configuration::Configuration,
     envoy::Envoy,
+    identity::Identity,
     istiod::Awaited,
     settings::{Drain, Settings},
 };
@@ -28,22 +28,17 @@ impl Plane {
     pub(super) async fn start(
         settings: &Settings,
         configuration: &Configuration,
-        source: Arc<WorkloadApiSource>,
+        identity: &Identity,
     ) -> anyhow::Result<Self> {
         if settings.is_envoy() {
-            return Envoy::start(settings, configuration, source)
+            return Envoy::start(settings, configuration, identity.sds())
                 .await
                 .map(Self::Envoy);
         }
-        let secrets = LocalSecrets::new(
-            source.subscribe(),
-            settings.sds.clone(),
-            SecretFeeds::default(),
-        );
         let proxy = Proxy::start(ProxyOptions {
             bootstrap: bootstrap::builtin(settings),
             resources: configuration.resources(),
-            secrets: configuration.secrets(secrets),
+            secrets: configuration.secrets(identity.local()),
             concurrency: settings.concurrency,
             drain_time: settings.proxy_config.drain_duration,
         });

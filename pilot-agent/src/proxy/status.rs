@@ -160,6 +160,7 @@ fn describe(identity: &IdentityState) -> Value {
     match identity {
         IdentityState::Waiting(reason) => json!({"waiting": reason.as_ref()}),
         IdentityState::Withdrawn(reason) => json!({"withdrawn": reason.as_ref()}),
+        IdentityState::Opaque(text) => json!({"opaque": text.as_ref()}),
         IdentityState::Ready(snapshot) => json!({
             "svids": snapshot.svids.iter().map(|svid| svid.id.as_str()).collect::<Vec<_>>(),
             "trustDomains": snapshot.bundles.keys().map(|td| td.as_str()).collect::<Vec<_>>(),

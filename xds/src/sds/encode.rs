@@ -14,11 +14,13 @@ use ithildin_proto::{
         },
         r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern},
     },
+    unpack,
 };
 use ithildin_spiffe::{
     IdentitySnapshot, TrustDomain, X509Bundle, X509Svid,
-    x509::{certificates_to_pem, crls_to_pem},
+    x509::{certificates_from_pem, certificates_to_pem, crls_to_pem},
 };
+use zeroize::Zeroizing;
 
 use super::{crl::Crls, file_identity::pooled_pem, tombstone, validator::Validator};
 
@@ -128,6 +130,43 @@ pub(super) fn trusted_ca(secret: &Secret) -> (&[u8], Option<&DataSource>) {
         _ => &[],
     };
     (roots, context.crl.as_ref())
+}
+
+/// Chain and key of a certificate, in PEM; `None` if `secret` is none.
+pub fn certificate_pem(secret: &Secret) -> Option<(Vec<u8>, Zeroizing<Vec<u8>>)> {
+    let Some(secret::Type::TlsCertificate(certificate)) = &secret.r#type else {
+        return None;
+    };
+    let chain = bytes(certificate.certificate_chain.as_ref()?)?;
+    let key = bytes(certificate.private_key.as_ref()?)?;
+    Some((chain.to_vec(), Zeroizing::new(key.to_vec())))
+}
+
+/// The roots of a validation context, in PEM; `None` if it has none. Of roots that are each bound to a
+/// trust domain those of the first, our own: a file cannot keep them apart.
+pub fn roots_pem(secret: &Secret) -> Option<Vec<u8>> {
+    let Some(secret::Type::ValidationContext(context)) = &secret.r#type else {
+        return None;
+    };
+    let own;
+    let pem = match &context.custom_validator_config {
+        Some(custom) => {
+            let config: SpiffeCertValidatorConfig = unpack(custom.typed_config.as_ref()?).ok()?;
+            own = config.trust_domains.into_iter().next()?.trust_bundle?;
+            bytes(&own)?
+        }
+        None => bytes(context.trusted_ca.as_ref()?)?,
+    };
+    // Without the CRLs that the bundle may hold.
+    let roots = certificates_from_pem(pem).ok()?;
+    Some(certificates_to_pem(&roots).into_bytes())
+}
+
+fn bytes(source: &DataSource) -> Option<&[u8]> {
+    match &source.specifier {
+        Some(Specifier::InlineBytes(bytes)) => Some(bytes),
+        _ => None,
+    }
 }
 
 /// Trusts nobody. It has the validator of what it replaces: Envoy's SPIFFE validator demands a client

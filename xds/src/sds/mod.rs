@@ -58,6 +58,7 @@ mod tombstone;
 mod validator;
 
 pub use client::{ClusterLookup, SdsClients, SecretCheck};
+pub use encode::{certificate_pem, roots_pem};
 pub use feeds::SecretFeeds;
 pub use file_identity::{ExtraRoots, FileIdentity};
 pub use local::LocalSecrets;

@@ -65,7 +65,7 @@ pub(crate) fn resolve(
     let snapshot = match state {
         IdentityState::Ready(snapshot) => snapshot,
         IdentityState::Waiting(reason) => return Answer::Pending(Arc::clone(reason)),
-        IdentityState::Withdrawn(reason) => {
+        IdentityState::Withdrawn(reason) | IdentityState::Opaque(reason) => {
             return gone(name, &meaning, validator, Arc::clone(reason));
         }
     };

@@ -226,7 +226,8 @@ fn is_same(a: &IdentityState, b: &IdentityState) -> bool {
     match (a, b) {
         (IdentityState::Ready(a), IdentityState::Ready(b)) => Arc::ptr_eq(a, b),
         (IdentityState::Waiting(a), IdentityState::Waiting(b))
-        | (IdentityState::Withdrawn(a), IdentityState::Withdrawn(b)) => a == b,
+        | (IdentityState::Withdrawn(a), IdentityState::Withdrawn(b))
+        | (IdentityState::Opaque(a), IdentityState::Opaque(b)) => a == b,
         _ => false,
     }
 }

@@ -1,14 +1,16 @@
 //! Where identities may come from, and which is ours.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use ithildin_spiffe::{
-    SvidSelector,
+    SvidSelector, TrustDomain,
     workload_api::{ENDPOINT_ENV, WorkloadEndpoint},
 };
+use ithildin_xds::SdsOptions;
 
 use super::env::Env;
+use crate::proxy::{identity::Demand, proxy_config::ProxyConfig};
 
 /// Istio's trust domain where none is configured.
 pub(super) const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
@@ -19,6 +21,8 @@ const WORKLOAD_CREDENTIALS: &str = "./var/run/secrets/workload-spiffe-credential
 
 #[derive(Clone, Debug)]
 pub(crate) struct IdentitySettings {
+    /// `ITHILDIN_IDENTITY`: the source, if it is not to be found by what is there.
+    pub(crate) demanded: Demand,
     /// `SPIFFE_ENDPOINT_SOCKET`: the Workload API, if it is named.
     pub(crate) endpoint: Option<WorkloadEndpoint>,
     /// The socket in a Pod's `workload-spiffe-uds` folder: SPIRE's by its CSI driver, where one is
@@ -40,13 +44,26 @@ pub(crate) struct IdentitySettings {
     pub(crate) namespace: Option<String>,
     /// `SERVICE_ACCOUNT`.
     pub(crate) service_account: Option<String>,
+    /// `KUBERNETES_SERVICE_HOST` is set: other containers of the Pod read what we write.
+    pub(crate) in_kubernetes: bool,
 }
 
 impl IdentitySettings {
     pub(super) fn resolve(env: &Env, svid: SvidSelector) -> anyhow::Result<Self> {
         let endpoint = env.text(ENDPOINT_ENV).map(WorkloadEndpoint::parse);
         let file = socket_file(env)?;
+        let demanded = env.choice(
+            "ITHILDIN_IDENTITY",
+            "auto",
+            &[
+                ("auto", Demand::Auto),
+                ("spire", Demand::Spire),
+                ("files", Demand::Files),
+                ("istiod", Demand::Istiod),
+            ],
+        )?;
         Ok(Self {
+            demanded,
             endpoint: endpoint.transpose().context(ENDPOINT_ENV)?,
             workload_socket: format!("{WORKLOAD_SOCKETS}/{file}").into(),
             workload_socket_named: file != DEFAULT_SOCKET_FILE,
@@ -57,8 +74,36 @@ impl IdentitySettings {
             trust_domain: env.text_or("TRUST_DOMAIN", DEFAULT_TRUST_DOMAIN),
             namespace: env.owned("POD_NAMESPACE"),
             service_account: env.owned("SERVICE_ACCOUNT"),
+            in_kubernetes: env.text("KUBERNETES_SERVICE_HOST").is_some(),
         })
     }
+}
+
+/// How secrets are made of the identity.
+pub(super) fn sds(
+    env: &Env,
+    config: &ProxyConfig,
+    svid: SvidSelector,
+) -> anyhow::Result<SdsOptions> {
+    Ok(SdsOptions {
+        svid,
+        pool_roots: env.flag("ITHILDIN_POOL_TRUST_ROOTS", false)?,
+        federated: federated(env, config)?,
+        ..SdsOptions::default()
+    })
+}
+
+/// `ITHILDIN_FEDERATED_TRUST_DOMAINS`, also from `proxyMetadata`, so that one mesh configuration says it
+/// for machines as well: names with commas in between.
+fn federated(env: &Env, config: &ProxyConfig) -> anyhow::Result<BTreeSet<TrustDomain>> {
+    const NAME: &str = "ITHILDIN_FEDERATED_TRUST_DOMAINS";
+    let set = env.text(NAME);
+    let set = set.or_else(|| config.metadata.get(NAME).map(String::as_str));
+    let names = set.unwrap_or_default().split(',').map(str::trim);
+    names
+        .filter(|name| !name.is_empty())
+        .map(|name| TrustDomain::parse(name).map_err(|error| anyhow!("{NAME}: {name:?} {error}")))
+        .collect()
 }
 
 /// Istio's name of the socket in the folder.

@@ -104,10 +104,7 @@ impl Settings {
                 Some(folder) => ConfigSource::Folder(folder.clone()),
                 None => ConfigSource::Istiod,
             },
-            sds: SdsOptions {
-                svid: args.svid.clone(),
-                ..SdsOptions::default()
-            },
+            sds: identity::sds(env, &proxy_config, args.svid.clone())?,
             ports,
             concurrency: concurrency(args, env, &proxy_config)?,
             istiod: IstiodSettings::resolve(env, &proxy_config)?,

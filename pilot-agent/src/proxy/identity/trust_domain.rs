@@ -6,15 +6,14 @@ use tracing::warn;
 
 /// Warns when the identity is of another trust domain than `expected`, for which the configuration is
 /// made: its SAN rules would refuse our own peers. Follows `identity` to its end.
-pub(super) async fn check_trust_domain(
-    mut identity: watch::Receiver<IdentityState>,
-    expected: String,
-) {
+pub(super) async fn check(mut identity: watch::Receiver<IdentityState>, expected: String) {
     let mut told = None;
     loop {
         let ours = match &*identity.borrow_and_update() {
             IdentityState::Ready(snapshot) => Some(snapshot.trust_domain.to_string()),
-            IdentityState::Waiting(_) | IdentityState::Withdrawn(_) => None,
+            IdentityState::Waiting(_) | IdentityState::Withdrawn(_) | IdentityState::Opaque(_) => {
+                None
+            }
         };
         if let Some(ours) = ours
             && told.as_ref() != Some(&ours)
