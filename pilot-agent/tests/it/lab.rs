@@ -153,6 +153,21 @@ spec:
         kind: &str,
         variables: &[(&str, &str)],
     ) -> Agent {
+        self.agent_as(name, data_plane, kind, |command, ports| {
+            for (name, value) in variables {
+                command.env(name, value.replace("${status}", &ports.status.to_string()));
+            }
+        })
+    }
+
+    /// As [`Lab::agent_of_kind`], with whatever else differs.
+    pub(crate) fn agent_as(
+        &self,
+        name: &str,
+        data_plane: &str,
+        kind: &str,
+        differ: impl FnOnce(&mut Command, &Ports),
+    ) -> Agent {
         let ports = Ports {
             admin: free_port(),
             status: free_port(),
@@ -178,9 +193,7 @@ spec:
             .env("ENVOY_PROMETHEUS_PORT", ports.prometheus.to_string())
             .env("TRUST_DOMAIN", "domain.test")
             .env("ISTIO_METAJSON_LABELS", r#"{"app":"gateway"}"#);
-        for (name, value) in variables {
-            command.env(name, value.replace("${status}", &ports.status.to_string()));
-        }
+        differ(&mut command, &ports);
         let log = self.path(&format!("{name}.log"));
         Agent {
             process: Process::spawn(command, &log),

@@ -4,6 +4,7 @@
 
 mod authority;
 mod dns;
+mod identity;
 mod lab;
 mod proxy;
 mod sds;

@@ -176,7 +176,7 @@ fn mistakes_at_the_start() {
     let socket = ("SPIFFE_ENDPOINT_SOCKET", "unix:///nonexistent/agent.sock");
     let error = run(&[], &[]);
     assert!(
-        error.contains("SPIFFE_ENDPOINT_SOCKET is not set"),
+        error.contains("there is no source of identities: set SPIFFE_ENDPOINT_SOCKET"),
         "{error}"
     );
     let error = run(&[], &[socket, ("PROXY_CONFIG", "statusPort: x")]);

@@ -1,6 +1,6 @@
 //! `pilot-agent sds`, as an SDS client sees it.
 
-use std::{fs, os::unix::fs::PermissionsExt, process::Command, sync::Arc};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, sync::Arc};
 
 use ithildin_proto::pb::envoy::config::core::v3::{
     ApiConfigSource, ConfigSource, GrpcService, Node,
@@ -12,7 +12,8 @@ use ithildin_xds::{SdsClients, SecretRef, SecretState, SecretSubscriber, ServerA
 
 use crate::lab::{BINARY, LIMIT, Lab, Process, until};
 
-fn secret(name: &str) -> SecretRef {
+/// A secret by name, from whatever server a client knows.
+pub(crate) fn secret(name: &str) -> SecretRef {
     let grpc = EnvoyGrpc {
         cluster_name: "sds".into(),
         ..Default::default()
@@ -34,6 +35,18 @@ fn secret(name: &str) -> SecretRef {
     }
 }
 
+/// A client of the server at `socket`. Needs a tokio runtime.
+pub(crate) fn clients(socket: &Path) -> SdsClients {
+    let address = ServerAddress::Pipe(socket.to_path_buf());
+    let lookup = move |_: &str| Some(address.clone());
+    SdsClients::new(
+        Node::default(),
+        Arc::new(lookup),
+        Vec::new(),
+        Arc::new(|_| Ok(())),
+    )
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serves_before_and_after_there_is_an_identity() {
     let mut lab = Lab::new();
@@ -53,14 +66,7 @@ async fn serves_before_and_after_there_is_an_identity() {
         fs::metadata(&socket).unwrap().permissions().mode() & 0o777 == 0o640
     });
 
-    let address = ServerAddress::Pipe(socket.clone());
-    let lookup = move |_: &str| Some(address.clone());
-    let clients = SdsClients::new(
-        Node::default(),
-        Arc::new(lookup),
-        Vec::new(),
-        Arc::new(|_| Ok(())),
-    );
+    let clients = clients(&socket);
     let mut names = [
         "default",
         "ROOTCA",
