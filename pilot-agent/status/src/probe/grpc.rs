@@ -27,7 +27,7 @@ struct Checked {
 }
 
 /// Whether `service` at `host`, which may be in brackets, serves.
-pub(super) async fn check(
+pub(crate) async fn check(
     connector: &Connector,
     host: &str,
     port: u16,

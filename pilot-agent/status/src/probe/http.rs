@@ -18,7 +18,7 @@ const MAX_BODY: usize = 10 << 10;
 
 /// One target, and the connection to it if those are kept.
 #[derive(Debug)]
-pub(super) struct HttpProbe {
+pub(crate) struct HttpProbe {
     url: Url,
     connector: Connector,
     keepalive: bool,
@@ -26,7 +26,7 @@ pub(super) struct HttpProbe {
 }
 
 impl HttpProbe {
-    pub(super) fn new(url: Url, connector: Connector, keepalive: bool) -> Self {
+    pub(crate) fn new(url: Url, connector: Connector, keepalive: bool) -> Self {
         Self {
             url,
             connector,
@@ -37,7 +37,7 @@ impl HttpProbe {
 
     /// Asks, and follows redirects on the same host. One to another host is a success without a body, as is
     /// any other redirect that is not followed.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &self,
         host: Option<HeaderValue>,
         headers: &HeaderMap,

@@ -21,8 +21,9 @@ use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
 use url::Url;
 
+use self::config::Action;
 pub use self::config::{AppProbers, PROBERS_ENV, ProberError};
-use self::{config::Action, http::HttpProbe};
+pub(crate) use self::{grpc::check as check_grpc, http::HttpProbe, tls::config as tls_config};
 use crate::{
     client::{ClientError, Connector, Source},
     redirect,
@@ -58,7 +59,7 @@ pub enum ProbeTarget {
 
 impl ProbeTarget {
     /// As the host of a URL.
-    fn host(self) -> String {
+    pub(crate) fn host(self) -> String {
         match self {
             Self::Localhost => "localhost".into(),
             Self::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
@@ -113,7 +114,7 @@ struct Dial {
 impl Probes {
     pub(crate) fn new(options: &ProbeOptions, status_port: Option<u16>) -> Self {
         let probers = options.probers.0.iter();
-        let tls = Arc::new(tls::config(options.http2));
+        let tls = Arc::new(tls_config(options.http2));
         Self {
             by_path: probers
                 .filter_map(|(path, prober)| {
@@ -166,7 +167,7 @@ impl Probes {
             }
             Kind::Grpc(dial, port, service) => {
                 let agent = headers.get(USER_AGENT);
-                grpc::check(&dial.connector, &dial.host, port.get(), service, agent).await?;
+                check_grpc(&dial.connector, &dial.host, port.get(), service, agent).await?;
             }
         }
         Ok((StatusCode::OK, bytes::Bytes::new()))

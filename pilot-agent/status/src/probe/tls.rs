@@ -13,7 +13,7 @@ use rustls::{
 };
 
 /// A client that takes any certificate, also one that no library would parse.
-pub(super) fn config(http2: bool) -> ClientConfig {
+pub(crate) fn config(http2: bool) -> ClientConfig {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let anybody = Arc::new(Anybody(Arc::clone(&provider)));
     let mut config = ClientConfig::builder_with_provider(provider)
