@@ -7,6 +7,7 @@
 mod accept;
 mod authorization;
 mod connection_log;
+mod drain;
 mod handshake;
 mod inspect;
 mod listeners;
@@ -22,6 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use drain::{Drain, Drainer};
 use listeners::Listeners;
 use thread::{Command, WorkerThread};
 use tokio::{sync::watch, task::JoinHandle};
@@ -76,6 +78,7 @@ pub struct Runtime {
     workers: Arc<[WorkerThread]>,
     report: watch::Receiver<Arc<ListenerReport>>,
     listeners: JoinHandle<()>,
+    drain_time: Duration,
 }
 
 impl Runtime {
@@ -97,6 +100,7 @@ impl Runtime {
             workers,
             report,
             listeners: tokio::spawn(listeners.follow(published)),
+            drain_time: options.drain_time,
         })
     }
 
@@ -108,9 +112,15 @@ impl Runtime {
     /// Stops accepting and asks live connections to finish: `Connection: close`, GOAWAY, idle ones
     /// close. What remains after the drain time is closed.
     pub fn drain(&self) {
-        self.listeners.abort();
-        for worker in self.workers.iter() {
-            worker.send(Command::Drain);
+        self.drainer().drain(Drain::default());
+    }
+
+    /// For whoever drains without owning the runtime.
+    pub fn drainer(&self) -> Drainer {
+        Drainer {
+            workers: Arc::clone(&self.workers),
+            listeners: self.listeners.abort_handle(),
+            drain_time: self.drain_time,
         }
     }
 

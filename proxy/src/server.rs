@@ -120,6 +120,7 @@ impl Proxy {
             logs: Arc::clone(&logs),
             commands: commands.clone(),
             started,
+            drainer: runtime.drainer(),
             drain_time: options.drain_time,
             counted: Arc::default(),
         };

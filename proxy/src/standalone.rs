@@ -129,22 +129,11 @@ async fn ready(proxy: &Proxy, mode: Mode) {
     }
 }
 
-/// Until `POST /quitquitquit`; `/drain_listeners` drains meanwhile.
+/// Until `POST /quitquitquit`.
 async fn quit(proxy: &Proxy) {
     let mut requested = proxy.requested();
-    let mut draining = false;
-    loop {
-        let now = *requested.borrow_and_update();
-        if now.quit {
-            return;
-        }
-        if now.drain && !draining {
-            draining = true;
-            proxy.drain();
-        }
-        if requested.changed().await.is_err() {
-            return std::future::pending().await;
-        }
+    if requested.wait_for(|now| now.quit).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -16,6 +16,7 @@ const HIGH_PRIORITY: CircuitBreakers = CircuitBreakers {
     max_pending_requests: 1024,
     max_requests: 1024,
     max_retries: 3,
+    retry_budget: None,
 };
 
 /// `cluster::host::statistic::value`, one a line.

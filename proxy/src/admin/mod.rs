@@ -41,7 +41,7 @@ pub use self::bootstrap::StoredBootstrap;
 use crate::{
     access_log::LogWriter,
     control::{ControlState, InventoryClient},
-    runtime::ListenerReport,
+    runtime::{Drainer, ListenerReport},
     server::Readiness,
     stats::Registry,
     worker::Published,
@@ -64,6 +64,7 @@ pub struct AdminState {
     pub stats: Arc<Registry>,
     pub logs: Arc<LogWriter>,
     pub commands: Commands,
+    pub drainer: Drainer,
     pub started: Instant,
     /// `--drain-time-s`.
     pub drain_time: Duration,
@@ -80,8 +81,6 @@ pub struct Commands(Arc<watch::Sender<Requested>>);
 pub struct Requested {
     /// `/quitquitquit`: end the process.
     pub quit: bool,
-    /// `/drain_listeners`: stop accepting.
-    pub drain: bool,
     /// `/healthcheck/fail`, until `/healthcheck/ok`: tell load balancers to go elsewhere.
     pub fail_health_checks: bool,
 }

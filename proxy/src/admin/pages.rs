@@ -8,7 +8,7 @@ use regex::Regex;
 use super::{
     AdminState, Page, certs, clusters, config_dump, listeners, process, server_info, statistics,
 };
-use crate::server::Readiness;
+use crate::{runtime::Drain, server::Readiness};
 
 pub(super) const TEXT: &str = "text/plain; charset=UTF-8";
 /// Of what `/config_dump` refuses.
@@ -91,11 +91,7 @@ pub(super) async fn answer(state: &AdminState, method: &Method, uri: &Uri) -> Pa
         "/help" => ok(TEXT, help()),
         "/hot_restart_version" => ok(TEXT, "disabled".to_owned()),
         path => {
-            // Whoever asks for a gentler drain must not get a harder one.
-            if let Some(refusal) = query.refused(&["graceful", "skip_exit", "inboundonly"]) {
-                return refusal;
-            }
-            command(state, path);
+            command(state, path, &query);
             ok(TEXT, "OK\n".to_owned())
         }
     }
@@ -145,10 +141,14 @@ fn init_dump(state: &AdminState) -> serde_json::Value {
     serde_json::json!({"unready_targets_dumps": [dump]})
 }
 
-fn command(state: &AdminState, path: &str) {
+fn command(state: &AdminState, path: &str, query: &Query<'_>) {
     match path {
         "/quitquitquit" => state.commands.set(|requested| requested.quit = true),
-        "/drain_listeners" => state.commands.set(|requested| requested.drain = true),
+        "/drain_listeners" => state.drainer.drain(Drain {
+            inbound_only: query.has("inboundonly"),
+            graceful: query.has("graceful"),
+            skip_exit: query.has("skip_exit"),
+        }),
         "/healthcheck/fail" => state.commands.set(|it| it.fail_health_checks = true),
         "/healthcheck/ok" => state.commands.set(|it| it.fail_health_checks = false),
         "/reset_counters" => statistics::reset(state),
@@ -214,13 +214,6 @@ pub(super) fn page(status: StatusCode, kind: &'static str, text: String) -> Page
 pub(super) struct Query<'a>(&'a str);
 
 impl Query<'_> {
-    /// An answer for whoever asks for what we do not do.
-    fn refused(&self, parameters: &[&str]) -> Option<Page> {
-        let found = parameters.iter().find(|name| self.has(name))?;
-        let text = format!("the parameter {found} is not supported\n");
-        Some(page(StatusCode::BAD_REQUEST, TEXT, text))
-    }
-
     pub(super) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }

@@ -11,6 +11,7 @@ use super::*;
 use crate::{
     config::Snapshot,
     control::{ConfigErrors, Held, Inventory, InventoryRequest, Refused, Source, Stamp},
+    runtime::{Runtime, RuntimeOptions},
 };
 
 struct Fixture {
@@ -18,6 +19,8 @@ struct Fixture {
     server: AdminServer,
     readiness: watch::Sender<Readiness>,
     commands: Commands,
+    /// It is drained by nothing but `/drain_listeners`.
+    _runtime: Runtime,
 }
 
 async fn start() -> Fixture {
@@ -25,10 +28,17 @@ async fn start() -> Fixture {
     let readiness = watch::Sender::new(Readiness::Waiting(Arc::new([])));
     let commands = Commands::default();
     let (inventory, requests) = InventoryClient::new();
+    let published = Published::new(Arc::new(Snapshot::default()));
+    let options = RuntimeOptions {
+        workers: 1,
+        drain_time: Duration::from_secs(600),
+    };
+    let runtime = Runtime::start(options, Arc::clone(&published)).unwrap();
     let state = AdminState {
+        drainer: runtime.drainer(),
         bootstrap: Arc::new(StoredBootstrap::new(&Bootstrap::default())),
         inventory,
-        published: Published::new(Arc::new(Snapshot::default())),
+        published,
         resources: watch::channel(Arc::default()).1,
         control: watch::channel(Arc::default()).1,
         listeners: watch::channel(Arc::default()).1,
@@ -48,6 +58,7 @@ async fn start() -> Fixture {
         server,
         readiness,
         commands,
+        _runtime: runtime,
     }
 }
 

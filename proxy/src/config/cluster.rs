@@ -34,6 +34,8 @@ pub struct Cluster {
     pub buffer_limit: u32,
     /// Percent of healthy hosts below which health is ignored; Envoy's default is 50.
     pub panic_threshold: u32,
+    /// `locality_weighted_lb_config`.
+    pub locality_weighted: bool,
     /// For Istio's filters.
     pub mesh: MeshCluster,
     pub outlier: Option<Arc<Detector>>,
@@ -85,6 +87,8 @@ pub struct Endpoint {
     pub weight: u32,
     pub health: Health,
     pub locality: Arc<str>,
+    /// Of the locality in its priority; 0: it gets no load where localities are weighted.
+    pub locality_weight: u32,
     /// Index into [`Transports`], chosen by the endpoint's metadata.
     pub transport: usize,
     /// Who it is, as far as istiod says.
@@ -174,6 +178,25 @@ pub struct CircuitBreakers {
     pub max_pending_requests: u32,
     pub max_requests: u32,
     pub max_retries: u32,
+    /// Decides in place of `max_retries`.
+    pub retry_budget: Option<RetryBudget>,
+}
+
+/// Retries as a share of what is under way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetryBudget {
+    /// Of requests that are active or pending.
+    pub percent: f64,
+    /// So many are admitted in any case.
+    pub min_retry_concurrency: u32,
+}
+
+impl RetryBudget {
+    /// How many retries there may be beside so many `requests`.
+    pub fn limit(self, requests: u64) -> u32 {
+        let share = (self.percent / 100.0 * requests as f64) as u32;
+        share.max(self.min_retry_concurrency)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::session;
+use super::{drain::Drain, session};
 use crate::{
     config::{FilterChain, Listener, Map},
     io::{CloseReason, Live, Origin},
@@ -96,11 +96,14 @@ impl Acceptors {
         self.drain_where(|listener, _| *listener.name == *name);
     }
 
-    pub(super) async fn drain(&mut self) {
+    pub(super) async fn drain(&mut self, drain: Drain, close: bool) {
         for acceptor in self.listeners.values_mut() {
-            acceptor.close(|_| true).await;
+            let covered = drain.covers(&acceptor.listener.borrow());
+            if close && covered {
+                acceptor.close(|_| true).await;
+            }
         }
-        self.drain_where(|_, _| true);
+        self.drain_where(|listener, _| drain.covers(listener));
     }
 
     /// Drains connections now, and closes those that are left when the drain time is over.

@@ -15,6 +15,7 @@ use tokio::{
 mod tls;
 
 use super::*;
+use crate::config::listener::TrafficDirection;
 use crate::{
     config::{
         Listener, Snapshot,
@@ -305,6 +306,68 @@ async fn a_drain_refuses_new_connections_and_lets_live_ones_finish() {
     let start = Instant::now();
     runtime.await.unwrap();
     assert!(start.elapsed() < SOON, "it does not wait for the deadline");
+}
+
+#[tokio::test]
+async fn only_inbound_listeners_drain_where_only_they_are_asked_to() {
+    let clusters = || vec![testing::cluster("echo", &[])];
+    let cluster = testing::cluster("echo", &[echo_server().await]);
+    let mut inbound = tcp_listener("in", "echo");
+    inbound.direction = TrafficDirection::Inbound;
+    let outbound = Arc::new(tcp_listener("out", "echo"));
+    let listeners = vec![Arc::new(inbound), Arc::clone(&outbound)];
+    let proxy = Proxy::start(2, snapshot(listeners, vec![cluster])).await;
+    let (entry, exit) = (proxy.address("in"), proxy.address("out"));
+    let mut live = connect_and_echo(entry).await.unwrap();
+    let drainer = proxy.runtime.drainer();
+    let inbound_only = true;
+    // Nothing closes where nothing should.
+    drainer.drain(Drain {
+        inbound_only,
+        skip_exit: true,
+        graceful: false,
+    });
+    drainer.drain(Drain {
+        inbound_only,
+        graceful: true,
+        skip_exit: false,
+    });
+    for address in [entry, exit] {
+        connect_and_echo(address).await.unwrap();
+    }
+    drainer.drain(Drain {
+        inbound_only,
+        ..Drain::default()
+    });
+    let start = Instant::now();
+    while TcpStream::connect(entry).await.is_ok() {
+        assert!(start.elapsed() < SOON);
+    }
+    echo(&mut live, b"in flight").await.unwrap();
+    connect_and_echo(exit).await.unwrap();
+    // The others still follow the configuration.
+    proxy.publish(snapshot(vec![outbound], clusters())).await;
+    assert!(TcpStream::connect(exit).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_graceful_drain_accepts_until_the_drain_time_is_over() {
+    let drain_time = Duration::from_millis(300);
+    let cluster = testing::cluster("echo", &[echo_server().await]);
+    let listener = Arc::new(tcp_listener("l", "echo"));
+    let snapshot = snapshot(vec![listener], vec![cluster]);
+    let proxy = Proxy::start_with(1, drain_time, snapshot).await;
+    let address = proxy.address("l");
+    let start = Instant::now();
+    let graceful = Drain {
+        graceful: true,
+        ..Drain::default()
+    };
+    proxy.runtime.drainer().drain(graceful);
+    while TcpStream::connect(address).await.is_ok() {
+        assert!(start.elapsed() < SOON);
+    }
+    assert!(start.elapsed() >= drain_time);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::accept::Acceptors;
+use super::{accept::Acceptors, drain::Drain};
 use crate::{
     config::Listener,
     io::CloseReason,
@@ -46,8 +46,8 @@ pub(super) enum Command {
         name: Arc<str>,
         done: oneshot::Sender<()>,
     },
-    /// Stop accepting, and drain all connections.
-    Drain,
+    /// Drain connections, and with `close` stop accepting.
+    Drain { drain: Drain, close: bool },
     /// Close all connections and end.
     Stop,
 }
@@ -140,11 +140,11 @@ fn run_worker(
                     acceptors.remove(&name).await;
                     let _ = done.send(());
                 }
-                Command::Drain => acceptors.drain().await,
+                Command::Drain { drain, close } => acceptors.drain(drain, close).await,
                 Command::Stop => break,
             }
         }
-        acceptors.drain().await;
+        acceptors.drain(Drain::default(), true).await;
         worker.registry.close_all(&CloseReason::Shutdown);
         let ended = async {
             while worker.registry.active() > 0 {

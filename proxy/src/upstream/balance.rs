@@ -3,7 +3,7 @@
 //! What depends on the endpoint set alone is computed once per set; a choice costs no allocation.
 //! Source: Envoy, "Priority levels" and "Panic threshold".
 
-use std::{rc::Rc, sync::Arc};
+use std::{collections::BTreeSet, rc::Rc, sync::Arc};
 
 use super::{LbRequest, cluster::Context, edf::Edf, pool::HostPools};
 use crate::{
@@ -63,7 +63,11 @@ impl Balancer {
             })
         };
         let priority = |endpoints: &Vec<Arc<Endpoint>>| {
-            Priority::new(endpoints.iter().map(host).collect(), cluster.lb)
+            let hosts: Vec<_> = endpoints.iter().map(host).collect();
+            match cluster.locality_weighted {
+                true => Priority::weighted(hosts, cluster.lb, set.overprovisioning_factor),
+                false => Priority::new(hosts, cluster.lb),
+            }
         };
         let priorities: Vec<_> = set.priorities.iter().map(priority).collect();
         let shares = shares(
@@ -149,6 +153,16 @@ impl Priority {
         }
     }
 
+    /// Spreads the load over localities by their weights, each as far as its hosts are there.
+    fn weighted(hosts: Vec<Rc<Host>>, policy: LbPolicy, overprovisioning: u32) -> Self {
+        let all = hosts.clone();
+        let mut priority = Self::new(hosts, policy);
+        for tier in [&mut priority.healthy, &mut priority.degraded] {
+            tier.localities = localities(&tier.hosts, &all, policy, overprovisioning);
+        }
+        priority
+    }
+
     /// Percent of the load that `hosts` of this priority can take.
     fn availability(&self, hosts: &Hosts, overprovisioning: u32) -> u32 {
         let all = self.all.len().max(1);
@@ -230,11 +244,49 @@ fn total_panic(priorities: &[Priority]) -> Vec<Share> {
     .collect()
 }
 
+/// The localities of `tier`, of all that are in `all`; `None` if none has a weight.
+fn localities(
+    tier: &[Rc<Host>],
+    all: &[Rc<Host>],
+    policy: LbPolicy,
+    overprovisioning: u32,
+) -> Option<Localities> {
+    let count = |hosts: &[Rc<Host>], locality: &str| {
+        let of_locality = hosts.iter().filter(|it| *it.endpoint.locality == *locality);
+        u64::try_from(of_locality.count()).unwrap_or(u64::MAX)
+    };
+    let mut groups: Vec<(u32, Hosts)> = Vec::new();
+    let names: BTreeSet<&Arc<str>> = tier.iter().map(|host| &host.endpoint.locality).collect();
+    for name in names {
+        let hosts = tier.iter().filter(|host| host.endpoint.locality == *name);
+        let hosts: Vec<_> = hosts.cloned().collect();
+        let weight = hosts
+            .first()
+            .map_or(0, |host| host.endpoint.locality_weight);
+        let fit = u64::from(overprovisioning) * count(tier, name) / count(all, name).max(1);
+        let weight = u64::from(weight) * fit.min(100);
+        if weight > 0 {
+            let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+            groups.push((weight, Hosts::new(hosts, policy)));
+        }
+    }
+    let edf = Edf::new(groups.iter().map(|(weight, _)| *weight));
+    (!groups.is_empty()).then_some(Localities { edf, groups })
+}
+
 /// Endpoints of like health, and whose turn it is.
 #[derive(Debug)]
 struct Hosts {
     hosts: Vec<Rc<Host>>,
     turn: Turn,
+    localities: Option<Localities>,
+}
+
+/// First a locality by weight, then one of its hosts.
+#[derive(Debug)]
+struct Localities {
+    edf: Edf,
+    groups: Vec<(u32, Hosts)>,
 }
 
 #[derive(Debug)]
@@ -271,7 +323,11 @@ impl Hosts {
                 by_load: policy != LbPolicy::RoundRobin,
             },
         };
-        Self { hosts, turn }
+        Self {
+            hosts,
+            turn,
+            localities: None,
+        }
     }
 
     fn len(&self) -> u32 {
@@ -280,6 +336,10 @@ impl Hosts {
 
     fn next(&mut self, context: &Context) -> Option<&Rc<Host>> {
         let hosts = &self.hosts;
+        if let Some(Localities { edf, groups }) = &mut self.localities {
+            let index = edf.next(|index| (groups[index].0, 0))?;
+            return groups[index].1.next(context);
+        }
         if hosts.len() <= 1 {
             return hosts.first();
         }

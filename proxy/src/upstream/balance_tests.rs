@@ -163,3 +163,54 @@ fn hosts_that_were_tried_are_avoided_as_often_as_asked() {
     };
     assert!(balancer.choose(&context, &request).is_some());
 }
+
+#[test]
+fn localities_share_the_load_by_weight_as_far_as_they_are_fit() {
+    let context = context();
+    let locality = |name: &str, weight: u32, ports: std::ops::Range<u16>, unfit: u16| {
+        let host = |port: u16| {
+            let health = match port - ports.start < unfit {
+                true => Health::Unhealthy,
+                false => Health::Healthy,
+            };
+            let mut host = host(port, health, 1);
+            let host_mut = Rc::get_mut(&mut host).expect("it is new");
+            let endpoint = Arc::get_mut(&mut host_mut.endpoint).expect("it is new");
+            endpoint.locality = name.into();
+            endpoint.locality_weight = weight;
+            host
+        };
+        ports.clone().map(host).collect::<Vec<_>>()
+    };
+    let count = |hosts: Vec<Vec<Rc<Host>>>| {
+        let mut priority = Priority::weighted(hosts.concat(), LbPolicy::RoundRobin, 140);
+        let mut counts = std::collections::BTreeMap::<String, u32>::new();
+        for _ in 0..1000 {
+            let host = priority.healthy.next(&context).unwrap();
+            *counts
+                .entry(host.endpoint.locality.to_string())
+                .or_default() += 1;
+        }
+        counts
+    };
+    let near = |counts: &std::collections::BTreeMap<String, u32>, name: &str, expected: u32| {
+        let found = counts.get(name).copied().unwrap_or(0);
+        assert!(found.abs_diff(expected) <= 5, "{name} {counts:?}");
+    };
+    // The number of hosts does not matter.
+    let counts = count(vec![locality("a", 1, 1..2, 0), locality("b", 3, 10..20, 0)]);
+    near(&counts, "a", 250);
+    near(&counts, "b", 750);
+    // Half of b is there: 70 % of its weight at a factor of 1.4.
+    let counts = count(vec![
+        locality("a", 30, 1..2, 0),
+        locality("b", 100, 10..20, 5),
+    ]);
+    near(&counts, "a", 300);
+    near(&counts, "b", 700);
+    // No weight, no load; and no weights at all: all hosts alike.
+    let counts = count(vec![locality("a", 0, 1..2, 0), locality("b", 1, 10..20, 0)]);
+    near(&counts, "b", 1000);
+    let counts = count(vec![locality("a", 0, 1..2, 0), locality("b", 0, 10..19, 0)]);
+    near(&counts, "a", 100);
+}

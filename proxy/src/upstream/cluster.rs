@@ -185,6 +185,7 @@ impl ClusterPools {
                     weight: 1,
                     health: Health::Healthy,
                     locality: "".into(),
+                    locality_weight: 0,
                     transport: 0,
                     workload: None,
                     stats: Arc::new(EndpointStats::new(worker + 1)),

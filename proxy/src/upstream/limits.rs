@@ -100,7 +100,15 @@ pub struct RetryPermit(Rc<Context>);
 impl RetryPermit {
     pub(super) fn admit(context: &Rc<Context>) -> Option<Self> {
         let (cluster, stats) = (&context.cluster, context.stats());
-        let limit = cluster.limits.max_retries;
+        let limit = match cluster.limits.retry_budget {
+            Some(budget) => {
+                let workers = cluster.stats.workers();
+                let active = workers.gauge(|it| it.upstream_rq_active.get());
+                let pending = workers.gauge(|it| it.upstream_rq_pending_active.get());
+                budget.limit(active + pending)
+            }
+            None => cluster.limits.max_retries,
+        };
         if !admits(cluster, limit, |block| &block.upstream_rq_retry_active) {
             stats.upstream_rq_retry_overflow.inc();
             return None;

@@ -16,7 +16,7 @@ use tokio::{
 use super::*;
 use crate::{
     access_log::ResponseFlags,
-    config::cluster::{ClusterKind, EndpointAddress, UpstreamProtocol},
+    config::cluster::{ClusterKind, EndpointAddress, RetryBudget, UpstreamProtocol},
     testing::{self, eventually},
 };
 
@@ -315,6 +315,29 @@ async fn circuit_breakers_open_and_close() {
     assert!(upstreams.retry(&cluster).is_none());
     assert_eq!(stats.upstream_rq_retry_overflow.get(), 1);
     drop(retry);
+    assert!(upstreams.retry(&cluster).is_some());
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_retry_budget_grows_with_the_requests() {
+    let server = Server::start().await;
+    let mut config = testing::cluster("c", &[server.address]);
+    config.limits.max_retries = 0;
+    config.limits.retry_budget = Some(RetryBudget {
+        percent: 50.0,
+        min_retry_concurrency: 1,
+    });
+    let cluster = Arc::new(config);
+    let upstreams = upstreams();
+    let first = upstreams.retry(&cluster).unwrap();
+    assert!(upstreams.retry(&cluster).is_none(), "the least there is");
+    let mut leases = Vec::new();
+    for _ in 0..4 {
+        leases.push(http1(&upstreams, &cluster).await.unwrap());
+    }
+    let second = upstreams.retry(&cluster).unwrap();
+    assert!(upstreams.retry(&cluster).is_none(), "half of four");
+    drop((first, second, leases));
     assert!(upstreams.retry(&cluster).is_some());
 }
 

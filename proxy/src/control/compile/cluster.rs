@@ -77,7 +77,7 @@ pub(super) fn cluster(
     let bind = bind(config.upstream_bind_config.as_ref(), at);
     let connection = config.upstream_connection_options.as_ref();
     let keepalive = connection.and_then(|config| keepalive(config, at));
-    let panic_threshold = common_lb(config.common_lb_config.as_ref(), at);
+    let common_lb = common_lb(config.common_lb_config.as_ref(), at);
     let stat_name: Arc<str> = match config.alt_stat_name.as_str() {
         "" => Arc::clone(&name),
         other => other.into(),
@@ -109,7 +109,8 @@ pub(super) fn cluster(
         buffer_limit: config
             .per_connection_buffer_limit_bytes
             .map_or(DEFAULT_BUFFER_LIMIT, |value| value.value),
-        panic_threshold,
+        panic_threshold: common_lb.panic_threshold,
+        locality_weighted: common_lb.locality_weighted,
         mesh: MeshCluster::new(config.metadata.as_ref()),
         outlier: outlier.map(|settings| {
             let wake = Arc::clone(&compiler.outliers);

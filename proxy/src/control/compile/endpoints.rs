@@ -109,6 +109,7 @@ struct Traits {
     weight: u32,
     health: Health,
     locality: Arc<str>,
+    locality_weight: u32,
     transport: usize,
     workload: Option<Arc<Workload>>,
     /// The cluster has outlier detection.
@@ -233,6 +234,7 @@ impl Builder {
                 && endpoint.weight == traits.weight
                 && endpoint.health == traits.health
                 && endpoint.locality == traits.locality
+                && endpoint.locality_weight == traits.locality_weight
                 && endpoint.transport == traits.transport
                 && endpoint.workload == traits.workload
         });
@@ -244,6 +246,7 @@ impl Builder {
                 weight: traits.weight,
                 health: traits.health,
                 locality: Arc::clone(&traits.locality),
+                locality_weight: traits.locality_weight,
                 transport: traits.transport,
                 workload: traits.workload.clone(),
                 stats: match known {
@@ -282,8 +285,7 @@ fn each(
             proximity,
             lb_config,
         } = group;
-        // Weights of localities act only with `locality_weighted_lb_config`, which is refused.
-        no_effect!(load_balancing_weight, proximity);
+        no_effect!(proximity);
         refuse!(at; lb_config);
         if *priority > MAX_PRIORITY {
             at.field("priority")
@@ -299,6 +301,7 @@ fn each(
             };
             traits.priority = *priority as usize;
             traits.locality = Arc::clone(&locality);
+            traits.locality_weight = load_balancing_weight.map_or(0, |weight| weight.value);
             visit(place, traits, &at.field("endpoint"));
         }
     }
@@ -356,6 +359,7 @@ fn lb_endpoint(
         weight,
         health,
         locality: "".into(),
+        locality_weight: 0,
         workload: workload(metadata.as_ref()),
         transport: placement.transport(metadata.as_ref(), of_locality),
         watched: placement.watched,

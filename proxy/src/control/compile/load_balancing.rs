@@ -3,7 +3,10 @@
 use ithildin_proto::pb::envoy::{
     config::cluster::v3::{
         Cluster as ClusterProto, LoadBalancingPolicy,
-        cluster::{CommonLbConfig, LbConfig, LbPolicy as LbPolicyProto, OriginalDstLbConfig},
+        cluster::{
+            CommonLbConfig, LbConfig, LbPolicy as LbPolicyProto, OriginalDstLbConfig,
+            common_lb_config::LocalityConfigSpecifier,
+        },
     },
     extensions::load_balancing_policies::{
         least_request::v3::LeastRequest, random::v3::Random, round_robin::v3::RoundRobin,
@@ -139,7 +142,14 @@ fn typed_lb_policy(config: &LoadBalancingPolicy, at: &At<'_>) -> Option<LbPolicy
     None
 }
 
-pub(super) fn common_lb(config: Option<&CommonLbConfig>, at: &At<'_>) -> u32 {
+/// `common_lb_config`.
+pub(super) struct CommonLb {
+    /// Percent.
+    pub(super) panic_threshold: u32,
+    pub(super) locality_weighted: bool,
+}
+
+pub(super) fn common_lb(config: Option<&CommonLbConfig>, at: &At<'_>) -> CommonLb {
     let config = config.cloned().unwrap_or_default();
     let CommonLbConfig {
         healthy_panic_threshold,
@@ -157,15 +167,23 @@ pub(super) fn common_lb(config: Option<&CommonLbConfig>, at: &At<'_>) -> u32 {
         ignore_new_hosts_until_first_hc,
         consistent_hashing_lb_config,
     );
-    refuse!(
-        at;
-        close_connections_on_host_set_change, override_host_status, locality_config_specifier,
-    );
+    refuse!(at; close_connections_on_host_set_change, override_host_status);
+    let locality_weighted = match locality_config_specifier {
+        None => false,
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => true,
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) => {
+            at.field("zone_aware_lb_config").error("is not supported");
+            false
+        }
+    };
     let percent = healthy_panic_threshold.map_or(DEFAULT_PANIC_THRESHOLD, |value| value.value);
     if !(0.0..=100.0).contains(&percent) {
         at.field("healthy_panic_threshold")
             .error(format_args!("{percent} is not from 0 to 100"));
     }
-    // The comparison is of whole percents in Envoy too.
-    percent as u32
+    CommonLb {
+        // The comparison is of whole percents in Envoy too.
+        panic_threshold: percent as u32,
+        locality_weighted,
+    }
 }

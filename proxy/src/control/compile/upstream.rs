@@ -5,20 +5,22 @@ use std::{net::SocketAddr, time::Duration};
 use ithildin_proto::pb::envoy::config::{
     cluster::v3::{
         CircuitBreakers as CircuitBreakersProto, UpstreamConnectionOptions,
-        circuit_breakers::Thresholds,
+        circuit_breakers::{Thresholds, thresholds::RetryBudget as RetryBudgetProto},
     },
     core::v3::{BindConfig, RoutingPriority, TcpKeepalive as KeepaliveProto},
 };
 
 use super::address;
 use crate::{
-    config::cluster::{CircuitBreakers, TcpKeepalive},
+    config::cluster::{CircuitBreakers, RetryBudget, TcpKeepalive},
     control::report::{At, no_effect, refuse},
 };
 
 /// Envoy's defaults.
 const DEFAULT_LIMIT: u32 = 1024;
 const DEFAULT_MAX_RETRIES: u32 = 3;
+const DEFAULT_BUDGET_PERCENT: f64 = 20.0;
+const DEFAULT_MIN_RETRIES: u32 = 3;
 
 pub(super) fn circuit_breakers(
     config: Option<&CircuitBreakersProto>,
@@ -29,6 +31,7 @@ pub(super) fn circuit_breakers(
         max_pending_requests: DEFAULT_LIMIT,
         max_requests: DEFAULT_LIMIT,
         max_retries: DEFAULT_MAX_RETRIES,
+        retry_budget: None,
     };
     let Some(CircuitBreakersProto {
         thresholds,
@@ -56,7 +59,10 @@ pub(super) fn circuit_breakers(
         if at.enumeration("priority", *priority) != Some(RoutingPriority::Default) {
             continue;
         }
-        refuse!(at; retry_budget, max_connection_pools);
+        refuse!(at; max_connection_pools);
+        if let Some(config) = retry_budget {
+            limits.retry_budget = Some(budget(config, &at.field("retry_budget")));
+        }
         let set = |limit: &mut u32, value: &Option<_>| {
             if let Some(ithildin_proto::pb::google::protobuf::UInt32Value { value }) = value {
                 *limit = *value;
@@ -68,6 +74,25 @@ pub(super) fn circuit_breakers(
         set(&mut limits.max_retries, max_retries);
     }
     limits
+}
+
+fn budget(config: &RetryBudgetProto, at: &At<'_>) -> RetryBudget {
+    let RetryBudgetProto {
+        budget_percent,
+        min_retry_concurrency,
+        budget_interval,
+    } = config;
+    refuse!(at; budget_interval);
+    let percent = budget_percent.map_or(DEFAULT_BUDGET_PERCENT, |percent| percent.value);
+    if !(0.0..=100.0).contains(&percent) {
+        at.field("budget_percent")
+            .error(format_args!("{percent} is not from 0 to 100"));
+    }
+    RetryBudget {
+        percent,
+        min_retry_concurrency: min_retry_concurrency
+            .map_or(DEFAULT_MIN_RETRIES, |value| value.value),
+    }
 }
 
 pub(super) fn bind(config: Option<&BindConfig>, at: &At<'_>) -> Option<SocketAddr> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     sync::{Arc, Weak},
     time::SystemTime,
 };
@@ -12,7 +13,7 @@ use ithildin_proto::pb::envoy::extensions::transport_sockets::tls::v3::{
 use ithildin_tls::{Identity, Slot, Validation};
 use ithildin_xds::{SecretMessage, SecretState};
 use prost::Message;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::material::{Material, ValidationUse};
 use crate::{
@@ -57,6 +58,8 @@ pub(super) struct Entry {
     identity: Option<Arc<Slot<Identity>>>,
     /// Thousands of clusters may differ in the names that they accept.
     validations: HashMap<ValidationUse, Weak<Slot<Validation>>>,
+    /// Ends the subscription when it is dropped; `None` for a secret of the bootstrap.
+    _alive: Option<oneshot::Sender<Infallible>>,
 }
 
 impl Entry {
@@ -64,6 +67,7 @@ impl Entry {
         name: &str,
         deadline: Option<Instant>,
         stats: Option<Arc<SubscriptionStats>>,
+        alive: Option<oneshot::Sender<Infallible>>,
     ) -> Self {
         Self {
             name: name.into(),
@@ -78,6 +82,7 @@ impl Entry {
             material: None,
             identity: None,
             validations: HashMap::new(),
+            _alive: alive,
         }
     }
 

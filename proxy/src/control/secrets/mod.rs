@@ -11,6 +11,7 @@ mod validation;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    convert::Infallible,
     sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
@@ -22,7 +23,10 @@ use ithildin_proto::pb::envoy::extensions::transport_sockets::tls::v3::{
 use ithildin_tls::{Identity, Slot, Validation};
 use ithildin_xds::{SecretMessage, SecretRef, SecretState, SecretSubscriber};
 use prost::Message;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 pub use self::entry::SecretStatus;
 pub(super) use self::material::check;
@@ -46,7 +50,15 @@ impl SecretKey {
     }
 }
 
-type Changed = (SecretKey, Result<watch::Receiver<SecretState>, ()>);
+/// `Err`: its subscriber or its entry is gone.
+type Changed = (SecretKey, Result<Subscription, ()>);
+
+/// One subscription, which ends with its entry.
+struct Subscription {
+    state: watch::Receiver<SecretState>,
+    /// Closed when the entry is dropped.
+    entry: oneshot::Receiver<Infallible>,
+}
 
 /// All secrets that are in use.
 pub(super) struct SecretStore {
@@ -182,11 +194,11 @@ impl SecretStore {
     /// Waits for the next change of any secret, and applies it; which one, if it was accepted.
     /// Cancel-safe.
     pub(super) async fn changed(&mut self) -> Option<SecretKey> {
-        let Some((key, receiver)) = self.changes.next().await else {
+        let Some((key, subscription)) = self.changes.next().await else {
             return std::future::pending().await;
         };
-        // Without a receiver the subscriber is gone: the last word stands until it expires.
-        let accepted = self.apply(key.clone(), receiver.ok()?);
+        // Without a subscriber the last word stands until it expires.
+        let accepted = self.apply(key.clone(), subscription.ok()?);
         accepted.then_some(key)
     }
 
@@ -226,7 +238,7 @@ impl SecretStore {
                 ));
                 return None;
             };
-            let mut entry = Entry::new(name, None, None);
+            let mut entry = Entry::new(name, None, None, None);
             entry.apply(&SecretState::Ready(Arc::clone(secret)));
             self.entries.insert(key.clone(), entry);
             return Some(key);
@@ -238,27 +250,33 @@ impl SecretStore {
         );
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let stats = self.stats.subscription(&format!("sds.{name}"));
-        let entry = Entry::new(name, deadline, Some(stats));
+        let (alive, gone) = oneshot::channel();
+        let entry = Entry::new(name, deadline, Some(stats), Some(alive));
         self.entries.insert(key.clone(), entry);
-        let receiver = self.subscriber.subscribe(&SecretRef {
+        let state = self.subscriber.subscribe(&SecretRef {
             name: name.clone(),
             source: Some(source.clone()),
         });
-        self.apply(key.clone(), receiver);
+        self.apply(key.clone(), Subscription { state, entry: gone });
         Some(key)
     }
 
     /// Whether a newer form of it was accepted.
-    fn apply(&mut self, key: SecretKey, mut receiver: watch::Receiver<SecretState>) -> bool {
+    fn apply(&mut self, key: SecretKey, mut subscription: Subscription) -> bool {
         let Some(entry) = self.entries.get_mut(&key) else {
-            // Collected meanwhile: dropping the receiver ends the subscription.
+            // Collected meanwhile.
             return false;
         };
-        let state = receiver.borrow_and_update().clone();
+        let state = subscription.state.borrow_and_update().clone();
         let accepted = entry.apply(&state);
         self.changes.push(Box::pin(async move {
-            let result = receiver.changed().await;
-            (key, result.map(|()| receiver).map_err(drop))
+            let changed = tokio::select! {
+                biased;
+                // A later entry of this name has a subscription of its own.
+                _ = &mut subscription.entry => Err(()),
+                changed = subscription.state.changed() => changed.map_err(drop),
+            };
+            (key, changed.map(|()| subscription))
         }));
         accepted
     }

@@ -220,8 +220,8 @@ const CLUSTERS: &[(&str, &str)] = &[
         ".health_checks: is not supported",
     ),
     (
-        "circuit_breakers: {thresholds: [{retry_budget: {}}]}",
-        ".circuit_breakers.thresholds[0].retry_budget: is not supported",
+        "circuit_breakers: {thresholds: [{retry_budget: {budget_percent: {value: 101}}}]}",
+        ".circuit_breakers.thresholds[0].retry_budget.budget_percent: 101 is not from 0 to 100",
     ),
     (
         "least_request_lb_config: {choice_count: 1}\nlb_policy: LEAST_REQUEST",

@@ -47,7 +47,7 @@ use ithildin_proto::{
 use ithildin_xds::{ResourceSet, SecretState};
 
 use super::support::Bench;
-use crate::config::listener::Terminal;
+use crate::{config::listener::Terminal, testing::eventually};
 
 /// `initial_fetch_timeout` of secrets; long enough for a test to set one first.
 const SECRET_TIMEOUT: Duration = Duration::from_secs(2);
@@ -280,14 +280,23 @@ async fn secrets_are_shared_and_let_go() {
     bench
         .until("secrets go", |state| state.secrets.is_empty())
         .await;
-    // The stream ends when the answer that was waited for comes.
-    bench
-        .secrets
-        .set("ca", SecretState::Pending("again".into()));
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
+    let gone = || bench.secrets.subscribers("ca") == 0;
+    eventually("the subscription ends", gone).await;
+    // Coming and going leaves nothing behind.
+    for version in [4, 6, 8] {
+        let mut set = ResourceSet::default();
+        add_cluster(&mut set, tls_cluster("a"));
+        bench.send(set);
+        bench
+            .until("it comes", |state| state.version == version)
+            .await;
+        assert_eq!(bench.secrets.subscribers("ca"), 1);
+        bench.send(ResourceSet::default());
+        bench
+            .until("it goes", |state| state.version == version + 1)
+            .await;
     }
-    assert_eq!(bench.secrets.subscribers("ca"), 0);
+    eventually("all subscriptions end", gone).await;
 }
 
 #[tokio::test]
