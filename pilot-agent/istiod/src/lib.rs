@@ -7,3 +7,4 @@ pub mod ca;
 pub mod dial;
 pub mod discovery;
 pub mod federation;
+pub mod relay;

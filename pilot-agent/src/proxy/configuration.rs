@@ -5,8 +5,12 @@ use std::sync::Arc;
 use ithildin_istio_config::{ConfigError, Watcher};
 use ithildin_proto::nds::NameTable;
 use ithildin_spiffe::IdentityState;
-use ithildin_xds::{ResourceSet, SecretRef, SecretState, SecretSubscriber, ads::AdsSecrets};
+use ithildin_xds::{
+    AdsServer, ResourceSet, SecretRef, SecretState, SecretSubscriber,
+    ads::{AdsSecrets, AdsStatus},
+};
 use tokio::sync::watch;
+use tonic::service::Routes;
 
 use super::{
     istiod::{Awaited, Istiod},
@@ -37,7 +41,11 @@ impl Configuration {
     pub(super) fn resources(&self) -> watch::Receiver<Arc<ResourceSet>> {
         match self {
             Self::Folder(watcher) => watcher.resources(),
-            Self::Istiod(istiod) => istiod.client().resources(),
+            Self::Istiod(istiod) => match istiod.client() {
+                Some(client) => client.resources(),
+                // Envoy has them.
+                None => watch::channel(Arc::default()).1,
+            },
         }
     }
 
@@ -73,13 +81,36 @@ impl Configuration {
         }
     }
 
+    /// Discovery for Envoy, and what Envoy says of it. Must be called inside a tokio runtime.
+    pub(super) fn discovery(&self) -> (Routes, watch::Receiver<AdsStatus>) {
+        let relay = match self {
+            Self::Folder(_) => None,
+            Self::Istiod(istiod) => istiod.relay(),
+        };
+        match relay {
+            Some(relay) => {
+                let service = relay.server().into_service();
+                (Routes::new(service), relay.status())
+            }
+            None => {
+                let ads = AdsServer::new(self.resources());
+                let status = ads.status();
+                (Routes::new(ads.into_service()), status)
+            }
+        }
+    }
+
     /// `local`, and beside it the secrets that istiod has for gateways.
     pub(super) fn secrets(&self, local: impl SecretSubscriber) -> Arc<dyn SecretSubscriber> {
-        match self {
-            Self::Folder(_) => Arc::new(local),
-            Self::Istiod(istiod) => Arc::new(Secrets {
+        let client = match self {
+            Self::Folder(_) => None,
+            Self::Istiod(istiod) => istiod.client(),
+        };
+        match client {
+            None => Arc::new(local),
+            Some(client) => Arc::new(Secrets {
                 local,
-                istiod: istiod.client().secrets(),
+                istiod: client.secrets(),
             }),
         }
     }

@@ -13,15 +13,19 @@ use std::{
 
 use anyhow::{Context, bail};
 use ithildin_istio_config::NodeKind;
-use ithildin_xds::{AdsServer, SdsServer, ads::AdsStatus, serve::Socket};
+use ithildin_xds::{SdsServer, ads::AdsStatus, serve::Socket};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tonic::service::Routes;
 use tracing::{info, warn};
 
-use super::{bootstrap, child::Child, configuration::Configuration, settings::Settings};
+use super::{
+    bootstrap, child::Child, configuration::Configuration, istiod::Awaited, settings::Settings,
+};
 use crate::http_client;
 
-/// Only Envoy, which runs as our user, talks to these sockets.
+/// As Istio's agent has it: a workload without a proxy speaks to it too.
+const XDS_MODE: u32 = 0o666;
+/// Only Envoy, which runs as our user, asks for keys.
 const SOCKET_MODE: u32 = 0o600;
 /// What Envoy must say of itself to be warm.
 const WARM: [(&str, &str, &str); 4] = [
@@ -53,6 +57,7 @@ pub(super) struct Envoy {
     child: Child,
     admin: SocketAddr,
     ads: watch::Receiver<AdsStatus>,
+    awaited: Option<Awaited>,
     kind: NodeKind,
     bootstrap: PathBuf,
     servers: Servers,
@@ -79,8 +84,7 @@ impl Envoy {
         configuration: &Configuration,
         sds: SdsServer,
     ) -> anyhow::Result<Self> {
-        let ads = AdsServer::new(configuration.resources());
-        let status = ads.status();
+        let (ads, status) = configuration.discovery();
         let (files, servers) = serve(settings, ads, sds)?;
         let config = bootstrap::envoy(settings, &files.xds, &files.sds);
         write_private(&files.bootstrap, &serde_json::to_vec_pretty(&config)?)
@@ -96,6 +100,7 @@ impl Envoy {
             child,
             admin: (Ipv4Addr::LOCALHOST, settings.ports.admin).into(),
             ads: status,
+            awaited: configuration.awaited(),
             kind: settings.node.kind,
             bootstrap: files.bootstrap,
             servers,
@@ -113,6 +118,7 @@ impl Envoy {
                 }
             }
             if !status.is_serving() {
+                reasons.extend(self.awaited.as_ref().and_then(Awaited::reason));
                 reasons.push("Envoy has not accepted clusters and listeners".into());
                 return reasons;
             }
@@ -195,14 +201,14 @@ impl Envoy {
 }
 
 /// Opens both sockets. Two agents with one `configPath` get sockets of different names.
-fn serve(settings: &Settings, ads: AdsServer, sds: SdsServer) -> anyhow::Result<(Files, Servers)> {
+fn serve(settings: &Settings, ads: Routes, sds: SdsServer) -> anyhow::Result<(Files, Servers)> {
     let folder = absolute(&settings.proxy_config.config_path)?;
-    let (suffix, xds_socket) = match Socket::unix(&folder.join("XDS"), SOCKET_MODE) {
+    let (suffix, xds_socket) = match Socket::unix(&folder.join("XDS"), XDS_MODE) {
         Ok(socket) => (String::new(), socket),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let suffix = format!(".{}", settings.ports.admin);
             info!(%error, suffix, "another agent uses this configPath; files get a suffix");
-            let socket = Socket::unix(&folder.join(format!("XDS{suffix}")), SOCKET_MODE)?;
+            let socket = Socket::unix(&folder.join(format!("XDS{suffix}")), XDS_MODE)?;
             (suffix, socket)
         }
         Err(error) => bail!("configPath of PROXY_CONFIG: {error}"),
@@ -220,7 +226,7 @@ fn serve(settings: &Settings, ads: AdsServer, sds: SdsServer) -> anyhow::Result<
         tokio::spawn(socket.serve(routes, end))
     };
     let tasks = [
-        start(xds_socket, Routes::new(ads.into_service())),
+        start(xds_socket, ads),
         start(sds_socket, Routes::new(sds.into_service())),
     ];
     Ok((files, Servers { alive, tasks }))

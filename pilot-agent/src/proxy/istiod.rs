@@ -9,6 +9,7 @@ use ithildin_istiod::{
         Transport,
     },
     discovery::{self, AgentFeeds, AgentTypes, AgentTypesOptions, ClientOptions},
+    relay::Relay,
 };
 use ithildin_proxy::control;
 use ithildin_spiffe::IdentityState;
@@ -33,21 +34,32 @@ const MOUNTED_KEY: &str = "ISTIO_META_TLS_CLIENT_KEY";
 /// istiod under way.
 pub(super) struct Istiod {
     address: String,
-    client: AdsClient,
+    consumer: Consumer,
     feeds: AgentFeeds,
 }
 
+/// Whom the configuration is for.
+enum Consumer {
+    Builtin(AdsClient),
+    Envoy(Relay),
+}
+
 /// What istiod has not said yet.
+#[derive(Debug)]
 pub(super) struct Awaited {
     address: String,
     stream: watch::Receiver<StreamStatus>,
-    client: watch::Receiver<AdsClientStatus>,
+    /// With Envoy it is Envoy who says what it has.
+    client: Option<watch::Receiver<AdsClientStatus>>,
 }
 
 impl Awaited {
     /// Until there are clusters and listeners for the first time.
     pub(super) fn reason(&self) -> Option<String> {
-        let client = self.client.borrow();
+        let Some(client) = &self.client else {
+            return self.unconnected();
+        };
+        let client = client.borrow();
         let mut needed = [ResourceKind::Cluster, ResourceKind::Listener].into_iter();
         let kind = needed.find(|kind| !client.accepted.contains(kind))?;
         if let Some(reason) = client.refused.get(&kind) {
@@ -56,13 +68,14 @@ impl Awaited {
                 "everything in istiod's {kind} is refused: {reason}"
             ));
         }
-        // The error begins with the address.
-        let error = self.stream.borrow().error.clone();
-        let what = error.map_or_else(
-            || format!("{}: no clusters and listeners yet", self.address),
-            |error| error.to_string(),
-        );
-        Some(format!("waits for istiod at {what}"))
+        let nothing = || format!("waits for istiod at {}: no {}", self.address, kind.short());
+        Some(self.unconnected().unwrap_or_else(nothing))
+    }
+
+    /// The error begins with the address.
+    fn unconnected(&self) -> Option<String> {
+        let error = self.stream.borrow().error.clone()?;
+        Some(format!("waits for istiod at {error}"))
     }
 }
 
@@ -78,24 +91,33 @@ impl Istiod {
             names: settings.dns.enabled,
             roots: settings.istiod.proxy_config_updates,
             health: None,
+            admit_federated: !settings.sds.federated.is_empty(),
         });
-        let (id, cluster) = (&settings.node_id, &settings.node_cluster);
-        let options = ClientOptions {
-            endpoint,
-            node: discovery::node(id, cluster, &settings.metadata),
-            protocol: protocol(settings),
-            check: Arc::new(control::check_resource),
+        let consumer = match settings.is_envoy() {
+            true => Consumer::Envoy(Relay::start(&endpoint, protocol(settings), types)),
+            false => Consumer::Builtin(client(settings, endpoint, types)),
         };
-        let client = discovery::client(options, types);
         Ok(Self {
             address: settings.istiod.address.to_string(),
-            client,
+            consumer,
             feeds,
         })
     }
 
-    pub(super) fn client(&self) -> &AdsClient {
-        &self.client
+    /// The client, if the data plane is in this process.
+    pub(super) fn client(&self) -> Option<&AdsClient> {
+        match &self.consumer {
+            Consumer::Builtin(client) => Some(client),
+            Consumer::Envoy(_) => None,
+        }
+    }
+
+    /// The relay, if the data plane is Envoy.
+    pub(super) fn relay(&self) -> Option<&Relay> {
+        match &self.consumer {
+            Consumer::Builtin(_) => None,
+            Consumer::Envoy(relay) => Some(relay),
+        }
     }
 
     /// What istiod sends for the agent itself.
@@ -106,10 +128,24 @@ impl Istiod {
     pub(super) fn awaited(&self) -> Awaited {
         Awaited {
             address: self.address.clone(),
-            stream: self.client.stream(),
-            client: self.client.status(),
+            stream: match &self.consumer {
+                Consumer::Builtin(client) => client.stream(),
+                Consumer::Envoy(relay) => relay.stream(),
+            },
+            client: self.client().map(AdsClient::status),
         }
     }
+}
+
+fn client(settings: &Settings, endpoint: Endpoint, types: AgentTypes) -> AdsClient {
+    let (id, cluster) = (&settings.node_id, &settings.node_cluster);
+    let options = ClientOptions {
+        endpoint,
+        node: discovery::node(id, cluster, &settings.metadata),
+        protocol: protocol(settings),
+        check: Arc::new(control::check_resource),
+    };
+    discovery::client(options, types)
 }
 
 fn protocol(settings: &Settings) -> AdsProtocol {

@@ -38,6 +38,8 @@ use crate::{
 
 /// Requests that the server has not read yet; a server that answers one by one reads each soon.
 const REQUESTS: usize = 1024;
+/// Types that were not asked for and are logged.
+const MAX_FOREIGN: usize = 16;
 
 /// Decides what is asked for on an aggregated stream, and takes what comes.
 pub trait Follower: Send + 'static {
@@ -205,6 +207,8 @@ struct Following<M: Client, F> {
     follower: F,
     status: watch::Sender<StreamStatus>,
     machines: BTreeMap<TypeUrl, M>,
+    /// Types that were sent and not asked for, each logged once.
+    foreign: BTreeSet<TypeUrl>,
     /// Who we are, for the first request of the stream.
     introduction: Option<Node>,
     /// What this stream was told.
@@ -228,6 +232,7 @@ impl<M: Open, F: Follower> Following<M, F> {
             status,
             machines: BTreeMap::new(),
             introduction: None,
+            foreign: BTreeSet::new(),
             notices: BTreeMap::new(),
         }
     }
@@ -292,18 +297,25 @@ impl<M: Open, F: Follower> Following<M, F> {
             .send_modify(|status| status.counts.responses += 1);
         let (url, receipt) = (update.url.clone(), update.receipt.clone());
         if !self.machines.contains_key(&url) {
-            warn!(
-                url = url.as_str(),
-                "a response of a type that was not asked for is ignored"
-            );
+            if self.foreign.len() < MAX_FOREIGN && self.foreign.insert(url.clone()) {
+                warn!(
+                    url = url.as_str(),
+                    "a response of a type that was not asked for is ignored"
+                );
+            }
             return Vec::new();
         }
         let verdict = self.follower.take(update);
-        let machine = self.machines.get_mut(&url);
-        let answer = machine
-            .zip(verdict)
-            .map(|(machine, verdict)| machine.judge(&receipt, &verdict));
-        answer.into_iter().collect()
+        let Some(machine) = self.machines.get_mut(&url) else {
+            return Vec::new();
+        };
+        match verdict {
+            Some(verdict) => vec![machine.judge(&receipt, &verdict)],
+            None => {
+                machine.hold(&receipt);
+                Vec::new()
+            }
+        }
     }
 
     /// `None` if the stream is to begin anew.

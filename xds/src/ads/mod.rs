@@ -16,7 +16,7 @@ pub use client::{AdsClient, AdsClientOptions, AdsClientStatus, AdsProtocol, Reso
 pub use client_store::{Candidate, ResourceCheck};
 pub use follow::{Errand, Follower, Prepare, StreamCounts, StreamStatus, Upstream, Want, follow};
 pub use server::AdsServer;
-pub use status::{AdsStatus, KindStatus};
+pub use status::{AdsStatus, KindStatus, Recorder, StreamGuard};
 
 /// The largest message either way. tonic's 4 MiB are less than the clusters of a large mesh.
-const MAX_MESSAGE: usize = 256 << 20;
+pub const MAX_MESSAGE: usize = 256 << 20;

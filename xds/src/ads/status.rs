@@ -35,36 +35,39 @@ impl AdsStatus {
 }
 
 /// The writing end, shared by all streams.
-#[derive(Clone, Debug)]
-pub(super) struct Recorder(watch::Sender<AdsStatus>);
+#[derive(Clone, Debug, Default)]
+pub struct Recorder(watch::Sender<AdsStatus>);
 
 impl Recorder {
-    pub(super) fn new() -> Self {
+    pub fn new() -> Self {
         Self(watch::Sender::new(AdsStatus::default()))
     }
 
-    pub(super) fn subscribe(&self) -> watch::Receiver<AdsStatus> {
+    pub fn subscribe(&self) -> watch::Receiver<AdsStatus> {
         self.0.subscribe()
     }
 
     /// Counts a stream for as long as the guard lives.
-    pub(super) fn stream(&self) -> StreamGuard {
+    pub fn stream(&self) -> StreamGuard {
         self.0.send_modify(|status| status.streams += 1);
         StreamGuard(self.clone())
     }
 
-    pub(super) fn sent(&self, kind: ResourceKind) {
+    /// A response of `kind` leaves.
+    pub fn sent(&self, kind: ResourceKind) {
         self.kind(kind, |status| status.responses += 1);
     }
 
-    pub(super) fn accepted(&self, kind: ResourceKind) {
+    /// The newest one is accepted.
+    pub fn accepted(&self, kind: ResourceKind) {
         self.kind(kind, |status| {
             status.accepted = true;
             status.refusal = None;
         });
     }
 
-    pub(super) fn refused(&self, kind: ResourceKind, reason: String) {
+    /// The newest one is refused.
+    pub fn refused(&self, kind: ResourceKind, reason: String) {
         self.kind(kind, |status| {
             status.refusal = Some(reason);
             status.refusals += 1;
@@ -77,7 +80,9 @@ impl Recorder {
     }
 }
 
-pub(super) struct StreamGuard(Recorder);
+/// A stream that is open.
+#[derive(Debug)]
+pub struct StreamGuard(Recorder);
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {

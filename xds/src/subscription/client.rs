@@ -28,6 +28,9 @@ pub trait Client: Send + 'static {
     /// Asks again for names that are subscribed to already.
     fn renew(&mut self, names: &BTreeSet<String>) -> Option<Self::Request>;
 
+    /// A response is held, and will be judged later: a new stream is told of it all the same.
+    fn hold(&mut self, receipt: &Receipt);
+
     /// ACKs a response, or NACKs it with the reasons.
     fn judge(&mut self, receipt: &Receipt, verdict: &Verdict) -> Self::Request;
 

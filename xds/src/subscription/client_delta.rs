@@ -76,6 +76,19 @@ impl DeltaClient {
         self.judge(&receipt(response), verdict)
     }
 
+    /// What is in force now.
+    fn note(&mut self, receipt: &Receipt, verdict: &Verdict) {
+        for (name, version) in &receipt.versions {
+            let wanted = self.interest.contains(name);
+            if wanted && !verdict.refused.contains_key(name) {
+                self.versions.insert(name.clone(), version.clone());
+            }
+        }
+        for name in &receipt.removed {
+            self.versions.remove(name);
+        }
+    }
+
     fn request(&self) -> DeltaDiscoveryRequest {
         DeltaDiscoveryRequest {
             type_url: self.url.as_str().to_owned(),
@@ -109,16 +122,12 @@ impl Client for DeltaClient {
         })
     }
 
+    fn hold(&mut self, receipt: &Receipt) {
+        self.note(receipt, &Verdict::default());
+    }
+
     fn judge(&mut self, receipt: &Receipt, verdict: &Verdict) -> DeltaDiscoveryRequest {
-        for (name, version) in &receipt.versions {
-            let wanted = self.interest.contains(name);
-            if wanted && !verdict.refused.contains_key(name) {
-                self.versions.insert(name.clone(), version.clone());
-            }
-        }
-        for name in &receipt.removed {
-            self.versions.remove(name);
-        }
+        self.note(receipt, verdict);
         DeltaDiscoveryRequest {
             response_nonce: receipt.nonce.clone(),
             error_detail: verdict.reason().map(refusal),

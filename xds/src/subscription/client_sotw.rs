@@ -113,6 +113,9 @@ impl Client for SotwClient {
         (self.connected && wanted).then(|| self.request())
     }
 
+    /// Each stream begins with everything.
+    fn hold(&mut self, _: &Receipt) {}
+
     fn judge(&mut self, receipt: &Receipt, verdict: &Verdict) -> DiscoveryRequest {
         self.nonce.clone_from(&receipt.nonce);
         let reason = verdict.reason();

@@ -43,6 +43,14 @@ pub trait Server: Send + 'static {
 
     fn type_url(request: &Self::Request) -> &str;
 
+    /// The response that it answers; empty if none.
+    fn nonce(request: &Self::Request) -> &str;
+
+    /// Why that is refused.
+    fn refusal(request: &Self::Request) -> Option<&str>;
+
+    fn response_nonce(response: &Self::Response) -> &str;
+
     /// What the peer says it holds from an earlier stream.
     fn claims(request: &Self::Request) -> Claims;
 }

@@ -148,6 +148,19 @@ impl Server for DeltaServer {
         &request.type_url
     }
 
+    fn nonce(request: &DeltaDiscoveryRequest) -> &str {
+        &request.response_nonce
+    }
+
+    fn refusal(request: &DeltaDiscoveryRequest) -> Option<&str> {
+        let error = request.error_detail.as_ref();
+        error.map(|error| error.message.as_str())
+    }
+
+    fn response_nonce(response: &DeltaDiscoveryResponse) -> &str {
+        &response.nonce
+    }
+
     fn claims(request: &DeltaDiscoveryRequest) -> Claims {
         Claims::Names(request.initial_resource_versions.keys().cloned().collect())
     }

@@ -149,6 +149,19 @@ impl Server for SotwServer {
         &request.type_url
     }
 
+    fn nonce(request: &DiscoveryRequest) -> &str {
+        &request.response_nonce
+    }
+
+    fn refusal(request: &DiscoveryRequest) -> Option<&str> {
+        let error = request.error_detail.as_ref();
+        error.map(|error| error.message.as_str())
+    }
+
+    fn response_nonce(response: &DiscoveryResponse) -> &str {
+        &response.nonce
+    }
+
     /// A version is of all names together.
     fn claims(request: &DiscoveryRequest) -> Claims {
         match request.version_info.is_empty() {

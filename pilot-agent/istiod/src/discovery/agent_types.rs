@@ -12,11 +12,13 @@ use ithildin_proto::{
 use ithildin_xds::{
     ResourceKind, TypeUrl,
     ads::{Errand, Follower, Want},
-    subscription::{Interest, Update, Verdict},
+    subscription::{Incoming, Interest, Update, Verdict},
 };
 use prost::Message;
 use tokio::sync::watch;
 use tracing::{debug, warn};
+
+use crate::federation;
 
 const NAMES: &str = "type.googleapis.com/istio.networking.nds.v1.NameTable";
 const PROXY_CONFIG: &str = "type.googleapis.com/istio.mesh.v1alpha1.ProxyConfig";
@@ -31,6 +33,8 @@ pub struct AgentTypesOptions {
     pub names: bool,
     /// `PROXY_CONFIG_XDS_AGENT`.
     pub roots: bool,
+    /// Inbound listeners let in peers of federated trust domains, see [`federation`].
+    pub admit_federated: bool,
     /// Where the workload has a readiness probe of its own: what that last said.
     pub health: Option<watch::Receiver<Option<HealthReport>>>,
 }
@@ -57,6 +61,7 @@ pub struct AgentTypes {
     names: Option<watch::Sender<Option<Arc<NameTable>>>>,
     roots: Option<watch::Sender<Arc<[String]>>>,
     health: Option<watch::Receiver<Option<HealthReport>>>,
+    admit_federated: bool,
 }
 
 impl AgentTypes {
@@ -67,6 +72,7 @@ impl AgentTypes {
             names: options.names.then_some(names),
             roots: options.roots.then_some(roots),
             health: options.health,
+            admit_federated: options.admit_federated,
         };
         let feeds = AgentFeeds {
             names: names_feed,
@@ -198,7 +204,10 @@ impl<F: Follower> Follower for WithAgentTypes<F> {
         wanted
     }
 
-    fn take(&mut self, update: Update) -> Option<Verdict> {
+    fn take(&mut self, mut update: Update) -> Option<Verdict> {
+        if self.types.admit_federated && update.url.kind() == Some(ResourceKind::Listener) {
+            update.resources.iter_mut().for_each(admit_federated);
+        }
         match update.url.as_str() {
             NAMES | PROXY_CONFIG => self.types.take(&update),
             _ => self.inner.take(update),
@@ -214,5 +223,20 @@ impl<F: Follower> Follower for WithAgentTypes<F> {
             () = self.inner.changed() => {}
             () = self.types.changed() => {}
         }
+    }
+}
+
+/// What cannot be read stays as it is: whoever takes it refuses it.
+fn admit_federated(listener: &mut Incoming) {
+    let Some(body) = &mut listener.body else {
+        return;
+    };
+    match federation::admit_federated(body) {
+        Ok(0) => {}
+        Ok(contexts) => debug!(
+            listener = listener.name,
+            contexts, "federated trust domains are let in"
+        ),
+        Err(error) => debug!(listener = listener.name, %error, "a listener cannot be read"),
     }
 }

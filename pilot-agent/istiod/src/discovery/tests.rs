@@ -66,6 +66,7 @@ async fn the_agents_types_come_behind_the_listeners() {
         names: true,
         roots: true,
         health: Some(receiver),
+        admit_federated: false,
     };
     let (mut early, _) = follower(&[ResourceKind::Cluster], options.clone());
     assert_eq!(shown(early.wanted()), "Cluster", "not before the listeners");
@@ -131,7 +132,7 @@ fn only_the_first_resource_counts_and_nothing_gets_no_answer() {
     let options = AgentTypesOptions {
         names: true,
         roots: true,
-        health: None,
+        ..Default::default()
     };
     let (mut all, feeds) = follower(&[ResourceKind::Listener], options);
     assert_eq!(all.take(update(NAMES, &[])), None);

@@ -1,0 +1,289 @@
+//! What istiod has sent, what Envoy wants of it, and which answers are owed: no I/O.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use ithildin_proto::pb::{envoy::config::core::v3::Node, google::protobuf::Any};
+use ithildin_xds::{
+    ResourceKind, TypeUrl,
+    ads::{Errand, Want},
+    subscription::{Catalog, Interest, Receipt, Resource, Update, Verdict},
+};
+use prost::Message;
+use tokio::time::Instant;
+
+use super::wasm;
+
+/// For how long a new Envoy may take to ask for what the one before had: until then it is kept.
+const LINGER: Duration = Duration::from_secs(60);
+/// Types that one Envoy may ask for; Envoy has about ten.
+const MAX_TYPES: usize = 32;
+
+/// The state of all types.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    node: Option<Node>,
+    types: BTreeMap<TypeUrl, Type>,
+    /// In the order in which they were first asked for.
+    order: Vec<TypeUrl>,
+    /// Counts streams to istiod: what was received on one is not answered on another.
+    epoch: u64,
+    errands: Vec<Errand>,
+    linger_until: Option<Instant>,
+}
+
+/// One type.
+#[derive(Debug, Default)]
+pub(super) struct Type {
+    pub(super) catalog: Catalog,
+    /// Names of which istiod says that there is no such resource.
+    absent: BTreeSet<String>,
+    /// Whether istiod has ever answered.
+    received: bool,
+    interest: Interest,
+    /// What the Envoy before wanted.
+    lingering: BTreeSet<String>,
+    /// The newest response that nobody has judged.
+    waiting: Option<Ticket>,
+    /// The newest response of this stream at all.
+    newest: Option<Ticket>,
+    /// What we refused of the newest response ourselves.
+    own: Verdict,
+    /// Endpoints of clusters that have changed since they were last sent down.
+    pub(super) rewarm: BTreeSet<String>,
+}
+
+/// A response of istiod that wants an answer.
+#[derive(Clone, Debug)]
+pub(super) struct Ticket {
+    epoch: u64,
+    receipt: Receipt,
+}
+
+impl State {
+    /// A stream to istiod begins.
+    pub(super) fn begin(&mut self) {
+        self.epoch += 1;
+        self.errands.clear();
+        for one in self.types.values_mut() {
+            one.waiting = None;
+            one.newest = None;
+        }
+    }
+
+    pub(super) fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    /// Another Envoy, or the same one anew: what it has and wants is not known.
+    pub(super) fn register(&mut self, now: Instant) {
+        self.linger_until = Some(now + LINGER);
+        for one in self.types.values_mut() {
+            one.lingering.extend(one.interest.names().iter().cloned());
+            one.rewarm.clear();
+        }
+    }
+
+    /// Who asks. A change makes the stream to istiod begin anew.
+    pub(super) fn introduce(&mut self, node: &Node) {
+        let before = self.node.replace(node.clone());
+        if before.is_some_and(|before| before != *node) {
+            self.errands.push(Errand::Restart);
+        }
+    }
+
+    /// Envoy wants this now. Returns whether the type can be had.
+    pub(super) fn want(&mut self, url: &TypeUrl, interest: &Interest) -> bool {
+        if !self.types.contains_key(url) {
+            if self.types.len() >= MAX_TYPES {
+                return false;
+            }
+            self.order.push(url.clone());
+        }
+        let one = self.types.entry(url.clone()).or_default();
+        one.interest = interest.clone();
+        one.evict();
+        true
+    }
+
+    pub(super) fn linger_until(&self) -> Option<Instant> {
+        self.linger_until
+    }
+
+    /// What the Envoy before wanted, and this one does not, goes.
+    pub(super) fn end_lingering(&mut self, now: Instant) {
+        if self.linger_until.is_some_and(|until| until <= now) {
+            self.linger_until = None;
+            for one in self.types.values_mut() {
+                one.lingering.clear();
+                one.evict();
+            }
+        }
+    }
+
+    pub(super) fn wanted(&self) -> Vec<Want> {
+        let types = self
+            .order
+            .iter()
+            .filter_map(|url| self.types.get_key_value(url));
+        types
+            .map(|(url, one)| Want::Resources(url.clone(), one.wanted()))
+            .collect()
+    }
+
+    pub(super) fn errands(&mut self) -> Vec<Errand> {
+        std::mem::take(&mut self.errands)
+    }
+
+    pub(super) fn get_mut(&mut self, url: &TypeUrl) -> Option<&mut Type> {
+        self.types.get_mut(url)
+    }
+
+    /// Takes a response of istiod. It is judged when Envoy has judged it.
+    pub(super) fn take(&mut self, update: Update) {
+        let epoch = self.epoch;
+        let is_clusters = update.url.kind() == Some(ResourceKind::Cluster);
+        let Some(one) = self.types.get_mut(&update.url) else {
+            return;
+        };
+        let ticket = Ticket {
+            epoch,
+            // What it brought is held already, and an answer that comes late must not undo newer ones.
+            receipt: Receipt {
+                versions: BTreeMap::new(),
+                removed: Vec::new(),
+                ..update.receipt
+            },
+        };
+        one.waiting = Some(ticket.clone());
+        one.newest = Some(ticket);
+        one.received = true;
+        one.own = Verdict::default();
+        let mut changed = BTreeSet::new();
+        if update.full {
+            let named: BTreeSet<_> = update.resources.iter().map(|r| r.name.as_str()).collect();
+            one.catalog.retain(|name, _| named.contains(name.as_str()));
+        }
+        for incoming in update.resources {
+            let Some(mut body) = incoming.body else {
+                let reason = "the resource is empty".to_owned();
+                one.own.refused.insert(incoming.name, reason);
+                continue;
+            };
+            if let Some(reason) = wasm::replace(&incoming.name, &mut body) {
+                one.own.refused.insert(incoming.name.clone(), reason);
+            }
+            one.absent.remove(&incoming.name);
+            let old = one.catalog.get(&incoming.name);
+            if is_clusters && old.is_some_and(|old| old.body.value != body.value) {
+                changed.extend(endpoints_of(&body));
+            }
+            if old.is_none_or(|old| old.version != incoming.version || old.body.value != body.value)
+            {
+                let version = incoming.version;
+                one.catalog
+                    .insert(incoming.name, Arc::new(Resource { version, body }));
+            }
+        }
+        for name in update.removed {
+            one.catalog.remove(&name);
+            one.absent.insert(name);
+        }
+        one.evict();
+        self.renew(changed);
+    }
+
+    fn renew(&mut self, names: BTreeSet<String>) {
+        let url = TypeUrl::from(ResourceKind::Endpoints);
+        if names.is_empty() {
+            return;
+        }
+        if let Some(endpoints) = self.types.get_mut(&url) {
+            endpoints.rewarm.extend(names.iter().cloned());
+            self.errands.push(Errand::Renew(url, names));
+        }
+    }
+
+    /// The answer to a response: Envoy's, and ours.
+    pub(super) fn judge(&mut self, url: &TypeUrl, ticket: Option<Ticket>, refusal: Option<String>) {
+        let Some(one) = self.types.get_mut(url) else {
+            return;
+        };
+        // A refusal of what was accepted before is told too, by the nonce that istiod knows last.
+        let told = refusal.as_ref().and(one.newest.clone());
+        let Some(ticket) = ticket.or(told).filter(|ticket| ticket.epoch == self.epoch) else {
+            return;
+        };
+        let verdict = Verdict {
+            whole: refusal,
+            ..one.own.clone()
+        };
+        self.errands
+            .push(Errand::Judge(url.clone(), ticket.receipt, verdict));
+    }
+}
+
+impl Type {
+    /// Whether it is known what there is: before that, nothing is said of what there is not.
+    pub(super) fn is_known(&self) -> bool {
+        self.received
+    }
+
+    /// Names of which istiod has said nothing yet.
+    pub(super) fn undecided(&self, names: &BTreeSet<String>) -> BTreeSet<String> {
+        let unknown =
+            |name: &&String| !self.catalog.contains_key(*name) && !self.absent.contains(*name);
+        names.iter().filter(unknown).cloned().collect()
+    }
+
+    /// The response that nobody has judged: whoever takes it must judge it.
+    pub(super) fn take_ticket(&mut self) -> Option<Ticket> {
+        self.waiting.take()
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    fn wanted(&self) -> Interest {
+        let wildcard = self.interest.is_wildcard().then_some("*");
+        let names = self.interest.names().union(&self.lingering);
+        Interest::of(names.map(String::as_str).chain(wildcard))
+    }
+
+    /// Nobody wants it: it goes.
+    fn evict(&mut self) {
+        let wanted = |name: &str| self.interest.contains(name) || self.lingering.contains(name);
+        self.catalog.retain(|name, _| wanted(name));
+        let (interest, lingering) = (&self.interest, &self.lingering);
+        self.absent
+            .retain(|name| interest.names().contains(name) || lingering.contains(name));
+    }
+}
+
+/// The name under which a cluster discovers its endpoints, if it does.
+fn endpoints_of(body: &Any) -> Option<String> {
+    /// `envoy.config.cluster.v3.Cluster.DiscoveryType.EDS`.
+    const EDS: i32 = 3;
+    #[derive(Message)]
+    struct Cluster {
+        #[prost(string, tag = "1")]
+        name: String,
+        #[prost(int32, optional, tag = "2")]
+        kind: Option<i32>,
+        #[prost(message, optional, tag = "3")]
+        eds: Option<Eds>,
+    }
+    #[derive(Message)]
+    struct Eds {
+        #[prost(string, tag = "2")]
+        service_name: String,
+    }
+    let cluster = Cluster::decode(body.value.as_slice()).ok()?;
+    let service = cluster.eds.map(|eds| eds.service_name);
+    let service = service.filter(|name| !name.is_empty());
+    (cluster.kind == Some(EDS)).then(|| service.unwrap_or(cluster.name))
+}

@@ -1,0 +1,56 @@
+//! The relay as istiod's client.
+
+use std::sync::Arc;
+
+use ithildin_proto::pb::envoy::config::core::v3::Node;
+use ithildin_xds::{
+    ads::{self, Errand, Want},
+    subscription::{Update, Verdict},
+};
+use tokio::time::{Instant, sleep_until};
+
+use super::Shared;
+
+pub(super) struct Follower {
+    shared: Arc<Shared>,
+}
+
+impl Follower {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+impl ads::Follower for Follower {
+    fn begin(&mut self) {
+        self.shared.state.lock().begin();
+    }
+
+    fn node(&self) -> Option<Node> {
+        self.shared.state.lock().node().cloned()
+    }
+
+    fn wanted(&mut self) -> Vec<Want> {
+        let mut state = self.shared.state.lock();
+        state.end_lingering(Instant::now());
+        state.wanted()
+    }
+
+    fn take(&mut self, update: Update) -> Option<Verdict> {
+        self.shared.state.lock().take(update);
+        self.shared.wake_down();
+        None
+    }
+
+    fn errands(&mut self) -> Vec<Errand> {
+        self.shared.state.lock().errands()
+    }
+
+    async fn changed(&mut self) {
+        let linger = self.shared.state.lock().linger_until();
+        tokio::select! {
+            () = self.shared.up.notified() => {}
+            () = sleep_until(linger.unwrap_or_else(Instant::now)), if linger.is_some() => {}
+        }
+    }
+}
