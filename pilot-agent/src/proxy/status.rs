@@ -75,6 +75,7 @@ fn options(settings: &Settings) -> Options {
             health: Some(ports.health),
             prometheus: (!settings.is_envoy()).then_some(ports.prometheus),
         },
+        health_proxy_protocol: settings.envoy.health_proxy_protocol,
         local_metrics: status.metrics_localhost_only,
         profiling: status.profiling,
         data_plane_metrics: ports.admin,

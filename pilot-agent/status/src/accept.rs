@@ -12,12 +12,16 @@ use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use tracing::{debug, warn};
 
 use crate::{
     connections::{Connections, MAX_CONNECTIONS, Place},
     options::Port,
+    proxy_protocol,
     routes::Routes,
 };
 
@@ -91,25 +95,43 @@ async fn connection(
     routes: Arc<Routes>,
     place: Arc<Place>,
 ) {
+    tokio::select! {
+        () = requests(stream, peer, port, &routes, &place) => {}
+        () = place.evicted() => debug!(%port, %peer, "a connection leaves for a newer one"),
+    }
+}
+
+async fn requests(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    port: Port,
+    routes: &Arc<Routes>,
+    place: &Arc<Place>,
+) {
+    if routes.has_proxy_header(port) {
+        let stripped = timeout(HEAD_TIMEOUT, proxy_protocol::strip(&mut stream));
+        let Ok(Ok(())) = stripped.await else {
+            debug!(%port, %peer, "a connection has no header of the PROXY protocol");
+            return;
+        };
+    }
     let service = service_fn(|request: Request<Incoming>| {
-        let routes = Arc::clone(&routes);
+        let routes = Arc::clone(routes);
         let busy = place.busy();
         async move {
             let response = routes.answer(port, peer, &request).await;
             Ok::<_, Infallible>(response.map(|body| body.keeping(busy)))
         }
     });
-    let connection = http1::Builder::new()
+    let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::select! {
-        served = connection => {
-            if let Err(error) = served {
-                debug!(%port, %peer, %error, "a connection has failed");
-            }
-        }
-        () = place.evicted() => debug!(%port, %peer, "a connection leaves for a newer one"),
+        // A client that has said all is still answered.
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        debug!(%port, %peer, %error, "a connection has failed");
     }
 }

@@ -24,6 +24,7 @@ mod metrics;
 mod options;
 mod pprof;
 mod probe;
+mod proxy_protocol;
 mod readiness;
 mod redirect;
 mod response;

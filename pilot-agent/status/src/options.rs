@@ -8,6 +8,8 @@ use crate::{metrics::ScrapeTarget, probe::ProbeOptions};
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     pub ports: Ports,
+    /// `ENVOY_STATUS_PORT_ENABLE_PROXY_PROTOCOL`: connections to the health port begin with its header.
+    pub health_proxy_protocol: bool,
     /// `METRICS_LOCALHOST_ACCESS_ONLY`: metrics are for clients on this host alone.
     pub local_metrics: bool,
     /// `--profiling`: whether `/debug/pprof` is there.

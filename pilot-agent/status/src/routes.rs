@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::LOCATION};
 use serde_json::Value;
 use tracing::info;
 
@@ -34,6 +34,11 @@ impl Routes {
         }
     }
 
+    /// Whether connections to `port` begin with a header of the PROXY protocol.
+    pub(crate) fn has_proxy_header(&self, port: Port) -> bool {
+        port == Port::Health && self.options.health_proxy_protocol
+    }
+
     pub(crate) async fn answer<B>(
         &self,
         port: Port,
@@ -45,7 +50,10 @@ impl Routes {
             (Port::Prometheus, "/stats/prometheus") => {
                 self.metrics.of_the_data_plane(request).await
             }
-            (Port::Status, path) => self.status(path, peer, request).await,
+            (Port::Status, path) => match clean(path) {
+                Some(path) => elsewhere(&path, request.uri().query()),
+                None => self.status(path, peer, request).await,
+            },
             _ => not_found(),
         }
     }
@@ -115,6 +123,42 @@ impl Routes {
     }
 }
 
+/// What `path` is without repetitions and steps, if that differs; folders end with a slash. Istio's agent sends
+/// its clients there, so a probe with a slash too many works.
+fn clean(path: &str) -> Option<String> {
+    const FOLDERS: [&str; 3] = ["/app-health", "/app-lifecycle", "/debug/pprof"];
+    if !path.starts_with('/') {
+        return None;
+    }
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let mut clean = format!("/{}", parts.join("/"));
+    let is_folder = ["/", "/.", "/.."].iter().any(|end| path.ends_with(end));
+    if clean.len() > 1 && (is_folder || FOLDERS.contains(&clean.as_str())) {
+        clean.push('/');
+    }
+    (clean != path).then_some(clean)
+}
+
+fn elsewhere(path: &str, query: Option<&str>) -> Response<Body> {
+    let target = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut response = answer(StatusCode::TEMPORARY_REDIRECT, TEXT, "");
+    match HeaderValue::try_from(target) {
+        Ok(target) => response.headers_mut().insert(LOCATION, target),
+        Err(_) => return not_found(),
+    };
+    response
+}
+
 fn forbidden() -> Response<Body> {
     let text = "Only requests from localhost are allowed\n";
     answer(StatusCode::FORBIDDEN, TEXT, text)
@@ -126,4 +170,30 @@ fn not_found() -> Response<Body> {
 
 fn json(status: StatusCode, value: &Value) -> Response<Body> {
     answer(status, JSON, value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned() {
+        for (path, expected) in [
+            ("/healthz/ready", None),
+            ("/", None),
+            ("/debug/pprof/", None),
+            ("//debug/pprof/cmdline", Some("/debug/pprof/cmdline")),
+            ("/debug/pprof", Some("/debug/pprof/")),
+            ("/app-health", Some("/app-health/")),
+            ("/app-health/c/../c/livez", Some("/app-health/c/livez")),
+            ("/./metrics", Some("/metrics")),
+            ("/a/..", Some("/")),
+            ("//example.com/", Some("/example.com/")),
+            ("/../../etc", Some("/etc")),
+            ("*", None),
+            ("", None),
+        ] {
+            assert_eq!(clean(path).as_deref(), expected, "{path}");
+        }
+    }
 }

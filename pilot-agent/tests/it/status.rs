@@ -60,7 +60,9 @@ fn every_path_has_its_status() {
             ("GET", "/stats/prometheus", 200),
             ("GET", "/app-health/none/livez", 400),
             ("GET", "/app-lifecycle/none/prestopz", 400),
-            ("GET", "/app-health", 404),
+            ("GET", "/app-health", 307),
+            ("GET", "/app-health/", 400),
+            ("GET", "//metrics", 307),
             ("GET", "/quitquitquit", 405),
             ("PUT", "/quitquitquit", 405),
             ("GET", "/drain", 405),
@@ -159,7 +161,7 @@ fn draining_is_no_end_but_makes_the_end_quick() {
     for data_plane in data_planes("draining_is_no_end_but_makes_the_end_quick") {
         let mut lab = Lab::new();
         lab.authority();
-        let port = lab.gateway();
+        lab.gateway();
         // The end would take this long if nothing had been drained before.
         let variables = [
             ("MINIMUM_DRAIN_DURATION", "20s"),
@@ -171,8 +173,8 @@ fn draining_is_no_end_but_makes_the_end_quick() {
             http(agent.ports.status, "POST", "/drain"),
             Some((200, "OK".into()))
         );
-        until("the listener is closed", || {
-            TcpStream::connect(("127.0.0.1", port)).is_err()
+        until("it is said", || {
+            agent.process.log().contains("command=\"drain\"")
         });
         assert!(agent.process.is_alive());
         let ready = http(agent.ports.status, "GET", "/healthz/ready").unwrap().0;
@@ -213,6 +215,31 @@ fn status_port_0_is_no_server() {
     let agent = lab.agent_with("agent", "builtin", &[("PROXY_CONFIG", &config)]);
     agent.until_ready(200, "ready");
     assert!(http(agent.ports.status, "GET", "/healthz/ready").is_none());
+}
+
+#[test]
+fn readiness_behind_a_load_balancer_with_the_proxy_protocol() {
+    let mut lab = Lab::new();
+    lab.authority();
+    lab.gateway();
+    let variables = [("ENVOY_STATUS_PORT_ENABLE_PROXY_PROTOCOL", "true")];
+    let agent = lab.agent_with("agent", "builtin", &variables);
+    until("the status port says that it is ready", || {
+        http(agent.ports.status, "GET", "/healthz/ready").is_some_and(|(status, _)| status == 200)
+    });
+    let ask = |begin: &str| {
+        let mut stream = TcpStream::connect(("127.0.0.1", agent.ports.health)).unwrap();
+        let request = "GET /healthz/ready HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        stream
+            .write_all(format!("{begin}{request}").as_bytes())
+            .unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    };
+    let answer = ask("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(ask(""), "");
 }
 
 #[test]

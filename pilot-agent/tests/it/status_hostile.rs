@@ -137,11 +137,11 @@ fn what_is_no_request_is_refused() {
             ),
             (
                 b"POST /../quitquitquit HTTP/1.1\r\nhost: localhost\r\n\r\n",
-                &["404"],
+                &["307", "404"],
             ),
             (
                 b"POST //quitquitquit HTTP/1.1\r\nhost: localhost\r\n\r\n",
-                &["404"],
+                &["307", "404"],
             ),
             (
                 b"POST /quitquitquit%00 HTTP/1.1\r\nhost: localhost\r\n\r\n",
