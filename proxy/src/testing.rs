@@ -21,7 +21,8 @@ use crate::{
             Transport, Transports, UpstreamHttp, UpstreamProtocol,
         },
         listener::{
-            ChainMatch, ListenerFilters, SocketOptions, TcpProxy, Terminal, TrafficDirection,
+            ChainMatch, DrainType, ListenerFilters, SocketOptions, TcpProxy, Terminal,
+            TrafficDirection,
         },
     },
     istio::MeshCluster,
@@ -126,6 +127,7 @@ pub(crate) fn chain(name: &str, terminal: Terminal) -> FilterChain {
         name: name.into(),
         matches: ChainMatch::default(),
         tls: None,
+        sni_cluster: false,
         handshake_timeout: None,
         terminal,
     }
@@ -140,6 +142,7 @@ pub(crate) fn listener(name: &str, address: SocketAddr, chain: FilterChain) -> L
         bind_to_port: true,
         hands_off: false,
         direction: TrafficDirection::default(),
+        drain_type: DrainType::default(),
         socket: SocketOptions::default(),
         filters: ListenerFilters::default(),
         chains: FilterChains::new(vec![Arc::new(chain)], None).expect("one chain"),

@@ -32,6 +32,7 @@ pub struct Listener {
     /// is handed to that one.
     pub hands_off: bool,
     pub direction: TrafficDirection,
+    pub drain_type: DrainType,
     pub socket: SocketOptions,
     pub filters: ListenerFilters,
     pub chains: FilterChains,
@@ -49,6 +50,15 @@ pub enum TrafficDirection {
     Unspecified,
     Inbound,
     Outbound,
+}
+
+/// When connections of a listener are asked to finish.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DrainType {
+    #[default]
+    Default,
+    /// When the listener changes or goes, and not with the whole server.
+    ModifyOnly,
 }
 
 /// How its sockets are opened.
@@ -122,6 +132,8 @@ pub struct FilterChain {
     pub handshake_timeout: Option<Duration>,
     /// `envoy.filters.network.rbac`, in the order of the filters.
     pub rbac: Vec<Rbac>,
+    /// `envoy.filters.network.sni_cluster`: the SNI, where there is one, names the cluster.
+    pub sni_cluster: bool,
     pub terminal: Terminal,
 }
 

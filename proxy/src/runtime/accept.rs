@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{drain::Drain, session};
 use crate::{
-    config::{FilterChain, Listener, Map},
+    config::{FilterChain, Listener, Map, listener::DrainType},
     io::{CloseReason, Live, Origin},
     worker::Worker,
 };
@@ -103,7 +103,9 @@ impl Acceptors {
                 acceptor.close(|_| true).await;
             }
         }
-        self.drain_where(|listener, _| drain.covers(listener));
+        // Some listeners drain with their own changes only, until the process goes.
+        let finishes = |it: &Listener| close || it.drain_type == DrainType::Default;
+        self.drain_where(|listener, _| drain.covers(listener) && finishes(listener));
     }
 
     /// Drains connections now, and closes those that are left when the drain time is over.

@@ -371,6 +371,40 @@ async fn a_graceful_drain_accepts_until_the_drain_time_is_over() {
 }
 
 #[tokio::test]
+async fn the_sni_may_name_the_cluster() {
+    let name = "outbound_.443_._.a.b.svc.cluster.local";
+    let clusters = vec![testing::cluster(name, &[echo_server().await])];
+    let terminal = Terminal::Tcp(Arc::new(testing::tcp_proxy("nowhere")));
+    let mut chain = testing::chain("c", terminal);
+    chain.sni_cluster = true;
+    let mut listener = testing::listener("l", testing::ANY, chain);
+    listener.filters = ListenerFilters::only(ListenerFilterKind::TlsInspector);
+    let proxy = Proxy::start(1, snapshot(vec![Arc::new(listener)], clusters)).await;
+    let hello = hello_for(name);
+    let mut stream = TcpStream::connect(proxy.address("l")).await.unwrap();
+    echo(&mut stream, &hello).await.unwrap();
+    // Without a name there is the cluster of the configuration, which is not there.
+    let mut stream = TcpStream::connect(proxy.address("l")).await.unwrap();
+    stream.write_all(b"no tls").await.unwrap();
+    let answer = tokio::time::timeout(SOON, stream.read(&mut [0; 5])).await;
+    assert_eq!(answer.unwrap().unwrap_or(0), 0);
+}
+
+/// A ClientHello with this SNI and nothing else.
+fn hello_for(name: &str) -> Vec<u8> {
+    let with_length = |content: &[u8]| {
+        let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+        [&length, content].concat()
+    };
+    let list = with_length(&[&[0][..], &with_length(name.as_bytes())].concat());
+    let extensions = with_length(&[&[0, 0][..], &with_length(&list)].concat());
+    let start = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0xc0, 0x2f, 1, 0]].concat();
+    let message = with_length(&[start, extensions].concat());
+    let message = [&[1, 0][..], &message].concat();
+    [&[22, 3, 1][..], &with_length(&message)].concat()
+}
+
+#[tokio::test]
 async fn a_shutdown_closes_what_is_left_at_its_deadline() {
     let cluster = testing::cluster("echo", &[echo_server().await]);
     let listener = Arc::new(tcp_listener("l", "echo"));

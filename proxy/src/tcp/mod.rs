@@ -5,7 +5,7 @@
 pub(crate) mod pump;
 mod record;
 
-use std::{future::poll_fn, io, net::SocketAddr, rc::Rc, sync::Arc, task::Poll};
+use std::{future::poll_fn, io, rc::Rc, sync::Arc, task::Poll};
 
 use bytes::BytesMut;
 use pump::{Pump, PumpError};
@@ -16,7 +16,7 @@ use crate::{
     access_log::ResponseFlags,
     config::listener::TcpProxy,
     upstream::{FailureKind, LbRequest, TcpLease, UpstreamFailure},
-    worker::{Downstream, Worker},
+    worker::{Connection, Downstream, Worker},
 };
 
 /// Serves one connection to its end.
@@ -42,8 +42,8 @@ async fn session(
     downstream: Downstream,
     record: &mut SessionRecord,
 ) {
-    let destination = downstream.connection.original_destination();
-    match connect(worker, proxy, destination, record).await {
+    let connected = connect(worker, proxy, &downstream.connection, record);
+    match connected.await {
         Ok(lease) => {
             record.connected(&lease);
             relay(worker, proxy, downstream, lease, record).await;
@@ -65,11 +65,15 @@ async fn session(
 async fn connect(
     worker: &Worker,
     proxy: &TcpProxy,
-    original_destination: Option<SocketAddr>,
+    connection: &Connection,
     record: &mut SessionRecord,
 ) -> Result<TcpLease, UpstreamFailure> {
     let snapshot = worker.snapshot();
-    let found = choose_cluster(proxy).and_then(|name| snapshot.clusters.get(name));
+    let by_name = connection.server_name.as_deref();
+    let by_name = by_name.filter(|_| connection.chain.sni_cluster);
+    let found = by_name
+        .or_else(|| choose_cluster(proxy))
+        .and_then(|name| snapshot.clusters.get(name));
     let Some(cluster) = found else {
         let stats = proxy.stats.worker(worker.index);
         stats.downstream_cx_no_route.inc();
@@ -77,7 +81,7 @@ async fn connect(
     };
     record.cluster = Some(Arc::clone(&cluster.name));
     let request = LbRequest {
-        original_destination,
+        original_destination: connection.original_destination(),
         ..LbRequest::default()
     };
     loop {

@@ -13,6 +13,7 @@ fn chain(name: &str, matches: ChainMatch) -> Arc<FilterChain> {
         name: name.into(),
         matches,
         tls: None,
+        sni_cluster: false,
         handshake_timeout: None,
         terminal: Terminal::Tcp(Arc::new(crate::testing::tcp_proxy("cluster"))),
     })

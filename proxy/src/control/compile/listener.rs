@@ -4,7 +4,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ithildin_proto::pb::envoy::config::{
     core::v3::TrafficDirection as TrafficDirectionProto,
-    listener::v3::{AdditionalAddress, FilterChain as FilterChainProto, Listener as ListenerProto},
+    listener::v3::{
+        AdditionalAddress, FilterChain as FilterChainProto, Listener as ListenerProto,
+        listener::DrainType as DrainTypeProto,
+    },
 };
 
 use super::{
@@ -13,8 +16,8 @@ use super::{
 };
 use crate::{
     config::listener::{
-        ChainMatch, FilterChain, FilterChains, Listener, ListenerFilters, SocketOptions, Terminal,
-        TrafficDirection,
+        ChainMatch, DrainType, FilterChain, FilterChains, Listener, ListenerFilters, SocketOptions,
+        Terminal, TrafficDirection,
     },
     control::report::{At, no_effect, refuse},
 };
@@ -77,6 +80,7 @@ pub(super) fn listener(
         bind_to_port: config.bind_to_port.is_none_or(|value| value.value),
         hands_off,
         direction: direction(config.traffic_direction, at),
+        drain_type: drain_type(config.drain_type, at),
         socket: SocketOptions {
             transparent: config.transparent.is_some_and(|value| value.value),
             freebind: config.freebind.is_some_and(|value| value.value),
@@ -116,8 +120,8 @@ fn unsupported(config: &ListenerProto, at: &At<'_>) {
         per_connection_buffer_limit_bytes: _, listener_filters: _, listener_filters_timeout: _,
         continue_on_listener_filters_timeout: _, access_log: _, bind_to_port: _, stat_prefix: _,
         use_original_dst: _, transparent: _, freebind: _, tcp_backlog_size: _,
-        traffic_direction: _, stats_matcher, fcds_config, filter_chain_matcher,
-        per_connection_buffer_high_watermark_timeout, metadata, deprecated_v1, drain_type,
+        traffic_direction: _, drain_type: _, stats_matcher, fcds_config, filter_chain_matcher,
+        per_connection_buffer_high_watermark_timeout, metadata, deprecated_v1,
         socket_options, tcp_fast_open_queue_length, udp_listener_config, api_listener,
         connection_balance_config, reuse_port, enable_reuse_port,
         max_connections_to_accept_per_socket_event,
@@ -128,7 +132,6 @@ fn unsupported(config: &ListenerProto, at: &At<'_>) {
     no_effect!(
         stats_matcher,
         metadata,
-        drain_type,
         connection_balance_config,
         reuse_port,
         enable_reuse_port,
@@ -153,6 +156,18 @@ fn direction(direction: i32, at: &At<'_>) -> TrafficDirection {
             at.field("traffic_direction")
                 .error(format_args!("{direction} is not supported"));
             TrafficDirection::Unspecified
+        }
+    }
+}
+
+fn drain_type(kind: i32, at: &At<'_>) -> DrainType {
+    match DrainTypeProto::try_from(kind) {
+        Ok(DrainTypeProto::Default) => DrainType::Default,
+        Ok(DrainTypeProto::ModifyOnly) => DrainType::ModifyOnly,
+        Err(_) => {
+            at.field("drain_type")
+                .error(format_args!("{kind} is not supported"));
+            DrainType::Default
         }
     }
 }
@@ -220,7 +235,7 @@ fn filter_chain(
         parts.secrets.extend(keys);
         context
     });
-    let (rbac, terminal) = filters?;
+    let filters = filters?;
     Some(FilterChain {
         name,
         matches,
@@ -230,7 +245,8 @@ fn filter_chain(
             transport_socket_connect_timeout,
             None,
         ),
-        rbac,
-        terminal,
+        rbac: filters.rbac,
+        sni_cluster: filters.sni_cluster,
+        terminal: filters.terminal,
     })
 }

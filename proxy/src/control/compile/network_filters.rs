@@ -6,7 +6,7 @@ use ithildin_proto::pb::envoy::{
     config::listener::v3::{Filter, filter},
     extensions::filters::network::{
         http_connection_manager::v3::HttpConnectionManager, rbac::v3::Rbac as NetworkRbac,
-        tcp_proxy::v3::TcpProxy,
+        sni_cluster::v3::SniCluster, tcp_proxy::v3::TcpProxy,
     },
 };
 
@@ -17,19 +17,27 @@ use crate::{
     rbac::Rbac,
 };
 
+/// The filters of one chain.
+pub(super) struct NetworkFilters {
+    pub(super) rbac: Vec<Rbac>,
+    pub(super) sni_cluster: bool,
+    pub(super) terminal: Terminal,
+}
+
 /// Compiles the whole chain.
 pub(super) fn filters(
     filters: &[Filter],
     compiler: &mut Compiler,
     parts: &mut ListenerParts,
     at: &At<'_>,
-) -> Option<(Vec<Rbac>, Terminal)> {
+) -> Option<NetworkFilters> {
     let Some(last) = filters.len().checked_sub(1) else {
         at.field("filters").error("is empty");
         return None;
     };
     let mut terminal = None;
     let mut access = Vec::new();
+    let mut sni_cluster = false;
     for (i, Filter { name, config_type }) in filters.iter().enumerate() {
         let at = at.index("filters", i);
         let config = match config_type {
@@ -46,6 +54,11 @@ pub(super) fn filters(
         if any::is::<NetworkRbac>(config) {
             let at = at.field("typed_config");
             access.extend(any::read(config, &at).and_then(|config| rbac::network(&config, &at)));
+            continue;
+        }
+        if any::is::<SniCluster>(config) {
+            // It has no fields.
+            sni_cluster = true;
             continue;
         }
         let is_http = any::is::<HttpConnectionManager>(config);
@@ -83,5 +96,9 @@ pub(super) fn filters(
             );
         }
     }
-    Some((access, terminal?))
+    Some(NetworkFilters {
+        rbac: access,
+        sni_cluster,
+        terminal: terminal?,
+    })
 }
