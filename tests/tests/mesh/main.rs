@@ -3,4 +3,5 @@
 mod bookinfo;
 mod east_west;
 mod egress;
+mod istiod_ca;
 mod operations;

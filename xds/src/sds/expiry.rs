@@ -47,16 +47,15 @@ impl ExpiryNotice {
             return;
         }
         self.told = due;
-        let until = pair.not_after;
+        let left = pair.not_after.duration_since(now).unwrap_or_default();
         match due {
             Told::Expired => error!(
                 name,
-                ?until,
                 "the certificate of a secret's file has expired; peers will refuse it until the file is renewed"
             ),
             _ => warn!(
                 name,
-                ?until,
+                valid_for = ?left,
                 "the certificate of a secret's file expires soon and was not renewed"
             ),
         }

@@ -6,5 +6,7 @@ mod ads;
 mod clients;
 mod common;
 mod envoy;
+mod files;
 mod sds;
 mod serve;
+mod trust;

@@ -143,9 +143,10 @@ impl Renewer {
                 Ok(issued) => {
                     self.complaint.clear();
                     let not_after = issued.svid.not_after;
+                    let left = not_after.duration_since(SystemTime::now());
                     info!(
                         id = %issued.svid.id,
-                        until = ?not_after,
+                        valid_for = ?left.unwrap_or_default(),
                         ca = %self.client.endpoint(),
                         "a certificate has arrived"
                     );

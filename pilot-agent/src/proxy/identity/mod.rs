@@ -10,7 +10,7 @@ mod mesh_roots;
 mod output;
 mod pod_socket;
 mod probe;
-mod trust_domain;
+mod selected;
 
 use std::sync::Arc;
 
@@ -109,8 +109,9 @@ impl Identity {
 
     fn serve_others(&mut self, settings: &Settings, facts: &choice::Facts, source: &Chosen) {
         let expected = settings.identity.trust_domain.clone();
+        let selector = self.options.svid.clone();
         self.tasks
-            .spawn(trust_domain::check(self.state(), expected));
+            .spawn(selected::tell(self.state(), selector, expected));
         if let Some(folder) = &settings.ca.output {
             let output = Output::new(folder, settings.identity.in_kubernetes);
             self.tasks.spawn(output.follow(self.local()));
