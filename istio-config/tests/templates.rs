@@ -1,4 +1,4 @@
-//! The manifests in `istio-templates`: they parse, they hold what keeps a Pod safe, and the
+//! The manifests in `istio-templates/standalone`: they parse, they hold what keeps a Pod safe, and the
 //! resources in their ConfigMaps can be built.
 
 use std::{fs, path::Path};
@@ -121,7 +121,7 @@ fn check_deployment(documents: &[Yaml<'_>], trust_domain: &str) {
 
 #[test]
 fn the_ingress_gateway_serves_httpbin() {
-    let manifest = read("ingress-gateway.yaml");
+    let manifest = read("standalone/ingress-gateway.yaml");
     let documents = parse(&manifest);
     check_deployment(&documents, "example.org");
     let built = built(&documents, "istio-system", "ingressgateway", "example.org");
@@ -133,7 +133,7 @@ fn the_ingress_gateway_serves_httpbin() {
 
 #[test]
 fn the_egress_gateway_originates_mtls() {
-    let manifest = read("egress-gateway.yaml");
+    let manifest = read("standalone/egress-gateway.yaml");
     let documents = parse(&manifest);
     check_deployment(&documents, "domain.test");
     let built = built(&documents, "istio-system", "egressgateway", "domain.test");
@@ -141,43 +141,4 @@ fn the_egress_gateway_originates_mtls() {
     assert!(built.resources.listeners.contains_key("0.0.0.0_8000"));
     let cluster = &built.resources.clusters["outbound|8000||app.example.org"];
     assert!(cluster.transport_socket.is_some());
-}
-
-/// Renders the template as the injector does, on clusters with and without native sidecars.
-fn injected(native: bool) -> String {
-    let mut lines = Vec::new();
-    let mut skip = false;
-    for line in read("spire.yaml").lines().map(str::to_owned) {
-        match line
-            .trim()
-            .trim_start_matches("{{-")
-            .trim_end_matches("}}")
-            .trim()
-        {
-            "if $native" => skip = !native,
-            "else" => skip = native,
-            "end" => skip = false,
-            _ if skip || line.starts_with("{{- $native :=") => {}
-            _ => lines.push(line),
-        }
-    }
-    lines.join("\n")
-}
-
-#[test]
-fn the_template_patches_the_proxy_and_nothing_else() {
-    for (native, list) in [(true, "initContainers"), (false, "containers")] {
-        let rendered = injected(native);
-        assert!(!rendered.contains("{{"), "{rendered}");
-        let documents = parse(&rendered);
-        let spec = at(&documents[0], &["spec"]);
-        let keys = spec.as_mapping().expect("a Pod").len();
-        assert_eq!(keys, 2, "{rendered}");
-        let proxy = named(spec, &[list], "istio-proxy");
-        let socket = text(named(proxy, &["env"], "SPIFFE_ENDPOINT_SOCKET"), &["value"]);
-        let mount = named(proxy, &["volumeMounts"], "spiffe-workload-api");
-        assert!(socket.starts_with(&format!("unix://{}/", text(mount, &["mountPath"]))));
-        let volume = named(spec, &["volumes"], "spiffe-workload-api");
-        is(volume, &["csi", "readOnly"], true);
-    }
 }
