@@ -134,6 +134,10 @@ impl Envoy {
         reasons
     }
 
+    pub(super) fn awaited(&self) -> Option<&Awaited> {
+        self.awaited.as_ref()
+    }
+
     /// Whether Envoy refuses something of what it was sent last.
     pub(super) fn status(&self) -> watch::Receiver<AdsStatus> {
         self.ads.clone()

@@ -12,7 +12,10 @@ use ithildin_dns::Status as DnsStatus;
 use ithildin_istio_config::ConfigError;
 use ithildin_spiffe::IdentityState;
 use ithildin_status::{Gate, Readiness};
-use ithildin_xds::{ResourceSet, ads::AdsStatus};
+use ithildin_xds::{
+    ResourceSet,
+    ads::{AdsStatus, StreamCounts},
+};
 use tokio::sync::{RwLock, watch};
 
 use super::plane::Plane;
@@ -80,6 +83,11 @@ impl Health {
     /// What is wrong with the configuration folder now.
     pub(super) fn config_errors(&self) -> Arc<[ConfigError]> {
         Arc::clone(&self.errors.borrow())
+    }
+
+    /// What has happened on the way to istiod, if there is one.
+    pub(super) async fn istiod_counts(&self) -> Option<StreamCounts> {
+        self.plane.read().await.as_ref()?.istiod_counts()
     }
 
     /// What Envoy says of its configuration.

@@ -15,7 +15,7 @@ use ithildin_proxy::control;
 use ithildin_spiffe::IdentityState;
 use ithildin_xds::{
     AdsClient, ResourceKind,
-    ads::{AdsClientStatus, AdsProtocol, StreamStatus},
+    ads::{AdsClientStatus, AdsProtocol, StreamCounts, StreamStatus},
 };
 use tokio::sync::watch;
 
@@ -44,7 +44,7 @@ enum Consumer {
     Envoy(Relay),
 }
 
-/// What istiod has not said yet.
+/// What istiod has not said yet, and how it stands with it.
 #[derive(Debug)]
 pub(super) struct Awaited {
     address: String,
@@ -70,6 +70,11 @@ impl Awaited {
         }
         let nothing = || format!("waits for istiod at {}: no {}", self.address, kind.short());
         Some(self.unconnected().unwrap_or_else(nothing))
+    }
+
+    /// What has happened on the way to istiod since the start.
+    pub(super) fn counts(&self) -> StreamCounts {
+        self.stream.borrow().counts
     }
 
     /// The error begins with the address.

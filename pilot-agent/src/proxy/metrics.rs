@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use ithildin_dns::Counts;
 use ithildin_spiffe::IdentityState;
+use ithildin_xds::ads::StreamCounts;
 use prometheus::{Counter, Gauge, GaugeVec, Opts, Registry, proto::MetricFamily};
 
 use super::health::Health;
@@ -57,6 +58,9 @@ async fn collect(registry: &Registry, health: &Health) -> Result<(), prometheus:
     if let Some(dns) = health.dns() {
         dns_metrics(registry, dns.counts())?;
     }
+    if let Some(counts) = health.istiod_counts().await {
+        istiod_metrics(registry, counts)?;
+    }
     if let Some(status) = health.ads_status().await {
         let refusals = vector(
             registry,
@@ -69,6 +73,42 @@ async fn collect(registry: &Registry, health: &Health) -> Result<(), prometheus:
                 .with_label_values(&[kind.short()])
                 .set(status.refusals as f64);
         }
+    }
+    Ok(())
+}
+
+/// By the names that Istio's agent gives them.
+fn istiod_metrics(registry: &Registry, counts: StreamCounts) -> Result<(), prometheus::Error> {
+    for (name, help, value) in [
+        (
+            "istio_agent_istiod_connection_failures",
+            "The total number of connection failures to Istiod",
+            counts.failures,
+        ),
+        (
+            "istio_agent_istiod_connection_errors",
+            "The total number of connection errors to Istiod",
+            counts.losses,
+        ),
+        (
+            "istio_agent_istiod_connection_terminations",
+            "The total number of connections that Istiod has ended",
+            counts.ends,
+        ),
+        (
+            "istio_agent_xds_proxy_requests",
+            "The total number of Xds Proxy Requests",
+            counts.requests,
+        ),
+        (
+            "istio_agent_xds_proxy_responses",
+            "The total number of Xds Proxy Responses",
+            counts.responses,
+        ),
+    ] {
+        let counter = Counter::new(name, help)?;
+        counter.inc_by(value as f64);
+        registry.register(Box::new(counter))?;
     }
     Ok(())
 }

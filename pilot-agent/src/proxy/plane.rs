@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use ithildin_proxy::{Proxy, ProxyOptions, Readiness};
-use ithildin_xds::ads::AdsStatus;
+use ithildin_xds::ads::{AdsStatus, StreamCounts};
 use tokio::sync::watch;
 
 use super::{
@@ -57,6 +57,15 @@ impl Plane {
                 awaited.into_iter().chain(proxy_waits(proxy)).collect()
             }
         }
+    }
+
+    /// What has happened on the way to istiod, if there is one.
+    pub(super) fn istiod_counts(&self) -> Option<StreamCounts> {
+        let awaited = match self {
+            Self::Envoy(envoy) => envoy.awaited(),
+            Self::Builtin(_, awaited) => awaited.as_ref(),
+        };
+        awaited.map(Awaited::counts)
     }
 
     /// What Envoy says of its configuration; the built-in proxy logs it itself.

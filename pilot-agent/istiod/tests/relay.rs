@@ -1,0 +1,198 @@
+//! The relay over real sockets, between a discovery server in istiod's place and clients in Envoy's.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use ithildin_istiod::{
+    dial::{
+        Address, CallHeaders, DEFAULT_KEEPALIVE, DEFAULT_KEEPALIVE_TIMEOUT, Endpoint, Options,
+        Transport,
+    },
+    discovery::{AgentTypes, AgentTypesOptions},
+    relay::Relay,
+};
+use ithildin_proto::pb::envoy::config::{
+    cluster::v3::Cluster, core::v3::Node, listener::v3::Listener,
+};
+use ithildin_xds::{
+    AdsClient, AdsServer, ResourceKind, ResourceSet, ServerAddress,
+    ads::{AdsClientOptions, AdsProtocol, Candidate, Upstream},
+    serve::Socket,
+};
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
+use tonic::service::Routes;
+
+/// For what should come at once, on a machine that is busy.
+const LIMIT: Duration = Duration::from_secs(30);
+const PROTOCOLS: [AdsProtocol; 2] = [AdsProtocol::StateOfTheWorld, AdsProtocol::Delta];
+
+/// A server in istiod's place; it ends when it is dropped.
+struct Istiod {
+    resources: watch::Sender<Arc<ResourceSet>>,
+    ads: AdsServer,
+    address: SocketAddr,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Istiod {
+    async fn start(address: SocketAddr, clusters: &[&str]) -> Self {
+        let (resources, receiver) = watch::channel(Arc::new(set(clusters)));
+        let ads = AdsServer::new(receiver);
+        let socket = loop {
+            // The one before may not have let go of the port.
+            match Socket::tcp(address) {
+                Ok(socket) => break socket,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let address = socket.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let routes = Routes::new(ads.clone().into_service());
+        tokio::spawn(socket.serve(routes, async move {
+            let _ = stopped.await;
+        }));
+        Self {
+            resources,
+            ads,
+            address,
+            _stop: stop,
+        }
+    }
+}
+
+fn set(clusters: &[&str]) -> ResourceSet {
+    let cluster = |name: &&str| Cluster {
+        name: (*name).to_owned(),
+        ..Default::default()
+    };
+    let listener = Listener {
+        name: "listener".into(),
+        ..Default::default()
+    };
+    ResourceSet {
+        clusters: clusters
+            .iter()
+            .map(|name| ((*name).to_owned(), Arc::new(cluster(name))))
+            .collect(),
+        listeners: [("listener".to_owned(), Arc::new(listener))].into(),
+        ..Default::default()
+    }
+}
+
+fn relay(istiod: SocketAddr, protocol: AdsProtocol, path: &Path) -> Relay {
+    let endpoint = Endpoint::new(Options {
+        address: Address {
+            host: istiod.ip().to_string(),
+            port: istiod.port(),
+        },
+        transport: Transport::Plaintext,
+        headers: CallHeaders::default(),
+        keepalive: DEFAULT_KEEPALIVE,
+        keepalive_timeout: DEFAULT_KEEPALIVE_TIMEOUT,
+    });
+    let (types, _) = AgentTypes::new(AgentTypesOptions::default());
+    let relay = Relay::start(&endpoint, protocol, types);
+    let socket = Socket::unix(path, 0o600).unwrap();
+    let routes = Routes::new(relay.server().into_service());
+    tokio::spawn(socket.serve(routes, std::future::pending()));
+    relay
+}
+
+/// A client in Envoy's place, which refuses a cluster by the name `bad`.
+fn envoy(path: &Path, protocol: AdsProtocol) -> AdsClient {
+    let check = |candidate: Candidate<'_>| match candidate {
+        Candidate::Cluster(cluster) if cluster.name == "bad" => Err("is bad".to_owned()),
+        _ => Ok(()),
+    };
+    AdsClient::start(AdsClientOptions {
+        server: Upstream::plain(&ServerAddress::Pipe(path.to_path_buf())),
+        node: Node {
+            id: "router~127.0.0.1~a.b~b.svc.cluster.local".into(),
+            ..Default::default()
+        },
+        protocol,
+        check: Arc::new(check),
+    })
+}
+
+async fn until(client: &AdsClient, expected: &str) {
+    let names = |set: &ResourceSet| set.clusters.keys().cloned().collect::<Vec<_>>().join(" ");
+    let mut resources = client.resources();
+    let found = timeout(LIMIT, resources.wait_for(|set| names(set) == expected)).await;
+    assert!(
+        found.is_ok_and(|found| found.is_ok()),
+        "{:?} instead of {expected:?}",
+        names(&client.resources().borrow())
+    );
+}
+
+fn any_port() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+#[tokio::test]
+async fn an_outage_of_istiod_is_not_envoys() {
+    // Each side may speak either protocol. A removed cluster takes its time: all at once.
+    let [sotw, delta] = PROTOCOLS;
+    tokio::join!(
+        outage(sotw, sotw),
+        outage(sotw, delta),
+        outage(delta, sotw),
+        outage(delta, delta),
+    );
+}
+
+async fn outage(above: AdsProtocol, below: AdsProtocol) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("XDS");
+    let istiod = Istiod::start(any_port(), &["a"]).await;
+    let address = istiod.address;
+    let relay = relay(address, above, &path);
+    let first = envoy(&path, below);
+    until(&first, "a").await;
+
+    drop(istiod);
+    let mut stream = relay.stream();
+    let lost = stream.wait_for(|status| !status.connected);
+    timeout(LIMIT, lost).await.unwrap().unwrap();
+    assert!(first.stream().borrow().connected, "Envoy's stream goes on");
+    let second = envoy(&path, below);
+    until(&second, "a").await;
+
+    let istiod = Istiod::start(address, &["a", "b"]).await;
+    until(&second, "a b").await;
+    istiod.resources.send_replace(Arc::new(set(&["b"])));
+    until(&second, "b").await;
+}
+
+#[tokio::test]
+async fn istiod_is_told_what_envoy_refuses() {
+    for protocol in PROTOCOLS {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("XDS");
+        let istiod = Istiod::start(any_port(), &["a", "bad"]).await;
+        let relay = relay(istiod.address, protocol, &path);
+        let envoy = envoy(&path, protocol);
+        until(&envoy, "a").await;
+        for status in [istiod.ads.status(), relay.status()] {
+            let mut status = status;
+            let told = status.wait_for(|status| {
+                let clusters = status.kinds.get(&ResourceKind::Cluster);
+                clusters.is_some_and(|kind| kind.refusal.as_deref() == Some("bad: is bad"))
+            });
+            timeout(LIMIT, told).await.expect("it is told").unwrap();
+        }
+        istiod.resources.send_replace(Arc::new(set(&["a", "c"])));
+        until(&envoy, "a c").await;
+        let mut status = istiod.ads.status();
+        let settled = status.wait_for(|status| {
+            let clusters = status.kinds.get(&ResourceKind::Cluster);
+            clusters.is_some_and(|kind| kind.refusal.is_none())
+        });
+        timeout(LIMIT, settled).await.expect("accepted").unwrap();
+    }
+}
