@@ -1,6 +1,6 @@
 //! The relay over real sockets, between a discovery server in istiod's place and clients in Envoy's.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
