@@ -67,6 +67,13 @@ pub enum LbPolicy {
     /// `choice_count`.
     LeastRequest(u32),
     Random,
+    /// The least and the most entries of the ring.
+    RingHash {
+        min: u64,
+        max: u64,
+    },
+    /// The size of the table, a prime.
+    Maglev(u32),
     ClusterProvided,
 }
 

@@ -7,6 +7,7 @@ use http::{HeaderName, StatusCode};
 use regex::bytes::Regex;
 
 use super::Map;
+use super::hash_policy::HashPolicy;
 use crate::access_log::Template;
 
 /// One route configuration, compiled.
@@ -223,6 +224,8 @@ pub struct Forward {
     pub auto_host_rewrite: bool,
     pub append_x_forwarded_host: bool,
     pub retry: Option<RetryPolicy>,
+    /// For clusters that balance by hash.
+    pub hash: Vec<HashPolicy>,
     /// Overrides of the connection manager's list: lower-case type, and whether it is passed on.
     pub upgrades: Vec<(Arc<str>, bool)>,
     /// The request's `grpc-timeout` limits the stream in place of `max_stream_duration`, to at most

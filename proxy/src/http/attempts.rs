@@ -14,8 +14,9 @@ use super::{
     client::Client,
     exchange::{Broken, Exchange},
     failure::LocalReply,
+    hash,
     headers::Headers,
-    matching, mutate,
+    matching, mutate, prepare,
     race::Beside,
     request::BodyLength,
     retry::{Body, Budget, Cause},
@@ -58,7 +59,9 @@ impl Exchange<'_> {
     ) -> Result<(), LocalReply> {
         self.asked = self.request.authority.clone();
         let body = self.keep_body(cluster, forward, source);
-        let mut retries = Budget::new(self.context, cluster, forward.retry.as_ref(), body);
+        let hash = self.hash(forward);
+        let retry = forward.retry.as_ref();
+        let mut retries = Budget::new(self.context, cluster, retry, hash, body);
         loop {
             self.outcome.attempts += 1;
             // It has none yet; what went wrong at the last one is noted.
@@ -267,6 +270,7 @@ impl Exchange<'_> {
             downstream: self.request.protocol.downstream(),
             excluded: retries.excluded(),
             selection_attempts: retries.selection_attempts(),
+            hash: retries.hash(),
             authority: Some(&authority),
             alpn: self.context.manager.alpn.as_ref(),
             original_destination: self.context.connection.original_destination(),
@@ -295,6 +299,26 @@ impl Exchange<'_> {
     async fn unless_gone<F: Future>(client: &mut Client<'_, '_>, future: F) -> Option<F::Output> {
         let mut gone = std::pin::pin!(poll_fn(|cx| client.poll_gone(cx)));
         Beside::new(gone.as_mut()).with(future, |()| true).await
+    }
+
+    /// By the route's policies. A cookie that they make goes with the response.
+    fn hash(&mut self, forward: &Forward) -> Option<u64> {
+        if forward.hash.is_empty() {
+            return None;
+        }
+        let connection = self.context.connection;
+        let told = prepare::told_address(self.context.manager, &self.request.headers);
+        let client = told.unwrap_or(connection.remote.ip());
+        let hashed = hash::hash(&forward.hash, &self.request, connection, client);
+        self.outcome.cookie = hashed.cookie;
+        hashed.hash
+    }
+
+    /// Gives the client the cookie that leads to the same host again.
+    pub(super) fn give_cookie(&mut self, headers: &mut Headers) {
+        if let Some(cookie) = self.outcome.cookie.take() {
+            headers.append(http::header::SET_COOKIE, cookie);
+        }
     }
 
     /// Tells the client how many tries there were.

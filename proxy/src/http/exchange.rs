@@ -67,6 +67,8 @@ pub(super) struct Outcome {
     pub(super) weighted: Option<usize>,
     pub(super) cluster: Option<Arc<str>>,
     pub(super) endpoint: Option<Arc<Endpoint>>,
+    /// `Set-Cookie`, for the upstream's response.
+    pub(super) cookie: Option<Bytes>,
     pub(super) transport_failure: Option<Arc<str>>,
     /// Tries so far, the first included.
     pub(super) attempts: u32,
@@ -331,6 +333,7 @@ impl<'x> Exchange<'x> {
             self.meter.started,
         );
         self.tell_attempts(&mut response.headers);
+        self.give_cookie(&mut response.headers);
         self.rewrite_response(&mut response.headers);
         self.keep_headers(&response);
         response

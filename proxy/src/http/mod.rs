@@ -8,6 +8,7 @@ mod body;
 mod client;
 mod exchange;
 mod failure;
+mod hash;
 mod headers;
 mod http1;
 mod http2;

@@ -21,6 +21,7 @@ pub(super) struct Budget<'p> {
     context: &'p Context<'p>,
     cluster: &'p Arc<Cluster>,
     policy: Option<&'p RetryPolicy>,
+    hash: Option<u64>,
     body: Body,
     retries: u32,
     stale: u32,
@@ -58,12 +59,14 @@ impl<'p> Budget<'p> {
         context: &'p Context<'p>,
         cluster: &'p Arc<Cluster>,
         policy: Option<&'p RetryPolicy>,
+        hash: Option<u64>,
         body: Body,
     ) -> Self {
         Self {
             context,
             cluster,
             policy,
+            hash,
             body,
             retries: 0,
             stale: 0,
@@ -71,6 +74,11 @@ impl<'p> Budget<'p> {
             permit: None,
             exhausted: false,
         }
+    }
+
+    /// What the request's host is chosen by.
+    pub(super) fn hash(&self) -> Option<u64> {
+        self.hash
     }
 
     pub(super) fn cluster(&self) -> &'p Cluster {

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, rc::Rc, sync::Arc};
 
-use super::{LbRequest, cluster::Context, edf::Edf, pool::HostPools};
+use super::{LbRequest, cluster::Context, edf::Edf, hashing::Table, pool::HostPools};
 use crate::{
     config::{
         Cluster,
@@ -33,6 +33,9 @@ pub(super) struct Balancer {
     priorities: Vec<Priority>,
     shares: Vec<Share>,
 }
+
+/// The request's hash, and how many hosts were refused before.
+type ByHash = (Option<u64>, u32);
 
 /// A part of the load: `until` percent, after the shares before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,13 +87,14 @@ impl Balancer {
         context: &Context,
         request: &LbRequest<'_>,
     ) -> Option<Rc<Host>> {
-        let mut host = self.choose_once(context)?;
-        for _ in 0..request.selection_attempts {
+        let hash = request.hash;
+        let mut host = self.choose_once(context, (hash, 0))?;
+        for attempt in 1..=request.selection_attempts {
             let address = &host.endpoint.address;
             if !request.excluded.iter().any(|seen| seen.address == *address) {
                 break;
             }
-            host = self.choose_once(context)?;
+            host = self.choose_once(context, (hash, attempt))?;
         }
         Some(Rc::clone(host))
     }
@@ -101,7 +105,7 @@ impl Balancer {
             .flat_map(|priority| &priority.all.hosts)
     }
 
-    fn choose_once(&mut self, context: &Context) -> Option<&Rc<Host>> {
+    fn choose_once(&mut self, context: &Context, by_hash: ByHash) -> Option<&Rc<Host>> {
         let share = match &self.shares[..] {
             [] => return None,
             [only] => *only,
@@ -119,7 +123,7 @@ impl Balancer {
                 &mut priority.all
             }
         };
-        hosts.next(context)
+        hosts.next(context, by_hash)
     }
 }
 
@@ -244,6 +248,20 @@ fn total_panic(priorities: &[Priority]) -> Vec<Share> {
     .collect()
 }
 
+fn hash_table(hosts: &[Rc<Host>], policy: LbPolicy) -> Table {
+    let names: Vec<_> = hosts
+        .iter()
+        .map(|host| host.endpoint.address.to_string())
+        .collect();
+    let weights = hosts.iter().map(|host| host.endpoint.weight);
+    let keys: Vec<_> = names.iter().map(String::as_str).zip(weights).collect();
+    match policy {
+        LbPolicy::Maglev(size) => Table::maglev(&keys, size),
+        LbPolicy::RingHash { min, max } => Table::ring(&keys, min, max),
+        _ => Table::ring(&keys, 1, 1),
+    }
+}
+
 /// The localities of `tier`, of all that are in `all`; `None` if none has a weight.
 fn localities(
     tier: &[Rc<Host>],
@@ -299,6 +317,11 @@ enum Turn {
         choices: u32,
     },
     Random,
+    /// Made when it is needed first: most are for a health that never comes.
+    Hash {
+        policy: LbPolicy,
+        table: Option<Box<Table>>,
+    },
     /// By weight; with `by_load`, a busy endpoint's weight counts less.
     Weighted {
         edf: Edf,
@@ -312,6 +335,10 @@ impl Hosts {
         let equal = weights().all(|weight| Some(weight) == weights().next());
         let turn = match policy {
             LbPolicy::Random | LbPolicy::ClusterProvided => Turn::Random,
+            LbPolicy::RingHash { .. } | LbPolicy::Maglev(_) => Turn::Hash {
+                policy,
+                table: None,
+            },
             LbPolicy::RoundRobin if equal => Turn::RoundRobin {
                 next: fastrand::usize(..hosts.len().max(1)),
             },
@@ -334,11 +361,11 @@ impl Hosts {
         u32::try_from(self.hosts.len()).unwrap_or(u32::MAX)
     }
 
-    fn next(&mut self, context: &Context) -> Option<&Rc<Host>> {
+    fn next(&mut self, context: &Context, by_hash: ByHash) -> Option<&Rc<Host>> {
         let hosts = &self.hosts;
         if let Some(Localities { edf, groups }) = &mut self.localities {
             let index = edf.next(|index| (groups[index].0, 0))?;
-            return groups[index].1.next(context);
+            return groups[index].1.next(context, by_hash);
         }
         if hosts.len() <= 1 {
             return hosts.first();
@@ -351,6 +378,11 @@ impl Hosts {
                 *next
             }
             Turn::Random => random(),
+            Turn::Hash { policy, table } => {
+                let table = table.get_or_insert_with(|| Box::new(hash_table(hosts, *policy)));
+                let (hash, attempt) = by_hash;
+                table.host(hash.unwrap_or_else(|| fastrand::u64(..)), attempt)?
+            }
             Turn::LeastRequest { choices } => {
                 let mut best = random();
                 for _ in 1..*choices {

@@ -97,7 +97,7 @@ fn an_empty_set_has_no_host() {
         LbPolicy::Random,
     ] {
         let mut hosts = Hosts::new(Vec::new(), policy);
-        assert!(hosts.next(&context).is_none());
+        assert!(hosts.next(&context, (None, 0)).is_none());
     }
 }
 
@@ -106,7 +106,14 @@ fn round_robin_takes_turns() {
     let context = context();
     let hosts = (1..=3).map(|port| host(port, Health::Healthy, 1)).collect();
     let mut hosts = Hosts::new(hosts, LbPolicy::RoundRobin);
-    let mut pick = || hosts.next(&context).unwrap().endpoint.address.clone();
+    let mut pick = || {
+        hosts
+            .next(&context, (None, 0))
+            .unwrap()
+            .endpoint
+            .address
+            .clone()
+    };
     let first: Vec<_> = (0..3).map(|_| pick()).collect();
     let second: Vec<_> = (0..3).map(|_| pick()).collect();
     assert_eq!(first, second);
@@ -120,7 +127,7 @@ fn least_request_avoids_the_busy_host() {
     let list: Vec<_> = (1..=2).map(|port| host(port, Health::Healthy, 1)).collect();
     list[0].stats(&context).rq_active.add(100);
     let mut hosts = Hosts::new(list.clone(), LbPolicy::LeastRequest(2));
-    let picks = (0..1000).map(|_| Rc::ptr_eq(hosts.next(&context).unwrap(), &list[0]));
+    let picks = (0..1000).map(|_| Rc::ptr_eq(hosts.next(&context, (None, 0)).unwrap(), &list[0]));
     let busy = picks.filter(|busy| *busy).count();
     // Only when both choices fall on it.
     assert!((150..350).contains(&busy), "{busy}");
@@ -132,7 +139,8 @@ fn weights_count_in_round_robin_and_least_request() {
     for policy in [LbPolicy::RoundRobin, LbPolicy::LeastRequest(2)] {
         let list = vec![host(1, Health::Healthy, 1), host(2, Health::Healthy, 3)];
         let mut hosts = Hosts::new(list.clone(), policy);
-        let picks = (0..400).map(|_| Rc::ptr_eq(hosts.next(&context).unwrap(), &list[0]));
+        let picks =
+            (0..400).map(|_| Rc::ptr_eq(hosts.next(&context, (None, 0)).unwrap(), &list[0]));
         let light = picks.filter(|light| *light).count();
         assert!(light.abs_diff(100) <= 2, "{policy:?} {light}");
     }
@@ -186,7 +194,7 @@ fn localities_share_the_load_by_weight_as_far_as_they_are_fit() {
         let mut priority = Priority::weighted(hosts.concat(), LbPolicy::RoundRobin, 140);
         let mut counts = std::collections::BTreeMap::<String, u32>::new();
         for _ in 0..1000 {
-            let host = priority.healthy.next(&context).unwrap();
+            let host = priority.healthy.next(&context, (None, 0)).unwrap();
             *counts
                 .entry(host.endpoint.locality.to_string())
                 .or_default() += 1;

@@ -9,6 +9,7 @@ mod cluster;
 mod connect;
 mod edf;
 mod failure;
+mod hashing;
 mod http1;
 mod http2;
 mod key;
@@ -18,6 +19,7 @@ mod pool;
 
 pub use connect::Link;
 pub use failure::{FailureKind, UpstreamFailure};
+pub use hashing::xxh64;
 pub use lease::{Http1Lease, Http2Lease, HttpLease, StreamPermit, TcpLease};
 pub use limits::RetryPermit;
 
@@ -46,6 +48,8 @@ pub struct LbRequest<'a> {
     pub alpn: Option<&'a AlpnOverrides>,
     /// Host of the request without its port, lower-case, for `auto_sni` and `auto_san_validation`.
     pub authority: Option<&'a str>,
+    /// For clusters that balance by hash; without one, any host will do.
+    pub hash: Option<u64>,
     /// Where the downstream connection was going, for ORIGINAL_DST clusters.
     pub original_destination: Option<SocketAddr>,
 }

@@ -1,16 +1,20 @@
 //! How a cluster chooses among its endpoints.
 
-use ithildin_proto::pb::envoy::{
-    config::cluster::v3::{
-        Cluster as ClusterProto, LoadBalancingPolicy,
-        cluster::{
-            CommonLbConfig, LbConfig, LbPolicy as LbPolicyProto, OriginalDstLbConfig,
-            common_lb_config::LocalityConfigSpecifier,
+use ithildin_proto::pb::{
+    envoy::{
+        config::cluster::v3::{
+            Cluster as ClusterProto, LoadBalancingPolicy,
+            cluster::{
+                CommonLbConfig, LbConfig, LbPolicy as LbPolicyProto, MaglevLbConfig,
+                OriginalDstLbConfig, RingHashLbConfig, common_lb_config::LocalityConfigSpecifier,
+                ring_hash_lb_config::HashFunction,
+            },
+        },
+        extensions::load_balancing_policies::{
+            least_request::v3::LeastRequest, random::v3::Random, round_robin::v3::RoundRobin,
         },
     },
-    extensions::load_balancing_policies::{
-        least_request::v3::LeastRequest, random::v3::Random, round_robin::v3::RoundRobin,
-    },
+    google::protobuf::UInt64Value,
 };
 
 use crate::{
@@ -24,6 +28,11 @@ use crate::{
 /// Envoy's defaults.
 const DEFAULT_PANIC_THRESHOLD: f64 = 50.0;
 const DEFAULT_CHOICE_COUNT: u32 = 2;
+const DEFAULT_MIN_RING: u64 = 1024;
+const DEFAULT_MAGLEV: u32 = 65_537;
+/// Envoy's limits.
+const MAX_RING: u64 = 8 << 20;
+const MAX_MAGLEV: u32 = 5_000_011;
 
 pub(super) fn lb_policy(
     config: &ClusterProto,
@@ -38,6 +47,11 @@ pub(super) fn lb_policy(
         LbPolicyProto::LeastRequest => LbPolicy::LeastRequest(DEFAULT_CHOICE_COUNT),
         LbPolicyProto::Random => LbPolicy::Random,
         LbPolicyProto::ClusterProvided => LbPolicy::ClusterProvided,
+        LbPolicyProto::RingHash => LbPolicy::RingHash {
+            min: DEFAULT_MIN_RING,
+            max: MAX_RING,
+        },
+        LbPolicyProto::Maglev => LbPolicy::Maglev(DEFAULT_MAGLEV),
         other => {
             at.field("lb_policy")
                 .error(format_args!("{} is not supported", other.as_str_name()));
@@ -81,9 +95,64 @@ fn lb_config(config: Option<&LbConfig>, policy: LbPolicy, at: &At<'_>) -> Option
             );
             Some(policy)
         }
-        // Settings of policies that are refused, or not chosen.
-        Some(LbConfig::RingHashLbConfig(_) | LbConfig::MaglevLbConfig(_)) => Some(policy),
+        Some(LbConfig::RingHashLbConfig(config)) => {
+            let at = at.field("ring_hash_lb_config");
+            Some(ring_hash(policy, config, &at))
+        }
+        Some(LbConfig::MaglevLbConfig(config)) => {
+            maglev(policy, config, &at.field("maglev_lb_config"))
+        }
     }
+}
+
+fn ring_hash(policy: LbPolicy, config: &RingHashLbConfig, at: &At<'_>) -> LbPolicy {
+    let RingHashLbConfig {
+        minimum_ring_size,
+        hash_function,
+        maximum_ring_size,
+    } = config;
+    if *hash_function != HashFunction::XxHash as i32 {
+        at.field("hash_function").error("only XX_HASH is supported");
+    }
+    let size = |value: &Option<UInt64Value>, default| value.map_or(default, |it| it.value);
+    let min = size(minimum_ring_size, DEFAULT_MIN_RING);
+    let max = size(maximum_ring_size, MAX_RING);
+    if max > MAX_RING {
+        at.field("maximum_ring_size")
+            .error(format_args!("{max} is more than {MAX_RING}"));
+    }
+    if min > max {
+        at.field("minimum_ring_size")
+            .error(format_args!("{min} is more than the maximum, {max}"));
+    }
+    match policy {
+        LbPolicy::RingHash { .. } => LbPolicy::RingHash { min, max },
+        other => other,
+    }
+}
+
+fn maglev(policy: LbPolicy, config: &MaglevLbConfig, at: &At<'_>) -> Option<LbPolicy> {
+    let MaglevLbConfig { table_size } = config;
+    let size = table_size.map_or(u64::from(DEFAULT_MAGLEV), |size| size.value);
+    let at = at.field("table_size");
+    let found = u32::try_from(size).ok().filter(|size| *size <= MAX_MAGLEV);
+    let Some(size) = found.filter(|size| is_prime(*size)) else {
+        at.error(format_args!(
+            "{size} is not a prime of at most {MAX_MAGLEV}"
+        ));
+        return None;
+    };
+    Some(match policy {
+        LbPolicy::Maglev(_) => LbPolicy::Maglev(size),
+        other => other,
+    })
+}
+
+fn is_prime(n: u32) -> bool {
+    n > 1
+        && (2..)
+            .take_while(|d| d * d <= n)
+            .all(|d| !n.is_multiple_of(d))
 }
 
 fn choices(policy: LbPolicy, count: Option<u32>, at: &At<'_>) -> Option<LbPolicy> {
@@ -161,13 +230,12 @@ pub(super) fn common_lb(config: Option<&CommonLbConfig>, at: &At<'_>) -> CommonL
         locality_config_specifier,
     } = &config;
     let at = at.field("common_lb_config");
-    // Batching of updates; of health checks, which are refused; of policies, which are too.
-    no_effect!(
-        update_merge_window,
-        ignore_new_hosts_until_first_hc,
-        consistent_hashing_lb_config,
+    // Batching of updates; and of health checks, which are refused.
+    no_effect!(update_merge_window, ignore_new_hosts_until_first_hc);
+    refuse!(
+        at;
+        close_connections_on_host_set_change, override_host_status, consistent_hashing_lb_config,
     );
-    refuse!(at; close_connections_on_host_set_change, override_host_status);
     let locality_weighted = match locality_config_specifier {
         None => false,
         Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => true,

@@ -16,6 +16,7 @@ mod cluster;
 mod cluster_http;
 mod dns;
 mod endpoints;
+mod hash_policy;
 mod headers;
 mod http;
 mod http_filters;

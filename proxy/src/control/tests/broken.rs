@@ -145,8 +145,8 @@ const HOSTS: &[(&str, &str)] = &[
         ".virtual_hosts[0].routes[0].match.headers[0].string_match.prefix: is empty",
     ),
     (
-        "{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, hash_policy: [{header: {header_name: x}}]}}]}",
-        ".virtual_hosts[0].routes[0].route.hash_policy: is not supported",
+        "{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, hash_policy: [{filter_state: {key: x}}]}}]}",
+        ".virtual_hosts[0].routes[0].route.hash_policy[0].filter_state: is not supported",
     ),
     (
         "{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, request_mirror_policies: [{cluster: d}]}}]}",
@@ -198,7 +198,18 @@ const CLUSTERS: &[(&str, &str)] = &[
         "cluster_type: {name: envoy.clusters.dynamic_forward_proxy}",
         ".cluster_type: \"envoy.clusters.dynamic_forward_proxy\" is not supported",
     ),
-    ("lb_policy: MAGLEV", ".lb_policy: MAGLEV is not supported"),
+    (
+        "lb_policy: MAGLEV\nmaglev_lb_config: {table_size: 4}",
+        ".maglev_lb_config.table_size: 4 is not a prime of at most 5000011",
+    ),
+    (
+        "lb_policy: RING_HASH\nring_hash_lb_config: {minimum_ring_size: 9, maximum_ring_size: 8}",
+        ".ring_hash_lb_config.minimum_ring_size: 9 is more than the maximum, 8",
+    ),
+    (
+        "lb_policy: RING_HASH\nring_hash_lb_config: {hash_function: MURMUR_HASH_2}",
+        ".ring_hash_lb_config.hash_function: only XX_HASH is supported",
+    ),
     (
         "lb_policy: CLUSTER_PROVIDED",
         ".lb_policy: CLUSTER_PROVIDED goes with type ORIGINAL_DST, and with no other",
@@ -459,14 +470,14 @@ async fn top_level() {
 
 #[tokio::test]
 async fn everything_is_reported_at_once() {
-    let yaml = "static_resources: {clusters: [{name: a, lb_policy: MAGLEV, lb_subset_config: {}}, \
+    let yaml = "static_resources: {clusters: [{name: a, lb_policy: CLUSTER_PROVIDED, lb_subset_config: {}}, \
                 {name: b, health_checks: [{timeout: 1s, interval: 1s, tcp_health_check: {}}]}]}";
     let bootstrap = from_yaml::<Bootstrap>(yaml).expect("well-formed");
     let errors = control::validate(bootstrap).expect_err("three errors");
     assert_eq!(
         errors.to_string(),
         "static_resources.clusters[0].lb_subset_config: is not supported\n\
-         static_resources.clusters[0].lb_policy: MAGLEV is not supported\n\
+         static_resources.clusters[0].lb_policy: CLUSTER_PROVIDED goes with type ORIGINAL_DST, and with no other\n\
          static_resources.clusters[1].health_checks: is not supported"
     );
 }

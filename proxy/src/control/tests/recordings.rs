@@ -40,12 +40,10 @@ const FILTERS: Refusals = &[
     "Listener filter_chains[].filters[].typed_config: type udpa.type.v1.TypedStruct is not supported",
 ];
 const MORE: Refusals = &[
-    "Cluster lb_policy: RING_HASH is not supported",
     "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config.rules.policies[\"ns[default]-policy[productpage-jwt]-rule[]\"].principals[].and_ids.ids[].and_ids.ids[].metadata: is not supported",
     "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config.rules.policies[\"ns[default]-policy[productpage-jwt]-rule[]\"].principals[].and_ids.ids[].metadata: is not supported",
     "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config: type envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication is not supported",
     "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config: type envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit is not supported",
-    "Route virtual_hosts[].routes[].route.hash_policy: is not supported",
     "Route virtual_hosts[].routes[].route.request_mirror_policies: is not supported",
     "Route virtual_hosts[].routes[].typed_per_filter_config[\"envoy.filters.http.cors\"]: is not supported",
 ];

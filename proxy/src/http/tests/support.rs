@@ -136,6 +136,7 @@ pub(super) fn route(prefix: &str, action: RouteAction) -> Route {
 /// Envoy's defaults, without a time limit.
 pub(super) fn forward(cluster: &str) -> Forward {
     Forward {
+        hash: Vec::new(),
         clusters: Clusters::One(cluster.into()),
         cluster_not_found: StatusCode::SERVICE_UNAVAILABLE,
         timeout: None,
