@@ -160,6 +160,7 @@ async fn outage(above: AdsProtocol, below: AdsProtocol) {
     let lost = stream.wait_for(|status| !status.connected);
     timeout(LIMIT, lost).await.unwrap().unwrap();
     assert!(first.stream().borrow().connected, "Envoy's stream goes on");
+    drop(first);
     let second = envoy(&path, below);
     until(&second, "a").await;
 

@@ -50,6 +50,8 @@ pub(super) struct Type {
     waiting: Option<Ticket>,
     /// The newest response of this stream at all.
     newest: Option<Ticket>,
+    /// Whether that was answered.
+    judged: bool,
     /// What we refused of the newest response ourselves.
     own: Verdict,
     /// Endpoints of clusters that have changed since they were last sent down.
@@ -84,6 +86,10 @@ impl State {
         for one in self.types.values_mut() {
             one.lingering.extend(one.interest.names().iter().cloned());
             one.rewarm.clear();
+            // The Envoy before may have gone with the answer.
+            if !one.judged {
+                one.waiting.clone_from(&one.newest);
+            }
         }
     }
 
@@ -160,6 +166,7 @@ impl State {
         };
         one.waiting = Some(ticket.clone());
         one.newest = Some(ticket);
+        one.judged = false;
         one.received = true;
         one.own = Verdict::default();
         let mut changed = BTreeSet::new();
@@ -217,6 +224,8 @@ impl State {
         let Some(ticket) = ticket.or(told).filter(|ticket| ticket.epoch == self.epoch) else {
             return;
         };
+        let newest = one.newest.as_ref();
+        one.judged |= newest.is_some_and(|newest| newest.receipt.nonce == ticket.receipt.nonce);
         let verdict = Verdict {
             whole: refusal,
             ..one.own.clone()

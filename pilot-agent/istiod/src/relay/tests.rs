@@ -427,6 +427,9 @@ proptest! {
             }
         }
         world.settle();
+        for kind in KINDS.into_iter().filter(|_| world.connected) {
+            prop_assert!(world.istiod[&kind].settled(), "{:?} has no answer", kind);
+        }
         world.connect_istiod();
         world.refuse = false;
         world.restart_envoy();
