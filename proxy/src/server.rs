@@ -18,7 +18,7 @@ use crate::{
     access_log::LogWriter,
     admin::{AdminServer, AdminState, Commands, Requested, StoredBootstrap},
     control::{ConfigErrors, Control, ControlState},
-    runtime::{ListenerReport, Runtime, RuntimeError, RuntimeOptions},
+    runtime::{Drain, ListenerReport, Runtime, RuntimeError, RuntimeOptions},
     stats::Registry,
     worker::Published,
 };
@@ -159,6 +159,12 @@ impl Proxy {
         self.follow.abort();
         self.readiness.send_replace(Readiness::Draining);
         self.runtime.drain();
+    }
+
+    /// Drains some listeners or in some other way; what is not drained goes on and follows the configuration.
+    /// Returns at once. Must be called inside a tokio runtime.
+    pub fn drain_listeners(&self, drain: Drain) {
+        self.runtime.drainer().drain(drain);
     }
 
     /// Drains for at most `deadline`, closes the rest, and ends the threads.

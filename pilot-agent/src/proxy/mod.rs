@@ -110,14 +110,14 @@ impl Running {
         settings: &Settings,
         signals: &mut Signals,
     ) -> anyhow::Result<()> {
-        let end = self.end(signals).await;
+        let end = self.end(settings, signals).await;
         self.health.readiness().terminate();
         let plane = self.plane.write().await.take();
         finish(end, plane, settings, signals).await
     }
 
     /// Waits for what ends it. Draining does not yet: then readiness stays, and the end is at once.
-    async fn end(&mut self, signals: &mut Signals) -> End {
+    async fn end(&mut self, settings: &Settings, signals: &mut Signals) -> End {
         let plane = self.plane.read().await;
         let mut drained = false;
         loop {
@@ -134,7 +134,7 @@ impl Running {
                 Event::Command(Command::Drain) => {
                     drained = true;
                     if let Some(plane) = &*plane {
-                        plane.drain().await;
+                        plane.drain(settings.node.kind).await;
                     }
                 }
                 Event::Failed(port, error) => {
@@ -170,7 +170,7 @@ async fn finish(
         End::Drain(signal) => {
             info!(signal, drain = ?settings.drain, "draining");
             tokio::select! {
-                () = plane.shut_down(settings.drain) => info!("drained"),
+                () = plane.shut_down(settings.drain, settings.node.kind) => info!("drained"),
                 name = signals.next() => warn!(signal = name, "a second signal: ending at once"),
             }
             Ok(())

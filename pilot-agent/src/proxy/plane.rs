@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use ithildin_proxy::{Proxy, ProxyOptions, Readiness};
+use ithildin_istio_config::NodeKind;
+use ithildin_proxy::{Proxy, ProxyOptions, Readiness, runtime::Drain as ListenerDrain};
 use ithildin_xds::ads::{AdsStatus, StreamCounts};
 use tokio::sync::watch;
 
@@ -84,16 +85,19 @@ impl Plane {
         }
     }
 
-    /// Stops accepting; live requests go on.
-    pub(super) async fn drain(&self) {
+    /// Asks clients to finish, for as long as it takes; who comes all the same is served.
+    pub(super) async fn drain(&self, kind: NodeKind) {
         match self {
             Self::Envoy(envoy) => envoy.drain().await,
-            Self::Builtin(proxy, _) => proxy.drain(),
+            Self::Builtin(proxy, _) => proxy.drain_listeners(ListenerDrain {
+                skip_exit: true,
+                ..listener_drain(kind)
+            }),
         }
     }
 
-    /// Stops accepting, gives live requests their time, and ends it.
-    pub(super) async fn shut_down(self, drain: Drain) {
+    /// Asks clients to finish, gives live requests their time, and ends it.
+    pub(super) async fn shut_down(self, drain: Drain, kind: NodeKind) {
         match self {
             Self::Envoy(envoy) => {
                 envoy.drain().await;
@@ -105,15 +109,18 @@ impl Plane {
                 }
                 envoy.kill().await;
             }
-            Self::Builtin(proxy, _) if drain.until_idle => {
-                proxy.drain();
-                tokio::time::sleep(drain.minimum).await;
-                while proxy.active_connections() > 0 {
-                    tokio::time::sleep(IDLE_POLL).await;
+            Self::Builtin(proxy, _) => {
+                proxy.drain_listeners(listener_drain(kind));
+                if drain.until_idle {
+                    tokio::time::sleep(drain.minimum).await;
+                    while proxy.active_connections() > 0 {
+                        tokio::time::sleep(IDLE_POLL).await;
+                    }
+                } else {
+                    tokio::time::sleep(drain.termination).await;
                 }
                 proxy.shutdown(Duration::ZERO).await;
             }
-            Self::Builtin(proxy, _) => proxy.shutdown(drain.termination).await,
         }
     }
 
@@ -123,6 +130,15 @@ impl Plane {
             Self::Envoy(envoy) => envoy.kill().await,
             Self::Builtin(proxy, _) => proxy.shutdown(Duration::ZERO).await,
         }
+    }
+}
+
+/// As Istio's agent asks it of Envoy. A sidecar's workload still has calls of its own to make while it ends.
+fn listener_drain(kind: NodeKind) -> ListenerDrain {
+    ListenerDrain {
+        inbound_only: kind == NodeKind::Sidecar,
+        graceful: true,
+        skip_exit: false,
     }
 }
 
