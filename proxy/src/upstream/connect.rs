@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use ithildin_tls::{ClientContext, HandshakeError, verify::Role};
+use ithildin_tls::{ClientContext, HandshakeError, is_dns_name, verify::Role};
 use smallvec::SmallVec;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -105,8 +105,18 @@ async fn establish(
     let registration = context.home.registry.register(origin);
     match cluster.transport.0.get(key.transport) {
         Some(Transport::Plaintext) => Ok(Stream::plain(socket, registration)),
-        Some(Transport::Tls { context: tls, .. }) => {
-            let secured = secure(tls, socket, registration, key).await;
+        Some(Transport::Tls { context: tls, sni }) => {
+            // What a client asks for must be a DNS name; a configuration may name anything.
+            let foreign = key
+                .server_name
+                .as_deref()
+                .filter(|it| Some(*it) != sni.as_deref());
+            let secured = match foreign.filter(|name| !is_dns_name(name)) {
+                None => secure(tls, socket, registration, key).await,
+                Some(name) => Err(HandshakeError::Protocol(format!(
+                    "the SNI {name:?} is not a DNS name"
+                ))),
+            };
             let stream = secured.map_err(|error| refused(context, host, &error))?;
             if let Some(session) = stream.session() {
                 tls_stats::count_handshake(&context.stats().ssl, session);

@@ -23,6 +23,8 @@ pub(crate) struct Judge {
     /// What our peers are to us.
     role: Role,
     mandatory: bool,
+    /// The server's name where rustls knows only a stand-in.
+    server_name: Option<Box<str>>,
 }
 
 impl Judge {
@@ -34,6 +36,17 @@ impl Judge {
             validation,
             role,
             mandatory,
+            server_name: None,
+        }
+    }
+
+    /// The same for a server of this name, whatever rustls takes it to be.
+    pub(crate) fn for_server(&self, name: &str) -> Self {
+        Self {
+            validation: Arc::clone(&self.validation),
+            role: self.role,
+            mandatory: self.mandatory,
+            server_name: Some(name.into()),
         }
     }
 
@@ -166,7 +179,8 @@ impl ServerCertVerifier for Judge {
             ServerName::IpAddress(ip) if IpAddr::from(*ip).is_unspecified() => None,
             name => Some(name.to_str().into_owned()),
         };
-        self.rule(leaf, intermediates, name.as_deref(), now)
+        let name = self.server_name.as_deref().or(name.as_deref());
+        self.rule(leaf, intermediates, name, now)
             .map(|()| ServerCertVerified::assertion())
     }
 

@@ -21,7 +21,7 @@ mod testing;
 pub mod verify;
 
 pub use context::{
-    ClientAuth, ClientContext, ClientParams, ServerContext, ServerParams, TlsVersion,
+    ClientAuth, ClientContext, ClientParams, ServerContext, ServerParams, TlsVersion, is_dns_name,
 };
 pub use material::{Identity, MaterialError};
 pub use roots::Roots;

@@ -9,7 +9,7 @@ use rustls::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{ClientAuth, Epochs, TlsVersion};
+use super::{ClientAuth, Epochs, TlsVersion, opaque_name::OpaqueName};
 use crate::{
     HandshakeError, Identity, MaterialError, Slot, TlsStream, Validation, judge::Judge, provider,
     stream::handshake, verify::Role,
@@ -45,6 +45,12 @@ pub(crate) struct ClientState {
     pub(crate) identity: Option<Arc<Identity>>,
     pub(crate) judge: Arc<Judge>,
     config: Arc<ClientConfig>,
+}
+
+/// Whether this is what SNI is meant to be (RFC 6066, section 3), or an IP address. Other names are
+/// for configurations to choose, and not for clients: each that is ever used is kept.
+pub fn is_dns_name(name: &str) -> bool {
+    ServerName::try_from(name).is_ok()
 }
 
 /// Sessions kept for resumption, over all server names of a cluster.
@@ -125,17 +131,8 @@ impl ClientContext {
         let judge = Arc::new(Judge::new(validation, Role::Server, ClientAuth::Required));
         let builder = self
             .builder()
-            .map_err(|error| self.not_ready(&error.to_string()))?
-            .dangerous()
-            .with_custom_certificate_verifier(judge.clone());
-        let mut config = match &identity {
-            None => builder.with_no_client_auth(),
-            Some(identity) => {
-                let resolver = SingleCertAndKey::from(identity.certified.clone());
-                builder.with_client_cert_resolver(Arc::new(resolver))
-            }
-        };
-        config.alpn_protocols.clone_from(&self.params.alpn);
+            .map_err(|error| self.not_ready(&error.to_string()))?;
+        let mut config = self.config(builder, &judge, identity.as_deref());
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         Ok(ClientState {
             epochs: (identity_epoch, validation_epoch),
@@ -143,6 +140,43 @@ impl ClientContext {
             judge,
             config: Arc::new(config),
         })
+    }
+
+    /// A connection to a server whose name is no DNS name, and that name; it speaks TLS 1.3.
+    fn opaque(&self, state: &ClientState, name: &str) -> Result<OpaqueConnection, HandshakeError> {
+        let impossible = |why| HandshakeError::Protocol(format!("the SNI {name:?} {why}"));
+        if self.params.versions.1 < TlsVersion::Tls13 {
+            return Err(impossible("is not a DNS name, which takes TLS 1.3"));
+        }
+        let opaque =
+            OpaqueName::get(name, &self.provider).ok_or_else(|| impossible("cannot be sent"))?;
+        let provider = Arc::new(opaque.provider(&self.provider));
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?;
+        let judge = Arc::new(state.judge.for_server(name));
+        let mut config = self.config(builder, &judge, state.identity.as_deref());
+        config.resumption = Resumption::disabled();
+        Ok(OpaqueConnection { config, opaque })
+    }
+
+    fn config(
+        &self,
+        builder: ConfigBuilder<ClientConfig, WantsVerifier>,
+        judge: &Arc<Judge>,
+        identity: Option<&Identity>,
+    ) -> ClientConfig {
+        let builder = builder
+            .dangerous()
+            .with_custom_certificate_verifier(judge.clone());
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let resolver = SingleCertAndKey::from(identity.certified.clone());
+                builder.with_client_cert_resolver(Arc::new(resolver))
+            }
+        };
+        config.alpn_protocols.clone_from(&self.params.alpn);
+        config
     }
 
     fn builder(&self) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, MaterialError> {
@@ -156,21 +190,32 @@ impl ClientContext {
     }
 }
 
-impl ClientState {
-    /// A connection that has its ClientHello to send.
+/// What [`ClientContext::opaque`] makes.
+struct OpaqueConnection {
+    config: ClientConfig,
+    opaque: Arc<OpaqueName>,
+}
+
+impl ClientContext {
+    /// A connection that has its ClientHello to send, and the name to put into it if that is no DNS
+    /// name.
     pub(crate) fn connection(
         &self,
+        state: &ClientState,
         server_name: Option<&str>,
         alpn: Option<&[&[u8]]>,
-    ) -> Result<ClientConnection, HandshakeError> {
-        let name = match server_name {
-            Some(name) => ServerName::try_from(name.to_owned()).map_err(|_| {
-                HandshakeError::Protocol(format!("the SNI {name:?} is not a DNS name"))
-            })?,
+    ) -> Result<(ClientConnection, Option<Arc<OpaqueName>>), HandshakeError> {
+        let dns_name =
+            server_name.map(|name| ServerName::try_from(name.to_owned()).map_err(|_| name));
+        let (config, name, opaque) = match dns_name {
+            Some(Ok(name)) => (state.config.clone(), name, None),
             // rustls sends no SNI for an address; which one does not matter.
-            None => Ipv4Addr::UNSPECIFIED.into(),
+            None => (state.config.clone(), Ipv4Addr::UNSPECIFIED.into(), None),
+            Some(Err(name)) => {
+                let OpaqueConnection { config, opaque } = self.opaque(state, name)?;
+                (Arc::new(config), opaque.stand_in(), Some(opaque))
+            }
         };
-        let config = self.config.clone();
         let connection = match alpn {
             None => ClientConnection::new(config, name),
             Some(alpn) => {
@@ -178,6 +223,6 @@ impl ClientState {
                 ClientConnection::new_with_alpn(config, name, alpn)
             }
         };
-        connection.map_err(HandshakeError::from)
+        Ok((connection?, opaque))
     }
 }

@@ -7,9 +7,11 @@
 //! from one state from end to end.
 
 mod client;
+mod opaque_name;
 mod server;
 
-pub use client::{ClientContext, ClientParams};
+pub use client::{ClientContext, ClientParams, is_dns_name};
+pub(crate) use opaque_name::OpaqueName;
 pub use server::{ServerContext, ServerParams};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

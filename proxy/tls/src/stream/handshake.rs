@@ -3,6 +3,7 @@
 use std::{
     future::poll_fn,
     io,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::SystemTime,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     ClientContext, Peer, Refusal, ServerContext, Slot, Validation,
-    context::Epochs,
+    context::{Epochs, OpaqueName},
     judge::{Judge, Verdict, take_verdict},
     verify::Role,
 };
@@ -48,8 +49,9 @@ pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     alpn: Option<&[&[u8]]>,
 ) -> Result<TlsStream<S>, HandshakeError> {
     let state = context.state()?;
-    let connection = state.connection(server_name, alpn)?;
+    let (connection, opaque_name) = context.connection(&state, server_name, alpn)?;
     let mut driver = Driver::new(io, connection.into());
+    driver.opaque_name = opaque_name;
     driver.run().await?;
     let peer = driver.peer(Some(&state.judge), server_name)?;
     let stream = driver.finish(peer, state.identity.clone(), state.epochs);
@@ -78,6 +80,10 @@ struct Driver<S> {
     io: S,
     session: Session,
     verdict: Option<Verdict>,
+    /// The name to put into our ClientHello.
+    opaque_name: Option<Arc<OpaqueName>>,
+    /// What is to be sent after that.
+    outgoing: Vec<u8>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
@@ -86,6 +92,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             io,
             session: Session::new(connection),
             verdict: None,
+            opaque_name: None,
+            outgoing: Vec::new(),
         }
     }
 
@@ -126,8 +134,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(name) = &self.opaque_name {
+            while self.session.connection.wants_write() {
+                let start = self.outgoing.len();
+                self.session.connection.write_tls(&mut self.outgoing)?;
+                name.put_into(&mut self.outgoing[start..]);
+            }
+            while !self.outgoing.is_empty() {
+                let written = Pin::new(&mut self.io).poll_write(cx, &self.outgoing);
+                match ready!(written)? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    written => drop(self.outgoing.drain(..written)),
+                }
+            }
+        }
         ready!(self.session.poll_flush(&mut self.io, cx))?;
-        std::pin::Pin::new(&mut self.io).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, FillError>> {

@@ -388,17 +388,18 @@ async fn a_forged_record_ends_the_connection_for_good() {
 
 #[tokio::test]
 async fn a_bad_sni_is_an_error_and_not_a_panic() {
-    let (_, client) = pair();
-    for name in [
-        "spiffe://example.org/x",
-        "outbound|80||foo",
-        "",
-        "*.x",
-        "a b",
-    ] {
-        let (io, _other) = duplex(PIPE);
-        let error = client.connect(io, Some(name), None).await.unwrap_err();
-        assert!(error.to_string().contains("is not a DNS name"), "{error}");
+    let (server, client) = pair();
+    let (io, _other) = duplex(PIPE);
+    let error = client.connect(io, Some(""), None).await.unwrap_err();
+    assert!(error.to_string().contains("cannot be sent"), "{error}");
+    // They are sent, but rustls takes none of them as a server.
+    for name in ["spiffe://example.org/x", "outbound|80||foo", "*.x", "a b"] {
+        let (a, b) = duplex(PIPE);
+        let connecting = client.connect(b, Some(name), None);
+        let (server, client) = tokio::join!(accept(a, &server), connecting);
+        let error = client.unwrap_err();
+        assert!(matches!(error, HandshakeError::Alert(_)), "{name}: {error}");
+        assert!(server.is_err(), "{name}");
     }
     for name in [
         "outbound_.80_._.foo.default.svc.cluster.local",

@@ -29,6 +29,76 @@ fn named(ca: &Ca, id: &str) -> (rustls::pki_types::CertificateDer<'static>, KeyP
     ca.sign(&params)
 }
 
+/// OpenSSL's server prints the name that it is asked for, and its transcript must be ours. One
+/// group that we do not offer first makes it ask again for a key share.
+#[tokio::test]
+async fn openssl_gets_names_that_are_no_dns_names() {
+    const NAME: &str = "spiffe://example.org/my-sni";
+    let ca = spiffe_root("example.org");
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = named(&ca, "spiffe://example.org/openssl");
+    let write = |name: &str, label: &str, der: &[u8]| {
+        let text = BASE64_STANDARD.encode(der);
+        let pem = format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n");
+        std::fs::write(folder.path().join(name), pem).unwrap();
+    };
+    write("cert.pem", "CERTIFICATE", &certificate);
+    write("key.pem", "PRIVATE KEY", &key.serialize_der());
+    for group in ["X25519", "P-384"] {
+        let (listener, port) = tcp().await;
+        drop(listener);
+        let mut server = Command::new("openssl")
+            .args(["s_server", "-tls1_3", "-trace", "-groups", group, "-accept"])
+            .arg(port.to_string())
+            .args(["-cert", "cert.pem", "-key", "key.pem", "-naccept", "1"])
+            .current_dir(folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let io = loop {
+            match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
+                Ok(io) => break io,
+                Err(_) => assert!(server.try_wait().unwrap().is_none(), "openssl ended"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        let trust = validation(bundles(&[("example.org", &ca)]));
+        let ours = client_params(ca.svid("spiffe://example.org/us"), trust);
+        let ours = ClientContext::new(ours).unwrap();
+        let mut stream = bounded(ours.connect(io, Some(NAME), None)).await.unwrap();
+        assert_eq!(stream.version(), "TLSv1.3");
+        stream.write_all(b"over it goes\n").await.unwrap();
+        stream.shutdown().await.unwrap();
+        // It ends when it has read all, and at once when it has no input.
+        let _ = bounded(stream.read(&mut [0; 1])).await;
+        drop(server.stdin.take());
+        let output = server.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("over it goes"), "{group}: {text}");
+        // It prints sixteen bytes a line.
+        for part in ["spiffe://e", "xample.org/my-s"] {
+            assert!(text.contains(part), "{group}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn such_names_take_tls_13() {
+    let ca = spiffe_root("example.org");
+    let trust = validation(bundles(&[("example.org", &ca)]));
+    let mut params = client_params(ca.svid("spiffe://example.org/us"), trust);
+    params.versions.1 = TlsVersion::Tls12;
+    let ours = ClientContext::new(params).unwrap();
+    let (_a, b) = duplex(PIPE);
+    let error = ours.connect(b, Some("a/b"), None).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "tls protocol error: the SNI \"a/b\" is not a DNS name, which takes TLS 1.3"
+    );
+}
+
 #[tokio::test]
 async fn rustls_as_server_and_as_client() {
     let ca = spiffe_root("example.org");
