@@ -7,16 +7,21 @@ use std::{net::IpAddr, ops::Range, sync::Arc};
 
 use crate::{
     config::route::{HeaderMatch, StringMatch},
+    stats::RbacStats,
     worker::Connection,
 };
 
 /// One RBAC filter.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Rbac {
     /// `None`: everything passes.
     pub rules: Option<RuleSet>,
     /// Evaluated and counted only.
     pub shadow_rules: Option<RuleSet>,
+    /// Stands before the names of what the shadow rules count and tell.
+    pub shadow_prefix: Arc<str>,
+    /// Where names of statistics are configured, or there is no other place for them.
+    pub stats: Option<Arc<RbacStats>>,
 }
 
 /// Policies and what a match means.
@@ -88,13 +93,22 @@ pub trait Subject {
 pub struct Verdict<'r> {
     pub allowed: bool,
     /// The policy that matched.
-    pub policy: Option<&'r str>,
+    pub policy: Option<&'r Arc<str>>,
+}
+
+/// What shadow rules would have done, as logs ask for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShadowVerdict {
+    /// [`Rbac::shadow_prefix`].
+    pub prefix: Arc<str>,
+    pub allowed: bool,
+    pub policy: Option<Arc<str>>,
 }
 
 impl Verdict<'_> {
     /// Envoy's response code details of a denial.
     pub fn details(&self) -> String {
-        let policy = self.policy.unwrap_or("none");
+        let policy = self.policy.map_or("none", |policy| policy);
         let policy = policy.replace(char::is_whitespace, "_");
         format!("rbac_access_denied_matched_policy[{policy}]")
     }
@@ -109,7 +123,7 @@ impl RuleSet {
                 Action::Deny => matched.is_none(),
                 Action::Log => true,
             },
-            policy: matched.map(|policy| &*policy.name),
+            policy: matched.map(|policy| &policy.name),
         }
     }
 }

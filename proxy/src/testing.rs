@@ -104,6 +104,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr]) -> Cluster {
         panic_threshold: 50,
         locality_weighted: false,
         mesh: MeshCluster::default(),
+        peer_exchange: None,
         outlier: None,
         stats: Arc::new(ClusterStats::new("test".into(), true, WORKERS)),
     }
@@ -124,6 +125,8 @@ pub(crate) fn tcp_proxy(cluster: &str) -> TcpProxy {
 pub(crate) fn chain(name: &str, terminal: Terminal) -> FilterChain {
     FilterChain {
         rbac: Vec::new(),
+        peer_exchange: None,
+        telemetry: None,
         name: name.into(),
         matches: ChainMatch::default(),
         tls: None,

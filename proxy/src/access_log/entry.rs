@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::ResponseFlags;
-use crate::tls_session::TlsSession;
+use crate::{istio::Workload, rbac::ShadowVerdict, tls_session::TlsSession};
 
 /// One finished (or, for header templates, running) request or connection. Borrowed from whoever
 /// serves it; everything that is unknown stays at its default and prints as `-`.
@@ -40,6 +40,11 @@ pub struct Entry<'a> {
     pub attempts: u32,
     pub downstream: Downstream<'a>,
     pub upstream: Upstream<'a>,
+    /// Who the other ends are, as they tell by Istio's metadata exchange.
+    pub downstream_peer: Option<&'a Workload>,
+    pub upstream_peer: Option<&'a Workload>,
+    /// Of RBAC filters, in their order.
+    pub shadow: &'a [ShadowVerdict],
 }
 
 impl Entry<'_> {
@@ -67,6 +72,9 @@ impl Entry<'_> {
             attempts: 0,
             downstream: Downstream::default(),
             upstream: Upstream::default(),
+            downstream_peer: None,
+            upstream_peer: None,
+            shadow: &[],
         }
     }
 }

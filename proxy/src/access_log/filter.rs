@@ -1,6 +1,6 @@
 //! Which entries are logged (`AccessLogFilter`).
 
-use super::{Entry, ResponseFlags};
+use super::{Entry, Expression, Needs, ResponseFlags};
 
 /// Decides whether an entry is logged.
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub enum Filter {
     /// Milliseconds.
     Duration(Comparison),
     NotHealthCheck,
+    /// `envoy.access_loggers.extension_filters.cel`.
+    Expression(Expression),
 }
 
 /// `ComparisonFilter`.
@@ -41,6 +43,21 @@ impl Filter {
             Self::NotHealthCheck => entry
                 .request_headers
                 .is_none_or(|headers| headers.get("x-envoy-hc").is_none()),
+            Self::Expression(expression) => expression.holds(entry),
+        }
+    }
+
+    /// Adds the response's headers that it asks for.
+    pub(super) fn needs(&self, needs: &mut Needs) {
+        match self {
+            Self::All(filters) | Self::Any(filters) => {
+                filters.iter().for_each(|filter| filter.needs(needs));
+            }
+            Self::Expression(expression) => {
+                let names = expression.response_headers().into_iter();
+                names.for_each(|name| needs.response_header(name));
+            }
+            _ => {}
         }
     }
 }

@@ -62,6 +62,11 @@ impl ResponseFlags {
         self.0 == 0
     }
 
+    /// Bit by bit, as Envoy numbers them.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
     /// Whether all of `other` are set.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0

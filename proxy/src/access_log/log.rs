@@ -36,6 +36,9 @@ impl AccessLogs {
         let mut needs = Needs::default();
         for logger in &loggers {
             logger.format.needs(&mut needs);
+            if let Some(filter) = &logger.filter {
+                filter.needs(&mut needs);
+            }
         }
         Self { loggers, needs }
     }

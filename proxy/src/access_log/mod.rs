@@ -5,10 +5,13 @@
 //! line and counts it, and never blocks the worker. [`Template`] serves header values too.
 
 mod entry;
+mod expression;
 mod file;
 mod filter;
+mod filter_state;
 mod flags;
 mod format;
+mod grpc_status;
 mod log;
 mod operator;
 mod template;
@@ -17,6 +20,7 @@ mod tests;
 mod time;
 
 pub use entry::{Bytes, Downstream, Durations, Entry, Headers, Protocol, Upstream, UpstreamHost};
+pub use expression::{Expression, ExpressionError};
 pub use file::{Destination, LogFile, LogWriter};
 pub use filter::{Comparison, Filter};
 pub use flags::ResponseFlags;

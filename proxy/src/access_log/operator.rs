@@ -4,6 +4,8 @@ use std::{borrow::Cow, net::SocketAddr, os::unix::ffi::OsStrExt, time::Duration}
 
 use super::{
     Entry, Headers, Needs, UpstreamHost,
+    filter_state::FilterState,
+    grpc_status::{GRPC_STATUS, GrpcFormat},
     time::{TimeFormat, write_utc},
 };
 
@@ -18,7 +20,8 @@ pub(super) enum Operator {
     ResponseTrailer(HeaderArgument),
     /// `%ENVIRONMENT(X)%` and `%HOSTNAME%`: known when the format is compiled.
     Constant(Option<Box<str>>),
-    GrpcStatus,
+    GrpcStatus(GrpcFormat),
+    FilterState(FilterState),
     Field(Field),
 }
 
@@ -89,7 +92,12 @@ fields! {
     UpstreamTlsCipher = "UPSTREAM_TLS_CIPHER",
     UpstreamPeerUriSan = "UPSTREAM_PEER_URI_SAN",
     UpstreamPeerSubject = "UPSTREAM_PEER_SUBJECT",
+    UpstreamPeerDnsSan = "UPSTREAM_PEER_DNS_SAN",
+    UpstreamPeerIssuer = "UPSTREAM_PEER_ISSUER",
+    UpstreamPeerSerial = "UPSTREAM_PEER_SERIAL",
+    UpstreamPeerFingerprint = "UPSTREAM_PEER_FINGERPRINT_256",
     UpstreamLocalUriSan = "UPSTREAM_LOCAL_URI_SAN",
+    UpstreamLocalSubject = "UPSTREAM_LOCAL_SUBJECT",
     DownstreamRemoteAddress = "DOWNSTREAM_REMOTE_ADDRESS",
     DownstreamRemoteAddressWithoutPort = "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
     DownstreamRemotePort = "DOWNSTREAM_REMOTE_PORT",
@@ -112,16 +120,12 @@ fields! {
     DownstreamTransportFailureReason = "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
 }
 
-const GRPC_STATUS: &str = "grpc-status";
-
 /// Operators of things that this proxy does not have (metadata of filters, traces): they are
 /// accepted and never have a value, as in an Envoy where nothing sets them.
 const NEVER_SET: &[&str] = &[
-    "DYNAMIC_METADATA",
     "CLUSTER_METADATA",
     "UPSTREAM_METADATA",
     "METADATA",
-    "FILTER_STATE",
     "UPSTREAM_FILTER_STATE",
     "TRACE_ID",
     "VIRTUAL_CLUSTER_NAME",
@@ -132,13 +136,18 @@ impl Operator {
     /// From `NAME` and the text between its parentheses.
     pub(super) fn parse(name: &str, argument: Option<&str>) -> Result<Self, String> {
         let header = || HeaderArgument::parse(name, argument);
+        let of_filters =
+            |state: Option<FilterState>| state.map_or(Self::Constant(None), Self::FilterState);
         Ok(match name {
             "START_TIME" => Self::StartTime(argument.map(TimeFormat::parse).transpose()?),
             "REQ" | "REQUEST_HEADER" => Self::RequestHeader(header()?),
             "REQ_WITHOUT_QUERY" => Self::RequestHeaderWithoutQuery(header()?),
             "RESP" | "RESPONSE_HEADER" => Self::ResponseHeader(header()?),
             "TRAILER" | "RESPONSE_TRAILER" => Self::ResponseTrailer(header()?),
-            "GRPC_STATUS_NUMBER" => Self::GrpcStatus,
+            "GRPC_STATUS_NUMBER" => Self::GrpcStatus(GrpcFormat::Number),
+            "GRPC_STATUS" => Self::GrpcStatus(GrpcFormat::parse(argument)?),
+            "DYNAMIC_METADATA" => of_filters(FilterState::of_metadata(argument)),
+            "FILTER_STATE" => of_filters(FilterState::of_state(argument)),
             "ENVIRONMENT" => {
                 let variable = argument.filter(|variable| !variable.is_empty());
                 let variable = variable.ok_or("%ENVIRONMENT% needs the name of a variable")?;
@@ -168,7 +177,7 @@ impl Operator {
             Self::ResponseTrailer(header) => {
                 header.names().for_each(|name| needs.response_trailer(name));
             }
-            Self::GrpcStatus => {
+            Self::GrpcStatus(_) => {
                 needs.response_header(GRPC_STATUS);
                 needs.response_trailer(GRPC_STATUS);
             }
@@ -196,12 +205,8 @@ impl Operator {
                 let trailers = entry.response_trailers?;
                 out.extend_from_slice(&header.find(|name| borrowed(trailers, name))?);
             }
-            Self::GrpcStatus => {
-                let status = (entry.response_trailers.and_then(|it| it.get(GRPC_STATUS)))
-                    .or_else(|| entry.response_headers?.get(GRPC_STATUS))?;
-                out.extend_from_slice(status);
-                return Some(Kind::Number);
-            }
+            Self::GrpcStatus(format) => return format.write(entry, out),
+            Self::FilterState(state) => out.extend_from_slice(state.value(entry)?.as_bytes()),
             Self::Constant(value) => out.extend_from_slice(value.as_deref()?.as_bytes()),
             Self::Field(field) => return field.write(entry, out),
         }
@@ -362,7 +367,12 @@ impl Field {
             Self::UpstreamTlsCipher => Some(upstream?.cipher),
             Self::UpstreamPeerUriSan => Some(&*upstream?.peer_text()?.uri_sans),
             Self::UpstreamPeerSubject => Some(&*upstream?.peer_text()?.description.subject),
+            Self::UpstreamPeerDnsSan => Some(&*upstream?.peer_text()?.dns_sans),
+            Self::UpstreamPeerIssuer => Some(&*upstream?.peer_text()?.description.issuer),
+            Self::UpstreamPeerSerial => Some(&*upstream?.peer_text()?.description.serial),
+            Self::UpstreamPeerFingerprint => Some(&*upstream?.peer_text()?.fingerprint),
             Self::UpstreamLocalUriSan => Some(&*upstream?.own_text()?.uri_sans),
+            Self::UpstreamLocalSubject => Some(&*upstream?.own_text()?.description.subject),
             Self::DownstreamTlsVersion => Some(downstream?.version),
             Self::DownstreamTlsCipher => Some(downstream?.cipher),
             Self::DownstreamPeerUriSan => Some(&*downstream?.peer_text()?.uri_sans),

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 
 use super::Map;
 use crate::{
-    istio::{MeshCluster, Workload},
+    istio::{MeshCluster, PeerExchange, Workload},
     outlier::{Detector, Monitor, Outcome},
     stats::ClusterStats,
 };
@@ -38,6 +38,8 @@ pub struct Cluster {
     pub locality_weighted: bool,
     /// For Istio's filters.
     pub mesh: MeshCluster,
+    /// What TCP peers tell each other first (`filters`).
+    pub peer_exchange: Option<Arc<PeerExchange>>,
     pub outlier: Option<Arc<Detector>>,
     pub stats: Arc<ClusterStats>,
 }

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 
-use super::route::RouteTable;
-use crate::{access_log::AccessLogs, rbac::Rbac, stats::HttpStats};
+use super::{filters::HttpFilter, route::RouteTable};
+use crate::{access_log::AccessLogs, stats::HttpStats};
 
 /// One HTTP connection manager, compiled.
 #[derive(Debug)]
@@ -34,10 +34,8 @@ pub struct HttpManager {
     pub suppress_envoy_headers: bool,
     /// Upgrades that are passed on, lower-case (`websocket`).
     pub upgrades: Vec<Arc<str>>,
-    /// `envoy.filters.http.rbac`, in the order of the filters.
-    pub rbac: Vec<Rbac>,
-    /// `istio.alpn`.
-    pub alpn: Option<AlpnOverrides>,
+    /// What is before the router, in order.
+    pub filters: Vec<HttpFilter>,
     pub timeouts: HttpTimeouts,
     pub http1: Http1Options,
     pub http2: Http2Options,

@@ -15,6 +15,7 @@ pub use super::{
 };
 use crate::{
     access_log::AccessLogs,
+    istio::{PeerExchange, Telemetry},
     rbac::Rbac,
     stats::{ListenerStats, TcpStats},
 };
@@ -134,6 +135,10 @@ pub struct FilterChain {
     pub rbac: Vec<Rbac>,
     /// `envoy.filters.network.sni_cluster`: the SNI, where there is one, names the cluster.
     pub sni_cluster: bool,
+    /// `istio.metadata_exchange`: what TCP peers tell each other first.
+    pub peer_exchange: Option<Arc<PeerExchange>>,
+    /// `istio.stats` on TCP.
+    pub telemetry: Option<Arc<Telemetry>>,
     pub terminal: Terminal,
 }
 

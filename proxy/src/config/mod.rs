@@ -5,6 +5,7 @@
 
 mod chains;
 pub mod cluster;
+pub mod filters;
 pub mod hash_policy;
 pub mod http;
 pub mod listener;

@@ -6,8 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, StatusCode};
 use regex::bytes::Regex;
 
-use super::Map;
-use super::hash_policy::HashPolicy;
+use super::{Map, filters::FilterOverrides, hash_policy::HashPolicy};
 use crate::access_log::Template;
 
 /// One route configuration, compiled.
@@ -26,6 +25,7 @@ pub struct RouteTable {
     pub hosts: Vec<VirtualHost>,
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
+    pub filters: FilterOverrides,
 }
 
 /// Domains with a star at one end, lower-case and without it -> virtual host.
@@ -70,6 +70,7 @@ pub struct VirtualHost {
     pub include_attempt_count_in_response: bool,
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
+    pub filters: FilterOverrides,
     pub routes: Vec<Arc<Route>>,
 }
 
@@ -79,6 +80,7 @@ pub struct Route {
     pub matches: RouteMatch,
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
+    pub filters: FilterOverrides,
     pub action: RouteAction,
 }
 
@@ -254,6 +256,7 @@ pub struct WeightedCluster {
     pub host_rewrite: Option<Bytes>,
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
+    pub filters: FilterOverrides,
 }
 
 /// When and how often a request is tried again.

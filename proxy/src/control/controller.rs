@@ -31,6 +31,7 @@ use super::{
 use crate::{
     access_log::LogWriter,
     config::{Map, Snapshot},
+    istio::Node,
     stats::Registry,
     worker::Published,
 };
@@ -72,6 +73,7 @@ impl Controller {
         logs: Option<Arc<LogWriter>>,
         published: Arc<Published>,
     ) -> Result<Self, ConfigErrors> {
+        let node = Arc::new(Node::new(bootstrap.node.as_ref()));
         let (mut statics, checked) = bootstrap::statics(bootstrap);
         let mut errors = checked.map_or_else(|found| found.0.to_vec(), |()| Vec::new());
         let secret_files = std::mem::take(&mut statics.secrets);
@@ -79,7 +81,7 @@ impl Controller {
         let mut controller = Self {
             received: !statics.dynamic,
             updates: Updates::new(Arc::clone(&stats), statics.dynamic),
-            compiler: Compiler::new(stats, logs, store),
+            compiler: Compiler::new(stats, logs, store, node),
             dns: Dns::default(),
             clusters: Resources::new(ResourceKind::Cluster),
             assignments: Assignments::default(),

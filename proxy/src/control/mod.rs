@@ -154,7 +154,7 @@ pub fn check_secret(secret: &Secret) -> Result<(), String> {
 pub fn check_resource(resource: Candidate<'_>) -> Result<(), String> {
     let stats = Arc::new(Registry::new(1));
     let secrets = SecretStore::new(Arc::new(NoSecrets), BTreeMap::new(), Arc::clone(&stats));
-    let mut compiler = Compiler::new(stats, None, secrets);
+    let mut compiler = Compiler::new(stats, None, secrets, Arc::default());
     let checked = match resource {
         Candidate::Cluster(config) => compiler
             .cluster(config, &format!("cluster {:?}", config.name))

@@ -272,7 +272,7 @@ impl Exchange<'_> {
             selection_attempts: retries.selection_attempts(),
             hash: retries.hash(),
             authority: Some(&authority),
-            alpn: self.context.manager.alpn.as_ref(),
+            alpn: self.alpn(),
             original_destination: self.context.connection.original_destination(),
         };
         let lease = self.context.worker.upstreams.http(cluster, &request);

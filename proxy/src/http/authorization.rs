@@ -1,34 +1,61 @@
 //! RBAC filters on a request (`envoy.filters.http.rbac`).
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
-use super::{exchange::Context, failure::LocalReply, prepare, request::Request};
+use super::{
+    exchange::{Context, Exchange},
+    failure::LocalReply,
+    prepare,
+    request::Request,
+};
 use crate::{
-    access_log::ResponseFlags, config::route::HeaderMatch, rbac::Subject, worker::Connection,
+    access_log::ResponseFlags,
+    config::route::HeaderMatch,
+    rbac::{Rbac, ShadowVerdict, Subject},
+    worker::Connection,
 };
 
-/// Lets the request pass every filter, or says which policy denied it.
-pub(super) fn authorize(context: &Context<'_>, request: &Request) -> Result<(), LocalReply> {
-    let subject = RequestSubject { context, request };
-    let stats = context.stats;
-    for filter in &context.manager.rbac {
-        if let Some(shadow) = &filter.shadow_rules {
-            match shadow.judge(&subject).allowed {
-                true => stats.rbac_shadow_allowed.inc(),
-                false => stats.rbac_shadow_denied.inc(),
+impl Exchange<'_> {
+    /// Lets the request pass, or says which policy denied it.
+    pub(super) fn authorize(&mut self, filter: &Rbac) -> Result<(), LocalReply> {
+        let (context, request) = (self.context, &self.request);
+        let subject = RequestSubject { context, request };
+        let stats = context.stats;
+        let named = filter
+            .stats
+            .as_ref()
+            .map(|it| it.worker(context.worker.index));
+        let mut shadow = None;
+        if let Some(rules) = &filter.shadow_rules {
+            let verdict = rules.judge(&subject);
+            match (verdict.allowed, named) {
+                (true, Some(named)) => named.shadow_allowed.inc(),
+                (false, Some(named)) => named.shadow_denied.inc(),
+                (true, None) => stats.rbac_shadow_allowed.inc(),
+                (false, None) => stats.rbac_shadow_denied.inc(),
             }
+            shadow = Some(ShadowVerdict {
+                prefix: Arc::clone(&filter.shadow_prefix),
+                allowed: verdict.allowed,
+                policy: verdict.policy.cloned(),
+            });
         }
-        let Some(rules) = &filter.rules else {
-            continue;
+        let verdict = filter.rules.as_ref().map(|rules| rules.judge(&subject));
+        self.filters.shadow.extend(shadow);
+        let Some(verdict) = verdict else {
+            return Ok(());
         };
-        let verdict = rules.judge(&subject);
-        if !verdict.allowed {
-            stats.rbac_denied.inc();
-            return Err(denied(verdict.details()));
+        match (verdict.allowed, named) {
+            (true, Some(named)) => named.allowed.inc(),
+            (false, Some(named)) => named.denied.inc(),
+            (true, None) => stats.rbac_allowed.inc(),
+            (false, None) => stats.rbac_denied.inc(),
         }
-        stats.rbac_allowed.inc();
+        match verdict.allowed {
+            true => Ok(()),
+            false => Err(denied(verdict.details())),
+        }
     }
-    Ok(())
 }
 
 fn denied(details: String) -> LocalReply {

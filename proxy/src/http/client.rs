@@ -39,6 +39,8 @@ pub(super) enum Client<'c, 'w> {
         trailers: bool,
         /// Whether the request has no body, so that the client says nothing while it is answered.
         watched: bool,
+        /// Whether the end of the connection is what ends the response.
+        closes: bool,
     },
     Http2(SendResponse<Bytes>),
 }
@@ -76,6 +78,7 @@ impl<'c, 'w> Client<'c, 'w> {
                 head_request,
                 trailers,
                 watched,
+                closes,
             } => {
                 let framing = downstream_framing(response.body, *protocol, &response);
                 *keep_alive &= !closing && framing != Framing::Close && !wire.is_draining();
@@ -85,6 +88,7 @@ impl<'c, 'w> Client<'c, 'w> {
                     wire.write(&mut [head]).await?;
                     return Ok(Sink::Done);
                 }
+                *closes = framing == Framing::Close;
                 Ok(Sink::Wire {
                     wire,
                     framing,
@@ -124,7 +128,18 @@ impl<'c, 'w> Client<'c, 'w> {
     /// Gives up a response that cannot be finished.
     pub(super) fn abort(&mut self) {
         match self {
-            Self::Wire { keep_alive, .. } => *keep_alive = false,
+            Self::Wire {
+                wire,
+                keep_alive,
+                closes,
+                ..
+            } => {
+                *keep_alive = false;
+                // An orderly end would make a part look whole.
+                if *closes {
+                    wire.reset();
+                }
+            }
             Self::Http2(respond) => respond.send_reset(h2::Reason::INTERNAL_ERROR),
         }
     }

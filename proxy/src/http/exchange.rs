@@ -9,10 +9,10 @@ use ithildin_http1::Known;
 use bytes::Bytes;
 
 use super::{
-    authorization,
     body::{Source, pump},
     client::{Client, Response},
     failure::LocalReply,
+    filters::{FilterState, Verdict, Way},
     headers::Headers,
     meter::Meter,
     prepare,
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     access_log::ResponseFlags,
     config::{
-        Cluster, HttpManager,
+        Cluster, HttpManager, Snapshot,
         cluster::Endpoint,
         route::{Clusters, Forward, Route, RouteAction, RouteTable, VirtualHost},
     },
@@ -49,6 +49,7 @@ pub(super) struct Exchange<'x> {
     pub(super) outcome: Outcome,
     /// From the begin of [`serve`](Self::serve) to its end, if it comes to its end.
     pub(super) is_running: bool,
+    pub(super) filters: FilterState,
     /// The authority before `auto_host_rewrite`: upstream TLS goes by it, whichever endpoint is tried.
     pub(super) asked: Bytes,
 }
@@ -61,11 +62,15 @@ pub(super) struct Outcome {
     pub(super) flags: ResponseFlags,
     pub(super) details: Cow<'static, str>,
     pub(super) route: Option<Arc<Route>>,
+    /// The filters let it pass: from here on the route acts on the response, too.
+    pub(super) is_routed: bool,
     /// The route's table, and which of its virtual hosts.
     pub(super) host: Option<(Arc<RouteTable>, usize)>,
     /// Which of the route's weighted clusters.
     pub(super) weighted: Option<usize>,
     pub(super) cluster: Option<Arc<str>>,
+    /// The same, for who counts requests by their services.
+    pub(super) target: Option<Arc<Cluster>>,
     pub(super) endpoint: Option<Arc<Endpoint>>,
     /// `Set-Cookie`, for the upstream's response.
     pub(super) cookie: Option<Bytes>,
@@ -103,6 +108,7 @@ impl<'x> Exchange<'x> {
             request,
             meter,
             outcome: Outcome::default(),
+            filters: FilterState::default(),
             asked: Bytes::new(),
             is_running: false,
         }
@@ -160,11 +166,36 @@ impl<'x> Exchange<'x> {
             .load_full()
             .ok_or_else(LocalReply::no_route)?;
         let found = self.find_route(&table);
+        let snapshot = self.context.worker.snapshot();
+        let mut cluster = None;
+        if let Ok((host, route)) = &found {
+            self.outcome.route = Some(Arc::clone(route));
+            self.outcome.host = Some((Arc::clone(&table), *host));
+            cluster = choose_cluster(&route.action, &self.request).map(|(name, weighted)| {
+                self.outcome.weighted = weighted;
+                name
+            });
+        }
+        let cluster = cluster.as_deref();
         // Who is denied learns nothing of the routes.
-        authorization::authorize(self.context, &self.request)?;
-        let (host, route) = found?;
-        self.outcome.route = Some(Arc::clone(&route));
-        self.outcome.host = Some((Arc::clone(&table), host));
+        if !manager.filters.is_empty() {
+            let route = found.as_ref().ok();
+            let route = route.map(|(host, route)| (&*table, *host, &**route));
+            let way = Way::new(&snapshot, route, self.outcome.weighted, cluster);
+            match self.filter_request(&way, client).await {
+                Verdict::Pass => {}
+                Verdict::Reply(reply) => return Err(reply),
+                Verdict::Gone => {
+                    self.client_gone();
+                    return Ok(());
+                }
+            }
+        }
+        let (host, route) = match &found {
+            Ok((host, route)) => (*host, route),
+            Err(reply) => return Err(reply.clone()),
+        };
+        self.outcome.is_routed = true;
         if let Some(upgrade) = &self.request.upgrade
             && !is_allowed(upgrade, manager, &route.action)
         {
@@ -190,9 +221,9 @@ impl<'x> Exchange<'x> {
                 Err(LocalReply::upgrade_failed())
             }
             RouteAction::Forward(forward) => {
-                let host = &table.hosts[host];
-                self.forward((&table, host, &route), forward, source, client)
-                    .await
+                let way = (&*table, &table.hosts[host], &**route);
+                let target = (&**snapshot, cluster.unwrap_or_default());
+                self.forward(way, target, forward, source, client).await
             }
         }
     }
@@ -217,18 +248,19 @@ impl<'x> Exchange<'x> {
     async fn forward(
         &mut self,
         (table, host, route): (&RouteTable, &VirtualHost, &Route),
+        (snapshot, name): (&Snapshot, &str),
         forward: &Forward,
         source: &mut Source<'_, '_>,
         client: &mut Client<'_, '_>,
     ) -> Result<(), LocalReply> {
-        let snapshot = self.context.worker.snapshot();
-        let (name, weighted) = choose_cluster(&forward.clusters, &self.request);
-        self.outcome.weighted = weighted;
         let Some(cluster) = snapshot.clusters.get(name) else {
             self.context.stats.no_cluster.inc();
             return Err(LocalReply::no_cluster(forward.cluster_not_found.as_u16()));
         };
         self.outcome.cluster = Some(Arc::clone(&cluster.name));
+        if self.filters.telemetry.is_some() {
+            self.outcome.target = Some(Arc::clone(cluster));
+        }
         self.rewrite_request((table, host, route), forward);
         let clock = Clock::new(self.context, forward, &self.request, self.meter.started);
         tell_grpc_timeout(forward, &mut self.request);
@@ -286,9 +318,12 @@ impl<'x> Exchange<'x> {
         if of_upstream {
             self.tell_attempts(&mut made);
         }
-        self.rewrite_response(&mut made);
+        if self.outcome.is_routed {
+            self.rewrite_response(&mut made);
+        }
         let (mut response, body) = response::local(self.context, &self.request, reply);
         response.headers.take_over(made);
+        self.filter_response(&mut response.headers);
         self.outcome.status = response.status;
         self.keep_headers(&response);
         let Ok(mut sink) = client.respond(response, closing).await else {
@@ -335,6 +370,7 @@ impl<'x> Exchange<'x> {
         self.tell_attempts(&mut response.headers);
         self.give_cookie(&mut response.headers);
         self.rewrite_response(&mut response.headers);
+        self.filter_response(&mut response.headers);
         self.keep_headers(&response);
         response
     }
@@ -369,24 +405,30 @@ fn is_allowed(upgrade: &[u8], manager: &HttpManager, action: &RouteAction) -> bo
     }
 }
 
-/// A cluster's name, and its index among weighted ones.
-fn choose_cluster<'c>(clusters: &'c Clusters, request: &'c Request) -> (&'c str, Option<usize>) {
-    match clusters {
-        Clusters::One(name) => (name, None),
+/// The cluster of a route that forwards: its name, and its index among weighted ones.
+fn choose_cluster<'c>(
+    action: &'c RouteAction,
+    request: &Request,
+) -> Option<(Cow<'c, str>, Option<usize>)> {
+    let RouteAction::Forward(forward) = action else {
+        return None;
+    };
+    Some(match &forward.clusters {
+        Clusters::One(name) => (Cow::Borrowed(name), None),
         Clusters::Weighted { total, entries } => {
             let mut at = fastrand::u32(..(*total).max(1));
             for (index, entry) in entries.iter().enumerate() {
                 if at < entry.weight {
-                    return (&entry.name, Some(index));
+                    return Some((Cow::Borrowed(&entry.name), Some(index)));
                 }
                 at -= entry.weight;
             }
-            ("", None)
+            (Cow::Borrowed(""), None)
         }
         Clusters::Header(name) => {
             let value = request.headers.get(name.as_str());
             let name = value.and_then(|value| std::str::from_utf8(value).ok());
-            (name.unwrap_or_default(), None)
+            (Cow::Owned(name.unwrap_or_default().to_owned()), None)
         }
-    }
+    })
 }

@@ -70,6 +70,10 @@ pub(super) struct LocalReply {
     /// Why the upstream's transport failed.
     pub(super) transport_failure: Option<std::sync::Arc<str>>,
     pub(super) overloaded: bool,
+    /// In place of what HTTP's status stands for.
+    pub(super) grpc_status: Option<u32>,
+    /// What filters add.
+    pub(super) headers: Vec<(&'static str, Bytes)>,
 }
 
 impl LocalReply {
@@ -87,6 +91,8 @@ impl LocalReply {
             location: None,
             transport_failure: None,
             overloaded: false,
+            grpc_status: None,
+            headers: Vec::new(),
         }
     }
 
@@ -252,6 +258,8 @@ impl LocalReply {
             location: None,
             transport_failure,
             overloaded: false,
+            grpc_status: None,
+            headers: Vec::new(),
         }
     }
 }

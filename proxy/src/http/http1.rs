@@ -190,6 +190,7 @@ async fn serve_request(wire: &Wire<'_>, exchange: &mut Exchange<'_>, head: Reque
         head_request: request.is_head(),
         trailers: manager.http1.enable_trailers && Exchange::wants_trailers(request),
         watched: request.body == BodyLength::Empty && !request.is_connect(),
+        closes: false,
     };
     if head.expect_continue
         && request.body != BodyLength::Empty
@@ -228,6 +229,7 @@ async fn answer(wire: &Wire<'_>, exchange: &mut Exchange<'_>, reply: LocalReply)
         head_request: false,
         trailers: false,
         watched: false,
+        closes: false,
     };
     exchange.reply_in_time(reply, &mut client, true).await;
     false
@@ -236,6 +238,9 @@ async fn answer(wire: &Wire<'_>, exchange: &mut Exchange<'_>, reply: LocalReply)
 /// Ends our direction, then listens to a client that still sends for a while
 /// (`delayed_close_timeout`): a reset would take the answer away from it.
 async fn close(context: &Context<'_>, wire: &Wire<'_>) {
+    if wire.is_reset() {
+        return;
+    }
     let linger = context.manager.timeouts.delayed_close;
     let timers = &context.worker.timers;
     let ended = timers

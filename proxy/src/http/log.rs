@@ -42,6 +42,9 @@ impl Exchange<'_> {
             entry.downstream.remote = Some(SocketAddr::new(client, 0));
         }
         entry.upstream = self.upstream();
+        entry.downstream_peer = self.filters.downstream_peer.as_deref();
+        entry.upstream_peer = self.filters.upstream_peer.as_deref();
+        entry.shadow = &self.filters.shadow;
         entry
     }
 
@@ -89,6 +92,7 @@ impl Drop for Exchange<'_> {
             self.count();
         }
         self.log();
+        self.report();
     }
 }
 

@@ -2,11 +2,15 @@
 
 use std::{
     cell::{Cell, RefCell},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{body::Part, headers::Headers, wire::Wire};
-use crate::access_log::{AccessLogs, Bytes, Durations};
+use super::{body::Part, headers::Headers, messages::Messages, wire::Wire};
+use crate::{
+    access_log::{AccessLogs, Bytes, Durations},
+    istio::telemetry::Series,
+};
 
 /// Counts one request while it passes. Times and trailers are taken only if there is a log.
 pub(super) struct Meter<'x> {
@@ -23,6 +27,8 @@ pub(super) struct Meter<'x> {
     /// Bytes with heads and framing: received from there, sent there.
     pub(super) downstream_wire: Cell<Option<(u64, u64)>>,
     pub(super) upstream_wire: Cell<Option<(u64, u64)>>,
+    /// Of a gRPC request whose messages somebody counts.
+    messages: RefCell<Option<Box<Messages>>>,
 }
 
 /// Takes the bytes of an upstream connection when its use ends, however it ends.
@@ -54,6 +60,7 @@ impl<'x> Meter<'x> {
             trailers: RefCell::default(),
             downstream_wire: Cell::new(None),
             upstream_wire: Cell::new(Some((0, 0))),
+            messages: RefCell::default(),
         }
     }
 
@@ -66,6 +73,7 @@ impl<'x> Meter<'x> {
     pub(super) fn request_part(&self, part: &Part) {
         if let Part::Data(data) = part {
             add(&self.received, data.len() as u64);
+            self.with_messages(|messages| messages.request_part(data));
         }
         self.stamp(&self.request);
     }
@@ -83,8 +91,14 @@ impl<'x> Meter<'x> {
     /// A part of the response is on its way to the client.
     pub(super) fn response_part(&self, part: &Part) {
         match part {
-            Part::Data(data) => add(&self.sent, data.len() as u64),
+            Part::Data(data) => {
+                add(&self.sent, data.len() as u64);
+                self.with_messages(|messages| messages.response_part(data));
+            }
             Part::End(trailers) => {
+                if let Some(status) = trailers.get("grpc-status") {
+                    self.grpc_status(status);
+                }
                 let wanted = &self.logs.needs().response_trailers;
                 if !wanted.is_empty() && !trailers.is_empty() {
                     self.trailers.replace(trailers.only(wanted));
@@ -101,6 +115,37 @@ impl<'x> Meter<'x> {
     pub(super) fn tunnelled(&self, received: u64, sent: u64) {
         add(&self.received, received);
         add(&self.sent, sent);
+    }
+
+    /// From now on messages of gRPC are counted.
+    pub(super) fn count_messages(&self) {
+        self.messages.replace(Some(Box::default()));
+    }
+
+    pub(super) fn counts_messages(&self) -> bool {
+        self.messages.borrow().is_some()
+    }
+
+    /// What the response says in `grpc-status`.
+    pub(super) fn grpc_status(&self, status: &[u8]) {
+        let status = std::str::from_utf8(status).ok();
+        let status = status.and_then(|status| status.parse().ok());
+        self.with_messages(|messages| messages.status = status);
+    }
+
+    pub(super) fn told_grpc_status(&self) -> Option<u32> {
+        self.messages.borrow().as_ref()?.status
+    }
+
+    /// Where messages are counted.
+    pub(super) fn report_messages(&self, series: Arc<Series>) {
+        self.with_messages(|messages| messages.report(series));
+    }
+
+    fn with_messages(&self, then: impl FnOnce(&mut Messages)) {
+        if let Some(messages) = &mut *self.messages.borrow_mut() {
+            then(messages);
+        }
     }
 
     pub(super) fn trailers(&self) -> Headers {

@@ -8,12 +8,14 @@ mod body;
 mod client;
 mod exchange;
 mod failure;
+mod filters;
 mod hash;
 mod headers;
 mod http1;
 mod http2;
 mod log;
 mod matching;
+mod messages;
 mod meter;
 mod mutate;
 mod over_http1;
@@ -26,6 +28,7 @@ mod request;
 mod response;
 mod retry;
 mod tape;
+pub(crate) mod telemetry;
 mod timeouts;
 mod tunnel;
 mod wire;
@@ -39,6 +42,7 @@ use std::rc::Rc;
 use crate::{
     config::{HttpManager, http::Codec},
     stats::HttpBlock,
+    tcp::peer_exchange::greet_client,
     worker::{Downstream, Worker},
 };
 
@@ -53,6 +57,12 @@ pub async fn serve(worker: &Rc<Worker>, manager: &HttpManager, mut downstream: D
     let stats = manager.stats.worker(worker.index);
     let _active = ActiveConnection::new(stats);
     let limit = manager.timeouts.request_headers.or(manager.timeouts.idle);
+    if downstream.connection.chain.peer_exchange.is_some() {
+        let greeted = Box::pin(greet_client(&mut downstream));
+        if !matches!(worker.timers.timeout(limit, greeted).await, Some(Ok(()))) {
+            return;
+        }
+    }
     let codec = match (manager.codec, downstream.connection.alpn()) {
         (Codec::Http2, _) | (Codec::Auto, Some(b"h2")) => Some(Codec::Http2),
         (Codec::Http1, _) => Some(Codec::Http1),

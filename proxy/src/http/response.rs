@@ -42,7 +42,11 @@ pub(super) fn local(
     let mut headers = Headers::default();
     let (status, body) = if request.is_grpc() {
         headers.push(Known::ContentType, "content-type", "application/grpc");
-        headers.push(Known::Other, "grpc-status", grpc_status(&reply));
+        let status = match reply.grpc_status {
+            Some(status) => status.to_string().into(),
+            None => Bytes::from_static(grpc_status(&reply).as_bytes()),
+        };
+        headers.push(Known::Other, "grpc-status", status);
         if !reply.body.is_empty() {
             headers.push(Known::Other, "grpc-message", grpc_message(&reply.body));
         }
@@ -55,6 +59,9 @@ pub(super) fn local(
     };
     if let Some(location) = reply.location {
         headers.push(Known::Other, "location", location);
+    }
+    for (name, value) in reply.headers {
+        headers.push(Known::Other, name, value);
     }
     if reply.overloaded {
         headers.push(Known::XEnvoy, "x-envoy-overloaded", "true");

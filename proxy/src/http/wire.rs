@@ -34,6 +34,7 @@ pub(super) struct Wire<'w> {
     buffers: &'w BufferPool,
     read: Cell<u64>,
     written: Cell<u64>,
+    is_reset: Cell<bool>,
 }
 
 impl<'w> Wire<'w> {
@@ -49,6 +50,7 @@ impl<'w> Wire<'w> {
             buffers,
             read,
             written: Cell::new(0),
+            is_reset: Cell::new(false),
         }
     }
 
@@ -178,6 +180,16 @@ impl<'w> Wire<'w> {
             }
         }
         Pin::new(&mut **stream).poll_flush(cx)
+    }
+
+    /// Lets the connection end in a reset when it is dropped.
+    pub(super) fn reset(&self) {
+        self.stream.borrow().reset_on_close();
+        self.is_reset.set(true);
+    }
+
+    pub(super) fn is_reset(&self) -> bool {
+        self.is_reset.get()
     }
 
     /// Ends our direction.

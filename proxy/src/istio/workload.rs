@@ -1,5 +1,7 @@
 //! Who a workload is, as its proxy tells others (Istio's workload metadata).
 
+use std::sync::OnceLock;
+
 use ithildin_proto::pb::{
     envoy::config::core::v3::Locality,
     google::protobuf::{Struct, Value, value::Kind},
@@ -68,6 +70,12 @@ impl Owner {
 }
 
 impl Workload {
+    /// Of whom nothing is known.
+    pub fn nobody() -> &'static Self {
+        static NOBODY: OnceLock<Workload> = OnceLock::new();
+        NOBODY.get_or_init(Self::default)
+    }
+
     /// From a node's metadata, or from what a peer told. Of the labels those in `labels` are kept
     /// besides the usual ones.
     pub fn from_metadata(metadata: &Struct, labels: &[String]) -> Self {

@@ -63,6 +63,15 @@ stat_block! {
     }
 }
 
+/// `http.<stat_prefix>.rbac.*` of a filter that has a prefix for these names.
+#[derive(Debug, Default)]
+pub struct RbacBlock {
+    pub allowed: Counter,
+    pub denied: Counter,
+    pub shadow_allowed: Counter,
+    pub shadow_denied: Counter,
+}
+
 stat_block! {
     /// `http.<stat_prefix>.*`.
     pub struct HttpBlock {
@@ -112,6 +121,11 @@ stat_block! {
         rbac_denied: Counter = "rbac.denied",
         rbac_shadow_allowed: Counter = "rbac.shadow_allowed",
         rbac_shadow_denied: Counter = "rbac.shadow_denied",
+        fault_delays_injected: Counter = "fault.delays_injected",
+        fault_aborts_injected: Counter = "fault.aborts_injected",
+        fault_active_faults: Gauge = "fault.active_faults",
+        cors_origin_valid: Counter = "cors.origin_valid",
+        cors_origin_invalid: Counter = "cors.origin_invalid",
         rq_total: Counter,
         rq_direct_response: Counter,
         rq_redirect: Counter,

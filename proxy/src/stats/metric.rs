@@ -1,6 +1,6 @@
 //! A statistic with its value, as admin pages print it.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::HistogramSum;
 
@@ -19,7 +19,7 @@ pub struct Metric {
 /// A variable part of a name (`envoy_cluster_name`, `backend`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tag {
-    pub key: &'static str,
+    pub key: Cow<'static, str>,
     pub value: Arc<str>,
 }
 

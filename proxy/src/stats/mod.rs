@@ -23,7 +23,7 @@ mod text;
 
 pub use blocks::{
     ClusterBlock, ClusterControl, ClusterManagerBlock, EndpointBlock, FilesystemBlock, HttpBlock,
-    ListenerBlock, ListenerControl, ListenerManagerBlock, OutlierBlock, ServerBlock,
+    ListenerBlock, ListenerControl, ListenerManagerBlock, OutlierBlock, RbacBlock, ServerBlock,
     SubscriptionBlock, TcpBlock, TlsBlock,
 };
 pub use cell::{Counter, Gauge, Labelled, SharedCounter, SharedGauge};
@@ -32,7 +32,8 @@ pub use metric::{Metric, Tag, Value};
 pub use prometheus::{process as process_exposition, prometheus};
 pub use registry::Registry;
 pub use targets::{
-    ClusterStats, EndpointStats, HttpStats, ListenerStats, PerWorker, SubscriptionStats, TcpStats,
+    ClusterStats, EndpointStats, HttpStats, ListenerStats, PerWorker, RbacStats, SubscriptionStats,
+    TcpStats,
 };
 pub use text::{QUANTILES, text};
 

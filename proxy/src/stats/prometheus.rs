@@ -90,11 +90,16 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     writeln!(out, "{text}").expect("writing to a String does not fail");
 }
 
+/// Metrics in a namespace of their own keep their names without it, as in Envoy.
 fn family_name(family: &str) -> String {
+    let (prefix, family) = match family.strip_prefix("istiocustom.") {
+        Some(family) => ("", family),
+        None => ("envoy_", family),
+    };
     let name = family
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' });
-    format!("envoy_{}", name.collect::<String>())
+    format!("{prefix}{}", name.collect::<String>())
 }
 
 fn labels(tags: &[Tag]) -> String {

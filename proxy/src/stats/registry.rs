@@ -9,9 +9,10 @@ use parking_lot::Mutex;
 
 use super::{
     ClusterManagerBlock, ClusterStats, FilesystemBlock, HttpStats, ListenerManagerBlock,
-    ListenerStats, Metric, ServerBlock, SubscriptionStats, TcpStats,
+    ListenerStats, Metric, RbacStats, ServerBlock, SubscriptionStats, TcpStats,
     sums::{Scope, Sums},
 };
+use crate::istio::telemetry::MeshRegistry;
 
 /// Knows every target that is in use. A target keeps its counts while anybody holds it, so a
 /// configuration that replaces another goes on counting where that one was.
@@ -23,6 +24,9 @@ pub struct Registry {
     tcp: Targets<Arc<str>, TcpStats>,
     clusters: Targets<Arc<str>, ClusterStats>,
     subscriptions: Targets<Arc<str>, SubscriptionStats>,
+    rbac: Targets<[Arc<str>; 3], RbacStats>,
+    /// Istio's metrics.
+    pub mesh: Arc<MeshRegistry>,
     pub server: ServerBlock,
     pub listener_manager: ListenerManagerBlock,
     pub cluster_manager: ClusterManagerBlock,
@@ -39,6 +43,8 @@ impl Registry {
             tcp: Targets::default(),
             clusters: Targets::default(),
             subscriptions: Targets::default(),
+            rbac: Targets::default(),
+            mesh: Arc::default(),
             server: ServerBlock::default(),
             listener_manager: ListenerManagerBlock::default(),
             cluster_manager: ClusterManagerBlock::default(),
@@ -76,6 +82,16 @@ impl Registry {
         let prefix = escape(stat_prefix);
         self.tcp
             .get(prefix.clone(), || TcpStats::new(prefix, self.workers))
+    }
+
+    /// The RBAC filters of the connection manager with `stat_prefix` whose names have these
+    /// prefixes: of rules, and of shadow rules.
+    pub fn rbac(&self, stat_prefix: &str, rules: &str, shadow: &str) -> Arc<RbacStats> {
+        let manager = escape(stat_prefix);
+        let key = [Arc::clone(&manager), rules.into(), shadow.into()];
+        self.rbac.get(key, || {
+            RbacStats::new(manager, [rules, shadow], self.workers)
+        })
     }
 
     /// `name` is `alt_stat_name`, else the cluster's name; `tls` whether it originates TLS.
@@ -120,6 +136,9 @@ impl Registry {
         for stats in self.http.live() {
             sums.add_http(&stats);
         }
+        for stats in self.rbac.live() {
+            sums.add_rbac(&stats);
+        }
         for stats in self.tcp.live() {
             let scope = Scope::new("tcp").tagged("envoy_tcp_prefix", &stats.prefix);
             sums.add_workers(&scope, &stats.workers);
@@ -130,6 +149,7 @@ impl Registry {
         for stats in self.subscriptions.live() {
             sums.add(&Scope::new(&stats.scope), &stats.block);
         }
+        self.mesh.read(&mut |metric| sums.add_metric(metric));
         sums.add(&Scope::new("server"), &self.server);
         sums.add(&Scope::new("listener_manager"), &self.listener_manager);
         sums.add(&Scope::new("cluster_manager"), &self.cluster_manager);

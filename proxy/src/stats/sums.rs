@@ -3,9 +3,12 @@
 use std::{collections::BTreeMap, collections::btree_map::Entry, sync::Arc};
 
 use super::{
-    ClusterStats, HttpStats, ListenerStats, Metric, PerWorker, Tag, Value,
+    ClusterStats, HttpStats, ListenerStats, Metric, PerWorker, RbacStats, Tag, Value,
     block::{Block, Name, Reading},
 };
+
+/// Tells connection managers apart.
+const HTTP_PREFIX: &str = "envoy_http_conn_manager_prefix";
 
 /// Where a block's cells belong: the part of their names that comes before them.
 #[derive(Clone, Debug)]
@@ -36,7 +39,7 @@ impl Scope {
         self.tags.insert(
             0,
             Tag {
-                key,
+                key: key.into(),
                 value: value.clone(),
             },
         );
@@ -58,7 +61,7 @@ impl Scope {
         self.tags.insert(
             0,
             Tag {
-                key: "envoy_worker_id",
+                key: "envoy_worker_id".into(),
                 value,
             },
         );
@@ -108,8 +111,7 @@ impl Sums {
     }
 
     pub(super) fn add_http(&mut self, stats: &HttpStats) {
-        const PREFIX: &str = "envoy_http_conn_manager_prefix";
-        let scope = Scope::new("http").tagged(PREFIX, &stats.prefix);
+        let scope = Scope::new("http").tagged(HTTP_PREFIX, &stats.prefix);
         self.add_workers(&scope, &stats.workers);
         if stats.listener.is_empty() {
             return;
@@ -118,7 +120,7 @@ impl Sums {
         let scope = Scope::new("listener")
             .tagged("envoy_listener_address", &stats.listener)
             .inner("http")
-            .tagged(PREFIX, &stats.prefix);
+            .tagged(HTTP_PREFIX, &stats.prefix);
         for (_, block) in stats.workers.iter() {
             for (cell, counter) in [
                 ("downstream_rq_1xx", &block.downstream_rq_1xx),
@@ -129,6 +131,46 @@ impl Sums {
                 ("downstream_rq_completed", &block.downstream_rq_completed),
             ] {
                 self.put(&scope, Name::cell(cell), Reading::Counter(counter.get()));
+            }
+        }
+    }
+
+    /// The counters of a filter that has names of its own for them.
+    pub(super) fn add_rbac(&mut self, stats: &RbacStats) {
+        for (_, block) in stats.workers.iter() {
+            for (prefix, cell, counter) in [
+                (&stats.rules_prefix, "allowed", &block.allowed),
+                (&stats.rules_prefix, "denied", &block.denied),
+                (
+                    &stats.shadow_prefix,
+                    "shadow_allowed",
+                    &block.shadow_allowed,
+                ),
+                (&stats.shadow_prefix, "shadow_denied", &block.shadow_denied),
+            ] {
+                let cell = format!("rbac.{prefix}{cell}");
+                self.add_metric(Metric {
+                    name: format!("http.{}.{cell}", stats.manager),
+                    family: format!("http.{cell}"),
+                    tags: vec![Tag {
+                        key: HTTP_PREFIX.into(),
+                        value: Arc::clone(&stats.manager),
+                    }],
+                    value: Value::Counter(counter.get()),
+                });
+            }
+        }
+    }
+
+    /// Adds to the metric of that name.
+    pub(super) fn add_metric(&mut self, metric: Metric) {
+        if self.used_only && !metric.value.is_used() {
+            return;
+        }
+        match self.metrics.entry(metric.name.clone()) {
+            Entry::Occupied(mut known) => known.get_mut().value.merge(&metric.value),
+            Entry::Vacant(slot) => {
+                slot.insert(metric);
             }
         }
     }
@@ -218,7 +260,7 @@ fn family_name(scope: &str, name: Name) -> (String, Option<Tag>) {
             _ => "envoy_response_code",
         };
         let tag = Tag {
-            key,
+            key: key.into(),
             value: label.into(),
         };
         return (format!("{scope}.{group}{dot}{cell}"), Some(tag));
@@ -230,7 +272,7 @@ fn family_name(scope: &str, name: Name) -> (String, Option<Tag>) {
         && class.len() == 1
     {
         let tag = Tag {
-            key: "envoy_response_code_class",
+            key: "envoy_response_code_class".into(),
             value: class.into(),
         };
         return (format!("{scope}.{group}{dot}{rest}_xx"), Some(tag));

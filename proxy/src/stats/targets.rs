@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::{
     ClusterBlock, ClusterControl, EndpointBlock, HttpBlock, ListenerBlock, ListenerControl,
-    OutlierBlock, SubscriptionBlock, TcpBlock,
+    OutlierBlock, RbacBlock, SubscriptionBlock, TcpBlock,
 };
 use crate::config::cluster::CircuitBreakers;
 
@@ -65,6 +65,16 @@ pub struct HttpStats {
     /// As in [`ListenerStats`].
     pub(super) listener: Arc<str>,
     pub(super) workers: PerWorker<HttpBlock>,
+}
+
+/// RBAC filters of one connection manager that have names of their own for what they count.
+#[derive(Debug)]
+pub struct RbacStats {
+    /// The connection manager's `stat_prefix`.
+    pub(super) manager: Arc<str>,
+    pub(super) rules_prefix: Arc<str>,
+    pub(super) shadow_prefix: Arc<str>,
+    pub(super) workers: PerWorker<RbacBlock>,
 }
 
 /// One TCP proxy.
@@ -142,6 +152,22 @@ impl HttpStats {
 
     pub fn workers(&self) -> &PerWorker<HttpBlock> {
         &self.workers
+    }
+}
+
+impl RbacStats {
+    pub fn new(manager: Arc<str>, prefixes: [&str; 2], workers: usize) -> Self {
+        let [rules_prefix, shadow_prefix] = prefixes.map(Arc::from);
+        Self {
+            manager,
+            rules_prefix,
+            shadow_prefix,
+            workers: PerWorker::new(workers),
+        }
+    }
+
+    pub fn worker(&self, index: usize) -> &RbacBlock {
+        self.workers.worker(index)
     }
 }
 

@@ -2,19 +2,30 @@
 //!
 //! Half-close is passed on: the end of one direction leaves the other open.
 
+pub(crate) mod peer_exchange;
 pub(crate) mod pump;
 mod record;
+mod telemetry;
 
-use std::{future::poll_fn, io, rc::Rc, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    io,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::BytesMut;
+use peer_exchange::Greeting;
 use pump::{Pump, PumpError};
+use telemetry::Report;
 
 pub use record::SessionRecord;
 
 use crate::{
     access_log::ResponseFlags,
     config::listener::TcpProxy,
+    io::Stream,
     upstream::{FailureKind, LbRequest, TcpLease, UpstreamFailure},
     worker::{Connection, Downstream, Worker},
 };
@@ -42,14 +53,17 @@ async fn session(
     downstream: Downstream,
     record: &mut SessionRecord,
 ) {
-    let connected = connect(worker, proxy, &downstream.connection, record);
+    let mut report = Report::new(worker, &downstream.connection);
+    let connected = connect(worker, proxy, &downstream.connection, record, &mut report);
     match connected.await {
         Ok(lease) => {
             record.connected(&lease);
-            relay(worker, proxy, downstream, lease, record).await;
+            report.connected(&lease);
+            relay(worker, proxy, downstream, lease, (record, &mut report)).await;
         }
         Err(failure) => {
             record.flags |= failure.kind.flags();
+            report.flags = record.flags;
             record.failed(&failure);
             tracing::debug!(%failure, "a tcp session has no upstream");
             // The kernel resets a connection that is closed with unread bytes. That we have read
@@ -67,6 +81,7 @@ async fn connect(
     proxy: &TcpProxy,
     connection: &Connection,
     record: &mut SessionRecord,
+    report: &mut Report,
 ) -> Result<TcpLease, UpstreamFailure> {
     let snapshot = worker.snapshot();
     let by_name = connection.server_name.as_deref();
@@ -80,6 +95,7 @@ async fn connect(
         return Err(FailureKind::NoCluster.into());
     };
     record.cluster = Some(Arc::clone(&cluster.name));
+    report.to(cluster);
     let request = LbRequest {
         original_destination: connection.original_destination(),
         ..LbRequest::default()
@@ -125,50 +141,117 @@ async fn relay(
     proxy: &TcpProxy,
     downstream: Downstream,
     mut lease: TcpLease,
-    record: &mut SessionRecord,
+    (record, report): (&mut SessionRecord, &mut Report),
 ) {
-    let stats = proxy.stats.worker(worker.index);
-    let limit = downstream.connection.listener.buffer_limit as usize;
+    let connection = Rc::clone(&downstream.connection);
     let mut client = downstream.stream;
-    let mut sent = Pump::new(downstream.read_ahead, limit);
-    let mut received = Pump::new(BytesMut::new(), limit);
     let idle = worker.timers.deadline();
     idle.set(proxy.idle_timeout);
-    let end = poll_fn(|cx| {
-        let before = (sent.passed, received.passed);
-        let upstream = &mut lease.stream;
-        let outcome = both(
-            sent.poll(cx, &worker.buffers, &mut client, upstream),
-            received.poll(cx, &worker.buffers, upstream, &mut client),
-        );
-        let moved = (sent.passed - before.0, received.passed - before.1);
-        if moved != (0, 0) {
-            idle.set(proxy.idle_timeout);
-            lease.count_bytes(moved.0, moved.1);
-            stats.downstream_cx_rx_bytes_total.add(moved.0);
-            stats.downstream_cx_tx_bytes_total.add(moved.1);
-            (record.sent, record.received) = (sent.passed, received.passed);
-        }
-        match outcome {
-            Poll::Ready(result) => Poll::Ready(result),
-            Poll::Pending => idle.poll_expired(cx).map(|()| Err(Broken::Idle)),
-        }
-    })
-    .await;
-    let id = downstream.connection.id;
-    match end {
+    let end = async {
+        let greetings = greet(&connection, &mut client, downstream.read_ahead, &mut lease).await?;
+        let limit = connection.listener.buffer_limit as usize;
+        let mut flow = Flow::new(greetings, limit);
+        let stats = proxy.stats.worker(worker.index);
+        poll_fn(|cx| {
+            let before = flow.passed();
+            let outcome = flow.poll(cx, worker, &mut client, &mut lease.stream);
+            let passed = flow.passed();
+            if passed != before {
+                let moved = (passed.0 - before.0, passed.1 - before.1);
+                idle.set(proxy.idle_timeout);
+                lease.count_bytes(moved.0, moved.1);
+                stats.downstream_cx_rx_bytes_total.add(moved.0);
+                stats.downstream_cx_tx_bytes_total.add(moved.1);
+                (record.sent, record.received) = passed;
+            }
+            report.update(passed, flow.client.peer(), flow.server.peer());
+            match outcome {
+                Poll::Ready(result) => Poll::Ready(result),
+                Poll::Pending => idle.poll_expired(cx).map(|()| Err(Broken::Idle)),
+            }
+        })
+        .await
+    };
+    match end.await {
         Ok(()) => {}
-        Err(Broken::Idle) => stats.idle_timeout.inc(),
+        Err(Broken::Idle) => proxy.stats.worker(worker.index).idle_timeout.inc(),
         // What ends in an error must not look whole at the other side.
         Err(Broken::Client(error)) => {
-            tracing::debug!(%error, id, "the client broke a tcp session");
+            tracing::debug!(%error, id = connection.id, "the client broke a tcp session");
             lease.stream.reset_on_close();
         }
         Err(Broken::Upstream(error)) => {
-            tracing::debug!(%error, id, "the upstream broke a tcp session");
+            tracing::debug!(%error, id = connection.id, "the upstream broke a tcp session");
             record.flags |= ResponseFlags::UPSTREAM_REMOTE_RESET;
             client.reset_on_close();
         }
+    }
+}
+
+/// Tells both sides who we are, where they have agreed on that.
+async fn greet(
+    connection: &Connection,
+    client: &mut Stream,
+    read_ahead: BytesMut,
+    lease: &mut TcpLease,
+) -> Result<[Greeting; 2], Broken> {
+    let exchange = connection.chain.peer_exchange.as_ref();
+    let downstream = Greeting::begin(exchange, client, read_ahead).await;
+    let exchange = lease.cluster().peer_exchange.clone();
+    let upstream = Greeting::begin(exchange.as_ref(), &mut lease.stream, BytesMut::new()).await;
+    Ok([
+        downstream.map_err(Broken::Client)?,
+        upstream.map_err(Broken::Upstream)?,
+    ])
+}
+
+/// Both directions of a session. Each begins when its source has told who it is.
+struct Flow {
+    client: Greeting,
+    server: Greeting,
+    sent: Pump,
+    received: Pump,
+}
+
+impl Flow {
+    fn new([client, server]: [Greeting; 2], limit: usize) -> Self {
+        Self {
+            client,
+            server,
+            sent: Pump::new(BytesMut::new(), limit),
+            received: Pump::new(BytesMut::new(), limit),
+        }
+    }
+
+    /// Bytes to the upstream, and from it.
+    fn passed(&self) -> (u64, u64) {
+        (self.sent.passed, self.received.passed)
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        client: &mut Stream,
+        upstream: &mut Stream,
+    ) -> Poll<Result<(), Broken>> {
+        let sent = match self.client.poll(cx, client) {
+            Poll::Ready(Ok(())) => {
+                self.sent.take_over(&mut self.client.read_ahead);
+                self.sent.poll(cx, &worker.buffers, client, upstream)
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(PumpError::Source(error))),
+            Poll::Pending => Poll::Pending,
+        };
+        let received = match self.server.poll(cx, upstream) {
+            Poll::Ready(Ok(())) => {
+                self.received.take_over(&mut self.server.read_ahead);
+                self.received.poll(cx, &worker.buffers, upstream, client)
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(PumpError::Source(error))),
+            Poll::Pending => Poll::Pending,
+        };
+        both(sent, received)
     }
 }
 

@@ -66,6 +66,13 @@ impl Pump {
         }
     }
 
+    /// Takes what was read before it began.
+    pub(crate) fn take_over(&mut self, read_ahead: &mut BytesMut) {
+        if !read_ahead.is_empty() {
+            self.buffer = std::mem::take(read_ahead);
+        }
+    }
+
     /// Moves what can be moved; ready when the source has ended and `to` is told so.
     pub(crate) fn poll(
         &mut self,

@@ -282,6 +282,10 @@ impl ConnectionCount {
         }
     }
 
+    pub(super) fn cluster(&self) -> &Arc<Cluster> {
+        &self.context.cluster
+    }
+
     pub(super) fn host(&self) -> &Rc<Host> {
         &self.host
     }

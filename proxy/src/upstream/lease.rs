@@ -12,7 +12,10 @@ use super::{
     limits::RequestPermit,
     pool::Pool,
 };
-use crate::{config::cluster::Endpoint, io::Stream};
+use crate::{
+    config::{Cluster, cluster::Endpoint},
+    io::Stream,
+};
 
 /// An upstream connection for one HTTP request. Dropping it closes the connection (HTTP/1) or
 /// frees the stream (HTTP/2).
@@ -137,6 +140,11 @@ pub struct TcpLease {
 }
 
 impl TcpLease {
+    /// The cluster that the connection belongs to.
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        self.count.cluster()
+    }
+
     pub(super) fn new(connected: Connected) -> Self {
         Self {
             stream: connected.stream,

@@ -13,6 +13,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 use crate::{
     config::Snapshot,
     io::{BufferPool, LogLimit, Registry, Timers},
+    istio::{PeerCache, telemetry::SeriesTable},
     stats::Gauge,
     upstream::Upstreams,
 };
@@ -26,6 +27,10 @@ pub struct Worker {
     pub timers: Rc<Timers>,
     pub registry: Rc<Registry>,
     pub upstreams: Upstreams,
+    /// What other proxies told of themselves.
+    pub peers: PeerCache,
+    /// The metrics of the mesh.
+    pub mesh: SeriesTable,
     /// Of lines that downstream peers can cause.
     pub log: LogLimit,
     published: Arc<Published>,
@@ -46,6 +51,8 @@ impl Worker {
             index,
             buffers: BufferPool::default(),
             upstreams: Upstreams::new(index, Rc::clone(&timers), Rc::clone(&registry)),
+            peers: PeerCache::default(),
+            mesh: SeriesTable::default(),
             timers,
             registry,
             log: LogLimit::default(),

@@ -51,9 +51,11 @@ impl Envoy {
 
     async fn find_listeners(&mut self, count: usize) {
         for _ in 0..3000 {
-            if let Ok(admin) = std::fs::read_to_string(self.folder.path().join("admin")) {
+            // It may be there before it is written.
+            let admin = std::fs::read_to_string(self.folder.path().join("admin"));
+            if let Some(admin) = admin.ok().and_then(|it| it.parse().ok()) {
                 let request = "GET /listeners HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-                self.admin = admin.parse().unwrap();
+                self.admin = admin;
                 let text = exchange(self.admin, request).await;
                 let lines = text.lines().filter_map(|line| line.split_once("::"));
                 self.listeners = lines

@@ -9,7 +9,7 @@
 use std::{
     collections::HashMap,
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Listener, and what is sent to it. `CLOSE` is `Connection: close`, so that the answer has an end.
-type Case = (&'static str, String);
+pub(crate) type Case = (&'static str, String);
 
 #[tokio::test]
 async fn it_answers_like_envoy() {
@@ -33,11 +33,15 @@ async fn it_answers_like_envoy() {
     let yaml = include_str!("like_envoy.yaml")
         .replace("ORIGIN", &origin().port().to_string())
         .replace("DEAD", &dead_address().port().to_string());
-    let ours = Bench::start(&yaml).await;
-    let envoy = Envoy::start(&binary, &yaml, 2).await;
-    let cases = cases();
+    compare(&binary, &yaml, &cases()).await;
+}
+
+/// Both serve `yaml`, and are sent `cases`.
+pub(crate) async fn compare(binary: &Path, yaml: &str, cases: &[Case]) {
+    let ours = Bench::start(yaml).await;
+    let envoy = Envoy::start(binary, yaml, 2).await;
     let mut differences = Vec::new();
-    for (listener, request) in &cases {
+    for (listener, request) in cases {
         let (a, b) = (ours.address(listener), envoy.address(listener));
         let expected = normal(&exchange(b, &keyed(request, "envoy")).await, b);
         let found = normal(&exchange(a, &keyed(request, "ours")).await, a);
@@ -48,7 +52,7 @@ async fn it_answers_like_envoy() {
     assert!(differences.is_empty(), "{}", differences.join("\n\n"));
     let ours = ours.lines(cases.len()).await;
     let envoy = envoy.lines(cases.len()).await;
-    let lines = envoy.iter().zip(&ours).zip(&cases);
+    let lines = envoy.iter().zip(&ours).zip(cases);
     let differences: Vec<_> = lines
         .filter(|((expected, found), _)| expected != found)
         .collect();
@@ -317,7 +321,7 @@ fn before_last(list: &str) -> &str {
 }
 
 /// A server that does what `X-Act` says; by default it answers with the request as it came.
-fn origin() -> SocketAddr {
+pub(crate) fn origin() -> SocketAddr {
     let seen: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
     server(move |mut stream| while act(&mut stream, &seen).is_some() {})
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod envoy;
+mod filters;
 mod hashing;
 mod http_log;
 mod like_envoy;

@@ -9,6 +9,8 @@ use crate::config::listener::{SourceType, Terminal};
 
 fn chain(name: &str, matches: ChainMatch) -> Arc<FilterChain> {
     Arc::new(FilterChain {
+        peer_exchange: None,
+        telemetry: None,
         rbac: Vec::new(),
         name: name.into(),
         matches,

@@ -6,8 +6,9 @@ use ithildin_proto::pb::{
     envoy::{
         config::{
             accesslog::v3::{
-                AccessLog as AccessLogProto, AccessLogFilter, ComparisonFilter,
+                AccessLog as AccessLogProto, AccessLogFilter, ComparisonFilter, ExtensionFilter,
                 access_log::ConfigType, access_log_filter::FilterSpecifier, comparison_filter::Op,
+                extension_filter,
             },
             core::v3::{
                 SubstitutionFormatString, substitution_format_string::Format as FormatProto,
@@ -15,6 +16,7 @@ use ithildin_proto::pb::{
         },
         extensions::access_loggers::{
             file::v3::{FileAccessLog, file_access_log::AccessLogFormat},
+            filters::cel::v3::ExpressionFilter,
             stream::v3::{StderrAccessLog, StdoutAccessLog, stderr_access_log, stdout_access_log},
         },
     },
@@ -24,7 +26,7 @@ use ithildin_proto::pb::{
 use super::Compiler;
 use crate::{
     access_log::{
-        AccessLog, AccessLogs, Comparison, DEFAULT_FORMAT, Destination, Filter, Format,
+        AccessLog, AccessLogs, Comparison, DEFAULT_FORMAT, Destination, Expression, Filter, Format,
         FormatError, ResponseFlags, Template, Unset,
     },
     control::{any, data_source, report::At},
@@ -191,6 +193,9 @@ fn filter(config: &AccessLogFilter, at: &At<'_>) -> Option<Filter> {
             comparison(config.comparison.as_ref(), &at).map(Filter::Duration)
         }
         Some(FilterSpecifier::NotHealthCheckFilter(_)) => Some(Filter::NotHealthCheck),
+        Some(FilterSpecifier::ExtensionFilter(config)) => {
+            expression(config, &at.field("extension_filter"))
+        }
         Some(_) => {
             at.warn("this filter is not supported; its access logger is left out");
             None
@@ -200,6 +205,34 @@ fn filter(config: &AccessLogFilter, at: &At<'_>) -> Option<Filter> {
             None
         }
     }
+}
+
+/// The filter by an expression; others are left out with their loggers.
+fn expression(config: &ExtensionFilter, at: &At<'_>) -> Option<Filter> {
+    let ExtensionFilter { name, config_type } = config;
+    let config = match config_type {
+        Some(extension_filter::ConfigType::TypedConfig(config)) => config,
+        None => {
+            at.error(format_args!("filter {name:?} has no typed_config"));
+            return None;
+        }
+    };
+    let at = at.field("typed_config");
+    if !any::is::<ExpressionFilter>(config) {
+        at.warn(format_args!(
+            "filters of type {} are not supported; the access logger is left out",
+            any::type_name(config)
+        ));
+        return None;
+    }
+    let ExpressionFilter {
+        expression,
+        cel_config,
+    } = any::read(config, &at)?;
+    at.unset("cel_config", &cel_config);
+    let at = at.field("expression");
+    at.check(Expression::parse(&expression))
+        .map(Filter::Expression)
 }
 
 fn flags(codes: &[String], at: &At<'_>) -> Option<Filter> {

@@ -3,9 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use ithildin_proto::pb::envoy::config::cluster::v3::{
-    Cluster as ClusterProto,
-    cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, TransportSocketMatch},
+use ithildin_proto::{
+    istio::metadata_exchange::MetadataExchange,
+    pb::envoy::config::cluster::v3::{
+        Cluster as ClusterProto, Filter,
+        cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, TransportSocketMatch},
+    },
 };
 
 use super::{
@@ -14,16 +17,17 @@ use super::{
     endpoints::{self, Placement},
     listener::DEFAULT_BUFFER_LIMIT,
     load_balancing::{common_lb, lb_policy},
-    outlier,
+    network_filters, outlier,
     upstream::{bind, circuit_breakers, keepalive},
 };
 use crate::{
     config::cluster::{Cluster, ClusterKind, EndpointSet, Transport, Transports},
     control::{
+        any,
         report::{At, no_effect, refuse},
         secrets::SecretKey,
     },
-    istio::MeshCluster,
+    istio::{MeshCluster, PeerExchange},
     outlier::Detector,
 };
 
@@ -111,6 +115,7 @@ pub(super) fn cluster(
             .map_or(DEFAULT_BUFFER_LIMIT, |value| value.value),
         panic_threshold: common_lb.panic_threshold,
         locality_weighted: common_lb.locality_weighted,
+        peer_exchange: peer_exchange(&config.filters, compiler, at),
         mesh: MeshCluster::new(config.metadata.as_ref()),
         outlier: outlier.map(|settings| {
             let wake = Arc::clone(&compiler.outliers);
@@ -141,11 +146,11 @@ fn unsupported(config: &ClusterProto, at: &At<'_>) {
         use_tcp_for_dns_lookups: _, dns_resolution_config: _, typed_dns_resolver_config: _,
         upstream_bind_config: _, common_lb_config: _, transport_socket: _, protocol_selection: _,
         upstream_connection_options: _, load_balancing_policy: _, cluster_discovery_type: _,
-        lb_config: _, metadata: _, outlier_detection: _,
+        lb_config: _, metadata: _, filters: _, outlier_detection: _,
         transport_socket_matcher, stats_matcher, per_connection_buffer_high_watermark_timeout,
         health_checks, wait_for_warm_on_init, cleanup_interval,
         lb_subset_config, close_connections_on_host_health_failure,
-        ignore_health_on_host_removal, filters, lrs_server, lrs_report_endpoint_metrics,
+        ignore_health_on_host_removal, lrs_server, lrs_report_endpoint_metrics,
         track_timeout_budgets, upstream_config, track_cluster_stats, preconnect_policy,
         connection_pool_per_downstream_connection, queuing_policies,
     } = config;
@@ -164,10 +169,43 @@ fn unsupported(config: &ClusterProto, at: &At<'_>) {
     refuse!(
         at;
         transport_socket_matcher, per_connection_buffer_high_watermark_timeout, health_checks,
-        lb_subset_config, close_connections_on_host_health_failure, filters,
+        lb_subset_config, close_connections_on_host_health_failure,
         upstream_config, preconnect_policy, connection_pool_per_downstream_connection,
         queuing_policies,
     );
+}
+
+/// Network filters of upstream connections: Istio's is the only one.
+fn peer_exchange(
+    filters: &[Filter],
+    compiler: &Compiler,
+    at: &At<'_>,
+) -> Option<Arc<PeerExchange>> {
+    let mut exchange = None;
+    for (i, filter) in filters.iter().enumerate() {
+        let at = at.index("filters", i);
+        let Filter {
+            name,
+            typed_config,
+            config_discovery,
+        } = filter;
+        refuse!(at; config_discovery);
+        let Some(config) = typed_config else {
+            at.error(format_args!("filter {name:?} has no typed_config"));
+            continue;
+        };
+        let inner = at.field("typed_config");
+        let Some(config) = any::resolve(config, &inner) else {
+            continue;
+        };
+        if any::is::<MetadataExchange>(&config) {
+            let config = any::read(&config, &inner)?;
+            exchange = network_filters::peer_exchange(&config, compiler, &inner);
+        } else {
+            any::unsupported(&config, &at);
+        }
+    }
+    exchange
 }
 
 fn kind(config: &ClusterProto, at: &At<'_>) -> Option<ClusterKind> {

@@ -85,7 +85,11 @@ pub(super) fn manager(
         at.field("stat_prefix").error("is empty");
     }
     let common = common_http_protocol_options.unwrap_or_default();
-    let filters = http_filters::filters(http_filters, at);
+    let place = http_filters::Place {
+        stat_prefix,
+        inbound: parts.inbound,
+    };
+    let filters = http_filters::filters(http_filters, &place, compiler, at);
     let routes = route_source(config, compiler, parts, at);
     let manager = HttpManager {
         codec: codec(*codec_type, at)?,
@@ -108,8 +112,7 @@ pub(super) fn manager(
         merge_slashes: *merge_slashes,
         strip_any_host_port: matches!(strip_port_mode, Some(StripPortMode::StripAnyHostPort(true))),
         suppress_envoy_headers: filters.suppress_envoy_headers,
-        rbac: filters.rbac,
-        alpn: filters.alpn,
+        filters: filters.chain,
         upgrades: upgrades(upgrade_configs, at),
         timeouts: timeouts(config, &common, at),
         http1: http1_options(http_protocol_options.as_ref(), at),

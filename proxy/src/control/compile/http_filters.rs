@@ -1,51 +1,66 @@
 //! HTTP filters: which of them there are, and which may be left out.
 //!
-//! Invariant: a filter is left out only if it merely observes, or if it does nothing as configured.
-//! Every other one that we lack is refused.
+//! Invariant: a filter is left out only if it merely observes. Every other one that we lack is
+//! refused.
 
 use std::borrow::Cow;
 
 use ithildin_proto::{
-    istio::alpn::FilterConfig as IstioAlpn,
+    istio::{
+        alpn::FilterConfig as IstioAlpn, peer_metadata::Config as PeerMetadata, stats::PluginConfig,
+    },
     pb::{
         envoy::extensions::filters::{
             http::{
                 cors::v3::Cors, fault::v3::HttpFault, grpc_stats::v3::FilterConfig as GrpcStats,
-                rbac::v3::Rbac as RbacProto, router::v3::Router,
+                rbac::v3::Rbac, router::v3::Router,
             },
-            network::http_connection_manager::v3::{HttpFilter, http_filter::ConfigType},
+            network::http_connection_manager::v3::{
+                HttpFilter as FilterProto, http_filter::ConfigType,
+            },
         },
         google::protobuf::Any,
     },
 };
 
-use super::{alpn, rbac};
+use super::{Compiler, alpn, fault, peer_metadata, rbac, telemetry};
 use crate::{
-    config::http::AlpnOverrides,
+    config::filters::{FilterKind, HttpFilter},
     control::{
         any,
-        report::{At, no_effect, refuse},
+        report::{At, no_effect},
     },
-    rbac::Rbac,
 };
 
-/// What the filters of a connection manager do.
+/// Where a chain of filters stands.
+pub(super) struct Place<'p> {
+    /// Of the connection manager.
+    pub(super) stat_prefix: &'p str,
+    /// `traffic_direction` of the listener.
+    pub(super) inbound: bool,
+}
+
+/// What is before the router, and the router.
 #[derive(Default)]
 pub(super) struct Filters {
+    pub(super) chain: Vec<HttpFilter>,
     /// The router's.
     pub(super) suppress_envoy_headers: bool,
-    pub(super) rbac: Vec<Rbac>,
-    pub(super) alpn: Option<AlpnOverrides>,
 }
 
 /// Compiles the whole chain.
-pub(super) fn filters(filters: &[HttpFilter], at: &At<'_>) -> Filters {
-    let mut compiled = Filters::default();
+pub(super) fn filters(
+    filters: &[FilterProto],
+    place: &Place<'_>,
+    compiler: &mut Compiler,
+    at: &At<'_>,
+) -> Filters {
+    let mut chain = Vec::new();
     let mut suppress_envoy_headers = None;
     let last = filters.len().saturating_sub(1);
     for (i, filter) in filters.iter().enumerate() {
         let at = at.index("http_filters", i);
-        let HttpFilter {
+        let FilterProto {
             name,
             is_optional,
             disabled,
@@ -62,26 +77,23 @@ pub(super) fn filters(filters: &[HttpFilter], at: &At<'_>) -> Filters {
             }
             at.unset("disabled", disabled);
             suppress_envoy_headers = Some(router(&config, &at.field("typed_config")));
-        } else if any::is::<RbacProto>(&config) {
-            let at = at.field("typed_config");
-            let filter = any::read(&config, &at).and_then(|config| rbac::http(&config, &at));
-            // One that is disabled only routes enable, and their configuration of filters is
-            // refused.
-            compiled.rbac.extend(filter.filter(|_| !*disabled));
-        } else if any::is::<IstioAlpn>(&config) {
-            let at = at.field("typed_config");
-            let config = any::read(&config, &at).filter(|_| !*disabled);
-            compiled.alpn = config.map(|config| alpn::overrides(&config, &at));
-        } else {
-            passive(&config, &at);
+            continue;
         }
+        let kind = kind(&config, place, compiler, &at);
+        chain.extend(kind.map(|kind| HttpFilter {
+            name: name.as_str().into(),
+            disabled: *disabled,
+            kind,
+        }));
     }
     if suppress_envoy_headers.is_none() {
         at.field("http_filters")
             .error("the last filter must be envoy.filters.http.router");
     }
-    compiled.suppress_envoy_headers = suppress_envoy_headers.unwrap_or_default();
-    compiled
+    Filters {
+        chain,
+        suppress_envoy_headers: suppress_envoy_headers.unwrap_or_default(),
+    }
 }
 
 /// What the filter is configured with, out of its wrapper if it is in one.
@@ -100,6 +112,44 @@ fn typed_config<'c>(
             at.error(format_args!("filter {name:?} has no typed_config"));
             None
         }
+    }
+}
+
+/// `None` for what is left out, and beside errors.
+fn kind(
+    config: &Any,
+    place: &Place<'_>,
+    compiler: &mut Compiler,
+    at: &At<'_>,
+) -> Option<FilterKind> {
+    let inner = at.field("typed_config");
+    if any::is::<Rbac>(config) {
+        let config = any::read(config, &inner)?;
+        let stats = Some((&*compiler.stats, place.stat_prefix));
+        rbac::http(&config, stats, &inner).map(FilterKind::Rbac)
+    } else if any::is::<IstioAlpn>(config) {
+        let config = any::read(config, &inner)?;
+        Some(FilterKind::Alpn(alpn::overrides(&config, &inner)))
+    } else if any::is::<PeerMetadata>(config) {
+        let config = any::read(config, &inner)?;
+        peer_metadata::filter(&config, compiler, &inner).map(FilterKind::PeerMetadata)
+    } else if any::is::<PluginConfig>(config) {
+        let config: PluginConfig = any::read(config, &inner)?;
+        let telemetry = telemetry::telemetry(&config, place.inbound, compiler, &inner);
+        telemetry.map(FilterKind::Telemetry)
+    } else if any::is::<HttpFault>(config) {
+        let config = any::read(config, &inner)?;
+        fault::fault(&config, &inner).map(FilterKind::Fault)
+    } else if any::is::<Cors>(config) {
+        any::read::<Cors>(config, &inner)?;
+        Some(FilterKind::Cors)
+    } else if any::is::<GrpcStats>(config) {
+        // It only counts. What Istio's statistics take of it is counted there.
+        any::read::<GrpcStats>(config, &inner)?;
+        None
+    } else {
+        any::unsupported(config, at);
+        None
     }
 }
 
@@ -138,61 +188,4 @@ fn router(config: &Any, at: &At<'_>) -> bool {
             .warn("is not supported; it is not written");
     }
     suppress_envoy_headers
-}
-
-/// A filter that changes no traffic, or an error.
-fn passive(config: &Any, at: &At<'_>) {
-    if any::is::<GrpcStats>(config) {
-        at.field("typed_config")
-            .warn("grpc_stats is not supported; its statistics are not counted");
-    } else if any::is::<Cors>(config) {
-        // Acts by the configuration of routes only, which is refused there.
-        any::read::<Cors>(config, &at.field("typed_config"));
-    } else if any::is::<HttpFault>(config) {
-        fault(config, &at.field("typed_config"));
-    } else {
-        any::unsupported(config, at);
-    }
-}
-
-/// Without a fault the filter does nothing; routes that bring one are refused.
-fn fault(config: &Any, at: &At<'_>) {
-    let Some(config) = any::read::<HttpFault>(config, at) else {
-        return;
-    };
-    let HttpFault {
-        delay,
-        abort,
-        upstream_cluster,
-        headers,
-        downstream_nodes,
-        max_active_faults,
-        response_rate_limit,
-        delay_percent_runtime,
-        abort_percent_runtime,
-        delay_duration_runtime,
-        abort_http_status_runtime,
-        max_active_faults_runtime,
-        response_rate_limit_percent_runtime,
-        abort_grpc_status_runtime,
-        disable_downstream_cluster_stats,
-        filter_metadata,
-    } = &config;
-    // Conditions of a fault that there is not.
-    no_effect!(
-        upstream_cluster,
-        headers,
-        downstream_nodes,
-        max_active_faults,
-        delay_percent_runtime,
-        abort_percent_runtime,
-        delay_duration_runtime,
-        abort_http_status_runtime,
-        max_active_faults_runtime,
-        response_rate_limit_percent_runtime,
-        abort_grpc_status_runtime,
-        disable_downstream_cluster_stats,
-        filter_metadata,
-    );
-    refuse!(at; delay, abort, response_rate_limit);
 }

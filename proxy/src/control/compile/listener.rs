@@ -43,6 +43,7 @@ pub(super) fn listener(
         (true, Some(address)) => address.to_string(),
         _ => config.stat_prefix.clone(),
     };
+    parts.inbound = config.traffic_direction == TrafficDirectionProto::Inbound as i32;
     let chains = config.filter_chains.iter().enumerate();
     let chains: Vec<_> = chains
         .filter_map(|(i, chain)| {
@@ -247,6 +248,8 @@ fn filter_chain(
         ),
         rbac: filters.rbac,
         sni_cluster: filters.sni_cluster,
+        peer_exchange: filters.peer_exchange,
+        telemetry: filters.telemetry,
         terminal: filters.terminal,
     })
 }

@@ -45,6 +45,35 @@ pub(super) fn substitution(
     Some((regex, text))
 }
 
+/// What a path template matches: `*` is one segment, `**` at the end all that follows
+/// (Envoy, `UriTemplateMatchConfig`). Named variables are refused.
+pub(super) fn path_template(template: &str, at: &At<'_>) -> Option<Regex> {
+    // What may stand in a path (RFC 3986, section 3.3), but for stars.
+    const LITERAL: &str = r"a-zA-Z0-9._~%!$&'()+,;:@=-";
+    let Some(path) = template.strip_prefix('/') else {
+        at.error(format_args!("{template:?} must start with a slash"));
+        return None;
+    };
+    let segments: Vec<_> = path.split('/').collect();
+    let mut pattern = String::new();
+    for (i, segment) in segments.iter().enumerate() {
+        pattern.push('/');
+        match *segment {
+            "*" => pattern.push_str(&format!("[{LITERAL}]+")),
+            "**" if i + 1 == segments.len() => pattern.push_str(&format!("[/{LITERAL}]*")),
+            literal if literal.contains(['*', '{', '}']) => {
+                at.error(format_args!(
+                    "{template:?}: the segment {literal:?} is not supported; a segment is literal, \
+                     \"*\", or a last \"**\""
+                ));
+                return None;
+            }
+            literal => pattern.push_str(&regex::escape(literal)),
+        }
+    }
+    build(&format!("^{pattern}$"), at)
+}
+
 fn build(pattern: &str, at: &At<'_>) -> Option<Regex> {
     let at = at.field("regex");
     if pattern.is_empty() {

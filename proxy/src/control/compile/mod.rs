@@ -14,8 +14,11 @@ mod alpn;
 mod chain_match;
 mod cluster;
 mod cluster_http;
+mod cors;
 mod dns;
 mod endpoints;
+mod fault;
+mod filter_overrides;
 mod hash_policy;
 mod headers;
 mod http;
@@ -27,12 +30,14 @@ mod load_balancing;
 mod matchers;
 mod network_filters;
 mod outlier;
+mod peer_metadata;
 mod rbac;
 mod retry;
 mod route_action;
 mod route_answer;
 mod routes;
 mod tcp;
+mod telemetry;
 mod tls;
 mod tls_common;
 mod upstream;
@@ -69,6 +74,7 @@ use super::{
 use crate::{
     access_log::LogWriter,
     config::{Listener, RouteTable, cluster::EndpointSet},
+    istio::{Node, Telemetry},
     stats::{Registry, SubscriptionStats},
 };
 
@@ -83,6 +89,9 @@ pub(super) struct Compiler {
     logs: Option<Arc<LogWriter>>,
     pub(super) secrets: SecretStore,
     pub(super) tls: TlsContexts,
+    /// Who we are.
+    pub(super) node: Arc<Node>,
+    telemetry: HashMap<telemetry::Key, Weak<Telemetry>>,
     routes: HashMap<Arc<str>, Weak<ArcSwapOption<RouteTable>>>,
     /// Told when a host of any cluster is to be ejected.
     pub(super) outliers: Arc<Notify>,
@@ -100,6 +109,8 @@ pub(super) struct CompiledListener {
 pub(super) struct ListenerParts {
     /// How statistics name the listener: `stat_prefix`, else its address.
     pub(super) stat_name: String,
+    /// `traffic_direction: INBOUND`.
+    pub(super) inbound: bool,
     pub(super) routes: Vec<RouteDependency>,
     pub(super) secrets: Vec<SecretKey>,
     /// Clusters that must exist (`validate_clusters`), each with the place that names it.
@@ -121,8 +132,11 @@ impl Compiler {
         stats: Arc<Registry>,
         logs: Option<Arc<LogWriter>>,
         secrets: SecretStore,
+        node: Arc<Node>,
     ) -> Self {
         Self {
+            node,
+            telemetry: HashMap::new(),
             stats,
             logs,
             secrets,
@@ -214,6 +228,7 @@ impl Compiler {
     pub(super) fn collect(&mut self) {
         self.secrets.collect();
         self.routes.retain(|_, slot| slot.strong_count() > 0);
+        self.telemetry.retain(|_, it| it.strong_count() > 0);
     }
 
     fn next_generation(&mut self) -> u64 {

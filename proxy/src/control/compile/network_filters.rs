@@ -1,27 +1,48 @@
-//! Network filters: access control, then the one that ends the chain.
+//! Network filters: access control and Istio's, then the one that ends the chain.
 
 use std::sync::Arc;
 
-use ithildin_proto::pb::envoy::{
-    config::listener::v3::{Filter, filter},
-    extensions::filters::network::{
-        http_connection_manager::v3::HttpConnectionManager, rbac::v3::Rbac as NetworkRbac,
-        sni_cluster::v3::SniCluster, tcp_proxy::v3::TcpProxy,
+use ithildin_proto::{
+    istio::{metadata_exchange::MetadataExchange, stats::PluginConfig},
+    pb::{
+        envoy::{
+            config::listener::v3::{Filter, filter},
+            extensions::filters::network::{
+                http_connection_manager::v3::HttpConnectionManager, rbac::v3::Rbac as NetworkRbac,
+                sni_cluster::v3::SniCluster, tcp_proxy::v3::TcpProxy,
+            },
+        },
+        google::protobuf::Any,
     },
 };
 
-use super::{Compiler, ListenerParts, http, rbac, tcp};
+use super::{Compiler, ListenerParts, http, rbac, tcp, telemetry};
 use crate::{
     config::listener::Terminal,
-    control::{any, report::At},
+    control::{
+        any,
+        report::{At, no_effect},
+    },
+    istio::{PeerExchange, Telemetry},
     rbac::Rbac,
 };
 
-/// The filters of one chain.
-pub(super) struct NetworkFilters {
+/// A whole chain.
+pub(super) struct Filters {
     pub(super) rbac: Vec<Rbac>,
     pub(super) sni_cluster: bool,
+    pub(super) peer_exchange: Option<Arc<PeerExchange>>,
+    pub(super) telemetry: Option<Arc<Telemetry>>,
     pub(super) terminal: Terminal,
+}
+
+/// What comes before the end of a chain.
+#[derive(Default)]
+struct Before {
+    rbac: Vec<Rbac>,
+    sni_cluster: bool,
+    peer_exchange: Option<Arc<PeerExchange>>,
+    telemetry: Option<Arc<Telemetry>>,
 }
 
 /// Compiles the whole chain.
@@ -30,14 +51,13 @@ pub(super) fn filters(
     compiler: &mut Compiler,
     parts: &mut ListenerParts,
     at: &At<'_>,
-) -> Option<NetworkFilters> {
+) -> Option<Filters> {
     let Some(last) = filters.len().checked_sub(1) else {
         at.field("filters").error("is empty");
         return None;
     };
-    let mut terminal = None;
-    let mut access = Vec::new();
-    let mut sni_cluster = false;
+    let mut end = None;
+    let mut before = Before::default();
     for (i, Filter { name, config_type }) in filters.iter().enumerate() {
         let at = at.index("filters", i);
         let config = match config_type {
@@ -51,54 +71,105 @@ pub(super) fn filters(
                 continue;
             }
         };
-        if any::is::<NetworkRbac>(config) {
-            let at = at.field("typed_config");
-            access.extend(any::read(config, &at).and_then(|config| rbac::network(&config, &at)));
+        let Some(config) = any::resolve(config, &at.field("typed_config")) else {
             continue;
-        }
-        if any::is::<SniCluster>(config) {
-            // It has no fields.
-            sni_cluster = true;
-            continue;
-        }
-        let is_http = any::is::<HttpConnectionManager>(config);
-        if !is_http && !any::is::<TcpProxy>(config) {
-            any::unsupported(config, &at);
-            continue;
-        }
-        if i != last {
-            at.error("must be the last filter");
-        }
-        let at = at.field("typed_config");
-        terminal = if is_http {
-            any::read(config, &at)
-                .and_then(|config| http::manager(&config, compiler, parts, &at))
-                .map(|manager| Terminal::Http(Arc::new(manager)))
-        } else {
-            any::read(config, &at)
-                .and_then(|config| tcp::proxy(&config, compiler, &at))
-                .map(|proxy| Terminal::Tcp(Arc::new(proxy)))
         };
-    }
-    if terminal.is_none() {
-        // Errors above say why, except for chains without an end.
-        let ends = filters.last().is_some_and(|filter| {
-            matches!(
-                &filter.config_type,
-                Some(filter::ConfigType::TypedConfig(config))
-                    if any::is::<HttpConnectionManager>(config) || any::is::<TcpProxy>(config)
-            )
-        });
-        if !ends {
-            at.field("filters").error(
-                "the last filter must be envoy.filters.network.http_connection_manager or \
-                 envoy.filters.network.tcp_proxy",
-            );
+        if any::is::<HttpConnectionManager>(&config) || any::is::<TcpProxy>(&config) {
+            if i != last {
+                at.error("must be the last filter");
+            }
+            end = Some(terminal(
+                &config,
+                compiler,
+                parts,
+                &at.field("typed_config"),
+            ));
+        } else {
+            passing(&config, &mut before, compiler, parts, &at);
         }
     }
-    Some(NetworkFilters {
-        rbac: access,
-        sni_cluster,
+    let Some(terminal) = end else {
+        at.field("filters").error(
+            "the last filter must be envoy.filters.network.http_connection_manager or \
+             envoy.filters.network.tcp_proxy",
+        );
+        return None;
+    };
+    Some(Filters {
+        rbac: before.rbac,
+        sni_cluster: before.sni_cluster,
+        peer_exchange: before.peer_exchange,
+        telemetry: before.telemetry,
         terminal: terminal?,
     })
+}
+
+fn terminal(
+    config: &Any,
+    compiler: &mut Compiler,
+    parts: &mut ListenerParts,
+    at: &At<'_>,
+) -> Option<Terminal> {
+    if any::is::<HttpConnectionManager>(config) {
+        let config = any::read(config, at)?;
+        let manager = http::manager(&config, compiler, parts, at)?;
+        Some(Terminal::Http(Arc::new(manager)))
+    } else {
+        let config = any::read(config, at)?;
+        let proxy = tcp::proxy(&config, compiler, at)?;
+        Some(Terminal::Tcp(Arc::new(proxy)))
+    }
+}
+
+/// A filter that lets the bytes pass.
+fn passing(
+    config: &Any,
+    before: &mut Before,
+    compiler: &mut Compiler,
+    parts: &ListenerParts,
+    at: &At<'_>,
+) {
+    let inner = at.field("typed_config");
+    if any::is::<NetworkRbac>(config) {
+        let config = any::read(config, &inner);
+        let filter = config.and_then(|config| rbac::network(&config, &inner));
+        before.rbac.extend(filter);
+    } else if any::is::<SniCluster>(config) {
+        // It has no fields.
+        before.sni_cluster = true;
+    } else if any::is::<MetadataExchange>(config) {
+        let config = any::read(config, &inner);
+        before.peer_exchange = config.and_then(|config| peer_exchange(&config, compiler, &inner));
+    } else if any::is::<PluginConfig>(config) {
+        let config: Option<PluginConfig> = any::read(config, &inner);
+        before.telemetry = config
+            .and_then(|config| telemetry::telemetry(&config, parts.inbound, compiler, &inner));
+    } else {
+        any::unsupported(config, at);
+    }
+}
+
+/// `istio.metadata_exchange`, of a filter chain or of a cluster.
+pub(super) fn peer_exchange(
+    config: &MetadataExchange,
+    compiler: &Compiler,
+    at: &At<'_>,
+) -> Option<Arc<PeerExchange>> {
+    let MetadataExchange {
+        protocol,
+        enable_discovery,
+        additional_labels,
+    } = config;
+    // Needs a bootstrap extension that only ambient meshes have.
+    no_effect!(enable_discovery);
+    if protocol.is_empty() {
+        at.field("protocol").error("is empty");
+        return None;
+    }
+    let node = &compiler.node;
+    Some(Arc::new(PeerExchange::new(
+        node,
+        protocol,
+        additional_labels,
+    )))
 }

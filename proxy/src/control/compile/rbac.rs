@@ -2,7 +2,7 @@
 
 use ithildin_proto::pb::envoy::{
     config::{
-        core::v3::CidrRange,
+        core::v3::{CidrRange, TypedExtensionConfig},
         rbac::v3::{
             Permission, Policy as PolicyProto, Principal, Rbac as RulesProto,
             permission::{Rule as PermissionRule, Set as Permissions},
@@ -10,8 +10,9 @@ use ithildin_proto::pb::envoy::{
             rbac::Action as ActionProto,
         },
     },
-    extensions::filters::{
-        http::rbac::v3::Rbac as HttpRbac, network::rbac::v3::Rbac as NetworkRbac,
+    extensions::{
+        filters::{http::rbac::v3::Rbac as HttpRbac, network::rbac::v3::Rbac as NetworkRbac},
+        path::r#match::uri_template::v3::UriTemplateMatchConfig,
     },
     r#type::matcher::v3::{
         FilterStateMatcher, PathMatcher, filter_state_matcher::Matcher as StateMatcher,
@@ -21,16 +22,27 @@ use ithildin_proto::pb::envoy::{
 
 use super::{address, matchers};
 use crate::{
-    config::route::StringMatch,
-    control::report::{At, no_effect, refuse},
+    config::route::{StringMatch, StringPattern},
+    control::{
+        any,
+        report::{At, no_effect, refuse},
+    },
     rbac::{Action, Cidr, Policy, Rbac, Rule, RuleSet},
+    stats::Registry,
 };
 
 /// Where Istio's authentication leaves the peer's identity.
 const PEER_PRINCIPAL: &str = "io.istio.peer_principal";
 
 /// The HTTP filter.
-pub(super) fn http(config: &HttpRbac, at: &At<'_>) -> Option<Rbac> {
+///
+/// `stats` and the stat prefix of its connection manager are there where it has names of its own
+/// for what it counts.
+pub(super) fn http(
+    config: &HttpRbac,
+    stats: Option<(&Registry, &str)>,
+    at: &At<'_>,
+) -> Option<Rbac> {
     let HttpRbac {
         rules,
         rules_stat_prefix,
@@ -40,14 +52,17 @@ pub(super) fn http(config: &HttpRbac, at: &At<'_>) -> Option<Rbac> {
         shadow_rules_stat_prefix,
         track_per_rule_stats,
     } = config;
-    // Names of statistics and of metadata for logs.
-    no_effect!(
-        rules_stat_prefix,
-        shadow_rules_stat_prefix,
-        track_per_rule_stats
-    );
+    // Statistics.
+    no_effect!(track_per_rule_stats);
     refuse!(at; matcher, shadow_matcher);
-    both(rules, shadow_rules, at)
+    let mut rbac = both(rules, shadow_rules, shadow_rules_stat_prefix, at)?;
+    if let Some((registry, manager)) = stats
+        && !(rules_stat_prefix.is_empty() && shadow_rules_stat_prefix.is_empty())
+    {
+        let stats = registry.rbac(manager, rules_stat_prefix, shadow_rules_stat_prefix);
+        rbac.stats = Some(stats);
+    }
+    Some(rbac)
 }
 
 /// The network filter. It is asked when the connection is established, before an upstream is:
@@ -63,18 +78,18 @@ pub(super) fn network(config: &NetworkRbac, at: &At<'_>) -> Option<Rbac> {
         enforcement_type,
         delay_deny,
     } = config;
-    no_effect!(shadow_rules_stat_prefix);
     // ONE_TIME_ON_FIRST_BYTE is the enumeration's zero.
     refuse!(at; matcher, shadow_matcher, enforcement_type, delay_deny);
     if stat_prefix.is_empty() {
         at.field("stat_prefix").error("is empty");
     }
-    both(rules, shadow_rules, at)
+    both(rules, shadow_rules, shadow_rules_stat_prefix, at)
 }
 
 fn both(
     rules: &Option<RulesProto>,
     shadow_rules: &Option<RulesProto>,
+    shadow_prefix: &str,
     at: &At<'_>,
 ) -> Option<Rbac> {
     let set = |name: &'static str, rules: &Option<RulesProto>| match rules {
@@ -85,6 +100,8 @@ fn both(
     Some(Rbac {
         rules: rules?,
         shadow_rules: shadow_rules?,
+        shadow_prefix: shadow_prefix.into(),
+        stats: None,
     })
 }
 
@@ -187,7 +204,7 @@ fn permission(config: &Permission, at: &At<'_>) -> Option<Rule> {
         PermissionRule::Metadata(_) => return unsupported("metadata", at),
         PermissionRule::SourcedMetadata(_) => return unsupported("sourced_metadata", at),
         PermissionRule::Matcher(_) => return unsupported("matcher", at),
-        PermissionRule::UriTemplate(_) => return unsupported("uri_template", at),
+        PermissionRule::UriTemplate(config) => uri_template(config, &at.field("uri_template"))?,
     })
 }
 
@@ -260,6 +277,24 @@ fn url_path(config: &PathMatcher, at: &At<'_>) -> Option<Rule> {
             None
         }
     }
+}
+
+/// A path of which some segments may be anything.
+fn uri_template(config: &TypedExtensionConfig, at: &At<'_>) -> Option<Rule> {
+    let TypedExtensionConfig { name, typed_config } = config;
+    let Some(config) = typed_config else {
+        at.error(format_args!("{name:?} has no typed_config"));
+        return None;
+    };
+    if !any::is::<UriTemplateMatchConfig>(config) {
+        any::unsupported(config, at);
+        return None;
+    }
+    let at = at.field("typed_config");
+    let UriTemplateMatchConfig { path_template } = any::read(config, &at)?;
+    let path = matchers::path_template(&path_template, &at.field("path_template"))?;
+    let pattern = StringPattern::Regex(path);
+    Some(Rule::UrlPath(StringMatch::new(pattern, false)))
 }
 
 /// The verified peer is the only state of which policies may speak.

@@ -1,18 +1,15 @@
 //! Route configurations: virtual hosts and how routes match. What a route does: `route_action`.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use ithildin_proto::pb::{
-    envoy::config::route::v3::{
-        Route as RouteProto, RouteConfiguration, RouteMatch as RouteMatchProto,
-        VirtualHost as VirtualHostProto, route::Action, route_match::PathSpecifier,
-        virtual_host::TlsRequirementType,
-    },
-    google::protobuf::Any,
+use ithildin_proto::pb::envoy::config::route::v3::{
+    Route as RouteProto, RouteConfiguration, RouteMatch as RouteMatchProto,
+    VirtualHost as VirtualHostProto, route::Action, route_match::PathSpecifier,
+    virtual_host::TlsRequirementType,
 };
 
 use super::{
-    headers, matchers,
+    filter_overrides, headers, matchers,
     route_action::{self, Level},
     route_answer,
 };
@@ -58,7 +55,6 @@ pub(super) fn table(config: &RouteConfiguration, at: &At<'_>) -> RouteTable {
         cluster_specifier_plugins, request_mirror_policies, vhost_header,
         ignore_path_parameters_in_path_matching, route_specifiers,
     );
-    per_filter_config(typed_per_filter_config, at);
     let max_body = max_direct_response_body_size_bytes
         .map_or(DEFAULT_MAX_DIRECT_RESPONSE_BODY, |value| value.value);
     let hosts = virtual_hosts.iter().enumerate();
@@ -78,6 +74,7 @@ pub(super) fn table(config: &RouteConfiguration, at: &At<'_>) -> RouteTable {
             response_headers_to_remove,
             at,
         ),
+        filters: filter_overrides::overrides(typed_per_filter_config, at),
     };
     for (index, host) in virtual_hosts.iter().enumerate() {
         domains(&mut table, index, host, &at.index("virtual_hosts", index));
@@ -159,7 +156,6 @@ fn virtual_host(config: &VirtualHostProto, max_body: u32, at: &At<'_>) -> Virtua
         hedge_policy, include_is_timeout_retry_header, per_request_buffer_limit_bytes,
         request_body_buffer_limit, request_mirror_policies, route_specifiers,
     );
-    per_filter_config(typed_per_filter_config, at);
     if name.is_empty() {
         at.field("name").error("is empty");
     }
@@ -186,6 +182,7 @@ fn virtual_host(config: &VirtualHostProto, max_body: u32, at: &At<'_>) -> Virtua
             response_headers_to_remove,
             at,
         ),
+        filters: filter_overrides::overrides(typed_per_filter_config, at),
         routes: routes
             .filter_map(|(i, config)| route(config, &level, &at.index("routes", i)))
             .map(Arc::new)
@@ -225,7 +222,6 @@ fn route(config: &RouteProto, level: &Level<'_>, at: &At<'_>) -> Option<Route> {
     } = config;
     no_effect!(metadata, decorator, tracing, stat_prefix);
     refuse!(at; per_request_buffer_limit_bytes, request_body_buffer_limit, route_specifiers);
-    per_filter_config(typed_per_filter_config, at);
     let matches = match r#match {
         Some(config) => route_match(config, &at.field("match")),
         None => {
@@ -260,6 +256,7 @@ fn route(config: &RouteProto, level: &Level<'_>, at: &At<'_>) -> Option<Route> {
             response_headers_to_remove,
             at,
         ),
+        filters: filter_overrides::overrides(typed_per_filter_config, at),
         matches: matches?,
         action: action?,
     })
@@ -321,15 +318,5 @@ fn path_match(specifier: Option<&PathSpecifier>, at: &At<'_>) -> Option<PathMatc
             at.error("one of prefix, path, path_separated_prefix, safe_regex and connect_matcher is required");
             None
         }
-    }
-}
-
-/// The filters whose routes may be configured do so in ways that change traffic.
-pub(super) fn per_filter_config(config: &HashMap<String, Any>, at: &At<'_>) {
-    let mut names: Vec<_> = config.keys().collect();
-    names.sort();
-    for name in names {
-        at.key("typed_per_filter_config", name)
-            .error("is not supported");
     }
 }

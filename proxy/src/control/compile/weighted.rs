@@ -5,7 +5,7 @@ use ithildin_proto::pb::envoy::config::route::v3::{
     weighted_cluster::{ClusterWeight, cluster_weight},
 };
 
-use super::{headers, routes::per_filter_config};
+use super::{filter_overrides, headers};
 use crate::{
     config::route::{Clusters, WeightedCluster},
     control::report::{At, no_effect, refuse},
@@ -66,7 +66,6 @@ fn cluster(config: &ClusterWeight, at: &At<'_>) -> Option<WeightedCluster> {
         host_rewrite_specifier,
     } = config;
     refuse!(at; cluster_header, metadata_match);
-    per_filter_config(typed_per_filter_config, at);
     if name.is_empty() {
         at.field("name").error("is empty");
         return None;
@@ -87,5 +86,6 @@ fn cluster(config: &ClusterWeight, at: &At<'_>) -> Option<WeightedCluster> {
             response_headers_to_remove,
             at,
         ),
+        filters: filter_overrides::overrides(typed_per_filter_config, at),
     })
 }

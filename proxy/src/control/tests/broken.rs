@@ -89,8 +89,37 @@ const MANAGER: &[(&str, &str)] = &[
     ),
     (
         "http_filters: [{name: f, typed_config: {'@type': EXT.filters.http.fault.v3.HTTPFault, \
-         abort: {http_status: 503, percentage: {numerator: 100}}}}, ROUTER]",
-        ".http_filters[0].typed_config.abort: is not supported",
+         abort: {header_abort: {}, percentage: {numerator: 100}}}}, ROUTER]",
+        ".http_filters[0].typed_config.abort.header_abort: is not supported",
+    ),
+    (
+        "http_filters: [{name: f, typed_config: {'@type': EXT.filters.http.fault.v3.HTTPFault, \
+         max_active_faults: 3}}, ROUTER]",
+        ".http_filters[0].typed_config.max_active_faults: is not supported",
+    ),
+    (
+        "http_filters: [{name: a, typed_config: {'@type': \
+         type.googleapis.com/istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig, \
+         alpn_override: [{alpn_override: ['']}]}}, ROUTER]",
+        ".http_filters[0].typed_config.alpn_override[0].alpn_override[0]: a protocol has from 1 to \
+         255 bytes",
+    ),
+    (
+        "http_filters: [{name: m, typed_config: {'@type': \
+         type.googleapis.com/io.istio.http.peer_metadata.Config, \
+         upstream_discovery: [{baggage: {}}]}}, ROUTER]",
+        ".http_filters[0].typed_config.upstream_discovery[0].baggage: is not supported",
+    ),
+    (
+        "http_filters: [{name: s, typed_config: {'@type': type.googleapis.com/stats.PluginConfig, \
+         definitions: [{name: x}]}}, ROUTER]",
+        ".http_filters[0].typed_config.definitions: is not supported",
+    ),
+    (
+        "http_filters: [{name: t, typed_config: {'@type': \
+         type.googleapis.com/udpa.type.v1.TypedStruct, \
+         type_url: type.googleapis.com/stats.PluginConfig, value: {nonsense: 1}}}, ROUTER]",
+        ".http_filters[0].typed_config: nonsense: unknown field",
     ),
     (
         "http_filters: [{name: x}, ROUTER]",
@@ -181,8 +210,14 @@ const HOSTS: &[(&str, &str)] = &[
         ".virtual_hosts[0].response_headers_to_add[0].header.key: \":status\" cannot be changed; use a rewrite of the route",
     ),
     (
-        "{name: v, domains: ['*'], typed_per_filter_config: {envoy.filters.http.fault: {'@type': EXT.filters.http.fault.v3.HTTPFault}}}",
-        ".virtual_hosts[0].typed_per_filter_config[\"envoy.filters.http.fault\"]: is not supported",
+        "{name: v, domains: ['*'], typed_per_filter_config: {l: {'@type': EXT.filters.http.lua.v3.LuaPerRoute}}}",
+        ".virtual_hosts[0].typed_per_filter_config[\"l\"]: type \
+         envoy.extensions.filters.http.lua.v3.LuaPerRoute is not supported",
+    ),
+    (
+        "{name: v, domains: ['*'], typed_per_filter_config: {f: {'@type': \
+         type.googleapis.com/envoy.config.route.v3.FilterConfig}}}",
+        ".virtual_hosts[0].typed_per_filter_config[\"f\"].config: is required where disabled is not set",
     ),
 ];
 

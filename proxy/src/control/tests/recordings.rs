@@ -26,41 +26,27 @@ use crate::control::check_resource;
 /// What is refused, by kind, place and message.
 type Refusals = &'static [&'static str];
 
-/// In all recordings.
-const FAULTS: Refusals = &[
-    "Route virtual_hosts[].routes[].typed_per_filter_config[\"envoy.filters.http.fault\"]: is not supported",
-];
-/// Istio's own filters.
-const FILTERS: Refusals = &[
-    "Cluster filters: is not supported",
-    "Listener default_filter_chain.filters[].typed_config: type stats.PluginConfig is not supported",
-    "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config: type io.istio.http.peer_metadata.Config is not supported",
-    "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config: type stats.PluginConfig is not supported",
-    "Listener filter_chains[].filters[].typed_config: type stats.PluginConfig is not supported",
-    "Listener filter_chains[].filters[].typed_config: type udpa.type.v1.TypedStruct is not supported",
-];
 const MORE: Refusals = &[
     "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config.rules.policies[\"ns[default]-policy[productpage-jwt]-rule[]\"].principals[].and_ids.ids[].and_ids.ids[].metadata: is not supported",
     "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config.rules.policies[\"ns[default]-policy[productpage-jwt]-rule[]\"].principals[].and_ids.ids[].metadata: is not supported",
     "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config: type envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication is not supported",
     "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config: type envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit is not supported",
     "Route virtual_hosts[].routes[].route.request_mirror_policies: is not supported",
-    "Route virtual_hosts[].routes[].typed_per_filter_config[\"envoy.filters.http.cors\"]: is not supported",
 ];
 
 #[tokio::test]
 async fn without_filters_of_istio() {
-    check("stock", 2, &[FAULTS]).await;
+    check("stock", 2, &[]).await;
 }
 
 #[tokio::test]
 async fn by_default() {
-    check("default", 6, &[FAULTS, FILTERS]).await;
+    check("default", 6, &[]).await;
 }
 
 #[tokio::test]
 async fn with_more_in_the_mesh() {
-    check("more", 3, &[FAULTS, FILTERS, MORE]).await;
+    check("more", 3, &[MORE]).await;
 }
 
 /// Checks all of `recordings` streams.
@@ -224,12 +210,7 @@ fn apply(set: &mut ResourceSet, number: u32) {
     };
     match name_of(&file).trim_start_matches(&prefix) {
         "Cluster.pb" => {
-            let mut clusters = read::<Cluster>(&file, true);
-            for cluster in clusters.values_mut() {
-                // They are refused still, and do not matter here.
-                Arc::make_mut(cluster).filters.clear();
-            }
-            set.clusters.extend(clusters);
+            set.clusters.extend(read::<Cluster>(&file, true));
         }
         "Listener.pb" => set.listeners.extend(read(&file, true)),
         "ClusterLoadAssignment.pb" => set.endpoints.extend(read(&file, true)),

@@ -5,6 +5,7 @@ mod failures;
 mod headers;
 mod http2;
 mod limits;
+mod mesh;
 mod retries;
 mod smuggling;
 mod support;

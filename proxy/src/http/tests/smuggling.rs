@@ -1,6 +1,7 @@
 //! What must never be forwarded: requests that two parsers read differently, in both directions.
 
-use super::support::{Act, Origin, Site, send};
+use super::support::{Act, Origin, Site, manager, route, send, table, to};
+use crate::testing;
 
 /// Refused with this status, and nothing of it, nor what follows, reaches the origin.
 async fn is_refused(site: &Site, origin: &Origin, text: &str, statuses: &[u16]) {
@@ -298,5 +299,36 @@ async fn a_response_that_breaks_off_is_broken_off() {
         // Neither ten bytes nor a last chunk: the client sees that something is missing.
         assert!(rest.contains("abc"), "{text:?}: {rest:?}");
         assert!(!rest.contains("\r\n0\r\n"), "{text:?}: {rest:?}");
+    }
+}
+
+/// HTTP/1.0 knows a body's end by the end of the connection alone: a part must not look whole.
+#[tokio::test]
+async fn a_response_without_framing_that_breaks_off_is_reset() {
+    for (text, is_whole) in [
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+            false,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz",
+            false,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            true,
+        ),
+        ("HTTP/1.1 200 OK\r\n\r\nabc", true),
+    ] {
+        let origin = Origin::start(move |_| Act::SendAndClose(text.into())).await;
+        let mut manager = manager(table(vec![route("/", to("origin"))]));
+        manager.http1.accept_http_10 = true;
+        let cluster = testing::cluster("origin", &[origin.address]);
+        let site = Site::start(manager, vec![cluster]).await;
+        let mut client = site.client().await;
+        client.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+        let mut answer = Vec::new();
+        let read = tokio::io::AsyncReadExt::read_to_end(&mut client.stream, &mut answer).await;
+        assert_eq!(read.is_ok(), is_whole, "{text:?}: {read:?}");
     }
 }

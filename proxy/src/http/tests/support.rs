@@ -44,8 +44,7 @@ pub(super) const SOON: Duration = Duration::from_secs(10);
 /// Envoy's defaults.
 pub(super) fn manager(table: RouteTable) -> HttpManager {
     HttpManager {
-        rbac: Vec::new(),
-        alpn: None,
+        filters: Vec::new(),
         codec: Codec::Auto,
         stat_prefix: "test".into(),
         routes: Arc::new(ArcSwapOption::from_pointee(table)),
@@ -110,10 +109,12 @@ pub(super) fn table(routes: Vec<Route>) -> RouteTable {
             include_attempt_count_in_response: false,
             request_headers: HeaderMutations::default(),
             response_headers: HeaderMutations::default(),
+            filters: Default::default(),
             routes: routes.into_iter().map(Arc::new).collect(),
         }],
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),
+        filters: Default::default(),
     }
 }
 
@@ -129,6 +130,7 @@ pub(super) fn route(prefix: &str, action: RouteAction) -> Route {
         },
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),
+        filters: Default::default(),
         action,
     }
 }

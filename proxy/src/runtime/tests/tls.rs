@@ -126,6 +126,8 @@ async fn of_the_trusted_only_who_may_is_let_in() {
             principals: vec![principal],
         };
         chain.rbac = vec![Rbac {
+            shadow_prefix: "".into(),
+            stats: None,
             rules: Some(RuleSet {
                 action,
                 policies: vec![policy],

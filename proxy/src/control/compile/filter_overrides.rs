@@ -1,0 +1,76 @@
+//! What routes say of filters (`typed_per_filter_config`).
+
+use std::collections::HashMap;
+
+use ithildin_proto::pb::{
+    envoy::{
+        config::route::v3::FilterConfig,
+        extensions::filters::http::{
+            cors::v3::CorsPolicy, fault::v3::HttpFault, rbac::v3::RbacPerRoute,
+        },
+    },
+    google::protobuf::Any,
+};
+
+use super::{cors, fault, rbac};
+use crate::{
+    config::filters::{FilterOverride, FilterOverrides},
+    control::{any, report::At},
+};
+
+pub(super) fn overrides(config: &HashMap<String, Any>, at: &At<'_>) -> FilterOverrides {
+    let mut entries: Vec<_> = config.iter().collect();
+    entries.sort_unstable_by_key(|(name, _)| *name);
+    let overrides = entries.into_iter().filter_map(|(name, config)| {
+        let at = at.key("typed_per_filter_config", name);
+        Some((name.as_str().into(), one(config, &at)?))
+    });
+    FilterOverrides::new(overrides.collect())
+}
+
+fn one(config: &Any, at: &At<'_>) -> Option<FilterOverride> {
+    let config = any::resolve(config, at)?;
+    if !any::is::<FilterConfig>(&config) {
+        return typed(&config, at);
+    }
+    let FilterConfig {
+        config,
+        // A filter that is optional is refused all the same: it might be one that Envoy knows.
+        is_optional: _,
+        disabled,
+    } = any::read(&config, at)?;
+    if disabled {
+        return Some(FilterOverride::Disabled);
+    }
+    let at = at.field("config");
+    match config {
+        None => {
+            at.error("is required where disabled is not set");
+            None
+        }
+        Some(config) if config.type_url.is_empty() => Some(FilterOverride::Enabled),
+        Some(config) => typed(&*any::resolve(&config, &at)?, &at),
+    }
+}
+
+fn typed(config: &Any, at: &At<'_>) -> Option<FilterOverride> {
+    if any::is::<HttpFault>(config) {
+        let config = any::read(config, at)?;
+        fault::fault(&config, at).map(FilterOverride::Fault)
+    } else if any::is::<CorsPolicy>(config) {
+        let config = any::read(config, at)?;
+        cors::policy(&config, at).map(FilterOverride::Cors)
+    } else if any::is::<RbacPerRoute>(config) {
+        let RbacPerRoute { rbac } = any::read(config, at)?;
+        match rbac {
+            None => Some(FilterOverride::Disabled),
+            Some(config) => rbac::http(&config, None, &at.field("rbac")).map(FilterOverride::Rbac),
+        }
+    } else {
+        at.error(format_args!(
+            "type {} is not supported",
+            any::type_name(config)
+        ));
+        None
+    }
+}

@@ -1,0 +1,137 @@
+//! `envoy.filters.http.cors`: which pages of other origins may read our answers.
+//!
+//! Where several levels of a route configuration have a policy, each of its parts is the most
+//! specific level's that has it.
+
+use bytes::Bytes;
+use ithildin_http1::Known;
+use smallvec::SmallVec;
+
+use super::Way;
+use crate::{
+    access_log::ResponseFlags,
+    config::filters::{CorsPolicy, FilterOverride, HttpFilter},
+    http::{exchange::Exchange, failure::LocalReply, headers::Headers},
+};
+
+const ALLOW_ORIGIN: &str = "access-control-allow-origin";
+const ALLOW_CREDENTIALS: &str = "access-control-allow-credentials";
+const EXPOSE_HEADERS: &str = "access-control-expose-headers";
+
+const TRUE: Bytes = Bytes::from_static(b"true");
+
+/// What the response to a page of an allowed origin says.
+#[derive(Debug)]
+pub(super) struct CorsAnswer {
+    origin: Bytes,
+    credentials: bool,
+    expose: Option<Bytes>,
+}
+
+/// The most specific first.
+type Policies<'p> = SmallVec<[&'p CorsPolicy; 2]>;
+
+impl Exchange<'_> {
+    /// Answers preflights; else remembers what the response is to say.
+    pub(super) fn cors(&mut self, way: &Way<'_>, filter: &HttpFilter) -> Result<(), LocalReply> {
+        let policies: Policies<'_> = way
+            .overrides(filter)
+            .filter_map(|own| match own {
+                FilterOverride::Cors(policy) => Some(policy),
+                _ => None,
+            })
+            .collect();
+        let Some(first) = policies.first() else {
+            return Ok(());
+        };
+        let headers = &self.request.headers;
+        let origin = headers.get("origin").filter(|origin| !origin.is_empty());
+        let Some(origin) = origin.filter(|_| first.enabled.hits()).cloned() else {
+            return Ok(());
+        };
+        let allowed = is_allowed(&policies, &origin);
+        match allowed {
+            true => self.context.stats.cors_origin_valid.inc(),
+            false => self.context.stats.cors_origin_invalid.inc(),
+        }
+        let asked = headers.get("access-control-request-method");
+        let is_preflight =
+            self.request.method == "OPTIONS" && asked.is_some_and(|it| !it.is_empty());
+        if is_preflight {
+            let forwards = policies.iter().find_map(|it| it.forward_unmatched);
+            if !allowed && forwards.unwrap_or(true) {
+                return Ok(());
+            }
+            return Err(self.preflight(&policies, allowed.then_some(origin)));
+        }
+        if allowed {
+            self.filters.cors = Some(Box::new(CorsAnswer {
+                origin,
+                credentials: credentials(&policies),
+                expose: policies.iter().find_map(|it| it.expose.clone()),
+            }));
+        }
+        Ok(())
+    }
+
+    /// The answer to a preflight; one of another origin learns nothing.
+    fn preflight(&mut self, policies: &Policies<'_>, origin: Option<Bytes>) -> LocalReply {
+        let mut reply = LocalReply::new(200, "", ResponseFlags::NONE, "cors_response");
+        let Some(origin) = origin else {
+            return reply;
+        };
+        let mut answer = vec![(ALLOW_ORIGIN, origin)];
+        if credentials(policies) {
+            answer.push((ALLOW_CREDENTIALS, TRUE));
+        }
+        type Part = fn(&CorsPolicy) -> Option<&Bytes>;
+        let parts: [(&'static str, Part); 3] = [
+            ("access-control-allow-methods", |it| it.methods.as_ref()),
+            ("access-control-allow-headers", |it| it.headers.as_ref()),
+            ("access-control-max-age", |it| it.max_age.as_ref()),
+        ];
+        for (name, part) in parts {
+            if let Some(value) = policies.iter().find_map(|it| part(it)) {
+                answer.push((name, value.clone()));
+            }
+        }
+        let asked = self
+            .request
+            .headers
+            .get("access-control-request-private-network");
+        let private = policies.iter().find_map(|it| it.private_network);
+        if private.unwrap_or(false) && asked.is_some_and(|it| &it[..] == b"true") {
+            answer.push(("access-control-allow-private-network", TRUE));
+        }
+        reply.headers = answer;
+        reply
+    }
+
+    /// Tells the page's browser that it may read the response.
+    pub(super) fn allow_origin(&self, headers: &mut Headers) {
+        let Some(answer) = &self.filters.cors else {
+            return;
+        };
+        headers.set(Known::Other, ALLOW_ORIGIN, answer.origin.clone());
+        if answer.credentials {
+            headers.set(Known::Other, ALLOW_CREDENTIALS, "true");
+        }
+        if let Some(expose) = &answer.expose {
+            headers.set(Known::Other, EXPOSE_HEADERS, expose.clone());
+        }
+    }
+}
+
+fn is_allowed(policies: &Policies<'_>, origin: &[u8]) -> bool {
+    let origins = policies.iter().map(|it| &it.origins);
+    let origins = origins.into_iter().find(|origins| !origins.is_empty());
+    origins.is_some_and(|origins| {
+        let mut origins = origins.iter();
+        origins.any(|it| it.admits(b"*") || it.admits(origin))
+    })
+}
+
+fn credentials(policies: &Policies<'_>) -> bool {
+    let said = policies.iter().find_map(|it| it.credentials);
+    said.unwrap_or(false)
+}

@@ -1,0 +1,244 @@
+//! What filters do to one request, in their order, and to its response.
+//!
+//! A connection manager without filters pays nothing here; one with filters pays for those alone.
+
+mod cors;
+mod fault;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ithildin_http1::Known;
+
+use self::{cors::CorsAnswer, fault::ActiveFault};
+use super::{client::Client, exchange::Exchange, failure::LocalReply, headers::Headers};
+use crate::{
+    config::{
+        Cluster, Snapshot,
+        filters::{FilterKind, FilterOverride, FilterOverrides, HttpFilter},
+        http::AlpnOverrides,
+        route::{Route, RouteTable},
+    },
+    istio::{ID_HEADER, METADATA_HEADER, PeerMetadata, Workload},
+    rbac::ShadowVerdict,
+};
+
+/// What the filters of a request keep to its end.
+#[derive(Debug, Default)]
+pub(super) struct FilterState {
+    cors: Option<Box<CorsAnswer>>,
+    fault: Option<ActiveFault>,
+    /// Index of the filter that chooses what upstream TLS offers.
+    alpn: Option<usize>,
+    /// The other ends, as they tell of themselves.
+    pub(super) downstream_peer: Option<Arc<Workload>>,
+    pub(super) upstream_peer: Option<Arc<Workload>>,
+    /// Which of its headers the client sent.
+    heard: Heard,
+    /// Index of `istio.stats`.
+    pub(super) telemetry: Option<usize>,
+    /// Our policies that were only tried out.
+    pub(super) shadow: Vec<ShadowVerdict>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Heard {
+    id: bool,
+    metadata: bool,
+}
+
+/// What becomes of a request.
+pub(super) enum Verdict {
+    Pass,
+    /// A filter answers.
+    Reply(LocalReply),
+    /// The client went away while a filter held it up.
+    Gone,
+}
+
+/// Where a request goes, as far as filters may know.
+pub(super) struct Way<'w> {
+    pub(super) snapshot: &'w Snapshot,
+    /// Most specific first: of the weighted cluster, the route, the virtual host, the table.
+    levels: [Option<&'w FilterOverrides>; 4],
+    /// The cluster's name; `None` where there is no route that forwards.
+    cluster: Option<&'w str>,
+}
+
+impl<'w> Way<'w> {
+    /// Without a route there is only the connection manager's word.
+    pub(super) fn new(
+        snapshot: &'w Snapshot,
+        route: Option<(&'w RouteTable, usize, &'w Route)>,
+        weighted: Option<usize>,
+        cluster: Option<&'w str>,
+    ) -> Self {
+        let levels = route.map_or([None; 4], |(table, host, route)| {
+            let weighted = weighted.and_then(|index| route.weighted_cluster(index));
+            [
+                weighted.map(|it| &it.filters),
+                Some(&route.filters),
+                Some(&table.hosts[host].filters),
+                Some(&table.filters),
+            ]
+            .map(|level| level.filter(|it| !it.is_empty()))
+        });
+        Self {
+            snapshot,
+            levels,
+            cluster,
+        }
+    }
+
+    fn cluster(&self) -> Option<&'w Arc<Cluster>> {
+        self.snapshot.clusters.get(self.cluster?)
+    }
+
+    /// What the routes say of a filter, the most specific level first.
+    fn overrides(&self, filter: &'w HttpFilter) -> impl Iterator<Item = &'w FilterOverride> {
+        let levels = self.levels.into_iter().flatten();
+        levels.filter_map(|level| level.get(&filter.name))
+    }
+
+    /// Whether the filter works for this request, and what the route puts in its place.
+    fn admits(&self, filter: &'w HttpFilter) -> (bool, Option<&'w FilterOverride>) {
+        match self.overrides(filter).next() {
+            None => (!filter.disabled, None),
+            Some(FilterOverride::Disabled) => (false, None),
+            Some(own) => (true, Some(own)),
+        }
+    }
+}
+
+impl Exchange<'_> {
+    /// Takes the request through the filters before the router.
+    pub(super) async fn filter_request(
+        &mut self,
+        way: &Way<'_>,
+        client: &mut Client<'_, '_>,
+    ) -> Verdict {
+        let manager = self.context.manager;
+        for (index, filter) in manager.filters.iter().enumerate() {
+            let (works, own) = way.admits(filter);
+            if !works {
+                continue;
+            }
+            let passed = match (&filter.kind, own) {
+                (FilterKind::Rbac(_), Some(FilterOverride::Rbac(rbac)))
+                | (FilterKind::Rbac(rbac), _) => self.authorize(rbac),
+                (FilterKind::Cors, _) => self.cors(way, filter),
+                (FilterKind::Fault(_), Some(FilterOverride::Fault(fault)))
+                | (FilterKind::Fault(fault), _) => {
+                    match Box::pin(self.inject(fault, way.cluster, client)).await {
+                        Verdict::Pass => Ok(()),
+                        Verdict::Reply(reply) => Err(reply),
+                        Verdict::Gone => return Verdict::Gone,
+                    }
+                }
+                (FilterKind::PeerMetadata(peers), _) => {
+                    self.meet(peers, way);
+                    Ok(())
+                }
+                (FilterKind::Alpn(_), _) => {
+                    self.filters.alpn = Some(index);
+                    Ok(())
+                }
+                (FilterKind::Telemetry(_), _) => {
+                    self.begin_telemetry(index);
+                    Ok(())
+                }
+            };
+            if let Err(reply) = passed {
+                return Verdict::Reply(reply);
+            }
+        }
+        Verdict::Pass
+    }
+
+    /// What upstream TLS offers in place of its own list.
+    pub(super) fn alpn(&self) -> Option<&AlpnOverrides> {
+        match &self.context.manager.filters.get(self.filters.alpn?)?.kind {
+            FilterKind::Alpn(overrides) => Some(overrides),
+            _ => None,
+        }
+    }
+
+    /// Hears who the client is, and tells the upstream who we are.
+    fn meet(&mut self, filter: &PeerMetadata, way: &Way<'_>) {
+        let headers = &mut self.request.headers;
+        if filter.hears_downstream {
+            let (id, metadata) = take_peer(headers);
+            self.filters.heard = Heard {
+                id: id.is_some(),
+                metadata: metadata.is_some(),
+            };
+            let peers = &self.context.worker.peers;
+            self.filters.downstream_peer = metadata.and_then(|it| peers.read(&it, filter));
+        }
+        let cluster = way.cluster().map(|it| (&*it.name, &it.mesh));
+        if filter.tells_upstream.reaches(cluster) {
+            tell(headers, filter, true, true);
+        }
+    }
+
+    /// Takes the response through the filters, the last first.
+    pub(super) fn filter_response(&mut self, headers: &mut Headers) {
+        let manager = self.context.manager;
+        if manager.filters.is_empty() {
+            return;
+        }
+        self.allow_origin(headers);
+        let mut peers = manager.filters.iter().filter_map(|it| match &it.kind {
+            FilterKind::PeerMetadata(peers) => Some(peers),
+            _ => None,
+        });
+        if let Some(filter) = peers.next() {
+            self.part(filter, headers);
+        }
+        self.response_is_known(headers);
+    }
+
+    /// Hears who the upstream is, and tells the client who we are if it told us.
+    fn part(&mut self, filter: &PeerMetadata, headers: &mut Headers) {
+        if filter.hears_upstream {
+            let (_, metadata) = take_peer(headers);
+            let peers = &self.context.worker.peers;
+            self.filters.upstream_peer = metadata.and_then(|it| peers.read(&it, filter));
+        }
+        let heard = self.filters.heard;
+        if !heard.id && !heard.metadata {
+            return;
+        }
+        let snapshot = self.context.worker.snapshot();
+        let name = self.outcome.cluster.as_deref();
+        let cluster = name.and_then(|name| Some((name, &snapshot.clusters.get(name)?.mesh)));
+        if filter.tells_downstream.reaches(cluster) {
+            tell(headers, filter, heard.id, heard.metadata);
+        }
+    }
+}
+
+/// The peer's id and metadata, which are for us alone.
+fn take_peer(headers: &mut Headers) -> (Option<Bytes>, Option<Bytes>) {
+    if headers.known(Known::XEnvoy).is_none() {
+        return (None, None);
+    }
+    let id = headers.get(ID_HEADER).cloned();
+    let metadata = headers.get(METADATA_HEADER).cloned();
+    if id.is_some() {
+        headers.remove(ID_HEADER);
+    }
+    if metadata.is_some() {
+        headers.remove(METADATA_HEADER);
+    }
+    (id, metadata)
+}
+
+fn tell(headers: &mut Headers, filter: &PeerMetadata, id: bool, metadata: bool) {
+    if id {
+        headers.set(Known::XEnvoy, ID_HEADER, filter.id.clone());
+    }
+    if metadata {
+        headers.set(Known::XEnvoy, METADATA_HEADER, filter.metadata.clone());
+    }
+}
