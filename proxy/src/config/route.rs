@@ -6,7 +6,11 @@ use bytes::Bytes;
 use http::{HeaderName, StatusCode};
 use regex::bytes::Regex;
 
-use super::{Map, filters::FilterOverrides, hash_policy::HashPolicy};
+use super::{
+    Map,
+    filters::{FilterOverrides, Percent},
+    hash_policy::HashPolicy,
+};
 use crate::access_log::Template;
 
 /// One route configuration, compiled.
@@ -228,6 +232,8 @@ pub struct Forward {
     pub retry: Option<RetryPolicy>,
     /// For clusters that balance by hash.
     pub hash: Vec<HashPolicy>,
+    /// Where copies go.
+    pub mirrors: Vec<Mirror>,
     /// Overrides of the connection manager's list: lower-case type, and whether it is passed on.
     pub upgrades: Vec<(Arc<str>, bool)>,
     /// The request's `grpc-timeout` limits the stream in place of `max_stream_duration`, to at most
@@ -236,6 +242,15 @@ pub struct Forward {
     /// It limits the response in place of `timeout`; zero: no cap (the deprecated
     /// `max_grpc_timeout`).
     pub max_grpc_timeout: Option<Duration>,
+}
+
+/// A cluster that gets copies of requests.
+#[derive(Debug)]
+pub struct Mirror {
+    pub cluster: Arc<str>,
+    pub percent: Percent,
+    /// `-shadow` stands behind the host's name.
+    pub adds_suffix: bool,
 }
 
 #[derive(Debug)]

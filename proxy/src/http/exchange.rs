@@ -62,8 +62,6 @@ pub(super) struct Outcome {
     pub(super) flags: ResponseFlags,
     pub(super) details: Cow<'static, str>,
     pub(super) route: Option<Arc<Route>>,
-    /// The filters let it pass: from here on the route acts on the response, too.
-    pub(super) is_routed: bool,
     /// The route's table, and which of its virtual hosts.
     pub(super) host: Option<(Arc<RouteTable>, usize)>,
     /// Which of the route's weighted clusters.
@@ -195,7 +193,6 @@ impl<'x> Exchange<'x> {
             Ok((host, route)) => (*host, route),
             Err(reply) => return Err(reply.clone()),
         };
-        self.outcome.is_routed = true;
         if let Some(upgrade) = &self.request.upgrade
             && !is_allowed(upgrade, manager, &route.action)
         {
@@ -264,8 +261,13 @@ impl<'x> Exchange<'x> {
         self.rewrite_request((table, host, route), forward);
         let clock = Clock::new(self.context, forward, &self.request, self.meter.started);
         tell_grpc_timeout(forward, &mut self.request);
+        let mirrors = self.mirror(forward, snapshot, source);
         let attempts = self.attempts(cluster, forward, source, client, &clock);
-        match clock.limit(attempts).await {
+        let result = clock.limit(attempts).await;
+        if let Some(mirrors) = mirrors {
+            mirrors.finish(self.context.worker);
+        }
+        match result {
             Ok(result) => result,
             Err(expired) => {
                 self.count_expired(cluster, expired);
@@ -318,9 +320,7 @@ impl<'x> Exchange<'x> {
         if of_upstream {
             self.tell_attempts(&mut made);
         }
-        if self.outcome.is_routed {
-            self.rewrite_response(&mut made);
-        }
+        self.rewrite_response(&mut made);
         let (mut response, body) = response::local(self.context, &self.request, reply);
         response.headers.take_over(made);
         self.filter_response(&mut response.headers);

@@ -17,6 +17,7 @@ mod log;
 mod matching;
 mod messages;
 mod meter;
+mod mirror;
 mod mutate;
 mod over_http1;
 mod over_http2;

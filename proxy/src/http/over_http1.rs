@@ -243,7 +243,7 @@ fn broken(reply: LocalReply) -> Broken {
     }
 }
 
-fn request_head(request: &Request, framing: Framing) -> Bytes {
+pub(super) fn request_head(request: &Request, framing: Framing) -> Bytes {
     let mut head = BytesMut::with_capacity(1024);
     let target = if request.is_connect() {
         &request.authority
@@ -267,7 +267,7 @@ fn request_head(request: &Request, framing: Framing) -> Bytes {
 
 /// Methods whose missing body should be said (RFC 9110, section 8.6).
 fn expects_length(method: &[u8]) -> bool {
-    matches!(method, b"POST" | b"PUT" | b"PATCH")
+    matches!(method, b"POST" | b"PUT" | b"PATCH" | b"OPTIONS")
 }
 
 fn response(head: &ResponseHead) -> Response {

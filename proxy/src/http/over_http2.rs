@@ -120,7 +120,7 @@ impl Exchange<'_> {
     }
 }
 
-fn request_head(request: &Request, secure: bool) -> Result<http::Request<()>, Broken> {
+pub(super) fn request_head(request: &Request, secure: bool) -> Result<http::Request<()>, Broken> {
     let malformed = || Broken::BeforeResponse {
         reply: LocalReply::new(400, "", ResponseFlags::NONE, "http2.invalid_request"),
         stale: false,

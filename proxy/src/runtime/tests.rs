@@ -12,6 +12,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
+mod mesh;
 mod tls;
 
 use super::*;

@@ -44,7 +44,6 @@ fn cases() -> Vec<Case> {
         cases.push(("plain", request("GET", path, "X-Hurt: me\r\n")));
         let grpc = "Content-Type: application/grpc\r\nContent-Length: 0\r\n";
         cases.push(("plain", request("POST", path, grpc)));
-        cases.push(("plain", request("HEAD", path, "")));
     }
     let preflight = "Access-Control-Request-Method: PUT\r\n";
     let private = "Access-Control-Request-Private-Network: true\r\n";

@@ -28,6 +28,7 @@ mod listener;
 mod listener_filters;
 mod load_balancing;
 mod matchers;
+mod mirror;
 mod network_filters;
 mod outlier;
 mod peer_metadata;

@@ -17,7 +17,7 @@ use ithildin_proto::pb::envoy::{
 use regex::bytes::Regex;
 
 pub(super) use super::retry::retry_policy;
-use super::{hash_policy, headers, matchers, weighted};
+use super::{hash_policy, headers, matchers, mirror, weighted};
 use crate::{
     config::route::{Clusters, Forward, RouteAction},
     control::report::{At, no_effect, refuse},
@@ -74,7 +74,7 @@ pub(super) fn forward(
     refuse!(
         at;
         metadata_match, path_rewrite_policy, path_rewrite, flush_timeout,
-        retry_policy_typed_config, request_mirror_policies, priority, rate_limits, cors,
+        retry_policy_typed_config, priority, rate_limits, cors,
         grpc_timeout_offset, internal_redirect_policy, internal_redirect_action,
         max_internal_redirects, hedge_policy,
     );
@@ -111,6 +111,7 @@ pub(super) fn forward(
         append_x_forwarded_host: *append_x_forwarded_host,
         retry,
         hash: hash_policy::policies(hash_policy, at),
+        mirrors: mirror::mirrors(request_mirror_policies, at)?,
         upgrades: upgrades(upgrade_configs, at),
         grpc_timeout_max,
         max_grpc_timeout,

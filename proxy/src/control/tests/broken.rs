@@ -178,8 +178,8 @@ const HOSTS: &[(&str, &str)] = &[
         ".virtual_hosts[0].routes[0].route.hash_policy[0].filter_state: is not supported",
     ),
     (
-        "{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, request_mirror_policies: [{cluster: d}]}}]}",
-        ".virtual_hosts[0].routes[0].route.request_mirror_policies: is not supported",
+        "{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, request_mirror_policies: [{cluster: ''}]}}]}",
+        ".virtual_hosts[0].routes[0].route.request_mirror_policies[0].cluster: is empty",
     ),
     (
         "{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {weighted_clusters: {clusters: [{name: c, weight: 0}]}}}]}",

@@ -31,7 +31,6 @@ const MORE: Refusals = &[
     "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config.rules.policies[\"ns[default]-policy[productpage-jwt]-rule[]\"].principals[].and_ids.ids[].metadata: is not supported",
     "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config: type envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication is not supported",
     "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config: type envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit is not supported",
-    "Route virtual_hosts[].routes[].route.request_mirror_policies: is not supported",
 ];
 
 #[tokio::test]

@@ -32,8 +32,12 @@ pub(super) struct CorsAnswer {
 type Policies<'p> = SmallVec<[&'p CorsPolicy; 2]>;
 
 impl Exchange<'_> {
-    /// Answers preflights; else remembers what the response is to say.
+    /// Answers preflights; remembers what the response is to say.
     pub(super) fn cors(&mut self, way: &Way<'_>, filter: &HttpFilter) -> Result<(), LocalReply> {
+        // Routes that answer themselves have no policy, as in Envoy.
+        if way.cluster.is_none() {
+            return Ok(());
+        }
         let policies: Policies<'_> = way
             .overrides(filter)
             .filter_map(|own| match own {
@@ -49,20 +53,13 @@ impl Exchange<'_> {
         let Some(origin) = origin.filter(|_| first.enabled.hits()).cloned() else {
             return Ok(());
         };
+        let asked = headers.get("access-control-request-method");
+        let is_preflight =
+            self.request.method == "OPTIONS" && asked.is_some_and(|it| !it.is_empty());
         let allowed = is_allowed(&policies, &origin);
         match allowed {
             true => self.context.stats.cors_origin_valid.inc(),
             false => self.context.stats.cors_origin_invalid.inc(),
-        }
-        let asked = headers.get("access-control-request-method");
-        let is_preflight =
-            self.request.method == "OPTIONS" && asked.is_some_and(|it| !it.is_empty());
-        if is_preflight {
-            let forwards = policies.iter().find_map(|it| it.forward_unmatched);
-            if !allowed && forwards.unwrap_or(true) {
-                return Ok(());
-            }
-            return Err(self.preflight(&policies, allowed.then_some(origin)));
         }
         if allowed {
             self.filters.cors = Some(Box::new(CorsAnswer {
@@ -71,29 +68,29 @@ impl Exchange<'_> {
                 expose: policies.iter().find_map(|it| it.expose.clone()),
             }));
         }
-        Ok(())
+        let forwards = policies.iter().find_map(|it| it.forward_unmatched);
+        if !is_preflight || (!allowed && forwards.unwrap_or(true)) {
+            return Ok(());
+        }
+        Err(self.preflight(&policies))
     }
 
-    /// The answer to a preflight; one of another origin learns nothing.
-    fn preflight(&mut self, policies: &Policies<'_>, origin: Option<Bytes>) -> LocalReply {
-        let mut reply = LocalReply::new(200, "", ResponseFlags::NONE, "cors_response");
-        let Some(origin) = origin else {
-            return reply;
-        };
-        let mut answer = vec![(ALLOW_ORIGIN, origin)];
-        if credentials(policies) {
-            answer.push((ALLOW_CREDENTIALS, TRUE));
-        }
+    /// The answer to a preflight. Whether the origin is allowed is added with the response's own
+    /// headers.
+    fn preflight(&self, policies: &Policies<'_>) -> LocalReply {
         type Part = fn(&CorsPolicy) -> Option<&Bytes>;
         let parts: [(&'static str, Part); 3] = [
             ("access-control-allow-methods", |it| it.methods.as_ref()),
             ("access-control-allow-headers", |it| it.headers.as_ref()),
             ("access-control-max-age", |it| it.max_age.as_ref()),
         ];
+        let mut answer = Vec::new();
+        if credentials(policies) {
+            answer.push((ALLOW_CREDENTIALS, TRUE));
+        }
         for (name, part) in parts {
-            if let Some(value) = policies.iter().find_map(|it| part(it)) {
-                answer.push((name, value.clone()));
-            }
+            let value = policies.iter().find_map(|it| part(it));
+            answer.extend(value.map(|value| (name, value.clone())));
         }
         let asked = self
             .request
@@ -103,6 +100,7 @@ impl Exchange<'_> {
         if private.unwrap_or(false) && asked.is_some_and(|it| &it[..] == b"true") {
             answer.push(("access-control-allow-private-network", TRUE));
         }
+        let mut reply = LocalReply::new(200, "", ResponseFlags::NONE, "cors_response");
         reply.headers = answer;
         reply
     }

@@ -91,28 +91,10 @@ fn concerns(fault: &Fault, cluster: Option<&str>, request: &Request) -> bool {
 fn reply(abort: Abort) -> LocalReply {
     let (status, grpc) = match abort {
         Abort::Http(status) => (status, None),
-        Abort::Grpc(status) => (http_status(status), Some(status)),
+        Abort::Grpc(status) => (200, Some(status)),
     };
     let flags = ResponseFlags::FAULT_INJECTED;
     let mut reply = LocalReply::new(status, "fault filter abort", flags, "fault_filter_abort");
     reply.grpc_status = grpc;
     reply
-}
-
-/// Envoy's mapping of gRPC to HTTP status codes.
-fn http_status(grpc: u32) -> u16 {
-    match grpc {
-        0 => 200,
-        1 => 499,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => 500,
-    }
 }

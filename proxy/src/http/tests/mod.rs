@@ -6,6 +6,7 @@ mod headers;
 mod http2;
 mod limits;
 mod mesh;
+mod mirrors;
 mod retries;
 mod smuggling;
 mod support;

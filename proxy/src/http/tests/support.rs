@@ -150,6 +150,7 @@ pub(super) fn forward(cluster: &str) -> Forward {
         auto_host_rewrite: false,
         append_x_forwarded_host: false,
         retry: None,
+        mirrors: Vec::new(),
         upgrades: Vec::new(),
         grpc_timeout_max: None,
         max_grpc_timeout: None,
