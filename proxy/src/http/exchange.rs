@@ -320,7 +320,9 @@ impl<'x> Exchange<'x> {
         if of_upstream {
             self.tell_attempts(&mut made);
         }
-        self.rewrite_response(&mut made);
+        if !reply.is_bare {
+            self.rewrite_response(&mut made);
+        }
         let (mut response, body) = response::local(self.context, &self.request, reply);
         response.headers.take_over(made);
         self.filter_response(&mut response.headers);

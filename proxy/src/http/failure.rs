@@ -72,6 +72,8 @@ pub(super) struct LocalReply {
     pub(super) overloaded: bool,
     /// In place of what HTTP's status stands for.
     pub(super) grpc_status: Option<u32>,
+    /// The route's operations on response headers do not concern it.
+    pub(super) is_bare: bool,
     /// What filters add.
     pub(super) headers: Vec<(&'static str, Bytes)>,
 }
@@ -92,6 +94,7 @@ impl LocalReply {
             transport_failure: None,
             overloaded: false,
             grpc_status: None,
+            is_bare: false,
             headers: Vec::new(),
         }
     }
@@ -259,6 +262,7 @@ impl LocalReply {
             transport_failure,
             overloaded: false,
             grpc_status: None,
+            is_bare: false,
             headers: Vec::new(),
         }
     }

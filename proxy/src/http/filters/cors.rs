@@ -102,6 +102,7 @@ impl Exchange<'_> {
         }
         let mut reply = LocalReply::new(200, "", ResponseFlags::NONE, "cors_response");
         reply.headers = answer;
+        reply.is_bare = true;
         reply
     }
 
