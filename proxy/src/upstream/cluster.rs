@@ -106,7 +106,7 @@ impl ClusterPools {
         cluster.record(&host.endpoint, home.worker, outcome);
         let connected = connected?;
         drop(pending);
-        Ok(TcpLease::new(connected))
+        Ok(TcpLease::new(connected, &self.context.cluster))
     }
 
     pub(super) fn retry(&self) -> Option<RetryPermit> {

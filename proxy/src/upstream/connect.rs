@@ -282,10 +282,6 @@ impl ConnectionCount {
         }
     }
 
-    pub(super) fn cluster(&self) -> &Arc<Cluster> {
-        &self.context.cluster
-    }
-
     pub(super) fn host(&self) -> &Rc<Host> {
         &self.host
     }

@@ -136,17 +136,19 @@ impl Drop for StreamPermit {
 #[derive(Debug)]
 pub struct TcpLease {
     pub stream: Stream,
+    cluster: Arc<Cluster>,
     count: ConnectionCount,
 }
 
 impl TcpLease {
     /// The cluster that the connection belongs to.
     pub fn cluster(&self) -> &Arc<Cluster> {
-        self.count.cluster()
+        &self.cluster
     }
 
-    pub(super) fn new(connected: Connected) -> Self {
+    pub(super) fn new(connected: Connected, cluster: &Arc<Cluster>) -> Self {
         Self {
+            cluster: Arc::clone(cluster),
             stream: connected.stream,
             count: connected.count,
         }
