@@ -44,10 +44,13 @@ fn agent(net: &Net, istiod: &Istiod, key: &[(&str, &str)]) -> Process {
             .and_then(|()| fs::write(path, text))
             .expect("the scratch folder is writable");
     }
-    let mut command = net.command(binary("pilot-agent"));
+    // Entering the namespace leads to its root folder.
+    let mut command = net.command("sh");
     command
+        .args(["-c", "cd \"$0\" && exec \"$@\""])
+        .arg(&root)
+        .arg(binary("pilot-agent"))
         .args(["proxy", "sidecar", "--dataPlane", "builtin"])
-        .current_dir(&root)
         .env_remove("SPIFFE_ENDPOINT_SOCKET")
         .env("POD_NAME", "sleep-0")
         .env("POD_NAMESPACE", "default")
