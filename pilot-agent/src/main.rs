@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use ithildin_pilot_agent::cli::Cli;
+use ithildin_pilot_agent::cli;
 
 ithildin_sys::global_allocator!();
 
 fn main() -> ExitCode {
-    Cli::parse().run()
+    cli::main(std::env::args_os())
 }

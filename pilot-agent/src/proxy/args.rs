@@ -9,12 +9,19 @@ use crate::svid;
 
 /// Run a proxy: identity, secrets, configuration and the data plane
 ///
-/// A router is a gateway, which serves the Gateway resources that select its labels; a sidecar serves one
-/// workload in both directions. Identities come from the SPIFFE Workload API at SPIFFE_ENDPOINT_SOCKET
-/// and configuration from a folder of Istio and Kubernetes YAML, which is followed.
+/// A router is a gateway; a sidecar serves one workload in both directions. Configuration comes from
+/// istiod, or from a folder of Istio and Kubernetes YAML, which is followed. Identities come from the
+/// SPIFFE Workload API, from files or from istiod's CA. Flags and variables are those of Istio's agent;
+/// flags that nobody knows are left out, and named in a warning.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Environment (as Istio's agent reads it):
+Examples:
+  Beside a workload under istiod, as Istio's injection template starts it:
+    pilot-agent proxy sidecar --domain $POD_NAMESPACE.svc.cluster.local --proxyLogLevel=warning
+  A gateway on a folder of YAML, with a real Envoy:
+    pilot-agent proxy router --configDir ./istio --dataPlane envoy
+
+Environment (as Istio's agent reads it; pilot-agent/COMPATIBILITY.md has all of it):
   SPIFFE_ENDPOINT_SOCKET      the Workload API: unix:///path or tcp://ip:port
   PROXY_CONFIG                YAML: configPath, binaryPath, proxyAdminPort (15000), statusPort (15020),
                               concurrency, drainDuration (45s), terminationDrainDuration (5s), proxyMetadata
@@ -24,12 +31,13 @@ Environment (as Istio's agent reads it):
   ISTIO_META_*                node metadata, such as ISTIO_META_INTERCEPTION_MODE=NONE
   ISTIO_METAJSON_*            the same as JSON objects, such as ISTIO_METAJSON_LABELS={\"app\":\"web\"}
   EXIT_ON_ZERO_ACTIVE_CONNECTIONS, MINIMUM_DRAIN_DURATION
+  ISTIO_BOOTSTRAP_OVERRIDE    YAML that Envoy merges into its bootstrap
   ENVOY_BIN                   Envoy, if PROXY_CONFIG has no binaryPath
 
 Two agents run on one host if their ports differ: proxyAdminPort, statusPort, ENVOY_STATUS_PORT and
 ENVOY_PROMETHEUS_PORT.")]
 pub(crate) struct Args {
-    #[arg(value_enum, default_value = "sidecar")]
+    #[arg(value_name = "TYPE", value_enum, default_value = "sidecar")]
     pub(crate) kind: Kind,
     /// Folder of Istio and Kubernetes YAML
     ///
@@ -104,28 +112,50 @@ pub(crate) struct Args {
         default_missing_value = "true"
     )]
     pub(crate) profiling: bool,
+    /// `--log_as_json`, which is a flag of all commands
+    #[arg(skip)]
+    pub(crate) log_as_json: bool,
     #[command(flatten)]
-    pub(crate) without_effect: WithoutEffect,
+    pub(crate) legacy: Legacy,
 }
 
 /// Flags of Istio's agent that old manifests pass and that have nothing to act on here.
 #[derive(Debug, clap::Args)]
-pub(crate) struct WithoutEffect {
-    #[arg(long = "stsPort", hide = true)]
-    sts_port: Option<String>,
+pub(crate) struct Legacy {
+    /// It is told to istiod, and nothing listens there
+    #[arg(
+        long = "stsPort",
+        value_name = "PORT",
+        hide = true,
+        default_value_t = 0
+    )]
+    pub(crate) sts_port: u16,
     #[arg(long = "tokenManagerPlugin", hide = true)]
     token_manager_plugin: Option<String>,
+    /// What was on the command line and is not known; it is no argument itself
+    #[arg(skip)]
+    pub(crate) unknown: Vec<String>,
 }
 
-impl WithoutEffect {
-    /// Those that were given.
-    pub(crate) fn given(&self) -> Vec<&'static str> {
-        let flags = [
-            ("--stsPort", &self.sts_port),
-            ("--tokenManagerPlugin", &self.token_manager_plugin),
-        ];
-        let given = flags.into_iter().filter(|(_, value)| value.is_some());
-        given.map(|(name, _)| name).collect()
+impl Args {
+    /// What was given and has no effect, as it was written.
+    pub(crate) fn without_effect(&self) -> Vec<String> {
+        let mut names = self.legacy.unknown.clone();
+        if self.legacy.sts_port != 0 {
+            names.push("--stsPort".to_owned());
+        }
+        if self.legacy.token_manager_plugin.is_some() {
+            names.push("--tokenManagerPlugin".to_owned());
+        }
+        if self.data_plane == DataPlaneKind::Builtin {
+            let envoys = [
+                ("--templateFile", self.template_file.is_some()),
+                ("--outlierLogPath", self.outlier_log_path.is_some()),
+            ];
+            let given = envoys.into_iter().filter(|(_, given)| *given);
+            names.extend(given.map(|(name, _)| name.to_owned()));
+        }
+        names
     }
 }
 
@@ -135,6 +165,25 @@ pub(crate) enum Kind {
     Sidecar,
     /// A gateway
     Router,
+    /// A waypoint of an ambient mesh, from istiod, with the data plane envoy
+    Waypoint,
+    #[value(hide = true)]
+    Ztunnel,
+    #[value(name = "agentgateway", hide = true)]
+    AgentGateway,
+}
+
+impl Kind {
+    /// As in the node id.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Sidecar => "sidecar",
+            Self::Router => "router",
+            Self::Waypoint => "waypoint",
+            Self::Ztunnel => "ztunnel",
+            Self::AgentGateway => "agentgateway",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -39,6 +39,17 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<Duration> {
     Duration::try_from_secs_f64(seconds).with_context(wrong)
 }
 
+/// As protobuf's JSON writes it: seconds, and a fraction of 3, 6 or 9 digits if there is one.
+pub(crate) fn to_json(duration: Duration) -> String {
+    let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
+    match nanos {
+        0 => format!("{seconds}s"),
+        nanos if nanos % 1_000_000 == 0 => format!("{seconds}.{:03}s", nanos / 1_000_000),
+        nanos if nanos % 1_000 == 0 => format!("{seconds}.{:06}s", nanos / 1_000),
+        nanos => format!("{seconds}.{nanos:09}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +83,19 @@ mod tests {
             "9999999999999999999999s",
         ] {
             assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn protobuf_writes_seconds() {
+        for (text, expected) in [
+            ("1m30s", "90s"),
+            ("0s", "0s"),
+            ("250ms", "0.250s"),
+            ("1us", "0.000001s"),
+            ("1s1ns", "1.000000001s"),
+        ] {
+            assert_eq!(to_json(parse(text).unwrap()), expected, "{text}");
         }
     }
 }

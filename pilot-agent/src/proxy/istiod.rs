@@ -11,6 +11,7 @@ use ithildin_istiod::{
     discovery::{self, AgentFeeds, AgentTypes, AgentTypesOptions, ClientOptions},
     relay::Relay,
 };
+use ithildin_proto::pb::envoy::config::core::v3::Node;
 use ithildin_proxy::control;
 use ithildin_spiffe::IdentityState;
 use ithildin_xds::{
@@ -100,7 +101,7 @@ impl Istiod {
         });
         let consumer = match settings.is_envoy() {
             true => Consumer::Envoy(Relay::start(&endpoint, protocol(settings), types)),
-            false => Consumer::Builtin(client(settings, endpoint, types)),
+            false => Consumer::Builtin(client(settings, endpoint, types)?),
         };
         Ok(Self {
             address: settings.istiod.address.to_string(),
@@ -142,15 +143,18 @@ impl Istiod {
     }
 }
 
-fn client(settings: &Settings, endpoint: Endpoint, types: AgentTypes) -> AdsClient {
+fn client(settings: &Settings, endpoint: Endpoint, types: AgentTypes) -> anyhow::Result<AdsClient> {
     let (id, cluster) = (&settings.node_id, &settings.node_cluster);
     let options = ClientOptions {
         endpoint,
-        node: discovery::node(id, cluster, &settings.metadata),
+        node: Node {
+            locality: settings.xds_node()?.locality,
+            ..discovery::node(id, cluster, &settings.metadata)
+        },
         protocol: protocol(settings),
         check: Arc::new(control::check_resource),
     };
-    discovery::client(options, types)
+    Ok(discovery::client(options, types))
 }
 
 fn protocol(settings: &Settings) -> AdsProtocol {

@@ -1,23 +1,39 @@
 //! Node metadata: what Istio calls by name, and what the environment adds.
+//!
+//! istiod decides by it what it sends, so it is, key by key and form by form, what Istio's agent sends.
 
-use std::{collections::BTreeMap, fs, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr};
 
-use anyhow::Context;
-use ithildin_istio_config::{Interception, Node};
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::settings::{Env, Ports};
+use super::settings::{Env, EnvoySettings, Ports};
 
 const TEXT_PREFIX: &str = "ISTIO_META_";
 const JSON_PREFIX: &str = "ISTIO_METAJSON_";
-/// Where the downward API writes the Pod's labels.
-const LABELS_FILE: &str = "./etc/istio/pod/labels";
 /// It differs from one rollout to the next and says nothing.
 const NOISE: &str = "pod-template-hash";
 /// Of the Istio release whose behaviour we keep to.
-const ISTIO_VERSION: &str = "1.28.0";
+pub(crate) const ISTIO_VERSION: &str = "1.32-dev";
+/// Labels that name a locality; the second is what istiod reads.
+const LOCALITY_LABELS: [&str; 2] = ["topology.istio.io/locality", "istio-locality"];
+
+/// Keys whose values are truth values, written as text.
+const FLAGS: [&str; 7] = [
+    "ENABLE_SELF_DISCOVERY",
+    "DNS_CAPTURE",
+    "DNS_AUTO_ALLOCATE",
+    "ENABLE_HBONE",
+    "DISABLE_HBONE_SEND",
+    "INBOUND_LISTENER_EXACT_BALANCE",
+    "OUTBOUND_LISTENER_EXACT_BALANCE",
+];
 
 /// What `proxyMetadata` and the environment say; the environment wins.
+///
+/// # Errors
+/// A value that istiod could not read, with the variable's name.
 pub(super) fn raw(
     env: &Env,
     proxy_metadata: &BTreeMap<String, String>,
@@ -26,78 +42,194 @@ pub(super) fn raw(
     let configured = proxy_metadata.iter();
     let configured = configured.map(|(name, value)| (name.as_str(), value.as_str()));
     for (name, value) in configured.chain(env.iter()) {
-        if let Some(key) = name.strip_prefix(JSON_PREFIX) {
-            let value: Value = serde_json::from_str(value).with_context(|| name.to_owned())?;
-            raw.insert(key.to_owned(), value);
-        } else if let Some(key) = name.strip_prefix(TEXT_PREFIX) {
+        if let Some(key) = name.strip_prefix(TEXT_PREFIX) {
             raw.insert(key.to_owned(), Value::String(value.to_owned()));
         }
     }
-    if let Ok(text) = fs::read_to_string(LABELS_FILE) {
-        let labels = raw
-            .entry("LABELS")
-            .or_insert_with(|| Value::Object(Map::new()));
-        if let Some(labels) = labels.as_object_mut() {
-            for (key, value) in downward(&text) {
-                labels.entry(key).or_insert(Value::String(value));
-            }
-        }
+    for (rest, value) in env.with_prefix(JSON_PREFIX) {
+        let name = || format!("{JSON_PREFIX}{rest}");
+        let object: Map<String, Value> = serde_json::from_str(value).with_context(name)?;
+        raw.extend(object);
     }
+    if let Some(address) = env.text("DNS_PROXY_ADDR") {
+        raw.insert("DNS_PROXY_ADDR".into(), address.into());
+    }
+    normalize(&mut raw)?;
     Ok(raw)
 }
 
-/// The labels, from an object or from `a=b,c=d`.
-pub(super) fn labels(raw: &Map<String, Value>) -> anyhow::Result<BTreeMap<String, String>> {
-    let mut labels: BTreeMap<_, _> = match raw.get("LABELS") {
-        None => BTreeMap::new(),
-        Some(Value::String(text)) => pairs(text).context("ISTIO_META_LABELS")?,
-        Some(Value::Object(object)) => {
-            let text = |(key, value): (&String, &Value)| {
-                let value = value
-                    .as_str()
-                    .with_context(|| format!("{key:?} must be text"))?;
-                Ok((key.clone(), value.to_owned()))
-            };
-            let pairs: anyhow::Result<_> = object.iter().map(text).collect();
-            pairs.context("ISTIO_METAJSON_LABELS")?
+/// Truth values and ports in the form in which Istio's agent writes them again.
+fn normalize(raw: &mut Map<String, Value>) -> anyhow::Result<()> {
+    for key in FLAGS {
+        let Some(value) = raw.get_mut(key) else {
+            continue;
+        };
+        match value.as_str() {
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => *value = "true".into(),
+            Some("0" | "f" | "F" | "false" | "FALSE" | "False" | "") => {}
+            _ => bail!("{TEXT_PREFIX}{key} {value} is not true or false"),
         }
-        Some(_) => anyhow::bail!("ISTIO_METAJSON_LABELS must be an object"),
-    };
-    labels.remove(NOISE);
-    Ok(labels)
+    }
+    if let Some(ports) = raw.get_mut("POD_PORTS")
+        && let Some(text) = ports.as_str().filter(|text| !text.is_empty())
+    {
+        let name = || format!("{TEXT_PREFIX}POD_PORTS");
+        let parsed: Vec<PodPort> = serde_json::from_str(text).with_context(name)?;
+        *ports = serde_json::to_string(&parsed).with_context(name)?.into();
+    }
+    Ok(())
 }
 
-/// Adds what Istio names itself; what was given otherwise under these names gives way.
-pub(super) fn complete(
-    mut metadata: Map<String, Value>,
-    node: &Node,
-    env: &Env,
-    ports: &Ports,
-) -> Map<String, Value> {
-    let ips: Vec<_> = node.ips.iter().map(IpAddr::to_string).collect();
-    let labels = node
-        .labels
-        .iter()
-        .map(|(k, v)| (k.clone(), Value::String(v.clone())));
-    let interception = match node.interception {
-        Interception::Redirect => "REDIRECT",
-        Interception::Tproxy => "TPROXY",
-        Interception::None => "NONE",
-    };
-    let mut set = |key: &str, value: Value| metadata.insert(key.to_owned(), value);
-    set("NAME", node.name.clone().into());
-    set("NAMESPACE", node.namespace.clone().into());
-    set("INSTANCE_IPS", ips.join(",").into());
-    set("LABELS", Value::Object(labels.collect()));
-    set("CLUSTER_ID", node.cluster_id.clone().into());
-    set("INTERCEPTION_MODE", interception.into());
-    set("ISTIO_VERSION", ISTIO_VERSION.into());
-    set("ENVOY_STATUS_PORT", ports.health.into());
-    set("ENVOY_PROMETHEUS_PORT", ports.prometheus.into());
-    if let Some(account) = env.text("SERVICE_ACCOUNT") {
-        set("SERVICE_ACCOUNT", account.into());
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PodPort {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    name: String,
+    #[serde(default)]
+    container_port: i64,
+    #[serde(default)]
+    protocol: String,
+}
+
+/// The workload's labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Labels {
+    /// Those of `ISTIO_METAJSON_LABELS`.
+    pub(crate) fixed: BTreeMap<String, String>,
+    /// With those of the Pod, which win.
+    pub(crate) all: BTreeMap<String, String>,
+}
+
+impl Labels {
+    /// From `ISTIO_METAJSON_LABELS`, an object, or `ISTIO_META_LABELS`, `a=b,c=d`, and from the Pod.
+    pub(super) fn resolve(
+        env: &Env,
+        raw: &mut Map<String, Value>,
+        pod: Option<&BTreeMap<String, String>>,
+    ) -> anyhow::Result<Self> {
+        let mut fixed = match env.text("ISTIO_METAJSON_LABELS") {
+            Some(text) => serde_json::from_str(text).context("ISTIO_METAJSON_LABELS")?,
+            None => BTreeMap::new(),
+        };
+        if let Some(Value::String(text)) = raw.remove("LABELS") {
+            fixed.extend(pairs(&text).context("ISTIO_META_LABELS")?);
+        }
+        fixed.remove(NOISE);
+        let mut all = fixed.clone();
+        all.extend(pod.cloned().unwrap_or_default());
+        all.remove(NOISE);
+        let mut labels = Self { fixed, all };
+        if let Some(locality) = labels.locality() {
+            labels.all.insert(LOCALITY_LABELS[1].into(), locality);
+        }
+        Ok(labels)
     }
-    metadata
+
+    /// `region/zone/subzone`. Labels cannot have a slash, so a dot stands for it.
+    pub(crate) fn locality(&self) -> Option<String> {
+        let mut values = LOCALITY_LABELS
+            .iter()
+            .filter_map(|name| self.all.get(*name));
+        let value = values.next().filter(|value| !value.is_empty())?;
+        Some(match value.contains('/') {
+            true => value.clone(),
+            false => value.replace('.', "/"),
+        })
+    }
+}
+
+/// What Istio's agent says of a node besides what it was told.
+#[derive(Debug)]
+pub(super) struct Typed<'a> {
+    pub(super) name: &'a str,
+    pub(super) namespace: &'a str,
+    pub(super) service_account: Option<&'a str>,
+    pub(super) ips: &'a [IpAddr],
+    pub(super) labels: &'a Labels,
+    pub(super) annotations: &'a BTreeMap<String, String>,
+    pub(super) ports: &'a Ports,
+    pub(super) envoy: &'a EnvoySettings,
+    pub(super) proxy_config: &'a Map<String, Value>,
+    pub(super) exit_on_zero: bool,
+    pub(super) sts_port: u16,
+    /// Names that istiod's certificate may have; `None` without TLS.
+    pub(super) pilot_san: Option<String>,
+}
+
+impl Typed<'_> {
+    /// Adds these; what was given otherwise under their names gives way.
+    pub(super) fn complete(self, mut metadata: Map<String, Value>) -> Map<String, Value> {
+        let hbone = metadata.get("ENABLE_HBONE").and_then(Value::as_str) == Some("true");
+        let discovery = self.envoy.metadata_discovery.unwrap_or(hbone);
+        let version = metadata.get("ISTIO_VERSION").and_then(Value::as_str);
+        let version = version.filter(|version| !version.is_empty());
+        let version = version.unwrap_or(ISTIO_VERSION).to_owned();
+        let mut ips: Vec<String> = Vec::new();
+        for ip in self.ips.iter().map(IpAddr::to_string) {
+            if !ips.contains(&ip) {
+                ips.push(ip);
+            }
+        }
+        let texts = |map: &BTreeMap<String, String>| {
+            let entries = map.iter();
+            entries
+                .map(|(key, value)| (key.clone(), Value::from(value.as_str())))
+                .collect::<Map<_, _>>()
+        };
+        let mut set = |key: &str, value: Value| {
+            let says_nothing = match &value {
+                Value::String(text) => text.is_empty(),
+                Value::Object(object) => object.is_empty(),
+                Value::Number(number) => number.as_u64() == Some(0),
+                Value::Null => true,
+                _ => false,
+            };
+            if !says_nothing {
+                metadata.insert(key.to_owned(), value);
+            }
+        };
+        let when = |yes: bool| match yes {
+            true => Value::from("true"),
+            false => Value::Null,
+        };
+        set("NAME", self.name.into());
+        set("NAMESPACE", self.namespace.into());
+        set("SERVICE_ACCOUNT", self.service_account.into());
+        set("INSTANCE_IPS", ips.join(",").into());
+        set("LABELS", texts(&self.labels.all).into());
+        set("STATIC_LABELS", texts(&self.labels.fixed).into());
+        set("ANNOTATIONS", texts(self.annotations).into());
+        set("ISTIO_VERSION", version.into());
+        set("PROXY_CONFIG", self.proxy_config.clone().into());
+        set("ENVOY_STATUS_PORT", self.ports.health.into());
+        set("ENVOY_PROMETHEUS_PORT", self.ports.prometheus.into());
+        set(
+            "ENVOY_SECURE_METRICS_PORT",
+            self.ports.secure_metrics.into(),
+        );
+        set(
+            "ENVOY_SECURE_MERGED_METRICS_PORT",
+            self.ports.secure_merged_metrics.into(),
+        );
+        set("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", when(self.exit_on_zero));
+        set("METADATA_DISCOVERY", discovery.to_string().into());
+        set(
+            "ENVOY_SKIP_DEPRECATED_LOGS",
+            when(self.envoy.skip_deprecated_logs),
+        );
+        set(
+            "WORKLOAD_IDENTITY_SOCKET_FILE",
+            self.envoy.workload_socket_file.as_str().into(),
+        );
+        set("OUTLIER_LOG_PATH", self.envoy.outlier_log.as_deref().into());
+        if self.sts_port != 0 {
+            set("STS_PORT", self.sts_port.to_string().into());
+        }
+        if let Some(san) = self.pilot_san {
+            set("PILOT_SAN", vec![san].into());
+        }
+        metadata
+    }
 }
 
 fn pairs(text: &str) -> anyhow::Result<BTreeMap<String, String>> {
@@ -113,15 +245,6 @@ fn pairs(text: &str) -> anyhow::Result<BTreeMap<String, String>> {
         .collect()
 }
 
-/// Lines `key="value"`, the value quoted as in JSON.
-fn downward(text: &str) -> BTreeMap<String, String> {
-    let line = |line: &str| {
-        let (key, value) = line.split_once('=')?;
-        Some((key.to_owned(), serde_json::from_str(value).ok()?))
-    };
-    text.lines().filter_map(line).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,53 +253,80 @@ mod tests {
         pairs.iter().copied().collect()
     }
 
+    fn labels(pairs: &[(&str, &str)]) -> anyhow::Result<Labels> {
+        let env = env(pairs);
+        let mut raw = raw(&env, &BTreeMap::new())?;
+        Labels::resolve(&env, &mut raw, None)
+    }
+
     #[test]
     fn labels_from_either_form() {
-        for env in [
-            env(&[(
+        for pairs in [
+            (
                 "ISTIO_METAJSON_LABELS",
                 r#"{"app":"web","pod-template-hash":"1"}"#,
-            )]),
-            env(&[("ISTIO_META_LABELS", "app=web,")]),
+            ),
+            ("ISTIO_META_LABELS", "app=web,"),
         ] {
-            let raw = raw(&env, &BTreeMap::new()).unwrap();
-            assert_eq!(labels(&raw).unwrap(), [("app".into(), "web".into())].into());
+            let labels = labels(&[pairs]).unwrap();
+            assert_eq!(labels.all, [("app".into(), "web".into())].into());
         }
     }
 
     #[test]
-    fn the_environment_wins() {
+    fn the_pod_s_labels_win() {
+        let env = env(&[("ISTIO_METAJSON_LABELS", r#"{"app":"a","x":"y"}"#)]);
+        let pod = [("app", "web"), ("istio-locality", "r.z.s"), (NOISE, "1")];
+        let pod = pod.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let labels = Labels::resolve(&env, &mut Map::new(), Some(&pod.into())).unwrap();
+        assert_eq!(labels.fixed["app"], "a");
+        assert_eq!((labels.all["app"].as_str(), labels.all.len()), ("web", 3));
+        assert_eq!(labels.all["istio-locality"], "r/z/s");
+        assert_eq!(labels.locality().as_deref(), Some("r/z/s"));
+    }
+
+    #[test]
+    fn the_environment_wins_and_objects_are_merged_in() {
         let proxy = [("ISTIO_META_A", "1"), ("ISTIO_META_B", "1"), ("C", "1")];
         let proxy = proxy.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let proxy = BTreeMap::from(proxy);
-        let raw = raw(&env(&[("ISTIO_META_B", "2"), ("PATH", "x")]), &proxy).unwrap();
-        assert_eq!(
-            (raw.len(), &raw["A"], &raw["B"]),
-            (2, &"1".into(), &"2".into())
-        );
+        let env = env(&[
+            ("ISTIO_META_B", "2"),
+            ("PATH", "x"),
+            ("ISTIO_METAJSON_ANY", r#"{"D": {"e": 1}}"#),
+            ("DNS_PROXY_ADDR", "127.0.0.1:53"),
+            ("ISTIO_META_DNS_CAPTURE", "1"),
+            ("ISTIO_META_ENABLE_HBONE", "0"),
+            (
+                "ISTIO_META_POD_PORTS",
+                "[\n {\"protocol\":\"TCP\",\"containerPort\":9080}\n]",
+            ),
+        ]);
+        let raw = raw(&env, &BTreeMap::from(proxy)).unwrap();
+        let expected = serde_json::json!({
+            "A": "1",
+            "B": "2",
+            "D": {"e": 1},
+            "DNS_PROXY_ADDR": "127.0.0.1:53",
+            "DNS_CAPTURE": "true",
+            "ENABLE_HBONE": "0",
+            "POD_PORTS": r#"[{"containerPort":9080,"protocol":"TCP"}]"#,
+        });
+        assert_eq!(Value::Object(raw), expected);
     }
 
     #[test]
     fn mistakes_name_the_variable() {
-        let of = |name: &str, value: &str| {
-            let raw = raw(&env(&[(name, value)]), &BTreeMap::new());
-            format!("{:#}", raw.and_then(|raw| labels(&raw)).unwrap_err())
-        };
         for (name, value) in [
             ("ISTIO_METAJSON_LABELS", "{"),
             ("ISTIO_METAJSON_LABELS", "[]"),
             ("ISTIO_METAJSON_LABELS", r#"{"app":1}"#),
+            ("ISTIO_METAJSON_X", "text"),
             ("ISTIO_META_LABELS", "app"),
+            ("ISTIO_META_DNS_CAPTURE", "maybe"),
+            ("ISTIO_META_POD_PORTS", "9080"),
         ] {
-            let error = of(name, value);
+            let error = format!("{:#}", labels(&[(name, value)]).unwrap_err());
             assert!(error.starts_with(name), "{value}: {error}");
         }
-    }
-
-    #[test]
-    fn the_downward_api_quotes() {
-        let labels = downward("app=\"web\"\nnote=\"a \\\"b\\\"\"\nbroken\n");
-        assert_eq!(labels.len(), 2);
-        assert_eq!(labels["note"], "a \"b\"");
     }
 }

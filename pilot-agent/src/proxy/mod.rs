@@ -14,7 +14,7 @@ mod metadata;
 mod metrics;
 mod plane;
 mod proxy_config;
-#[allow(dead_code, unused_imports)]
+mod quoted;
 mod settings;
 mod status;
 
@@ -32,6 +32,7 @@ pub(crate) use args::Args;
 use configuration::Configuration;
 use health::Health;
 use identity::Identity;
+pub(crate) use metadata::ISTIO_VERSION;
 use plane::Plane;
 use settings::{Env, Settings};
 use status::{Command, Event};
@@ -44,9 +45,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let started = Instant::now();
     let settings = Arc::new(Settings::resolve(&args, &Env::of_process())?);
     info!(version = env!("CARGO_PKG_VERSION"), %settings, "pilot-agent starts");
-    let flags = args.without_effect.given();
-    if !flags.is_empty() {
-        warn!(flags = flags.join(" "), "flags have no effect");
+    info!(
+        "effective proxy configuration:\n{}",
+        settings.proxy_config.to_yaml()
+    );
+    if !settings.without_effect.is_empty() {
+        warn!(
+            names = settings.without_effect.join(", "),
+            "these have no effect"
+        );
     }
     let mut signals = Signals::new()?;
 
@@ -188,8 +195,25 @@ async fn finish(
         End::DataPlane(how) => {
             // So that its files go too.
             plane.kill().await;
-            bail!("Envoy has ended: {how}")
+            ended_by_itself(&how)
         }
+    }
+}
+
+/// Istio's agent ends well whatever happened to Envoy, and a Job's Pod then goes on without a proxy; here
+/// a failure of Envoy is one of ours.
+fn ended_by_itself(how: &str) -> anyhow::Result<()> {
+    const WELL: &str = "exit status: 0";
+    const KILLED: &str = "signal: 9";
+    match how {
+        WELL => {
+            info!("Envoy has ended by itself");
+            Ok(())
+        }
+        how if how.starts_with(KILLED) => {
+            bail!("Envoy has ended: {how}; it may have been out of memory: check use and limits")
+        }
+        how => bail!("Envoy has ended: {how}"),
     }
 }
 
@@ -219,5 +243,20 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_envoy_that_failed_is_a_failure() {
+        assert!(ended_by_itself("exit status: 0").is_ok());
+        let text = |how: &str| ended_by_itself(how).unwrap_err().to_string();
+        assert_eq!(text("exit status: 1"), "Envoy has ended: exit status: 1");
+        let killed = text("signal: 9 (SIGKILL)");
+        assert!(killed.contains("out of memory"), "{killed}");
+        assert!(!text("signal: 11 (SIGSEGV)").contains("out of memory"));
     }
 }

@@ -99,16 +99,7 @@ impl Plane {
     /// Asks clients to finish, gives live requests their time, and ends it.
     pub(super) async fn shut_down(self, drain: Drain, kind: NodeKind) {
         match self {
-            Self::Envoy(envoy) => {
-                envoy.drain().await;
-                if drain.until_idle {
-                    tokio::time::sleep(drain.minimum).await;
-                    envoy.idle().await;
-                } else {
-                    tokio::time::sleep(drain.termination).await;
-                }
-                envoy.kill().await;
-            }
+            Self::Envoy(envoy) => envoy.shut_down(drain).await,
             Self::Builtin(proxy, _) => {
                 proxy.drain_listeners(listener_drain(kind));
                 if drain.until_idle {

@@ -72,8 +72,9 @@ fn options(settings: &Settings) -> Options {
     Options {
         ports: Ports {
             status: (ports.status != 0).then_some(ports.status),
-            health: Some(ports.health),
-            prometheus: (!settings.is_envoy()).then_some(ports.prometheus),
+            // Envoy serves both itself, from its bootstrap.
+            health: (!settings.runs_envoy()).then_some(ports.health),
+            prometheus: (!settings.runs_envoy()).then_some(ports.prometheus),
         },
         health_proxy_protocol: settings.envoy.health_proxy_protocol,
         local_metrics: status.metrics_localhost_only,

@@ -25,7 +25,7 @@ impl Process {
         let file = fs::File::create(log).unwrap();
         let child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(file.try_clone().unwrap())
             .stderr(file)
             .spawn()
             .unwrap();
@@ -220,7 +220,9 @@ impl Agent {
         let mut last = None;
         let start = Instant::now();
         while start.elapsed() < LIMIT {
-            last = http(self.ports.health, "GET", "/healthz/ready");
+            // Envoy serves the other port itself, once it has its configuration.
+            last = http(self.ports.status, "GET", "/healthz/ready")
+                .or_else(|| http(self.ports.health, "GET", "/healthz/ready"));
             if last
                 .as_ref()
                 .is_some_and(|(got, body)| *got == status && body.contains(text))

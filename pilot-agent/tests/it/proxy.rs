@@ -28,7 +28,9 @@ fn life(data_plane: &str) {
     let port = lab.gateway();
     agent.until_ready(200, "ready");
     // The socket that accepts is the data plane's, and the port is in use.
-    assert!(TcpListener::bind(("0.0.0.0", port)).is_err());
+    until("the listener is open", || {
+        TcpListener::bind(("0.0.0.0", port)).is_err()
+    });
     assert_eq!(
         http(agent.ports.status, "GET", "/healthz/ready").unwrap().0,
         200
@@ -148,7 +150,8 @@ fn the_agent_ends_with_its_envoy() {
         http(agent.ports.admin, "POST", "/quitquitquit").unwrap().0,
         200
     );
-    assert!(!agent.process.ended().success());
+    // It was asked to, and ended well.
+    assert!(agent.process.ended().success());
     assert!(
         agent.process.log().contains("Envoy has ended"),
         "{}",
@@ -183,7 +186,7 @@ fn mistakes_at_the_start() {
     assert!(error.contains("PROXY_CONFIG: statusPort"), "{error}");
     let error = run(&["waypoint"], &[socket]);
     assert!(
-        error.contains("waypoint") && error.contains("router"),
+        error.contains("waypoint") && error.contains("istiod"),
         "{error}"
     );
 
@@ -215,4 +218,87 @@ fn mistakes_at_the_start() {
         error.contains("/nonexistent/envoy") && error.contains("ENVOY_BIN"),
         "{error}"
     );
+}
+
+/// gRPC without a proxy: configuration and secrets are served, and nothing else runs.
+#[test]
+fn without_a_data_plane() {
+    let mut lab = Lab::new();
+    lab.authority();
+    lab.gateway();
+    let disabled = [("DISABLE_ENVOY", "true"), ("ENVOY_BIN", "/nonexistent")];
+    let mut agent = lab.agent_with("agent", "envoy", &disabled);
+    agent.until_ready(200, "");
+    for socket in ["etc/XDS", "etc/SDS"] {
+        assert!(lab.path(socket).exists(), "{socket}");
+    }
+    assert!(!lab.path("etc/envoy-rev.json").exists());
+    assert!(http(agent.ports.admin, "GET", "/").is_none());
+    agent.process.terminate();
+    assert!(agent.process.ended().success());
+    assert!(!lab.path("etc/XDS").exists());
+}
+
+/// What manifests of other releases pass, and what is read of it.
+#[test]
+fn what_has_no_effect_is_named_once() {
+    let mut lab = Lab::new();
+    lab.authority();
+    lab.gateway();
+    let agent = lab.agent_as("agent", "builtin", "router", |command, _| {
+        command
+            .args([
+                "--discoveryAddress",
+                "old:15010",
+                "--statusPort=1",
+                "--log_as_json",
+            ])
+            .env("XDS_AUTH_PROVIDER", "gcp");
+    });
+    agent.until_ready(200, "");
+    let log = agent.process.log();
+    let warnings: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("no effect"))
+        .collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    let warning: serde_json::Value = serde_json::from_str(warnings[0]).unwrap();
+    assert_eq!(
+        (&warning["level"], &warning["scope"]),
+        (&"warn".into(), &"pilot_agent::proxy".into())
+    );
+    let names = warning["names"].as_str().unwrap();
+    for name in [
+        "--discoveryAddress, old:15010, --statusPort=1",
+        "XDS_AUTH_PROVIDER",
+        "sampling of the proxy configuration (unknown)",
+    ] {
+        assert!(names.contains(name), "{name}: {names}");
+    }
+    assert!(
+        log.contains("configPath"),
+        "the effective configuration: {log}"
+    );
+}
+
+/// As Istio's agent ends.
+#[test]
+fn exit_codes() {
+    for (words, code) in [
+        (&["version"][..], 0),
+        (&["version", "-o", "xml"], 255),
+        (&["completion", "bash"], 0),
+        (&["help"], 0),
+        (&[], 0),
+        (&["--unknown"], 0),
+        (&["nosuch"], 255),
+        (&["version", "--unknown"], 255),
+        (&["proxy", "mixer"], 255),
+        (&["proxy", "--log_output_level=default:loud"], 255),
+        (&["istio-iptables", "--unknown"], 255),
+    ] {
+        let out = Command::new(BINARY).args(words).output().unwrap();
+        assert_eq!(out.status.code(), Some(code), "{words:?} {out:?}");
+        assert_eq!(out.stderr.is_empty(), code == 0, "{words:?} {out:?}");
+    }
 }

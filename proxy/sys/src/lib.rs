@@ -5,6 +5,7 @@
 
 pub mod alloc;
 pub mod file;
+pub mod interfaces;
 pub mod original_dst;
 pub mod port;
 pub mod process;

@@ -3,22 +3,25 @@
 use std::path::PathBuf;
 
 use super::{env::Env, identity};
-use crate::proxy::{args::Args, proxy_config::ProxyConfig};
-
-/// Where the images have it.
-const BINARY: &str = "/usr/local/bin/envoy";
+use crate::proxy::{
+    args::Args,
+    proxy_config::{Layers, ProxyConfig},
+};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EnvoySettings {
-    /// `binaryPath`, else `ENVOY_BIN`.
+    /// `binaryPath` where a layer of the proxy configuration has it, else `ENVOY_BIN`.
     pub(crate) binary: PathBuf,
     /// `--proxyLogLevel`.
     pub(crate) log_level: String,
     /// `--proxyComponentLogLevel`.
     pub(crate) component_log_level: String,
+    /// One JSON object per line of the log (`--log_as_json`).
+    pub(crate) log_as_json: bool,
     /// No data plane at all: the agent serves identities and configuration (`DISABLE_ENVOY`).
     pub(crate) disabled: bool,
-    /// A bootstrap of the user's own (`ISTIO_BOOTSTRAP`, `--templateFile`).
+    /// A template for the bootstrap: `ISTIO_BOOTSTRAP`, else `proxyBootstrapTemplatePath`, which
+    /// `--templateFile` sets.
     pub(crate) template: Option<PathBuf>,
     /// Merged into the bootstrap (`ISTIO_BOOTSTRAP_OVERRIDE`).
     pub(crate) bootstrap_override: Option<PathBuf>,
@@ -55,9 +58,16 @@ pub(crate) enum Compliance {
 }
 
 impl EnvoySettings {
-    pub(super) fn resolve(env: &Env, args: &Args, config: &ProxyConfig) -> anyhow::Result<Self> {
-        let binary = config.binary_path.clone();
-        let binary = binary.or_else(|| env.owned("ENVOY_BIN").map(PathBuf::from));
+    pub(super) fn resolve(
+        env: &Env,
+        args: &Args,
+        config: &ProxyConfig,
+        layers: &Layers,
+    ) -> anyhow::Result<Self> {
+        let binary = match env.text("ENVOY_BIN") {
+            Some(path) if !layers.is_given("binaryPath") => path.into(),
+            _ => config.binary_path.clone(),
+        };
         let template = env.owned("ISTIO_BOOTSTRAP").map(PathBuf::from);
         let compliance = env.choice(
             "COMPLIANCE_POLICY",
@@ -70,11 +80,12 @@ impl EnvoySettings {
             ],
         )?;
         Ok(Self {
-            binary: binary.unwrap_or_else(|| BINARY.into()),
+            binary,
             log_level: args.proxy_log_level.clone(),
             component_log_level: args.proxy_component_log_level.clone(),
+            log_as_json: args.log_as_json,
             disabled: env.flag("DISABLE_ENVOY", false)?,
-            template: template.or_else(|| args.template_file.clone()),
+            template: template.or_else(|| config.template.clone()),
             bootstrap_override: env.owned("ISTIO_BOOTSTRAP_OVERRIDE").map(PathBuf::from),
             outlier_log: args.outlier_log_path.clone(),
             skip_deprecated_logs: env.flag("ENVOY_SKIP_DEPRECATED_LOGS", true)?,
@@ -96,16 +107,18 @@ mod tests {
     use super::*;
     use crate::proxy::args;
 
+    const TEMPLATE: &str = "/b";
+
     fn resolve(words: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<EnvoySettings> {
         let env = variables.iter().copied().collect();
         let args = args::tests::parse(words)?;
-        EnvoySettings::resolve(&env, &args, &ProxyConfig::default())
+        EnvoySettings::resolve(&env, &args, &ProxyConfig::default(), &Layers::new())
     }
 
     #[test]
     fn defaults_are_istios() {
         let settings = resolve(&[], &[]).unwrap();
-        assert_eq!(settings.binary, PathBuf::from(BINARY));
+        assert_eq!(settings.binary, PathBuf::from("/usr/local/bin/envoy"));
         assert_eq!(settings.log_level, "warning");
         assert!(settings.skip_deprecated_logs && settings.strip_fragment);
         assert!(!settings.disabled && !settings.core_dump && !settings.dual_stack);
@@ -124,14 +137,14 @@ mod tests {
         let settings = resolve(
             &["--templateFile", "/t", "--outlierLogPath=/dev/stdout"],
             &[
-                ("ISTIO_BOOTSTRAP", "/b"),
+                ("ISTIO_BOOTSTRAP", TEMPLATE),
                 ("ENVOY_BIN", "/envoy"),
                 ("COMPLIANCE_POLICY", "fips-140-2"),
                 ("PEER_METADATA_DISCOVERY", "false"),
             ],
         )
         .unwrap();
-        assert_eq!(settings.template, Some("/b".into()));
+        assert_eq!(settings.template, Some(TEMPLATE.into()));
         assert_eq!(settings.binary, PathBuf::from("/envoy"));
         assert_eq!(settings.outlier_log.as_deref(), Some("/dev/stdout"));
         assert_eq!(settings.compliance, Some(Compliance::Fips140_2));

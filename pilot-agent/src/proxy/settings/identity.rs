@@ -30,18 +30,12 @@ pub(crate) struct IdentitySettings {
     pub(crate) workload_socket: PathBuf,
     /// Whether `WORKLOAD_IDENTITY_SOCKET_FILE` names it otherwise than Istio does: then there must be one.
     pub(crate) workload_socket_named: bool,
-    /// SDS of somebody else for `sds://` credentials.
-    pub(crate) credential_socket: PathBuf,
     /// SDS for file certificates, where identities come from elsewhere.
     pub(crate) files_socket: PathBuf,
     /// Folder of `cert-chain.pem`, `key.pem` and `root-cert.pem`, kept by somebody else.
     pub(crate) credentials: PathBuf,
-    /// Which of several SVIDs is ours.
-    pub(crate) svid: SvidSelector,
     /// `TRUST_DOMAIN`.
     pub(crate) trust_domain: String,
-    /// `POD_NAMESPACE`.
-    pub(crate) namespace: Option<String>,
     /// `SERVICE_ACCOUNT`.
     pub(crate) service_account: Option<String>,
     /// `KUBERNETES_SERVICE_HOST` is set: other containers of the Pod read what we write.
@@ -49,7 +43,7 @@ pub(crate) struct IdentitySettings {
 }
 
 impl IdentitySettings {
-    pub(super) fn resolve(env: &Env, svid: SvidSelector) -> anyhow::Result<Self> {
+    pub(super) fn resolve(env: &Env) -> anyhow::Result<Self> {
         let endpoint = env.text(ENDPOINT_ENV).map(WorkloadEndpoint::parse);
         let file = socket_file(env)?;
         let demanded = env.choice(
@@ -67,12 +61,9 @@ impl IdentitySettings {
             endpoint: endpoint.transpose().context(ENDPOINT_ENV)?,
             workload_socket: format!("{WORKLOAD_SOCKETS}/{file}").into(),
             workload_socket_named: file != DEFAULT_SOCKET_FILE,
-            credential_socket: format!("{CREDENTIAL_SOCKETS}/socket").into(),
             files_socket: format!("{CREDENTIAL_SOCKETS}/files-socket").into(),
             credentials: WORKLOAD_CREDENTIALS.into(),
-            svid,
             trust_domain: env.text_or("TRUST_DOMAIN", DEFAULT_TRUST_DOMAIN),
-            namespace: env.owned("POD_NAMESPACE"),
             service_account: env.owned("SERVICE_ACCOUNT"),
             in_kubernetes: env.text("KUBERNETES_SERVICE_HOST").is_some(),
         })
@@ -124,7 +115,7 @@ mod tests {
     use super::*;
 
     fn resolve(variables: &[(&str, &str)]) -> anyhow::Result<IdentitySettings> {
-        IdentitySettings::resolve(&variables.iter().copied().collect(), SvidSelector::Default)
+        IdentitySettings::resolve(&variables.iter().copied().collect())
     }
 
     #[test]

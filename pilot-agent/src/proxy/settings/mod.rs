@@ -6,46 +6,43 @@
 mod ca;
 mod dns;
 mod drain;
+mod effect;
 mod env;
 mod envoy;
 mod headers;
+mod host;
 mod identity;
 mod istiod;
+mod node;
 mod ports;
 mod roots;
 mod status;
-mod wasm;
 
-use std::{
-    fmt, fs,
-    net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
-    thread,
-};
+use std::{collections::BTreeMap, fmt, fs, path::PathBuf, thread};
 
 use anyhow::{Context, bail};
-use ithildin_istio_config::{DataPlane, Interception, Locality, Node, NodeKind};
+use ithildin_istio_config::{DataPlane, Node};
+use ithildin_proto::pb::envoy::config::core::v3 as core;
 use ithildin_xds::SdsOptions;
-use serde_json::{Map, Value};
-use tracing::warn;
+use serde_json::{Map, Value, json};
 
 pub(crate) use self::{
-    ca::{CaSettings, CertificateFiles, FileCertificates, KeyKind},
+    ca::{CaSettings, CertificateFiles, KeyKind},
     dns::DnsSettings,
     drain::Drain,
-    env::{Env, EnvError},
+    env::Env,
     envoy::{Compliance, EnvoySettings},
+    host::Host,
     identity::IdentitySettings,
-    istiod::{HostPort, IstiodAuth, IstiodSettings, Keepalive},
+    istiod::{HostPort, IstiodAuth, IstiodSettings},
     ports::Ports,
-    roots::{PilotCertProvider, Root, RootError, RootRules},
-    status::{ProbeSettings, StatusSettings},
-    wasm::WasmSettings,
+    roots::{Root, RootError},
+    status::StatusSettings,
 };
 use super::{
     args::{Args, DataPlaneKind, Kind},
-    metadata,
-    proxy_config::ProxyConfig,
+    metadata::{self, Labels, Typed},
+    proxy_config::{ControlPlaneAuth, Layers, ProxyConfig},
 };
 
 /// More workers than the largest machine has processors are a slip of the pen.
@@ -55,10 +52,13 @@ const MAX_CONCURRENCY: u32 = 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) node: Node,
+    pub(crate) kind: Kind,
     /// `sidecar~10.0.0.1~pod.namespace~domain`.
     pub(crate) node_id: String,
     pub(crate) node_cluster: String,
     pub(crate) metadata: Map<String, Value>,
+    /// The Pod's annotations.
+    pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) source: ConfigSource,
     pub(crate) ports: Ports,
     pub(crate) proxy_config: ProxyConfig,
@@ -69,10 +69,11 @@ pub(crate) struct Settings {
     pub(crate) ca: CaSettings,
     pub(crate) identity: IdentitySettings,
     pub(crate) dns: DnsSettings,
-    pub(crate) wasm: WasmSettings,
     pub(crate) status: StatusSettings,
     pub(crate) drain: Drain,
     pub(crate) envoy: EnvoySettings,
+    /// What was said and nothing acts on, by name.
+    pub(crate) without_effect: Vec<String>,
 }
 
 /// Where the data plane's configuration comes from.
@@ -85,43 +86,107 @@ pub(crate) enum ConfigSource {
 }
 
 impl Settings {
+    /// Resolves them on this host.
+    ///
     /// # Errors
     /// The first thing that is wrong, with the variable, flag or file that says it.
     pub(crate) fn resolve(args: &Args, env: &Env) -> anyhow::Result<Self> {
-        let proxy_config = proxy_config(args, env)?;
+        Self::resolve_on(args, env, &Host::discover())
+    }
+
+    pub(crate) fn resolve_on(args: &Args, env: &Env, host: &Host) -> anyhow::Result<Self> {
+        let layers = layers(args, env, host)?;
+        let proxy_config = layers.resolve().context("the proxy configuration")?;
         let ports = Ports::resolve(env, &proxy_config)?;
-        let raw = metadata::raw(env, &proxy_config.metadata)?;
-        let node = node(args, env, &raw, &ports)?;
+        let mut raw = metadata::raw(env, &proxy_config.metadata)?;
+        if host.credential_socket {
+            raw.insert("credential".into(), "true".into());
+        }
+        let labels = Labels::resolve(env, &mut raw, host.labels.as_ref())?;
+        let ips = node::ips(args, env, host)?;
+        let node = node::node(args, env, &raw, &labels, &ports, ips)?;
         let domain = args
             .domain
             .clone()
             .unwrap_or_else(|| format!("{}.svc.{}", node.namespace, node.cluster_domain));
+        let envoy = EnvoySettings::resolve(env, args, &proxy_config, &layers)?;
+        let drain = Drain::resolve(env, &proxy_config)?;
+        let istiod = IstiodSettings::resolve(env, &proxy_config)?;
+        let source = source(args)?;
+        let node_cluster = node::cluster(args, &proxy_config, &node, &raw);
+        let typed = Typed {
+            name: &node.name,
+            namespace: &node.namespace,
+            service_account: env.text("SERVICE_ACCOUNT"),
+            ips: &node.ips,
+            labels: &labels,
+            annotations: &host.annotations,
+            ports: &ports,
+            envoy: &envoy,
+            proxy_config: &proxy_config.json,
+            exit_on_zero: drain.until_idle,
+            sts_port: args.legacy.sts_port,
+            pilot_san: pilot_san(&istiod),
+        };
         Ok(Self {
-            node_id: node_id(&node, &domain),
-            node_cluster: node_cluster(args, &proxy_config, &node),
-            metadata: metadata::complete(raw, &node, env, &ports),
-            source: match &args.config_dir {
-                Some(folder) => ConfigSource::Folder(folder.clone()),
-                None => ConfigSource::Istiod,
-            },
+            metadata: typed.complete(raw),
+            annotations: host.annotations.clone(),
+            kind: args.kind,
+            node_id: node::id(args.kind, &node, &domain),
+            node_cluster,
+            source,
             sds: identity::sds(env, &proxy_config, args.svid.clone())?,
             ports,
-            concurrency: concurrency(args, env, &proxy_config)?,
-            istiod: IstiodSettings::resolve(env, &proxy_config)?,
+            concurrency: concurrency(&proxy_config)?,
+            istiod,
             ca: CaSettings::resolve(env, &proxy_config)?,
-            identity: IdentitySettings::resolve(env, args.svid.clone())?,
+            identity: IdentitySettings::resolve(env)?,
             dns: DnsSettings::resolve(env, node.kind)?,
-            wasm: WasmSettings::resolve(env)?,
             status: StatusSettings::resolve(env, args, &ports)?,
-            drain: Drain::resolve(env, &proxy_config)?,
-            envoy: EnvoySettings::resolve(env, args, &proxy_config)?,
+            drain,
+            without_effect: effect::without_effect(args, env, &layers, &proxy_config, &envoy),
+            envoy,
             node,
             proxy_config,
         })
     }
 
+    /// The node of the first request to istiod, and of Envoy's bootstrap.
+    pub(crate) fn xds_node(&self) -> anyhow::Result<core::Node> {
+        ithildin_proto::from_value(self.node_json()).context("the node")
+    }
+
+    /// The same as JSON.
+    pub(crate) fn node_json(&self) -> Value {
+        let mut locality = Map::new();
+        if let Some(here) = &self.node.locality {
+            for (key, value) in [
+                ("region", &here.region),
+                ("zone", &here.zone),
+                ("sub_zone", &here.sub_zone),
+            ] {
+                if !value.is_empty() {
+                    locality.insert(key.to_owned(), value.as_str().into());
+                }
+            }
+        }
+        json!({
+            "id": self.node_id,
+            "cluster": self.node_cluster,
+            "locality": locality,
+            "metadata": self.metadata,
+        })
+    }
+
+    /// Whether configuration and secrets are served to another process: Envoy, or with `DISABLE_ENVOY`
+    /// whoever comes.
     pub(crate) fn is_envoy(&self) -> bool {
-        self.node.data_plane == DataPlane::Envoy
+        self.node.data_plane == DataPlane::Envoy || self.envoy.disabled
+    }
+
+    /// Whether there is an Envoy, whose bootstrap has listeners for metrics and readiness.
+    pub(crate) fn runs_envoy(&self) -> bool {
+        self.is_envoy() && !self.envoy.disabled
     }
 }
 
@@ -160,119 +225,94 @@ impl fmt::Display for Settings {
     }
 }
 
-fn proxy_config(args: &Args, env: &Env) -> anyhow::Result<ProxyConfig> {
-    let mut config = ProxyConfig::default();
+/// Istio's defaults, the mesh file, `PROXY_CONFIG` and the Pod's annotations, the later on top; flags and
+/// limits where these leave something open.
+fn layers(args: &Args, env: &Env, host: &Host) -> anyhow::Result<Layers> {
+    let mut layers = Layers::new();
     let file = &args.mesh_config;
     match fs::read_to_string(file) {
         Ok(text) => {
-            let merged = config.merge_mesh(&text);
+            let merged = layers.merge_mesh(&text);
             merged.with_context(|| format!("--meshConfig {}", file.display()))?;
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => bail!("--meshConfig {}: {error}", file.display()),
     }
     if let Some(text) = env.text("PROXY_CONFIG") {
-        config.merge(text).context("PROXY_CONFIG")?;
+        layers.merge(text).context("PROXY_CONFIG")?;
     }
-    if !config.ignored.is_empty() {
-        warn!(
-            keys = config.ignored.join(", "),
-            "keys of the proxy configuration have no effect"
-        );
+    let annotation = |name: &'static str| Some((name, host.annotation(name)?));
+    if let Some((name, text)) = annotation("proxy.istio.io/config") {
+        layers
+            .merge(text)
+            .with_context(|| format!("annotation {name}"))?;
     }
-    Ok(config)
-}
-
-fn node(args: &Args, env: &Env, raw: &Map<String, Value>, ports: &Ports) -> anyhow::Result<Node> {
-    let kind = match args.kind {
-        Kind::Sidecar => NodeKind::Sidecar,
-        Kind::Router => NodeKind::Router,
-    };
-    let name = env.text_or("POD_NAME", "proxy");
-    let namespace = env.text_or("POD_NAMESPACE", "default");
-    let trust_domain = env.text_or("TRUST_DOMAIN", identity::DEFAULT_TRUST_DOMAIN);
-    let mut node = Node::new(kind, &name, &namespace, &trust_domain);
-    node.ips = ips(env.text("INSTANCE_IP"))?;
-    node.labels = metadata::labels(raw)?;
-    let text = |key: &str| {
-        raw.get(key)
-            .and_then(Value::as_str)
-            .filter(|text| !text.is_empty())
-    };
-    if let Some(id) = text("CLUSTER_ID") {
-        node.cluster_id = id.to_owned();
+    let limit = env.number("ISTIO_CPU_LIMIT", 0, 0..=MAX_CONCURRENCY)?;
+    if args.concurrency != 0 {
+        layers
+            .set("concurrency", args.concurrency)
+            .context("--concurrency")?;
+    } else if limit != 0 && !layers.is_set("concurrency") {
+        layers
+            .set("concurrency", limit)
+            .context("ISTIO_CPU_LIMIT")?;
     }
-    node.locality = text("LOCALITY").map(Locality::parse);
-    node.interception = match text("INTERCEPTION_MODE") {
-        None | Some("REDIRECT") => Interception::Redirect,
-        Some("TPROXY") => Interception::Tproxy,
-        Some("NONE") => Interception::None,
-        Some(other) => {
-            bail!("ISTIO_META_INTERCEPTION_MODE {other:?} is none of REDIRECT, TPROXY and NONE")
+    for (annotated, field) in [
+        ("sidecar.istio.io/discoveryAddress", "discoveryAddress"),
+        ("status.sidecar.istio.io/port", "statusPort"),
+    ] {
+        if let Some((name, value)) = annotation(annotated) {
+            let set = layers.set(field, value);
+            set.with_context(|| format!("annotation {name}"))?;
         }
-    };
-    node.data_plane = match args.data_plane {
-        DataPlaneKind::Builtin => DataPlane::Builtin,
-        DataPlaneKind::Envoy => DataPlane::Envoy,
-    };
-    node.unprivileged = text("UNPRIVILEGED_POD") == Some("true");
-    if let Some(port) = text("HTTP_PROXY_PORT") {
-        node.ports.http_proxy = Some(port.parse().context("ISTIO_META_HTTP_PROXY_PORT")?);
     }
-    node.ports.reserved = ports.all();
-    Ok(node)
-}
-
-fn ips(given: Option<&str>) -> anyhow::Result<Vec<IpAddr>> {
-    let Some(text) = given else {
-        return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
-    };
-    let parse = |ip: &str| {
-        ip.trim()
-            .parse()
-            .with_context(|| format!("INSTANCE_IP {ip:?}"))
-    };
-    text.split(',').map(parse).collect()
-}
-
-fn node_id(node: &Node, domain: &str) -> String {
-    let kind = match node.kind {
-        NodeKind::Router => "router",
-        NodeKind::Sidecar => "sidecar",
-    };
-    let ip = node.ips.first().map(IpAddr::to_string).unwrap_or_default();
-    format!("{kind}~{ip}~{}.{}~{domain}", node.name, node.namespace)
-}
-
-/// Istio's default: `<app>.<namespace>`.
-fn node_cluster(args: &Args, config: &ProxyConfig, node: &Node) -> String {
-    if let Some(name) = &config.service_cluster {
-        return name.clone();
+    if let Some(file) = &args.template_file
+        && !layers.is_given("customConfigFile")
+    {
+        layers.set("proxyBootstrapTemplatePath", file.display().to_string())?;
     }
-    match node.labels.get("app") {
-        Some(app) => format!("{app}.{}", node.namespace),
-        None => format!("{}.{}", args.service_cluster, node.namespace),
+    Ok(layers)
+}
+
+fn source(args: &Args) -> anyhow::Result<ConfigSource> {
+    let known = matches!(args.kind, Kind::Sidecar | Kind::Router);
+    match &args.config_dir {
+        Some(_) if !known => {
+            bail!(
+                "a {} is configured by istiod: leave --configDir out",
+                args.kind.as_str()
+            )
+        }
+        Some(folder) => Ok(ConfigSource::Folder(folder.clone())),
+        None if !known && args.data_plane == DataPlaneKind::Builtin => {
+            bail!("a {} needs --dataPlane envoy", args.kind.as_str())
+        }
+        None => Ok(ConfigSource::Istiod),
     }
 }
 
-fn concurrency(args: &Args, env: &Env, config: &ProxyConfig) -> anyhow::Result<usize> {
-    let all = || thread::available_parallelism().map_or(1, usize::from);
-    let limit = env.number("ISTIO_CPU_LIMIT", 0, 0..=u32::MAX)?;
-    let configured = match (args.concurrency, config.concurrency) {
-        (0, Some(configured)) => configured,
-        (0, None) => limit,
-        (given, _) => given,
-    };
-    Ok(match configured {
-        0 => all(),
-        n if n > MAX_CONCURRENCY => {
+/// The name that istiod's certificate has: a forwarded port on this host leads to the usual one.
+fn pilot_san(istiod: &IstiodSettings) -> Option<String> {
+    match (istiod.auth, istiod.address.host.as_str()) {
+        (ControlPlaneAuth::None, _) => None,
+        (ControlPlaneAuth::MutualTls, "localhost") => Some("istiod.istio-system.svc".into()),
+        (ControlPlaneAuth::MutualTls, host) => Some(host.into()),
+    }
+}
+
+fn concurrency(config: &ProxyConfig) -> anyhow::Result<usize> {
+    Ok(match config.concurrency {
+        None | Some(0) => thread::available_parallelism().map_or(1, usize::from),
+        Some(n) if n > MAX_CONCURRENCY => {
             bail!(
                 "concurrency {n} is more than {MAX_CONCURRENCY} worker threads; 0 means one for each processor"
             )
         }
-        n => n as usize,
+        Some(n) => n as usize,
     })
 }
 
+#[cfg(test)]
+mod documented;
 #[cfg(test)]
 mod tests;

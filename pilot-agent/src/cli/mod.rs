@@ -1,13 +1,17 @@
 //! The command line.
 
-use std::process::ExitCode;
+mod completion;
+mod version;
+mod words;
 
-use clap::{Parser, Subcommand};
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing::error;
 
 use crate::{
     authority, demo,
-    log::{self, LogArgs},
+    log::{self, LogArgs, Target},
     proxy, request, sds, wait,
 };
 
@@ -18,7 +22,7 @@ const CONTROL_THREADS: usize = 2;
 
 /// SPIFFE identities and configuration for Envoy, or for the built-in proxy.
 #[derive(Debug, Parser)]
-#[command(name = "pilot-agent", version, arg_required_else_help = true)]
+#[command(name = "pilot-agent", version)]
 #[command(after_help = "\
 Examples:
   See it work, on this machine alone:
@@ -34,7 +38,7 @@ pub struct Cli {
     #[command(flatten)]
     log: LogArgs,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -46,30 +50,80 @@ enum Command {
     Authority(Box<authority::Args>),
     Demo(demo::Args),
     IstioIptables(Box<ithildin_capture::Args>),
+    Version(version::Args),
+    Completion(completion::Args),
 }
 
 impl Command {
-    /// The level of log lines unless a flag says otherwise.
-    fn log_level(&self) -> &'static str {
+    /// Where log lines go, and of which level, unless a flag says otherwise.
+    fn log_defaults(&self) -> log::Defaults {
         match self {
             // It tells its story on standard output; the log of one process of several would disturb.
-            Self::Demo(_) => "default:warn",
-            _ => "default:info",
+            Self::Demo(_) => log::Defaults {
+                levels: "default:warn",
+                target: Target::Stderr,
+            },
+            // Its log is all that it prints, as with Istio's agent.
+            Self::Proxy(_) => log::Defaults {
+                levels: "default:info",
+                target: Target::Stdout,
+            },
+            _ => log::Defaults {
+                levels: "default:info",
+                target: Target::Stderr,
+            },
+        }
+    }
+}
+
+/// Does what the command line says, whose first word is the program.
+pub fn main(words: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut root = Cli::command();
+    root.build();
+    let words::Words { words, ignored } = words::arrange(&root, words.skip(1).collect());
+    let program = OsString::from(root.get_name());
+    let parsed = root.try_get_matches_from_mut(std::iter::once(program).chain(words));
+    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli.run(ignored),
+        Err(error) => {
+            let _ = error.print();
+            match error.use_stderr() {
+                true => ExitCode::from(FAILURE),
+                // Help and version are no failures.
+                false => ExitCode::SUCCESS,
+            }
         }
     }
 }
 
 impl Cli {
-    /// Runs the command to its end.
-    pub fn run(self) -> ExitCode {
-        if let Err(error) = log::init(&self.log, self.command.log_level()) {
-            eprintln!("pilot-agent: {error:#}");
-            return ExitCode::FAILURE;
+    fn run(self, ignored: Vec<String>) -> ExitCode {
+        let Some(command) = self.command else {
+            return match Self::command().print_help() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::from(FAILURE),
+            };
+        };
+        if let Err(error) = log::init(&self.log, command.log_defaults()) {
+            eprintln!("Error: {error:#}");
+            return ExitCode::from(FAILURE);
         }
-        match run(self.command) {
+        let command = match command {
+            Command::Proxy(mut args) => {
+                args.legacy.unknown = ignored;
+                args.log_as_json = self.log.json;
+                Command::Proxy(args)
+            }
+            other => other,
+        };
+        let logs_elsewhere = command.log_defaults().target != Target::Stderr;
+        match run(command) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 error!("{error:#}");
+                if logs_elsewhere {
+                    eprintln!("Error: {error:#}");
+                }
                 exit_code(&error)
             }
         }
@@ -100,6 +154,11 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Demo(args) => demo::run(args).await,
             // It blocks this thread, on which nothing else runs.
             Command::IstioIptables(args) => Ok(ithildin_capture::run(&args)?),
+            Command::Version(args) => Ok(version::run(&args)?),
+            Command::Completion(args) => {
+                completion::run(&args);
+                Ok(())
+            }
         }
     });
     // Tasks that read files may still be at it; nothing waits for them.
@@ -117,7 +176,7 @@ mod tests {
                         -d 15090,15021,15020 --log_output_level=default:info --force-apply --run-validation \
                         --skip-rule-apply";
         let cli = Cli::try_parse_from(template.split_whitespace()).unwrap();
-        assert!(matches!(cli.command, Command::IstioIptables(_)));
+        assert!(matches!(cli.command, Some(Command::IstioIptables(_))));
     }
 
     #[test]

@@ -1,0 +1,266 @@
+//! Clusters of the bootstrap: our sockets, and the services that Envoy reports to.
+
+use std::path::Path;
+
+use anyhow::Context;
+use ithildin_istio_config::DEFAULT_SDS_CLUSTER;
+use serde_json::{Value, json};
+
+use super::{
+    AGENT_CLUSTER, Addresses, FILE_CREDENTIAL, PROMETHEUS_CLUSTER, Sockets, XDS_CLUSTER, addresses,
+    tracers,
+};
+use crate::proxy::{
+    proxy_config::{RemoteService, TcpKeepalive, TlsMode, TlsSettings},
+    settings::Settings,
+};
+
+/// Our own endpoints, for routing that knows zones.
+pub(super) const LOCAL: &str = "local_cluster";
+pub(super) const METRICS_SERVICE: &str = "envoy_metrics_service";
+const ACCESS_LOG_SERVICE: &str = "envoy_accesslog_service";
+/// Where file certificates come from when identities come from elsewhere.
+const FILES_CLUSTER: &str = "sds-files-grpc";
+/// As good as none: a stream that waits for a connection would keep Envoy from its configuration.
+const NO_LIMIT: u32 = 100_000;
+
+/// How a gRPC service is spoken to: HTTP/2.
+const HTTP2: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+pub(super) fn all(
+    settings: &Settings,
+    addresses: &Addresses,
+    sockets: &Sockets,
+) -> anyhow::Result<Vec<Value>> {
+    let local = |name, port| of_address(name, &addresses::socket(addresses.localhost, port));
+    let mut clusters = vec![
+        local(PROMETHEUS_CLUSTER, settings.ports.admin),
+        local(AGENT_CLUSTER, settings.ports.status),
+        of_socket(DEFAULT_SDS_CLUSTER, &sockets.sds),
+    ];
+    if settings.metadata.contains_key(FILE_CREDENTIAL) {
+        clusters.push(of_socket(FILES_CLUSTER, &settings.identity.files_socket));
+    }
+    clusters.push(xds(&sockets.xds));
+    clusters.extend(tracers::cluster(settings, addresses)?);
+    let config = &settings.proxy_config;
+    for (name, field, service) in [
+        (
+            METRICS_SERVICE,
+            "envoyMetricsService",
+            &config.metrics_service,
+        ),
+        (
+            ACCESS_LOG_SERVICE,
+            "envoyAccessLogService",
+            &config.access_log_service,
+        ),
+    ] {
+        if let Some(service) = service {
+            let cluster = remote(name, service, settings, addresses);
+            clusters.push(cluster.context(field)?);
+        }
+    }
+    if settings.envoy.self_discovery {
+        clusters.push(local_endpoints());
+    }
+    Ok(clusters)
+}
+
+fn of_address(name: &str, address: &Value) -> Value {
+    json!({
+        "name": name,
+        "alt_stat_name": format!("{name};"),
+        "type": "STATIC",
+        "connect_timeout": "0.250s",
+        "lb_policy": "ROUND_ROBIN",
+        "load_assignment": assignment(name, address),
+    })
+}
+
+fn of_socket(name: &str, socket: &Path) -> Value {
+    json!({
+        "name": name,
+        "alt_stat_name": format!("{name};"),
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "lb_policy": "ROUND_ROBIN",
+        "typed_extension_protocol_options": http2(),
+        "load_assignment": assignment(name, &json!({"pipe": {"path": socket}})),
+    })
+}
+
+fn xds(socket: &Path) -> Value {
+    let mut cluster = of_socket(XDS_CLUSTER, socket);
+    let threshold = |priority: &str| {
+        json!({
+            "priority": priority,
+            "max_connections": NO_LIMIT,
+            "max_pending_requests": NO_LIMIT,
+            "max_requests": NO_LIMIT,
+        })
+    };
+    cluster["circuit_breakers"] = json!({"thresholds": [threshold("DEFAULT"), threshold("HIGH")]});
+    cluster["upstream_connection_options"] = json!({"tcp_keepalive": {"keepalive_time": 300}});
+    cluster["max_requests_per_connection"] = 1.into();
+    cluster
+}
+
+pub(super) fn assignment(cluster: &str, address: &Value) -> Value {
+    json!({
+        "cluster_name": cluster,
+        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+    })
+}
+
+pub(super) fn http2() -> Value {
+    json!({HTTP2: {
+        "@type": format!("type.googleapis.com/{HTTP2}"),
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }})
+}
+
+fn remote(
+    name: &str,
+    service: &RemoteService,
+    settings: &Settings,
+    addresses: &Addresses,
+) -> anyhow::Result<Value> {
+    let address = addresses::collector(&service.address, settings)?;
+    let mut cluster = by_dns(name, &address, addresses);
+    cluster["typed_extension_protocol_options"] = http2();
+    let tls = service.tls_settings.as_ref();
+    if let Some(socket) = tls.and_then(|tls| transport_socket(tls, name, true, settings)) {
+        cluster["transport_socket"] = socket;
+    }
+    if let Some(keepalive) = &service.tcp_keepalive {
+        cluster["upstream_connection_options"] = json!({"tcp_keepalive": tcp_keepalive(keepalive)});
+    }
+    Ok(cluster)
+}
+
+pub(super) fn by_dns(name: &str, address: &Value, addresses: &Addresses) -> Value {
+    json!({
+        "name": name,
+        "alt_stat_name": format!("{name};"),
+        "type": "STRICT_DNS",
+        "respect_dns_ttl": true,
+        "dns_lookup_family": addresses.dns_lookup_family,
+        "connect_timeout": "1s",
+        "lb_policy": "ROUND_ROBIN",
+        "load_assignment": assignment(name, address),
+    })
+}
+
+fn tcp_keepalive(keepalive: &TcpKeepalive) -> Value {
+    let mut options = json!({});
+    let seconds = |duration: Option<std::time::Duration>| {
+        let seconds = duration.map_or(0, |duration| duration.as_secs());
+        (seconds > 0).then_some(seconds)
+    };
+    let set = [
+        (
+            "keepalive_probes",
+            Some(u64::from(keepalive.probes)).filter(|it| *it > 0),
+        ),
+        ("keepalive_time", seconds(keepalive.time)),
+        ("keepalive_interval", seconds(keepalive.interval)),
+    ];
+    for (name, value) in set {
+        if let Some(value) = value {
+            options[name] = value.into();
+        }
+    }
+    options
+}
+
+/// TLS to a collector; `None` without. `host` is the name that is asked for in the mesh.
+pub(super) fn transport_socket(
+    tls: &TlsSettings,
+    host: &str,
+    http2: bool,
+    settings: &Settings,
+) -> Option<Value> {
+    let client = settings.ca.files.client.as_ref();
+    let of_metadata = |path: Option<&std::path::PathBuf>, own: &str| {
+        let path = path.filter(|path| !path.as_os_str().is_empty());
+        path.map_or_else(|| own.to_owned(), |path| path.display().to_string())
+    };
+    let chain = of_metadata(client.map(|it| &it.chain), &tls.client_certificate);
+    let key = of_metadata(client.map(|it| &it.key), &tls.private_key);
+    let root = of_metadata(client.map(|it| &it.root), &tls.ca_certificates);
+    let (certificate, root) = match tls.mode {
+        TlsMode::Disable => return None,
+        TlsMode::Simple => (None, format!("file-root:{root}")),
+        TlsMode::Mutual => (
+            Some(format!("file-cert:{chain}~{key}"))
+                .filter(|_| !chain.is_empty() && !key.is_empty()),
+            format!("file-root:{root}"),
+        ),
+        TlsMode::IstioMutual => (Some("default".to_owned()), "ROOTCA".to_owned()),
+    };
+    let names = tls.subject_alt_names.iter();
+    let names: Vec<_> = names.map(|name| json!({"exact": name})).collect();
+    let mut validation = json!({"default_validation_context": {"match_subject_alt_names": names}});
+    if root != "file-root:" {
+        validation["validation_context_sds_secret_config"] = secret(&root);
+    }
+    let mut context = json!({"combined_validation_context": validation});
+    if let Some(certificate) = certificate {
+        context["tls_certificate_sds_secret_configs"] = vec![secret(&certificate)].into();
+    }
+    if http2 {
+        context["alpn_protocols"] = match tls.mode {
+            TlsMode::IstioMutual => json!(["istio", "h2"]),
+            _ => json!(["h2"]),
+        };
+    }
+    let sni = match (tls.mode, tls.sni.as_str()) {
+        (TlsMode::IstioMutual, "") => host,
+        (_, sni) => sni,
+    };
+    Some(json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": context,
+            "sni": sni,
+        },
+    }))
+}
+
+/// A secret that we serve.
+pub(super) fn secret(name: &str) -> Value {
+    json!({
+        "name": name,
+        "sds_config": {
+            "resource_api_version": "V3",
+            "api_config_source": {
+                "api_type": "GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": true,
+                "grpc_services": [{"envoy_grpc": {"cluster_name": DEFAULT_SDS_CLUSTER}}],
+            },
+        },
+    })
+}
+
+fn local_endpoints() -> Value {
+    json!({
+        "name": LOCAL,
+        "alt_stat_name": format!("{LOCAL};"),
+        "type": "EDS",
+        "connect_timeout": "1s",
+        "load_balancing_policy": {"policies": [{"typed_extension_config": {
+            "name": "envoy.load_balancing_policies.least_request",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
+                "locality_lb_config": {"zone_aware_lb_config": {"min_cluster_size": "1"}},
+            },
+        }}]},
+        "eds_cluster_config": {
+            "eds_config": {"ads": {}, "resource_api_version": "V3"},
+            "service_name": LOCAL,
+        },
+    })
+}

@@ -1,0 +1,92 @@
+//! What was said and has no effect: one warning at the start names all of it.
+
+use super::{Env, EnvoySettings};
+use crate::proxy::{
+    args::{Args, DataPlaneKind},
+    proxy_config::{Layers, ProxyConfig, Tracer},
+};
+
+/// Variables of Istio's agent that nothing here acts on.
+const VARIABLES: [&str; 12] = [
+    "XDS_AUTH_PROVIDER",
+    "TOKEN_AUDIENCES",
+    "CREDENTIAL_IDENTITY_PROVIDER",
+    "GCP_METADATA",
+    "GCP_ZONE",
+    "GCP_QUOTA_PROJECT",
+    "ISTIO_AGENT_ENABLE_WASM_REMOTE_LOAD_CONVERSION",
+    "WASM_INSECURE_REGISTRIES",
+    "WASM_MODULE_EXPIRY",
+    "WASM_PURGE_INTERVAL",
+    "WASM_HTTP_REQUEST_TIMEOUT",
+    "WASM_HTTP_REQUEST_MAX_RETRIES",
+];
+/// Variables that only Envoy's process acts on.
+const ENVOY_VARIABLES: [&str; 5] = [
+    "ISTIO_BOOTSTRAP",
+    "ISTIO_BOOTSTRAP_OVERRIDE",
+    "ISTIO_ENVOY_ENABLE_CORE_DUMP",
+    "ENVOY_STATUS_PORT_ENABLE_PROXY_PROTOCOL",
+    "HTTP_STRIP_FRAGMENT_FROM_PATH_UNSAFE_IF_DISABLED",
+];
+/// Fields of the proxy configuration that nothing acts on: Istio deprecated them, or Envoy lost them.
+const FIELDS: [&str; 6] = [
+    "zipkinAddress",
+    "discoveryRefreshDelay",
+    "availabilityZone",
+    "sds",
+    "statNameLength",
+    "privateKeyProvider",
+];
+/// Fields that only Envoy's process or its bootstrap acts on.
+const ENVOY_FIELDS: [&str; 14] = [
+    "binaryPath",
+    "customConfigFile",
+    "proxyBootstrapTemplatePath",
+    "statsdUdpAddress",
+    "envoyMetricsServiceAddress",
+    "tracing",
+    "envoyMetricsService",
+    "envoyAccessLogService",
+    "runtimeValues",
+    "extraStatTags",
+    "proxyStatsMatcher",
+    "statsCompression",
+    "fileFlushInterval",
+    "fileFlushMinSizeKb",
+];
+
+pub(super) fn without_effect(
+    args: &Args,
+    env: &Env,
+    layers: &Layers,
+    config: &ProxyConfig,
+    envoy: &EnvoySettings,
+) -> Vec<String> {
+    let builtin = args.data_plane == DataPlaneKind::Builtin;
+    let mut names = args.without_effect();
+    let mut variables: Vec<&str> = VARIABLES.to_vec();
+    let mut fields: Vec<&str> = FIELDS.to_vec();
+    if builtin {
+        variables.extend(ENVOY_VARIABLES);
+        fields.extend(ENVOY_FIELDS);
+    }
+    let set = variables
+        .into_iter()
+        .filter(|name| env.text(name).is_some());
+    names.extend(set.map(str::to_owned));
+    if env.text("CLOUD_PLATFORM").is_some_and(|it| it != "none") {
+        names.push("CLOUD_PLATFORM (no platform is probed)".to_owned());
+    }
+    if builtin && envoy.compliance.is_some() {
+        names.push("COMPLIANCE_POLICY".to_owned());
+    }
+    let given = fields.into_iter().filter(|name| layers.is_given(name));
+    names.extend(given.map(|name| format!("{name} of the proxy configuration")));
+    if let Some(Tracer::Other(tracer)) = config.tracing.as_ref().map(|it| &it.tracer) {
+        names.push(format!("tracing.{tracer} of the proxy configuration"));
+    }
+    let unknown = layers.unknown().iter();
+    names.extend(unknown.map(|path| format!("{path} of the proxy configuration (unknown)")));
+    names
+}
