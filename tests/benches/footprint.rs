@@ -72,7 +72,7 @@ fn measure(name: &str, program: Program) {
     // What istiod sends must suit a stock Envoy, so that all have the same to do.
     let mesh = Mesh::start(
         name,
-        DataPlane::Envoy,
+        Program::Ithildin(DataPlane::Envoy),
         identities,
         &["httpbin.yaml"],
         &[HTTPBIN],

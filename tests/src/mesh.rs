@@ -6,9 +6,7 @@ mod pod;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::{
-    DataPlane, Identities, Istiod, Lan, Net, clusters, curl, curl::Answer, istiod::Dialect, peers,
-};
+use crate::{Identities, Istiod, Lan, Net, clusters, curl, curl::Answer, istiod::Dialect, peers};
 
 pub use pod::{App, PROXY_USER, Pod, PodSpec, Program};
 
@@ -21,7 +19,7 @@ pub struct Mesh {
     pods: BTreeMap<String, Pod>,
     pub istiod: Istiod,
     pub identities: Identities,
-    pub data_plane: DataPlane,
+    pub program: Program,
     lan: Lan,
 }
 
@@ -30,7 +28,7 @@ impl Mesh {
     /// `None`, said by name, if a peer is missing or we are not root: Pods have two users.
     pub fn start(
         test: &str,
-        data_plane: DataPlane,
+        program: Program,
         identities: Identities,
         files: &[&str],
         pods: &[PodSpec<'_>],
@@ -39,7 +37,10 @@ impl Mesh {
             eprintln!("SKIPPED {test}: needs root");
             return None;
         }
-        if data_plane == DataPlane::Envoy {
+        if program == Program::Stock {
+            peers::stock_agent(test)?;
+        }
+        if program.runs_envoy() {
             peers::envoy(test)?;
         }
         let lan = Lan::new();
@@ -48,16 +49,16 @@ impl Mesh {
             .chain(files)
             .map(|name| clusters::data(&format!("mesh/{name}")))
             .collect();
-        let dialect = match data_plane {
-            DataPlane::Builtin => Dialect::Istio,
-            DataPlane::Envoy => Dialect::Plain,
+        let dialect = match program.runs_envoy() {
+            false => Dialect::Istio,
+            true => Dialect::Plain,
         };
         let istiod = Istiod::start(test, &lan, &files, dialect)?;
         let mut mesh = Self {
             pods: BTreeMap::new(),
             istiod,
             identities,
-            data_plane,
+            program,
             lan,
         };
         for spec in pods {
@@ -69,7 +70,7 @@ impl Mesh {
 
     /// Makes a Pod known to the Kubernetes API and starts it.
     pub fn add(&mut self, spec: &PodSpec<'_>) {
-        self.add_with(spec, Program::Ithildin(self.data_plane));
+        self.add_with(spec, self.program);
     }
 
     /// The same with this program.

@@ -18,6 +18,12 @@ pub fn pilot_discovery(test: &str) -> Option<PathBuf> {
     from_env(test, "PILOT_DISCOVERY_BIN")
 }
 
+/// Istio's own agent, and the template of Envoy's bootstrap that it reads.
+pub fn stock_agent(test: &str) -> Option<(PathBuf, PathBuf)> {
+    let agent = from_env(test, "PILOT_AGENT_STOCK_BIN")?;
+    Some((agent, from_env(test, "ENVOY_BOOTSTRAP_TEMPLATE")?))
+}
+
 fn from_env(test: &str, variable: &str) -> Option<PathBuf> {
     let path = std::env::var_os(variable).map(PathBuf::from);
     if path.is_none() {

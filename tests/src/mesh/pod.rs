@@ -57,9 +57,15 @@ pub struct App<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
     Ithildin(DataPlane),
-    /// Istio's own agent, which a benchmark compares: `PILOT_AGENT_STOCK_BIN`, with the template of its
-    /// image, `ENVOY_BOOTSTRAP_TEMPLATE`.
+    /// Istio's own agent, which shows that the scene is right, and what it costs:
+    /// `PILOT_AGENT_STOCK_BIN`, with the template of its image, `ENVOY_BOOTSTRAP_TEMPLATE`.
     Stock,
+}
+
+impl Program {
+    pub(super) fn runs_envoy(self) -> bool {
+        self != Self::Ithildin(DataPlane::Builtin)
+    }
 }
 
 /// A running Pod.

@@ -5,18 +5,27 @@ use ithildin_tests::{
     DataPlane, Identities, Mesh,
     curl::Answer,
     eventually,
-    mesh::{App, PROXY_USER, PodSpec},
+    mesh::{App, PROXY_USER, PodSpec, Program},
 };
 use serde_json::Value;
 
 #[test]
 fn on_builtin() {
-    bookinfo("bookinfo::on_builtin", DataPlane::Builtin);
+    bookinfo(
+        "bookinfo::on_builtin",
+        Program::Ithildin(DataPlane::Builtin),
+    );
 }
 
 #[test]
 fn on_envoy() {
-    bookinfo("bookinfo::on_envoy", DataPlane::Envoy);
+    bookinfo("bookinfo::on_envoy", Program::Ithildin(DataPlane::Envoy));
+}
+
+/// That the scene is right.
+#[test]
+fn on_istios_agent() {
+    bookinfo("bookinfo::on_istios_agent", Program::Stock);
 }
 
 const PRODUCTPAGE: PodSpec<'_> = PodSpec {
@@ -105,11 +114,11 @@ const ALL: [PodSpec<'_>; 7] = [
 ];
 const INGRESS: &str = "http://10.0.4.10:8080";
 
-fn bookinfo(test: &str, data_plane: DataPlane) {
+fn bookinfo(test: &str, program: Program) {
     let Some(identities) = Identities::of_mesh(test, PROXY_USER) else {
         return;
     };
-    let mesh = Mesh::start(test, data_plane, identities, &["bookinfo.yaml"], &ALL);
+    let mesh = Mesh::start(test, program, identities, &["bookinfo.yaml"], &ALL);
     let Some(mesh) = mesh else {
         return;
     };

@@ -3,7 +3,7 @@
 
 use ithildin_tests::{
     DataPlane, Identities, Mesh, eventually,
-    mesh::{App, PROXY_USER, PodSpec},
+    mesh::{App, PROXY_USER, PodSpec, Program},
 };
 use serde_json::Value;
 
@@ -50,20 +50,29 @@ const GATEWAY: PodSpec<'_> = PodSpec {
 
 #[test]
 fn on_builtin() {
-    east_west("east_west::on_builtin", DataPlane::Builtin);
+    east_west(
+        "east_west::on_builtin",
+        Program::Ithildin(DataPlane::Builtin),
+    );
 }
 
 #[test]
 fn on_envoy() {
-    east_west("east_west::on_envoy", DataPlane::Envoy);
+    east_west("east_west::on_envoy", Program::Ithildin(DataPlane::Envoy));
 }
 
-fn east_west(test: &str, data_plane: DataPlane) {
+/// That the scene is right.
+#[test]
+fn on_istios_agent() {
+    east_west("east_west::on_istios_agent", Program::Stock);
+}
+
+fn east_west(test: &str, program: Program) {
     let Some(identities) = Identities::of_mesh(test, PROXY_USER) else {
         return;
     };
     let pods = [SLEEP, HTTPBIN, GATEWAY];
-    let mesh = Mesh::start(test, data_plane, identities, &["east-west.yaml"], &pods);
+    let mesh = Mesh::start(test, program, identities, &["east-west.yaml"], &pods);
     let Some(mesh) = mesh else {
         return;
     };

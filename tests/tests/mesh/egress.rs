@@ -8,7 +8,7 @@ use ithildin_tests::{
     authority::Files,
     clusters::data,
     eventually,
-    mesh::{PROXY_USER, PodSpec, TRUST_DOMAIN},
+    mesh::{PROXY_USER, PodSpec, Program, TRUST_DOMAIN},
 };
 
 const SLEEP: PodSpec<'_> = PodSpec {
@@ -39,20 +39,26 @@ const SNI_START: &str = "spiffe://ex";
 
 #[test]
 fn on_builtin() {
-    egress("egress::on_builtin", DataPlane::Builtin);
+    egress("egress::on_builtin", Program::Ithildin(DataPlane::Builtin));
 }
 
 #[test]
 fn on_envoy() {
-    egress("egress::on_envoy", DataPlane::Envoy);
+    egress("egress::on_envoy", Program::Ithildin(DataPlane::Envoy));
 }
 
-fn egress(test: &str, data_plane: DataPlane) {
+/// That the scene is right.
+#[test]
+fn on_istios_agent() {
+    egress("egress::on_istios_agent", Program::Stock);
+}
+
+fn egress(test: &str, program: Program) {
     let Some(identities) = Identities::of_mesh(test, PROXY_USER) else {
         return;
     };
     let files = ["egress.yaml"];
-    let Some(mesh) = Mesh::start(test, data_plane, identities, &files, &[SLEEP, EGRESS]) else {
+    let Some(mesh) = Mesh::start(test, program, identities, &files, &[SLEEP, EGRESS]) else {
         return;
     };
     let svid = mesh.identities.mint(TRUST_DOMAIN, EXTERNAL_ID);

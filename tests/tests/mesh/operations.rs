@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ithildin_tests::{
     DataPlane, Identities, Load, Mesh, eventually, eventually_within,
-    mesh::{App, PROXY_USER, PodSpec, TRUST_DOMAIN},
+    mesh::{App, PROXY_USER, PodSpec, Program, TRUST_DOMAIN},
 };
 
 const URL: &str = "http://httpbin:8000/status/200";
@@ -70,20 +70,23 @@ const DEAD: Duration = Duration::from_secs(35);
 
 #[test]
 fn on_builtin() {
-    operations("operations::on_builtin", DataPlane::Builtin);
+    operations(
+        "operations::on_builtin",
+        Program::Ithildin(DataPlane::Builtin),
+    );
 }
 
 #[test]
 fn on_envoy() {
-    operations("operations::on_envoy", DataPlane::Envoy);
+    operations("operations::on_envoy", Program::Ithildin(DataPlane::Envoy));
 }
 
-fn operations(test: &str, data_plane: DataPlane) {
+fn operations(test: &str, program: Program) {
     let Some(identities) = Identities::of_mesh(test, PROXY_USER) else {
         return;
     };
     let pods = [SLEEP, HTTPBIN, SECOND];
-    let mesh = Mesh::start(test, data_plane, identities, &["httpbin.yaml"], &pods);
+    let mesh = Mesh::start(test, program, identities, &["httpbin.yaml"], &pods);
     let Some(mut mesh) = mesh else {
         return;
     };
