@@ -10,7 +10,7 @@ use std::{fs, time::Instant};
 
 use ithildin_tests::{
     DataPlane, Identities, Mesh, eventually,
-    mesh::{App, PROXY_USER, PodSpec, Program},
+    mesh::{App, PodSpec, Program},
 };
 use serde_json::json;
 
@@ -66,7 +66,7 @@ fn main() {
 }
 
 fn measure(name: &str, program: Program) {
-    let Some(identities) = Identities::of_mesh(name, PROXY_USER) else {
+    let Some(identities) = Identities::of_mesh(name) else {
         return;
     };
     // What istiod sends must suit a stock Envoy, so that all have the same to do.

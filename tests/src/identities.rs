@@ -52,11 +52,9 @@ federation:
         Some(identities)
     }
 
-    /// The one trust domain of a [`Mesh`](crate::Mesh), whose proxies run as `uid`: by SPIRE where it is
-    /// here, else by the authority.
-    pub fn of_mesh(test: &str, uid: u32) -> Option<Self> {
-        let mut plan = Plan::new("example.org", "example.org");
-        plan.uid = uid;
+    /// The one trust domain of a [`Mesh`](crate::Mesh): by SPIRE where it is here, else by the authority.
+    pub fn of_mesh(test: &str) -> Option<Self> {
+        let plan = Plan::new("example.org", "example.org");
         Self::by_spire(test, &[plan]).or_else(|| {
             let config = "trust_domains: [{name: example.org}]\n";
             Some(Self::Authority(Authority::start(config)))
@@ -124,6 +122,22 @@ trust_domains:
             trust_domain,
             socket,
             svid,
+        };
+        (id, identity)
+    }
+
+    /// The same for one that is told apart from others by the group that it runs as.
+    pub fn workload_of_group(&self, cluster: &str, path: &str, gid: u32) -> (String, Identity) {
+        let Self::Spire { spire, .. } = self else {
+            return self.workload(cluster, path);
+        };
+        let trust_domain = self.trust_domain(cluster);
+        let id = format!("spiffe://{trust_domain}{path}");
+        spire.register_group(cluster, &id, gid);
+        let identity = Identity {
+            trust_domain,
+            socket: spire.socket(cluster),
+            svid: None,
         };
         (id, identity)
     }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{Identities, Istiod, Lan, Net, clusters, curl, curl::Answer, istiod::Dialect, peers};
 
-pub use pod::{App, PROXY_USER, Pod, PodSpec, Program};
+pub use pod::{App, Pod, PodSpec, Program};
 
 /// The trust domain of the mesh, and the cluster of its [`Identities`].
 pub const TRUST_DOMAIN: &str = "example.org";

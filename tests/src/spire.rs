@@ -37,8 +37,6 @@ pub struct Plan {
     pub ca_key_type: &'static str,
     /// The agent's socket; one in the lab's folder by default.
     pub socket: Option<PathBuf>,
-    /// The user that workloads run as; ours by default.
-    pub uid: u32,
 }
 
 impl Plan {
@@ -49,7 +47,6 @@ impl Plan {
             upstream: Upstream::None,
             ca_key_type: "ec-p256",
             socket: None,
-            uid: rustix::process::geteuid().as_raw(),
         }
     }
 }
@@ -109,6 +106,7 @@ impl Spire {
         if let Some(above) = above {
             above.entry(
                 &format!("spiffe://{}/nested/{}", plan.trust_domain, plan.cluster),
+                &own_user(),
                 &["-downstream"],
             );
             let fetched = above.dir.join("fetched");
@@ -149,12 +147,13 @@ impl Spire {
             .flat_map(|domain| ["-federatesWith".to_owned(), format!("spiffe://{domain}")])
             .collect();
         let arguments: Vec<&str> = domains.iter().map(String::as_str).collect();
-        let cluster = self.find(cluster);
-        // Pods of one service account share an entry.
-        let shown = cluster.json(&["entry", "show", "-spiffeID", id, "-output", "json"]);
-        if shown["entries"].as_array().is_none_or(Vec::is_empty) {
-            cluster.entry(id, &arguments);
-        }
+        self.find(cluster).entry(id, &own_user(), &arguments);
+    }
+
+    /// Registers what runs as this group.
+    pub fn register_group(&self, cluster: &str, id: &str, gid: u32) {
+        let selector = format!("unix:gid:{gid}");
+        self.find(cluster).entry(id, &selector, &[]);
     }
 
     /// Changes the trust domains that all entries of `cluster` federate with.
@@ -275,6 +274,11 @@ impl Spire {
     }
 }
 
+/// The selector of processes that run as we do.
+fn own_user() -> String {
+    format!("unix:uid:{}", rustix::process::geteuid().as_raw())
+}
+
 /// An agent that has joined the server of `plan`, and listens.
 fn run_agent(plan: &Plan, dir: &Path, socket: &Path, binary: &Path) -> Process {
     let node = format!("spiffe://{}{NODE}-{}", plan.trust_domain, plan.cluster);
@@ -303,14 +307,13 @@ impl Cluster {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text}"))
     }
 
-    fn entry(&self, id: &str, more: &[&str]) {
+    fn entry(&self, id: &str, selector: &str, more: &[&str]) {
         let parent = format!(
             "spiffe://{}{NODE}-{}",
             self.plan.trust_domain, self.plan.cluster
         );
-        let selector = format!("unix:uid:{}", self.plan.uid);
         let mut arguments = vec!["entry", "create", "-parentID", &parent];
-        arguments.extend(["-spiffeID", id, "-selector", &selector]);
+        arguments.extend(["-spiffeID", id, "-selector", selector]);
         arguments.extend(more);
         self.run(&arguments);
     }

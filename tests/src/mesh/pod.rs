@@ -20,7 +20,8 @@ use crate::{
 };
 
 /// The user of the proxy container, whose traffic is not captured.
-pub const PROXY_USER: u32 = 1337;
+const PROXY_USER: u32 = 1337;
+const FIRST_GROUP: u32 = 2000;
 const ADMIN: &str = "http://127.0.0.1:15000";
 const READY: &str = "http://127.0.0.1:15021/healthz/ready";
 /// Programs, which the proxy's user may not reach where they were built.
@@ -117,6 +118,11 @@ impl PodSpec<'_> {
         std::net::Ipv4Addr::from(self.ip).to_string()
     }
 
+    /// The group of its proxy, by which SPIRE of the tests knows it, as SPIRE of a cluster knows Pods.
+    fn group(&self) -> u32 {
+        FIRST_GROUP + u32::from(self.ip[3])
+    }
+
     /// The Deployment's name.
     fn workload(&self) -> &str {
         self.name
@@ -136,7 +142,7 @@ impl Pod {
         let net = lan.host(spec.ip.into(), &[&format!("{ADDRESS} {HOST}")]);
         kubernetes_network(&net, spec.namespace);
         let path = format!("/ns/{}/sa/{}", spec.namespace, spec.account);
-        let (id, identity) = identities.workload(TRUST_DOMAIN, &path);
+        let (id, identity) = identities.workload_of_group(TRUST_DOMAIN, &path, spec.group());
         mount_programs(&net, program);
         lay_out(&net, istiod, spec, &identity);
         if spec.role == "sidecar" {
@@ -235,9 +241,15 @@ fn lay_out(net: &Net, istiod: &Istiod, spec: &PodSpec<'_>, identity: &Identity) 
             .and_then(|()| fs::write(path, text))
             .expect("the scratch folder is writable");
     }
-    // The one folder that the container may write.
-    let own = net.subdir("run/pod/etc/istio/proxy");
-    chown(own, Some(PROXY_USER), Some(PROXY_USER)).expect("we are root");
+    // The folders that the container may write.
+    for path in [
+        "etc/istio/proxy",
+        "var/lib/istio/data",
+        "var/run/secrets/credential-uds",
+    ] {
+        let own = net.subdir(&format!("run/pod/{path}"));
+        chown(own, Some(PROXY_USER), Some(spec.group())).expect("we are root");
+    }
     mount_socket(net, &identity.socket);
 }
 
@@ -321,17 +333,16 @@ fn agent_command(
     }
     let role = spec.role.to_owned();
     let domain = format!("{}.svc.cluster.local", spec.namespace);
-    let svid = identity.svid.clone();
+    let group = spec.group().to_string();
     Box::new(move |net| {
         let user = PROXY_USER.to_string();
         let mut command = net.command("setpriv");
         command
-            .args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"])
+            .args(["--reuid", &user, "--regid", &group, "--clear-groups", "--"])
             .arg("sh")
             .args(["-c", &format!("cd {ROOT} && exec {BIN}/pilot-agent \"$@\"")])
             .args(["pilot-agent", "proxy", &role, "--domain", &domain])
             .args(&arguments)
-            .args(svid.iter().flat_map(|svid| ["--svid", svid.as_str()]))
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .envs(further.iter().map(|(name, value)| (name, value)));
         command

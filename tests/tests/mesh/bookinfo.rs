@@ -5,7 +5,7 @@ use ithildin_tests::{
     DataPlane, Identities, Mesh,
     curl::Answer,
     eventually,
-    mesh::{App, PROXY_USER, PodSpec, Program},
+    mesh::{App, PodSpec, Program},
 };
 use serde_json::Value;
 
@@ -115,7 +115,7 @@ const ALL: [PodSpec<'_>; 7] = [
 const INGRESS: &str = "http://10.0.4.10:8080";
 
 fn bookinfo(test: &str, program: Program) {
-    let Some(identities) = Identities::of_mesh(test, PROXY_USER) else {
+    let Some(identities) = Identities::of_mesh(test) else {
         return;
     };
     let mesh = Mesh::start(test, program, identities, &["bookinfo.yaml"], &ALL);

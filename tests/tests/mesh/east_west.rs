@@ -3,7 +3,7 @@
 
 use ithildin_tests::{
     DataPlane, Identities, Mesh, eventually,
-    mesh::{App, PROXY_USER, PodSpec, Program},
+    mesh::{App, PodSpec, Program},
 };
 use serde_json::Value;
 
@@ -68,7 +68,7 @@ fn on_istios_agent() {
 }
 
 fn east_west(test: &str, program: Program) {
-    let Some(identities) = Identities::of_mesh(test, PROXY_USER) else {
+    let Some(identities) = Identities::of_mesh(test) else {
         return;
     };
     let pods = [SLEEP, HTTPBIN, GATEWAY];

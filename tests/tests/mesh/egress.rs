@@ -8,7 +8,7 @@ use ithildin_tests::{
     authority::Files,
     clusters::data,
     eventually,
-    mesh::{PROXY_USER, PodSpec, Program, TRUST_DOMAIN},
+    mesh::{PodSpec, Program, TRUST_DOMAIN},
 };
 
 const SLEEP: PodSpec<'_> = PodSpec {
@@ -54,7 +54,7 @@ fn on_istios_agent() {
 }
 
 fn egress(test: &str, program: Program) {
-    let Some(identities) = Identities::of_mesh(test, PROXY_USER) else {
+    let Some(identities) = Identities::of_mesh(test) else {
         return;
     };
     let files = ["egress.yaml"];
@@ -99,7 +99,7 @@ fn external(net: &Net, svid: &Files) -> Process {
     let mut command = net.command("openssl");
     command
         .args(["s_server", "-accept", "9443", "-www", "-Verify", "3"])
-        .args(["-verify_return_error", "-tlsextdebug", "-alpn", "http/1.1"])
+        .args(["-verify_return_error", "-tlsextdebug"])
         .arg("-cert")
         .arg(&svid.chain)
         .arg("-cert_chain")

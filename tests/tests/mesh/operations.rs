@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ithildin_tests::{
     DataPlane, Identities, Load, Mesh, eventually, eventually_within,
-    mesh::{App, PROXY_USER, PodSpec, Program, TRUST_DOMAIN},
+    mesh::{App, PodSpec, Program, TRUST_DOMAIN},
 };
 
 const URL: &str = "http://httpbin:8000/status/200";
@@ -82,7 +82,7 @@ fn on_envoy() {
 }
 
 fn operations(test: &str, program: Program) {
-    let Some(identities) = Identities::of_mesh(test, PROXY_USER) else {
+    let Some(identities) = Identities::of_mesh(test) else {
         return;
     };
     let pods = [SLEEP, HTTPBIN, SECOND];
