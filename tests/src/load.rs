@@ -43,6 +43,16 @@ impl Load {
             .unwrap_or(0)
     }
 
+    /// How many of them have failed, as far as it has told.
+    pub fn failed(&self) -> u64 {
+        let log = self.process.log();
+        let last = log.lines().rev().find_map(|line| {
+            let (_, rest) = line.split_once(" requests, ")?;
+            rest.strip_suffix(" failed")?.parse().ok()
+        });
+        last.unwrap_or(0)
+    }
+
     /// Waits until more than `count` have been sent.
     pub fn wait_beyond(&self, count: u64) {
         eventually("load goes on", || {

@@ -284,7 +284,6 @@ fn agent_command(
     let config = json!({
         "binaryPath": format!("{BIN}/envoy"),
         "concurrency": 1,
-        "terminationDrainDuration": "1s",
     });
     let file = identity.socket.file_name().unwrap_or_default();
     let workload = spec.workload();

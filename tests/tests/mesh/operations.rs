@@ -118,9 +118,10 @@ fn operations(test: &str, program: Program) {
 
 fn told(test: &str, what: &str, load: &Load, started: Instant) {
     println!(
-        "{test}: {:?}: {} requests: {what}",
+        "{test}: {:?}: {} requests, {} failed: {what}",
         started.elapsed(),
-        load.sent()
+        load.sent(),
+        load.failed()
     );
 }
 
