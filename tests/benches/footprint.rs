@@ -27,7 +27,7 @@ spec:
     headers: {response: {set: {x-turn: \"TURN\"}}}
 ";
 
-const HTTPBIN: PodSpec<'_> = PodSpec {
+const HTTPBIN: PodSpec<'static> = PodSpec {
     name: "httpbin-0",
     namespace: "default",
     account: "httpbin",
@@ -41,7 +41,7 @@ const HTTPBIN: PodSpec<'_> = PodSpec {
     env: &[],
 };
 
-const SLEEP: PodSpec<'_> = PodSpec {
+const SLEEP: PodSpec<'static> = PodSpec {
     name: "sleep-0",
     account: "sleep",
     ip: [10, 0, 4, 1],
@@ -83,7 +83,7 @@ fn measure(name: &str, program: Program) {
     mesh.istiod.apply("services.json", &services());
     let started = Instant::now();
     mesh.add_with(&SLEEP, program);
-    mesh.pod_mut("sleep-0").wait_ready();
+    mesh.wait_ready();
     let ready = started.elapsed();
     push(&mesh, 0);
     let pid = mesh.pod("sleep-0").agent.pid();

@@ -16,7 +16,7 @@ pub const TRUST_DOMAIN: &str = "example.org";
 /// A running mesh.
 pub struct Mesh {
     // Before istiod: proxies that lose it would only fill the log.
-    pods: BTreeMap<String, Pod>,
+    pods: BTreeMap<&'static str, (PodSpec<'static>, Pod)>,
     pub istiod: Istiod,
     pub identities: Identities,
     pub program: Program,
@@ -31,7 +31,7 @@ impl Mesh {
         program: Program,
         identities: Identities,
         files: &[&str],
-        pods: &[PodSpec<'_>],
+        pods: &[PodSpec<'static>],
     ) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("SKIPPED {test}: needs root");
@@ -69,36 +69,30 @@ impl Mesh {
     }
 
     /// Makes a Pod known to the Kubernetes API and starts it.
-    pub fn add(&mut self, spec: &PodSpec<'_>) {
+    pub fn add(&mut self, spec: &PodSpec<'static>) {
         self.add_with(spec, self.program);
     }
 
     /// The same with this program.
-    pub fn add_with(&mut self, spec: &PodSpec<'_>, program: Program) {
-        self.istiod
-            .apply(&format!("pod-{}.json", spec.name), &spec.object());
+    pub fn add_with(&mut self, spec: &PodSpec<'static>, program: Program) {
+        self.istiod.apply(&file(spec.name), &spec.object(false));
         let pod = Pod::start(&self.lan, &self.istiod, &self.identities, spec, program);
-        self.pods.insert(spec.name.to_owned(), pod);
+        self.pods.insert(spec.name, (*spec, pod));
     }
 
-    /// Waits for the readiness of all.
+    /// Waits for the readiness of all, from when on Services lead to them.
     pub fn wait_ready(&mut self) {
-        for pod in self.pods.values_mut() {
+        for (spec, pod) in self.pods.values_mut() {
             pod.wait_ready();
+            self.istiod.apply(&file(spec.name), &spec.object(true));
         }
     }
 
     /// The Pod of this name.
     pub fn pod(&self, name: &str) -> &Pod {
-        self.pods
-            .get(name)
-            .unwrap_or_else(|| panic!("no Pod {name}"))
-    }
-
-    pub fn pod_mut(&mut self, name: &str) -> &mut Pod {
-        self.pods
-            .get_mut(name)
-            .unwrap_or_else(|| panic!("no Pod {name}"))
+        let found = self.pods.get(name);
+        let (_, pod) = found.unwrap_or_else(|| panic!("no Pod {name}"));
+        pod
     }
 
     /// A namespace at this address that belongs to no Pod.
@@ -109,11 +103,9 @@ impl Mesh {
     /// Ends a Pod as Kubernetes does: its object goes, its proxy is told and drains, the application ends
     /// last.
     pub fn evict(&mut self, name: &str) {
-        self.istiod.delete(&format!("pod-{name}.json"));
-        let mut pod = self
-            .pods
-            .remove(name)
-            .unwrap_or_else(|| panic!("no Pod {name}"));
+        self.istiod.delete(&file(name));
+        let found = self.pods.remove(name);
+        let (_, mut pod) = found.unwrap_or_else(|| panic!("no Pod {name}"));
         let status = pod.agent.terminate();
         assert!(status.success(), "{name}: {status}: {}", pod.log());
     }
@@ -122,4 +114,9 @@ impl Mesh {
     pub fn curl(&self, pod: &str, url: &str, arguments: &[&str]) -> Answer {
         curl::get(&self.pod(pod).net, url, arguments)
     }
+}
+
+/// The file that a Pod's objects are applied from.
+fn file(pod: &str) -> String {
+    format!("pod-{pod}.json")
 }

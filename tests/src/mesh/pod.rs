@@ -81,8 +81,8 @@ pub struct Pod {
 }
 
 impl PodSpec<'_> {
-    /// The Kubernetes objects: the Pod and its service account.
-    pub(super) fn object(&self) -> String {
+    /// The Kubernetes objects: the Pod and its service account. Services lead to it once it is `ready`.
+    pub(super) fn object(&self, ready: bool) -> String {
         let mut labels: serde_json::Map<String, Value> = self
             .labels
             .iter()
@@ -104,7 +104,10 @@ impl PodSpec<'_> {
                 "serviceAccountName": self.account,
                 "containers": [{"name": "app", "image": "app", "ports": ports}],
             },
-            "status": {"podIP": self.address()},
+            "status": {
+                "podIP": self.address(),
+                "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
+            },
         });
         let account = json!({
             "apiVersion": "v1",
@@ -166,7 +169,7 @@ impl Pod {
     }
 
     /// Waits for its readiness probe.
-    pub fn wait_ready(&mut self) {
+    pub(super) fn wait_ready(&mut self) {
         eventually("the Pod is ready", || {
             assert!(self.agent.is_running(), "the agent ended");
             curl::get(&self.net, READY, &[]).expect_status(200)

@@ -28,7 +28,7 @@ fn on_istios_agent() {
     bookinfo("bookinfo::on_istios_agent", Program::Stock);
 }
 
-const PRODUCTPAGE: PodSpec<'_> = PodSpec {
+const PRODUCTPAGE: PodSpec<'static> = PodSpec {
     name: "productpage-v1-0",
     namespace: "default",
     account: "bookinfo-productpage",
@@ -45,7 +45,7 @@ const PRODUCTPAGE: PodSpec<'_> = PodSpec {
     env: &[],
 };
 
-const DETAILS: PodSpec<'_> = PodSpec {
+const DETAILS: PodSpec<'static> = PodSpec {
     name: "details-v1-0",
     account: "bookinfo-details",
     ip: [10, 0, 4, 2],
@@ -58,7 +58,7 @@ const DETAILS: PodSpec<'_> = PodSpec {
 };
 
 /// Its first version does without stars: it does not call ratings.
-const REVIEWS_V1: PodSpec<'_> = PodSpec {
+const REVIEWS_V1: PodSpec<'static> = PodSpec {
     name: "reviews-v1-0",
     account: "bookinfo-reviews",
     ip: [10, 0, 4, 3],
@@ -66,7 +66,7 @@ const REVIEWS_V1: PodSpec<'_> = PodSpec {
     ..DETAILS
 };
 
-const REVIEWS_V2: PodSpec<'_> = PodSpec {
+const REVIEWS_V2: PodSpec<'static> = PodSpec {
     name: "reviews-v2-0",
     ip: [10, 0, 4, 4],
     labels: &[("app", "reviews"), ("version", "v2")],
@@ -77,14 +77,14 @@ const REVIEWS_V2: PodSpec<'_> = PodSpec {
     ..REVIEWS_V1
 };
 
-const REVIEWS_V3: PodSpec<'_> = PodSpec {
+const REVIEWS_V3: PodSpec<'static> = PodSpec {
     name: "reviews-v3-0",
     ip: [10, 0, 4, 5],
     labels: &[("app", "reviews"), ("version", "v3")],
     ..REVIEWS_V2
 };
 
-const RATINGS: PodSpec<'_> = PodSpec {
+const RATINGS: PodSpec<'static> = PodSpec {
     name: "ratings-v1-0",
     account: "bookinfo-ratings",
     ip: [10, 0, 4, 6],
@@ -92,7 +92,7 @@ const RATINGS: PodSpec<'_> = PodSpec {
     ..DETAILS
 };
 
-const GATEWAY: PodSpec<'_> = PodSpec {
+const GATEWAY: PodSpec<'static> = PodSpec {
     name: "istio-ingressgateway-0",
     namespace: "istio-system",
     account: "istio-ingressgateway",
@@ -103,7 +103,7 @@ const GATEWAY: PodSpec<'_> = PodSpec {
     env: &[],
 };
 
-const ALL: [PodSpec<'_>; 7] = [
+const ALL: [PodSpec<'static>; 7] = [
     PRODUCTPAGE,
     DETAILS,
     REVIEWS_V1,

@@ -7,7 +7,7 @@ use ithildin_tests::{
 };
 use serde_json::Value;
 
-const SLEEP: PodSpec<'_> = PodSpec {
+const SLEEP: PodSpec<'static> = PodSpec {
     name: "sleep-0",
     namespace: "default",
     account: "sleep",
@@ -18,7 +18,7 @@ const SLEEP: PodSpec<'_> = PodSpec {
     env: &[("ISTIO_META_NETWORK", "first")],
 };
 
-const HTTPBIN: PodSpec<'_> = PodSpec {
+const HTTPBIN: PodSpec<'static> = PodSpec {
     name: "httpbin-0",
     account: "httpbin",
     ip: [10, 0, 4, 2],
@@ -31,7 +31,7 @@ const HTTPBIN: PodSpec<'_> = PodSpec {
     ..SLEEP
 };
 
-const GATEWAY: PodSpec<'_> = PodSpec {
+const GATEWAY: PodSpec<'static> = PodSpec {
     name: "istio-eastwestgateway-0",
     namespace: "istio-system",
     account: "istio-eastwestgateway",

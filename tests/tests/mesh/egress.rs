@@ -11,7 +11,7 @@ use ithildin_tests::{
     mesh::{PodSpec, Program, TRUST_DOMAIN},
 };
 
-const SLEEP: PodSpec<'_> = PodSpec {
+const SLEEP: PodSpec<'static> = PodSpec {
     name: "sleep-0",
     namespace: "default",
     account: "sleep",
@@ -22,7 +22,7 @@ const SLEEP: PodSpec<'_> = PodSpec {
     env: &[],
 };
 
-const EGRESS: PodSpec<'_> = PodSpec {
+const EGRESS: PodSpec<'static> = PodSpec {
     name: "istio-egressgateway-0",
     namespace: "istio-system",
     account: "istio-egressgateway",

@@ -9,7 +9,7 @@ use ithildin_tests::{
 
 const URL: &str = "http://httpbin:8000/status/200";
 
-const SLEEP: PodSpec<'_> = PodSpec {
+const SLEEP: PodSpec<'static> = PodSpec {
     name: "sleep-0",
     namespace: "default",
     account: "sleep",
@@ -20,7 +20,7 @@ const SLEEP: PodSpec<'_> = PodSpec {
     env: &[],
 };
 
-const HTTPBIN: PodSpec<'_> = PodSpec {
+const HTTPBIN: PodSpec<'static> = PodSpec {
     name: "httpbin-0",
     account: "httpbin",
     ip: [10, 0, 4, 2],
@@ -32,20 +32,20 @@ const HTTPBIN: PodSpec<'_> = PodSpec {
     ..SLEEP
 };
 
-const SECOND: PodSpec<'_> = PodSpec {
+const SECOND: PodSpec<'static> = PodSpec {
     name: "httpbin-1",
     ip: [10, 0, 4, 3],
     ..HTTPBIN
 };
 
 /// They stand in for Pods that go.
-const THIRD: PodSpec<'_> = PodSpec {
+const THIRD: PodSpec<'static> = PodSpec {
     name: "httpbin-2",
     ip: [10, 0, 4, 4],
     ..HTTPBIN
 };
 
-const FOURTH: PodSpec<'_> = PodSpec {
+const FOURTH: PodSpec<'static> = PodSpec {
     name: "httpbin-3",
     ip: [10, 0, 4, 5],
     ..HTTPBIN
@@ -176,7 +176,7 @@ fn certificates(mesh: &Mesh) -> String {
 fn rolling_restart(mesh: &mut Mesh) {
     for (old, new) in [(HTTPBIN, THIRD), (SECOND, FOURTH)] {
         mesh.add(&new);
-        mesh.pod_mut(new.name).wait_ready();
+        mesh.wait_ready();
         mesh.evict(old.name);
     }
     let answer = mesh.curl("sleep-0", URL, &[]);
