@@ -10,7 +10,7 @@ use ithildin_proto::pb::{envoy::config::core::v3::Node, google::protobuf::Any};
 use ithildin_xds::{
     ResourceKind, TypeUrl,
     ads::{Errand, Want},
-    subscription::{Catalog, Interest, Receipt, Resource, Update, Verdict},
+    subscription::{Catalog, Interest, Receipt, Resource, Update, Verdict, Version},
 };
 use prost::Message;
 use tokio::time::Instant;
@@ -21,6 +21,9 @@ use super::wasm;
 const LINGER: Duration = Duration::from_secs(60);
 /// Types that one Envoy may ask for; Envoy has about ten.
 const MAX_TYPES: usize = 32;
+
+/// Between istiod's version and our count of the changes under it.
+const CHANGE: char = '~';
 
 /// The state of all types.
 #[derive(Debug, Default)]
@@ -188,9 +191,12 @@ impl State {
             if is_clusters && old.is_some_and(|old| old.body.value != body.value) {
                 changed.extend(endpoints_of(&body));
             }
-            if old.is_none_or(|old| old.version != incoming.version || old.body.value != body.value)
-            {
-                let version = incoming.version;
+            let same = old.is_some_and(|old| old.body.value == body.value);
+            let version = match old {
+                Some(old) if !same => distinct(incoming.version, &old.version),
+                _ => incoming.version,
+            };
+            if !same || old.is_none_or(|old| old.version != version) {
                 one.catalog
                     .insert(incoming.name, Arc::new(Resource { version, body }));
             }
@@ -273,6 +279,22 @@ impl Type {
     }
 }
 
+/// The version of a body that is new. When endpoints alone change, istiod sends them under the version of
+/// its last push of everything: Envoy must be able to tell the two apart.
+fn distinct(version: Version, before: &Version) -> Version {
+    let Some(rest) = before.strip_prefix(&*version) else {
+        return version;
+    };
+    let number = match rest {
+        "" => Some(0),
+        rest => rest.strip_prefix(CHANGE).and_then(|rest| rest.parse::<u64>().ok()),
+    };
+    match number {
+        Some(number) => format!("{version}{CHANGE}{}", number + 1).into(),
+        None => version,
+    }
+}
+
 /// The name under which a cluster discovers its endpoints, if it does.
 fn endpoints_of(body: &Any) -> Option<String> {
     /// `envoy.config.cluster.v3.Cluster.DiscoveryType.EDS`.
@@ -295,4 +317,24 @@ fn endpoints_of(body: &Any) -> Option<String> {
     let service = cluster.eds.map(|eds| eds.service_name);
     let service = service.filter(|name| !name.is_empty());
     (cluster.kind == Some(EDS)).then(|| service.unwrap_or(cluster.name))
+}
+
+#[cfg(test)]
+mod version_tests {
+    use super::*;
+
+    #[test]
+    fn each_change_under_one_version_of_istiod_has_a_version_of_its_own() {
+        for (sent, before, expected) in [
+            ("v/2", "v/1", "v/2"),
+            ("v/1", "v/1", "v/1~1"),
+            ("v/1", "v/1~1", "v/1~2"),
+            ("v/2", "v/1~2", "v/2"),
+            ("v/1", "v/10", "v/1"),
+            ("v/1", "v/1~x", "v/1"),
+            ("", "", "~1"),
+        ] {
+            assert_eq!(&*distinct(sent.into(), &before.into()), expected);
+        }
+    }
 }
