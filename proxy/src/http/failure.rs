@@ -65,8 +65,6 @@ pub(super) struct LocalReply {
     pub(super) flags: ResponseFlags,
     /// Envoy's response code details.
     pub(super) details: Cow<'static, str>,
-    /// `location` of a redirect.
-    pub(super) location: Option<Bytes>,
     /// Why the upstream's transport failed.
     pub(super) transport_failure: Option<std::sync::Arc<str>>,
     pub(super) overloaded: bool,
@@ -74,7 +72,7 @@ pub(super) struct LocalReply {
     pub(super) grpc_status: Option<u32>,
     /// The route's operations on response headers do not concern it.
     pub(super) is_bare: bool,
-    /// What filters add.
+    /// `location` of a redirect, and what filters add.
     pub(super) headers: Vec<(&'static str, Bytes)>,
 }
 
@@ -90,7 +88,6 @@ impl LocalReply {
             body: Bytes::from_static(body.as_bytes()),
             flags,
             details: Cow::Borrowed(details),
-            location: None,
             transport_failure: None,
             overloaded: false,
             grpc_status: None,
@@ -258,7 +255,6 @@ impl LocalReply {
             body: body.into(),
             flags,
             details: details.replace(' ', "_").into(),
-            location: None,
             transport_failure,
             overloaded: false,
             grpc_status: None,

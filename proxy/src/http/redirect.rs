@@ -80,7 +80,7 @@ fn path(redirect: &Redirect, matched: &RouteMatch, request: &Request) -> String 
 
 fn reply_to(status: u16, location: String) -> LocalReply {
     LocalReply {
-        location: Some(Bytes::from(location)),
+        headers: vec![("location", Bytes::from(location))],
         ..LocalReply::new(status, "", ResponseFlags::NONE, "direct_response")
     }
 }

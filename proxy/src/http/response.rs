@@ -57,9 +57,6 @@ pub(super) fn local(
         }
         (reply.status, reply.body)
     };
-    if let Some(location) = reply.location {
-        headers.push(Known::Other, "location", location);
-    }
     for (name, value) in reply.headers {
         headers.push(Known::Other, name, value);
     }

@@ -139,7 +139,7 @@ impl Exchange<'_> {
                 Default::default()
             },
             mutual_tls: (at_end && !is_source)
-                .then(|| !peer_principal.is_empty() && !own_principal.is_empty()),
+                .then_some(!peer_principal.is_empty() && !own_principal.is_empty()),
             peer,
             upstream: match telemetry.reporter {
                 Reporter::Waypoint => self.upstream_workload(),
@@ -163,7 +163,7 @@ impl Exchange<'_> {
     /// By the response, else by what HTTP says.
     fn grpc_status(&self) -> Option<u32> {
         let told = self.meter.told_grpc_status();
-        told.or_else(|| match self.outcome.status {
+        told.or(match self.outcome.status {
             0 => None,
             400 => Some(13),
             401 => Some(16),

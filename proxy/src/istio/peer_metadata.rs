@@ -62,7 +62,7 @@ impl Tell {
             return true;
         };
         let outside = cluster.external || name == PASSTHROUGH;
-        !cluster.disable_mx && !(self == Self::TheMesh && outside)
+        !cluster.disable_mx && (self != Self::TheMesh || !outside)
     }
 }
 

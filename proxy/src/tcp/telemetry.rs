@@ -113,7 +113,7 @@ impl Report {
             grpc_status: None,
             flags: self.flags,
             mutual_tls: (!is_source)
-                .then(|| !peer_principal.is_empty() && !own_principal.is_empty()),
+                .then_some(!peer_principal.is_empty() && !own_principal.is_empty()),
             peer,
             upstream: upstream.filter(|_| telemetry.reporter == Reporter::Waypoint),
             peer_principal,

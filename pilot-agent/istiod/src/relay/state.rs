@@ -287,7 +287,9 @@ fn distinct(version: Version, before: &Version) -> Version {
     };
     let number = match rest {
         "" => Some(0),
-        rest => rest.strip_prefix(CHANGE).and_then(|rest| rest.parse::<u64>().ok()),
+        rest => rest
+            .strip_prefix(CHANGE)
+            .and_then(|rest| rest.parse::<u64>().ok()),
     };
     match number {
         Some(number) => format!("{version}{CHANGE}{}", number + 1).into(),

@@ -210,12 +210,9 @@ fn filter(config: &AccessLogFilter, at: &At<'_>) -> Option<Filter> {
 /// The filter by an expression; others are left out with their loggers.
 fn expression(config: &ExtensionFilter, at: &At<'_>) -> Option<Filter> {
     let ExtensionFilter { name, config_type } = config;
-    let config = match config_type {
-        Some(extension_filter::ConfigType::TypedConfig(config)) => config,
-        None => {
-            at.error(format_args!("filter {name:?} has no typed_config"));
-            return None;
-        }
+    let Some(extension_filter::ConfigType::TypedConfig(config)) = config_type else {
+        at.error(format_args!("filter {name:?} has no typed_config"));
+        return None;
     };
     let at = at.field("typed_config");
     if !any::is::<ExpressionFilter>(config) {
