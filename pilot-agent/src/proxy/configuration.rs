@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ithildin_istio_config::{ConfigError, Watcher};
 use ithildin_proto::nds::NameTable;
 use ithildin_spiffe::IdentityState;
+use ithildin_status::WorkloadHealth;
 use ithildin_xds::{
     AdsServer, ResourceSet, SecretRef, SecretState, SecretSubscriber,
     ads::{AdsSecrets, AdsStatus},
@@ -70,6 +71,15 @@ impl Configuration {
         match self {
             Self::Folder(_) => None,
             Self::Istiod(istiod) => Some(istiod.feeds().roots.clone()),
+        }
+    }
+
+    /// Tells whoever routes to the workload how it is, by its own probe.
+    pub(super) fn report(&self, health: watch::Receiver<Option<WorkloadHealth>>) {
+        match self {
+            // Nobody else reads the folder for it.
+            Self::Folder(_) => {}
+            Self::Istiod(istiod) => istiod.report(health),
         }
     }
 

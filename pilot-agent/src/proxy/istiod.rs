@@ -8,12 +8,13 @@ use ithildin_istiod::{
         self, Address, CallHeaders, ClientCertificate, ClientFiles, Endpoint, Roots, Svid, Tls,
         Transport,
     },
-    discovery::{self, AgentFeeds, AgentTypes, AgentTypesOptions, ClientOptions},
+    discovery::{self, AgentFeeds, AgentTypes, AgentTypesOptions, ClientOptions, HealthReport},
     relay::Relay,
 };
 use ithildin_proto::pb::envoy::config::core::v3::Node;
 use ithildin_proxy::control;
 use ithildin_spiffe::IdentityState;
+use ithildin_status::WorkloadHealth;
 use ithildin_xds::{
     AdsClient, ResourceKind,
     ads::{AdsClientStatus, AdsProtocol, StreamCounts, StreamStatus},
@@ -37,6 +38,8 @@ pub(super) struct Istiod {
     address: String,
     consumer: Consumer,
     feeds: AgentFeeds,
+    /// What istiod is told of the workload, if it has a probe of its own.
+    health: watch::Sender<Option<HealthReport>>,
 }
 
 /// Whom the configuration is for.
@@ -93,10 +96,12 @@ impl Istiod {
         identity: watch::Receiver<IdentityState>,
     ) -> anyhow::Result<Self> {
         let endpoint = endpoint(settings, identity)?;
+        let (health, reports) = watch::channel(None);
+        let probed = settings.proxy_config.readiness_probe.is_some();
         let (types, feeds) = AgentTypes::new(AgentTypesOptions {
             names: settings.dns.enabled,
             roots: settings.istiod.proxy_config_updates,
-            health: None,
+            health: probed.then_some(reports),
             admit_federated: !settings.sds.federated.is_empty(),
         });
         let consumer = match settings.is_envoy() {
@@ -107,7 +112,22 @@ impl Istiod {
             address: settings.istiod.address.to_string(),
             consumer,
             feeds,
+            health,
         })
+    }
+
+    /// Tells istiod what the workload's probe says. Must be called inside a tokio runtime.
+    pub(super) fn report(&self, mut health: watch::Receiver<Option<WorkloadHealth>>) {
+        let reports = self.health.clone();
+        tokio::spawn(async move {
+            while health.changed().await.is_ok() {
+                let report = health.borrow_and_update().clone();
+                reports.send_replace(report.map(|health| match health {
+                    WorkloadHealth::Healthy => HealthReport::Healthy,
+                    WorkloadHealth::Unhealthy(reason) => HealthReport::Unhealthy(reason),
+                }));
+            }
+        });
     }
 
     /// The client, if the data plane is in this process.

@@ -20,7 +20,7 @@ mod status;
 
 use std::{sync::Arc, time::Instant};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use ithildin_dns::DnsProxy;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -98,6 +98,13 @@ impl Running {
             dns.as_ref().map(DnsProxy::status),
             started,
         );
+        if let Some(probe) = &settings.proxy_config.readiness_probe {
+            let readiness = health.readiness().clone();
+            let told = probe
+                .clone()
+                .start(readiness, status::probe_target(settings));
+            configuration.report(told.context("readinessProbe of the proxy configuration")?);
+        }
         // First of all somebody must be able to ask what is waited for.
         let status = status::start(Arc::clone(settings), Arc::clone(&health))?;
         let running = Plane::start(settings, &configuration, &identity).await?;

@@ -88,13 +88,18 @@ fn options(settings: &Settings) -> Options {
         },
         probes: ProbeOptions {
             probers: status.app_probers.clone(),
-            target: match settings.node.ips.first() {
-                Some(ip) if !status.probes.localhost => ProbeTarget::Ip(*ip),
-                _ => ProbeTarget::Localhost,
-            },
+            target: probe_target(settings),
             http2: status.probes.http2,
             keepalive: status.probes.keepalive,
         },
+    }
+}
+
+/// Where the workload is probed.
+pub(super) fn probe_target(settings: &Settings) -> ProbeTarget {
+    match settings.node.ips.first() {
+        Some(ip) if !settings.status.probes.localhost => ProbeTarget::Ip(*ip),
+        _ => ProbeTarget::Localhost,
     }
 }
 

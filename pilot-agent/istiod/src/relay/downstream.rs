@@ -228,7 +228,14 @@ impl<M: Server> EnvoyStream<M> {
     pub(super) fn next(&mut self) -> Option<M::Response> {
         let mut urls: Vec<_> = self.machines.keys().cloned().collect();
         urls.sort_by_key(rank);
-        urls.iter().find_map(|url| self.next_of(url))
+        let response = urls.iter().find_map(|url| self.next_of(url));
+        if response.is_none() {
+            let asked = |url: &TypeUrl| self.machines.contains_key(url);
+            if self.shared.state.lock().accept_unasked(asked) {
+                self.shared.up.notify_one();
+            }
+        }
+        response
     }
 
     fn next_of(&mut self, url: &TypeUrl) -> Option<M::Response> {

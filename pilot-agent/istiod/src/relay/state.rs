@@ -220,6 +220,20 @@ impl State {
         }
     }
 
+    /// Accepts responses of types that this Envoy has not asked for: nobody else will judge what is kept
+    /// for the one before. Returns whether there were any.
+    pub(super) fn accept_unasked(&mut self, asked: impl Fn(&TypeUrl) -> bool) -> bool {
+        let types = self.types.iter_mut();
+        let unasked = types.filter(|(url, one)| one.is_waiting() && !asked(url));
+        let tickets: Vec<_> = unasked
+            .map(|(url, one)| (url.clone(), one.take_ticket()))
+            .collect();
+        for (url, ticket) in &tickets {
+            self.judge(url, ticket.clone(), None);
+        }
+        !tickets.is_empty()
+    }
+
     /// The answer to a response: Envoy's, and ours.
     pub(super) fn judge(&mut self, url: &TypeUrl, ticket: Option<Ticket>, refusal: Option<String>) {
         let Some(one) = self.types.get_mut(url) else {

@@ -17,12 +17,13 @@ use std::{
 
 use anyhow::{Context, bail};
 use ithildin_proto::yaml;
+use ithildin_status::WorkloadProbe;
 use serde_json::{Map, Value, json};
 
 use self::schema::PROXY_CONFIG;
 pub(crate) use self::typed::{
-    ClusterName, ControlPlaneAuth, ReadinessProbe, RemoteService, StatsMatcher, TcpKeepalive,
-    TlsMode, TlsSettings, Tracer, Tracing, TracingServiceName,
+    ClusterName, ControlPlaneAuth, RemoteService, StatsMatcher, TcpKeepalive, TlsMode, TlsSettings,
+    Tracer, Tracing, TracingServiceName,
 };
 use super::settings::HostPort;
 
@@ -64,7 +65,8 @@ pub(crate) struct ProxyConfig {
     pub(crate) file_flush_min_size_kb: u32,
     /// `connectionSettings.globalDownstreamConnectionLimit`.
     pub(crate) connection_limit: Option<u32>,
-    pub(crate) readiness_probe: Option<ReadinessProbe>,
+    /// How a workload outside of Kubernetes is known to be healthy.
+    pub(crate) readiness_probe: Option<WorkloadProbe>,
     /// All of it in protobuf's JSON.
     pub(crate) json: Map<String, Value>,
 }

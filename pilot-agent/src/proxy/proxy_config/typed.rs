@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use ithildin_status::WorkloadProbe;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
@@ -119,21 +120,6 @@ pub(crate) struct StatsMatcher {
     pub(crate) inclusion_regexps: Vec<String>,
 }
 
-/// How a workload outside of Kubernetes is known to be healthy. 0 seconds and thresholds are not set.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct ReadinessProbe {
-    pub(crate) initial_delay_seconds: u32,
-    pub(crate) timeout_seconds: u32,
-    pub(crate) period_seconds: u32,
-    pub(crate) success_threshold: u32,
-    pub(crate) failure_threshold: u32,
-    pub(crate) http_get: Option<Value>,
-    pub(crate) tcp_socket: Option<Value>,
-    pub(crate) exec: Option<Value>,
-    pub(crate) grpc: Option<Value>,
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Fields {
@@ -166,7 +152,7 @@ struct Fields {
     file_flush_interval: Option<Duration>,
     file_flush_min_size_kb: u32,
     connection_settings: ConnectionFields,
-    readiness_probe: Option<ReadinessProbe>,
+    readiness_probe: Option<Value>,
 }
 
 impl Default for Fields {
@@ -297,7 +283,11 @@ pub(super) fn resolve(fields: &Map<String, Value>) -> anyhow::Result<ProxyConfig
             .connection_settings
             .global_downstream_connection_limit
             .filter(|limit| *limit != 0),
-        readiness_probe: fields.readiness_probe,
+        readiness_probe: fields
+            .readiness_probe
+            .as_ref()
+            .map(WorkloadProbe::parse)
+            .transpose()?,
         json: Map::new(),
     })
 }
