@@ -39,7 +39,7 @@ const PRODUCTPAGE: PodSpec<'static> = PodSpec {
         port: 9080,
         calls: &[
             "http://details:9080/details/0",
-            "http://reviews.default.svc.cluster.local:9080/reviews/0",
+            "http://reviews:9080/reviews/0",
         ],
     }),
     env: &[],
@@ -176,7 +176,11 @@ fn policies(mesh: &Mesh) {
     for (from, url, status) in [
         ("reviews-v2-0", "http://ratings:9080/ratings/0", 200),
         ("productpage-v1-0", "http://ratings:9080/ratings/0", 403),
-        ("productpage-v1-0", "http://details:9080/details/0", 200),
+        (
+            "productpage-v1-0",
+            "http://details.default.svc.cluster.local:9080/details/0",
+            200,
+        ),
         ("reviews-v1-0", "http://details:9080/details/0", 403),
     ] {
         let answer = mesh.curl(from, url, &[]);
