@@ -56,6 +56,8 @@ impl Agent {
         let config_of_proxy = json!({
             "configPath": net.subdir("proxy"),
             "terminationDrainDuration": "1s",
+            // Istio's agent, and so ours, has Envoy count only a little unless it is asked.
+            "proxyStatsMatcher": {"inclusionPrefixes": ["listener", "cluster"]},
         });
         let mut command = net.command(binary("pilot-agent"));
         command
