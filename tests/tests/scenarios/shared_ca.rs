@@ -58,7 +58,7 @@ fn bookinfo(_: DataPlane, data_plane: DataPlane, identities: &Identities) {
     assert_told(
         &server.gateway,
         "fail_verify_no_cert",
-        &["the peer sent no certificate", "rule=\"no_certificate\""],
+        &["the peer sent no certificate", "rule=no_certificate"],
     );
     let elsewhere_id = "spiffe://elsewhere.test/ns/default/sa/sleep";
     let elsewhere = identities.mint("elsewhere", elsewhere_id);
