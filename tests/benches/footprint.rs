@@ -6,7 +6,7 @@
 //! Needs root and `PILOT_DISCOVERY_BIN`; `ENVOY_BIN`, `PILOT_AGENT_STOCK_BIN` and `ENVOY_BOOTSTRAP_TEMPLATE`
 //! for the others. The agent must be built with `--release`, as `cargo build --release --bins` does.
 
-use std::{fs, time::Instant};
+use std::fs;
 
 use ithildin_tests::{
     DataPlane, Identities, Mesh, eventually,
@@ -81,10 +81,9 @@ fn measure(name: &str, program: Program) {
         return;
     };
     mesh.istiod.apply("services.json", &services());
-    let started = Instant::now();
     mesh.add_with(&SLEEP, program);
     mesh.wait_ready();
-    let ready = started.elapsed();
+    let ready = mesh.pod("sleep-0").started.elapsed();
     push(&mesh, 0);
     let pid = mesh.pod("sleep-0").agent.pid();
     let before = cpu_millis(pid);

@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::chown,
     path::{Path, PathBuf},
     process::Command,
+    time::Instant,
 };
 
 use serde_json::{Value, json};
@@ -72,12 +73,13 @@ impl Program {
 /// A running Pod.
 pub struct Pod {
     pub agent: Process,
+    /// When the agent was started.
+    pub started: Instant,
     _app: Option<Process>,
     // After the processes, whose logs are there.
     pub net: Net,
     /// Its SPIFFE ID.
     pub id: String,
-    command: Box<dyn Fn(&Net) -> Command>,
 }
 
 impl PodSpec<'_> {
@@ -157,14 +159,15 @@ impl Pod {
             serve.args(app.calls.iter().flat_map(|url| ["--call", url]));
             net.spawn("app", serve)
         });
-        let command = agent_command(spec, &identity, program);
-        let agent = net.spawn("agent", command(&net));
+        let command = agent_command(&net, spec, &identity, program);
+        let started = Instant::now();
+        let agent = net.spawn("agent", command);
         Self {
             agent,
+            started,
             _app: app,
             net,
             id,
-            command,
         }
     }
 
@@ -174,12 +177,6 @@ impl Pod {
             assert!(self.agent.is_running(), "the agent ended");
             curl::get(&self.net, READY, &[]).expect_status(200)
         });
-    }
-
-    /// Starts the agent again, as the kubelet does after its end.
-    pub fn restart_agent(&mut self) {
-        self.agent.kill();
-        self.agent = self.net.spawn("agent", (self.command)(&self.net));
     }
 
     /// A page of the data plane's admin.
@@ -279,18 +276,47 @@ fn capture(net: &Net) {
 }
 
 /// The agent's container, as the templates write it.
-fn agent_command(
-    spec: &PodSpec<'_>,
-    identity: &Identity,
-    program: Program,
-) -> Box<dyn Fn(&Net) -> Command> {
+fn agent_command(net: &Net, spec: &PodSpec<'_>, identity: &Identity, program: Program) -> Command {
+    let user = PROXY_USER.to_string();
+    let group = spec.group().to_string();
+    let domain = format!("{}.svc.cluster.local", spec.namespace);
+    let mut command = net.command("setpriv");
+    command
+        .args(["--reuid", &user, "--regid", &group, "--clear-groups", "--"])
+        .arg("sh")
+        .args(["-c", &format!("cd {ROOT} && exec {BIN}/pilot-agent \"$@\"")])
+        .args(["pilot-agent", "proxy", spec.role, "--domain", &domain])
+        .args(["--proxyLogLevel=warning", "--log_output_level=default:info"])
+        .envs(environment(spec, identity));
+    match program {
+        Program::Ithildin(data_plane) => {
+            command.env("ITHILDIN_DATA_PLANE", data_plane.as_str());
+        }
+        Program::Stock => {
+            command.arg(format!("--templateFile={BIN}/envoy_bootstrap_tmpl.json"));
+        }
+    }
+    match spec.role {
+        "sidecar" => command.env("ISTIO_META_DNS_CAPTURE", "true"),
+        _ => command.env("ISTIO_META_UNPRIVILEGED_POD", "true"),
+    };
+    command.envs(spec.env.iter().copied());
+    command
+}
+
+/// The variables that Istio's template sets in every proxy.
+fn environment(spec: &PodSpec<'_>, identity: &Identity) -> [(&'static str, String); 17] {
     let config = json!({
         "binaryPath": format!("{BIN}/envoy"),
         "concurrency": 1,
     });
     let file = identity.socket.file_name().unwrap_or_default();
     let workload = spec.workload();
-    let mut environment = vec![
+    let owner = format!(
+        "kubernetes://apis/apps/v1/namespaces/{}/deployments/{workload}",
+        spec.namespace
+    );
+    [
         ("POD_NAME", spec.name.to_owned()),
         ("POD_NAMESPACE", spec.namespace.to_owned()),
         ("INSTANCE_IP", spec.address()),
@@ -305,48 +331,11 @@ fn agent_command(
         ("ISTIO_META_NODE_NAME", "node1".to_owned()),
         ("ISTIO_META_MESH_ID", TRUST_DOMAIN.to_owned()),
         ("ISTIO_META_WORKLOAD_NAME", workload.to_owned()),
-        (
-            "ISTIO_META_OWNER",
-            format!(
-                "kubernetes://apis/apps/v1/namespaces/{}/deployments/{workload}",
-                spec.namespace
-            ),
-        ),
+        ("ISTIO_META_OWNER", owner),
         ("ISTIO_META_INTERCEPTION_MODE", "REDIRECT".to_owned()),
         (
             "WORKLOAD_IDENTITY_SOCKET_FILE",
             file.to_string_lossy().into_owned(),
         ),
-    ];
-    let mut arguments = vec!["--proxyLogLevel=warning", "--log_output_level=default:info"];
-    match program {
-        Program::Ithildin(data_plane) => {
-            environment.push(("ITHILDIN_DATA_PLANE", data_plane.as_str().to_owned()));
-        }
-        Program::Stock => arguments.push("--templateFile=/run/bin/envoy_bootstrap_tmpl.json"),
-    }
-    let further = spec.env.iter();
-    let further: Vec<(String, String)> = further
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect();
-    match spec.role {
-        "sidecar" => environment.push(("ISTIO_META_DNS_CAPTURE", "true".to_owned())),
-        _ => environment.push(("ISTIO_META_UNPRIVILEGED_POD", "true".to_owned())),
-    }
-    let role = spec.role.to_owned();
-    let domain = format!("{}.svc.cluster.local", spec.namespace);
-    let group = spec.group().to_string();
-    Box::new(move |net| {
-        let user = PROXY_USER.to_string();
-        let mut command = net.command("setpriv");
-        command
-            .args(["--reuid", &user, "--regid", &group, "--clear-groups", "--"])
-            .arg("sh")
-            .args(["-c", &format!("cd {ROOT} && exec {BIN}/pilot-agent \"$@\"")])
-            .args(["pilot-agent", "proxy", &role, "--domain", &domain])
-            .args(&arguments)
-            .envs(environment.iter().map(|(name, value)| (name, value)))
-            .envs(further.iter().map(|(name, value)| (name, value)));
-        command
-    })
+    ]
 }
