@@ -2,19 +2,24 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use ithildin_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use ithildin_proto::pb::envoy::config::{
+    cluster::v3::Cluster as ClusterProto, endpoint::v3::ClusterLoadAssignment,
+};
 use tokio::time::Instant;
 
 use super::{
     compile::{CompiledCluster, Compiler, Discovery},
     dns::{Dns, Resolved},
     report::ConfigErrors,
+    resources::Resources,
     secrets::SecretKey,
 };
 use crate::config::{
     Cluster,
     cluster::{EndpointSet, Health},
 };
+
+pub(super) type Clusters = Resources<ClusterProto, ClusterRun>;
 
 /// A compiled cluster with its endpoints.
 pub(super) struct ClusterRun {

@@ -1,12 +1,14 @@
 //! The one task that owns the configuration: it applies resources, follows secrets and names, warms
 //! and publishes.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+mod advance;
+
+use std::{collections::BTreeSet, sync::Arc};
 
 use futures_util::FutureExt;
 use ithildin_proto::pb::envoy::config::{
-    bootstrap::v3::Bootstrap, cluster::v3::Cluster as ClusterProto,
-    listener::v3::Listener as ListenerProto, route::v3::RouteConfiguration,
+    bootstrap::v3::Bootstrap, listener::v3::Listener as ListenerProto,
+    route::v3::RouteConfiguration,
 };
 use ithildin_xds::{ResourceKind, ResourceSet, SecretSubscriber};
 use tokio::{
@@ -14,39 +16,29 @@ use tokio::{
     time::Instant,
 };
 
+use advance::LARGE_UPDATE;
+
 use super::{
     ControlState,
     bootstrap::{self, Statics},
-    clusters::ClusterRun,
+    clusters::{ClusterRun, Clusters},
     compile::{CompiledListener, Compiler},
     dns::{Dns, Resolved},
     endpoints::Assignments,
     inventory::{Inventory, InventoryRequest},
     listeners::{ListenerRun, RouteRun},
+    references::References,
     report::{ConfigError, ConfigErrors},
     resources::{Resources, Stamp},
     secrets::SecretStore,
     updates::Updates,
 };
-use crate::{
-    access_log::LogWriter,
-    config::{Map, Snapshot},
-    istio::Node,
-    stats::Registry,
-    worker::Published,
-};
-
-/// How long the control task sleeps at most: everything that it waits for wakes it, but the wall
-/// clock may jump.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-
-/// An update of this many resources leaves enough free memory behind to be given back at once.
-const LARGE_UPDATE: u64 = 100;
+use crate::{access_log::LogWriter, istio::Node, stats::Registry, worker::Published};
 
 pub(super) struct Controller {
     compiler: Compiler,
     dns: Dns,
-    clusters: Resources<ClusterProto, ClusterRun>,
+    clusters: Clusters,
     assignments: Assignments,
     listeners: Resources<ListenerProto, ListenerRun>,
     routes: Resources<RouteConfiguration, RouteRun>,
@@ -182,14 +174,16 @@ impl Controller {
     pub(super) fn apply(&mut self, set: &ResourceSet) {
         self.compiler.tls.forget();
         self.stamp = Stamp::now(self.stamp.version + 1);
+        let kept = self.keep_named_clusters(set);
         let (compiler, dns) = (&mut self.compiler, &mut self.dns);
         let everything = |_: &str| true;
-        let changes =
+        let mut changes =
             self.clusters
                 .replace(&set.clusters, &self.stamp, everything, |config, path| {
                     let compiled = compiler.cluster(config, path)?;
                     Ok(ClusterRun::new(compiled, dns))
                 });
+        changes.removed += kept;
         self.updates.clusters(changes, &self.stamp);
         self.compiled += changes.compiled();
         let runs = self.clusters.runs_mut();
@@ -206,6 +200,22 @@ impl Controller {
         self.updates.listeners(changes, &self.stamp);
         self.compiled += changes.compiled();
         self.apply_routes(set);
+    }
+
+    /// Clusters that are gone and named all the same stay for a while; returns how many.
+    fn keep_named_clusters(&mut self, set: &ResourceSet) -> u64 {
+        if !self.clusters.misses(&set.clusters) {
+            return 0;
+        }
+        let named = self.references();
+        let named = |name: &str| named.may_have(name);
+        self.clusters
+            .retain_named(&set.clusters, named, Instant::now())
+    }
+
+    fn references(&self) -> References {
+        let listeners = self.listeners.runs();
+        References::of(listeners.map(|run| &*run.compiled.listener))
     }
 
     /// Route configurations that no listener names are let go: delta xDS may never say that they
@@ -225,10 +235,8 @@ impl Controller {
             |config, path| {
                 let compiled = Compiler::routes(config, path);
                 outcomes.push((config.name.clone(), compiled.is_ok()));
-                Ok(RouteRun {
-                    slot: compiler.route_slot(&config.name.as_str().into()),
-                    table: compiled?,
-                })
+                let slot = compiler.route_slot(&config.name.as_str().into());
+                Ok(RouteRun::new(slot, compiled?))
             },
         );
         self.compiled += changes.compiled();
@@ -245,112 +253,6 @@ impl Controller {
             .find(|run| run.compiled.cluster.generation == resolved.generation);
         if let Some(run) = run {
             run.resolve(resolved, &self.compiler, &mut self.dns);
-        }
-    }
-
-    /// Lets serve what is warm, and publishes if anything changed.
-    pub(super) fn advance(&mut self) {
-        let now = Instant::now();
-        let compiler = &self.compiler;
-        self.clusters
-            .promote(|run| run.waiting(compiler, now).is_none());
-        self.started |= self.received && !self.clusters.first_ones_warm();
-        if self.routes.warming().next().is_some() {
-            // Make before break: new routes find their clusters, and old ones theirs until then.
-            self.publish(true);
-            self.routes.promote(|run| {
-                run.slot.store(Some(Arc::clone(&run.table)));
-                true
-            });
-        }
-        if self.started {
-            let compiler = &mut self.compiler;
-            self.listeners
-                .promote(|run| run.waiting(compiler, now).is_none());
-        }
-        self.publish(false);
-        self.compiler.collect();
-        self.updates.gauges(&self.clusters, &self.listeners);
-        let state = self.current_state(now);
-        if state.waiting.is_empty() && self.compiled >= LARGE_UPDATE {
-            self.compiled = 0;
-            give_back_memory();
-        }
-        self.state.send_replace(Arc::new(state));
-    }
-
-    /// Publishes what serves now; with `keep_clusters` those too that are gone.
-    fn publish(&mut self, keep_clusters: bool) {
-        let current = self.published.current.load_full();
-        let live = self.clusters.active().map(|run| &run.compiled.cluster);
-        let listeners: Vec<_> = if keep_clusters {
-            current.listeners.to_vec()
-        } else {
-            let active = self.listeners.active();
-            active
-                .map(|run| Arc::clone(&run.compiled.listener))
-                .collect()
-        };
-        let same_listeners = listeners.len() == current.listeners.len()
-            && listeners
-                .iter()
-                .zip(&current.listeners)
-                .all(|(a, b)| Arc::ptr_eq(a, b));
-        let same_clusters = live.clone().all(|cluster| {
-            let known = current.clusters.get(&cluster.name);
-            known.is_some_and(|known| Arc::ptr_eq(known, cluster))
-        });
-        let none_gone = keep_clusters || live.clone().count() == current.clusters.len();
-        if same_listeners && same_clusters && none_gone {
-            return;
-        }
-        let mut clusters = Map::default();
-        if keep_clusters {
-            clusters.clone_from(&current.clusters);
-        }
-        clusters.extend(live.map(|cluster| (Arc::clone(&cluster.name), Arc::clone(cluster))));
-        self.version += 1;
-        self.published.publish(Arc::new(Snapshot {
-            version: self.version,
-            listeners: listeners.into(),
-            clusters,
-        }));
-    }
-
-    fn next_wake(&self) -> Instant {
-        let now = Instant::now();
-        let clusters = self.clusters.warming().filter_map(|run| run.timeout(now));
-        let listeners = self.listeners.warming().filter_map(|run| run.timeout(now));
-        let times = clusters
-            .chain(listeners)
-            .chain(self.compiler.secrets.next_timeout())
-            .chain(self.compiler.secrets.next_expiry());
-        let latest = now + LONGEST_SLEEP;
-        times.min().unwrap_or(latest).min(latest)
-    }
-
-    fn current_state(&mut self, now: Instant) -> ControlState {
-        let mut waiting: Vec<Arc<str>> = Vec::new();
-        if !self.received {
-            waiting.push("resources of the control plane".into());
-        }
-        for run in self.clusters.warming() {
-            waiting.extend(run.waiting(&self.compiler, now).map(Arc::from));
-        }
-        for run in self.listeners.warming() {
-            waiting.extend(run.waiting(&mut self.compiler, now).map(Arc::from));
-        }
-        let rejected = self.clusters.rejections();
-        let rejected = rejected
-            .chain(self.listeners.rejections())
-            .chain(self.routes.rejections())
-            .chain(self.assignments.rejections());
-        ControlState {
-            version: self.version,
-            started: self.started,
-            waiting: waiting.into(),
-            rejected: rejected.collect(),
-            secrets: self.compiler.secrets.statuses().into(),
         }
     }
 
@@ -383,13 +285,6 @@ fn known_clusters(
         Ok(compiled)
     } else {
         Err(ConfigErrors(errors.into()))
-    }
-}
-
-/// Reading and compiling need more memory than serving: the messages are gone by now.
-fn give_back_memory() {
-    if let Err(error) = ithildin_sys::alloc::purge() {
-        tracing::debug!(%error, "cannot purge the allocator");
     }
 }
 

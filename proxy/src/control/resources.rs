@@ -4,8 +4,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use ithildin_xds::ResourceKind;
+use tokio::time::Instant;
 
-use super::{ConfigErrors, Rejection};
+use super::{
+    ConfigErrors, Rejection,
+    leaving::{Departure, Leaving},
+};
 
 /// All resources of one kind.
 pub(super) struct Resources<M, R> {
@@ -23,6 +27,8 @@ pub(super) struct Resource<M, R> {
     warming: Option<Form<M, R>>,
     /// The newest message, if it was refused.
     refused: Option<Refused<M>>,
+    /// The control plane took it away; the active form serves who still names it.
+    leaving: Option<Leaving>,
 }
 
 /// A message, and what was compiled from it.
@@ -98,8 +104,67 @@ impl<M: PartialEq, R> Resources<M, R> {
             active: None,
             warming: Some(Form { source, run }),
             refused: None,
+            leaving: None,
         };
         self.all.insert(name.to_owned(), resource);
+    }
+
+    /// Whether the control plane has something of before no more.
+    pub(super) fn misses(&self, set: &BTreeMap<String, Arc<M>>) -> bool {
+        let stays = |(name, it): (&String, &Resource<M, R>)| {
+            it.is_static || it.leaving.is_some() || set.contains_key(name)
+        };
+        !self.all.iter().all(stays)
+    }
+
+    /// Keeps of what the control plane has no more, and serves, what others may still use, until
+    /// [`depart`](Self::depart) lets it go. Returns how many there are.
+    pub(super) fn retain_named(
+        &mut self,
+        set: &BTreeMap<String, Arc<M>>,
+        named: impl Fn(&str) -> bool,
+        now: Instant,
+    ) -> u64 {
+        let mut kept = 0;
+        for (name, resource) in &mut self.all {
+            let stays = resource.is_static || resource.leaving.is_some() || set.contains_key(name);
+            if !stays && resource.active.is_some() && named(name) {
+                resource.leaving = Some(Leaving::new(now));
+                resource.warming = None;
+                resource.refused = None;
+                kept += 1;
+            }
+        }
+        kept
+    }
+
+    pub(super) fn leave(&self) -> bool {
+        self.all.values().any(|resource| resource.leaving.is_some())
+    }
+
+    /// Lets go of what nobody names any more, or for too long. Returns the latter.
+    pub(super) fn depart(&mut self, named: impl Fn(&str) -> bool, now: Instant) -> Vec<String> {
+        let mut overdue = Vec::new();
+        self.all.retain(|name, resource| {
+            let Some(leaving) = &mut resource.leaving else {
+                return true;
+            };
+            match leaving.check(named(name), now) {
+                Departure::NotYet => true,
+                Departure::Unnamed => false,
+                Departure::Overdue => {
+                    overdue.push(name.clone());
+                    false
+                }
+            }
+        });
+        overdue
+    }
+
+    /// When something that leaves is to go.
+    pub(super) fn departure(&self) -> Option<Instant> {
+        let leaving = self.all.values().filter_map(|it| it.leaving.as_ref());
+        leaving.map(Leaving::due).min()
     }
 
     /// Takes all that the control plane has of this kind. Only what changed is compiled; `wanted`
@@ -115,6 +180,8 @@ impl<M: PartialEq, R> Resources<M, R> {
         self.shadowed.clear();
         for (name, message) in set.iter().filter(|(name, _)| wanted(name)) {
             let path = format!("{} {name:?}", kind_text(self.kind));
+            let known = self.all.get_mut(name);
+            let came_back = known.and_then(|it| it.leaving.take()).is_some();
             let known = self.all.get(name);
             if known.is_some_and(|known| known.is_static) {
                 let errors = ConfigErrors::one(path, "a static resource has this name");
@@ -123,11 +190,12 @@ impl<M: PartialEq, R> Resources<M, R> {
                 continue;
             }
             if known.is_some_and(|known| known.is_newest(message)) {
+                changes.added += u64::from(came_back);
                 continue;
             }
-            match &known {
-                Some(_) => changes.modified += 1,
-                None => changes.added += 1,
+            match known {
+                Some(_) if !came_back => changes.modified += 1,
+                _ => changes.added += 1,
             }
             if self
                 .all
@@ -151,15 +219,23 @@ impl<M: PartialEq, R> Resources<M, R> {
     fn remove_missing(&mut self, kept: impl Fn(&str) -> bool) -> Changes {
         let before = self.all.len();
         self.all
-            .retain(|name, resource| resource.is_static || kept(name));
+            .retain(|name, it| it.is_static || it.leaving.is_some() || kept(name));
         Changes {
             removed: (before - self.all.len()) as u64,
             ..Changes::default()
         }
     }
 
+    /// Whether the configuration has it.
     pub(super) fn contains(&self, name: &str) -> bool {
-        self.all.contains_key(name)
+        let known = self.all.get(name);
+        known.is_some_and(|known| known.leaving.is_none())
+    }
+
+    /// Whether its first form warms.
+    pub(super) fn is_to_come(&self, name: &str) -> bool {
+        let known = self.all.get(name);
+        known.is_some_and(|known| known.warming.is_some() && known.active.is_none())
     }
 
     /// All compiled forms, those that warm too.
@@ -225,7 +301,8 @@ impl<M: PartialEq, R> Resources<M, R> {
 
     /// The dynamic ones, by name.
     pub(super) fn held(&self) -> Vec<Held<M>> {
-        let dynamic = self.all.iter().filter(|(_, resource)| !resource.is_static);
+        let all = self.all.iter();
+        let dynamic = all.filter(|(_, it)| !it.is_static && it.leaving.is_none());
         dynamic
             .map(|(name, resource)| Held {
                 name: name.clone(),
@@ -256,6 +333,7 @@ impl<M: PartialEq, R> Resource<M, R> {
             active: None,
             warming: None,
             refused: None,
+            leaving: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Whole proxies on static files, between plain sockets.
 
 mod admin;
+mod changes;
 mod envoy;
 mod filters;
 mod hashing;

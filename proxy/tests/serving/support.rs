@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ithildin_proto::from_yaml;
+use ithildin_proto::{from_yaml, pb::envoy::config::bootstrap::v3::Bootstrap};
 use ithildin_proxy::{Proxy, ProxyOptions, Readiness};
 use ithildin_xds::{ResourceSet, SecretRef, SecretState, SecretSubscriber};
 use tokio::sync::watch;
@@ -38,6 +38,20 @@ impl Bench {
         let yaml = yaml.replace("LOG_PATH", log.to_str().expect("it is the test's own"));
         let bootstrap = from_yaml(&yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
         let resources = watch::channel(Arc::new(ResourceSet::default())).1;
+        Self::run(bootstrap, resources, folder).await
+    }
+
+    /// Starts a proxy on what a control plane sends; it is ready when this returns.
+    pub(crate) async fn dynamic(resources: watch::Receiver<Arc<ResourceSet>>) -> Self {
+        let folder = tempfile::tempdir().expect("it is the test's own");
+        Self::run(Bootstrap::default(), resources, folder).await
+    }
+
+    async fn run(
+        bootstrap: Bootstrap,
+        resources: watch::Receiver<Arc<ResourceSet>>,
+        folder: tempfile::TempDir,
+    ) -> Self {
         let options = ProxyOptions {
             bootstrap,
             resources,
@@ -47,7 +61,7 @@ impl Bench {
         };
         let proxy = match Proxy::start(options).await {
             Ok(proxy) => proxy,
-            Err(error) => panic!("{error}\n{yaml}"),
+            Err(error) => panic!("{error}"),
         };
         let mut ready = proxy.ready();
         let ready = ready.wait_for(|state| *state == Readiness::Ready);

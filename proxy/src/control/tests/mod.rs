@@ -1,5 +1,6 @@
 mod broken;
 mod inventory;
+mod leaving;
 mod recordings;
 mod support;
 mod waits;
