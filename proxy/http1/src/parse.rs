@@ -9,6 +9,7 @@ use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 
 use self::meaning::{finish_request, finish_response};
+pub use self::target::{check_target, is_authority};
 use crate::{
     error::ParseError,
     head::{Field, Fields, INLINE_FIELDS, Known, RequestHead, ResponseHead, Version},

@@ -45,6 +45,8 @@ enum Failed {
     Refused,
     /// The answer, unless it is tried again.
     Try(LocalReply, Cause),
+    /// The answer.
+    Answer(LocalReply),
 }
 
 impl Exchange<'_> {
@@ -75,6 +77,7 @@ impl Exchange<'_> {
             match self.failed(broken, cluster, client) {
                 Failed::ForGood => return Ok(()),
                 Failed::Refused => {}
+                Failed::Answer(reply) => return Err(reply),
                 Failed::Try(reply, cause) => {
                     if !retries.grants(cause, self.outcome.endpoint.as_ref()) {
                         self.retries_ended(&retries);
@@ -128,6 +131,7 @@ impl Exchange<'_> {
                 self.count_for_host(|host| host.rq_error.inc());
                 Failed::Try(reply, Cause::Reset { stale })
             }
+            Broken::BadRequest(reply) => Failed::Answer(reply),
         }
     }
 
@@ -163,6 +167,10 @@ impl Exchange<'_> {
         match lease {
             HttpLease::Http1(lease) => {
                 Box::pin(self.over_http1(lease, source, client, clock, retries)).await
+            }
+            // Extended CONNECT (RFC 8441) is not spoken: what was asked for must not become a plain request.
+            HttpLease::Http2(_) if self.request.upgrade.is_some() => {
+                Err(Broken::BadRequest(LocalReply::upgrade_failed()))
             }
             HttpLease::Http2(lease) => {
                 Box::pin(self.over_http2(lease, source, client, clock, retries)).await

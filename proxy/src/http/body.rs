@@ -116,6 +116,16 @@ impl<'a, 'w> Source<'a, 'w> {
         }
     }
 
+    /// The last part was passed on: its sender may go on, also with other streams, whose window it shares,
+    /// when this was the last one.
+    fn passed(&mut self) -> Result<(), BodyError> {
+        match self {
+            Self::Http2 { stream, taken } => Ok(give_credit(stream, taken)?),
+            Self::Taped(taped) => taped.body.passed(),
+            Self::Empty | Self::Bytes(_) | Self::Wire { .. } => Ok(()),
+        }
+    }
+
     /// Throws away what is there already of a body that nobody wants; whether that was all.
     pub(super) async fn skip_ready(&mut self) -> bool {
         let mut skipped = 0;
@@ -149,10 +159,7 @@ impl<'a, 'w> Source<'a, 'w> {
                 BodyEvent::NeedMore => Ok(Part::Data(Bytes::new())),
             },
             Self::Http2 { stream, taken } => {
-                if *taken > 0 {
-                    let credit = std::mem::take(taken);
-                    stream.flow_control().release_capacity(credit)?;
-                }
+                give_credit(stream, taken)?;
                 if let Some(data) = stream.data().await {
                     let data = data?;
                     *taken = data.len();
@@ -166,6 +173,13 @@ impl<'a, 'w> Source<'a, 'w> {
             // Boxed: it contains itself.
             Self::Taped(taped) => Box::pin(taped.next()).await,
         }
+    }
+}
+
+fn give_credit(stream: &mut RecvStream, taken: &mut usize) -> Result<(), h2::Error> {
+    match std::mem::take(taken) {
+        0 => Ok(()),
+        credit => stream.flow_control().release_capacity(credit),
     }
 }
 
@@ -316,6 +330,7 @@ pub(super) async fn pump(
                 // A chunked body may still have trailers after its last data.
                 let last = source.is_ended();
                 sink.data(data, last).await.map_err(PumpError::Sink)?;
+                source.passed().map_err(PumpError::Source)?;
                 if last {
                     return Ok(());
                 }

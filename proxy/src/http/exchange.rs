@@ -93,6 +93,8 @@ pub(super) enum Broken {
     Refused,
     /// Nothing of a response has come. `stale`: the pooled connection was closed already.
     BeforeResponse { reply: LocalReply, stale: bool },
+    /// What the client sent cannot be forwarded. No upstream is to blame, and no other does better.
+    BadRequest(LocalReply),
     /// The client has a part of the response: all that is left is to cut it off.
     Midway(ResponseFlags, &'static str),
     /// The client is gone.

@@ -48,9 +48,7 @@ pub(super) fn client_broke(sent: Option<&Result<(), PumpError>>) -> Broken {
         Some(Err(PumpError::Source(BodyError::Wire(WireError::Protocol(error)))))
             if *error != ParseError::Truncated =>
         {
-            let reply = LocalReply::refused(*error);
-            let stale = false;
-            Broken::BeforeResponse { reply, stale }
+            Broken::BadRequest(LocalReply::refused(*error))
         }
         _ => Broken::Client,
     }

@@ -71,9 +71,8 @@ fn new_value(client: IpAddr, connection: &Connection) -> String {
 }
 
 fn cookie(request: &Request, name: &str) -> Option<Vec<u8>> {
-    let all = request.headers.joined("cookie")?;
-    // Several fields are joined by commas, which HTTP/2 clients send.
-    let pairs = all.split(|byte| matches!(byte, b';' | b','));
+    let fields = request.headers.all("cookie");
+    let pairs = fields.flat_map(|value| value.split(|byte| *byte == b';'));
     let mut pairs = pairs.map(<[u8]>::trim_ascii);
     let value = pairs.find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
     let value = match value {

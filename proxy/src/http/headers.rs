@@ -1,7 +1,7 @@
 //! A header list that both protocols share: names and values as bytes that nobody copies.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::COOKIE};
 use ithildin_http1::Known;
 
 /// One header. `known` is found once, where the head is parsed.
@@ -62,16 +62,27 @@ impl Headers {
         Self(list)
     }
 
-    /// Of an HTTP/2 message, whose connection-specific headers `h2` has refused.
+    /// Of an HTTP/2 message, whose connection-specific headers `h2` has refused. The crumbs of a cookie
+    /// become one field again (RFC 9113, section 8.2.3).
     pub(super) fn from_map(map: HeaderMap) -> Self {
-        let mut list = Vec::with_capacity(map.len() + ADDED);
+        let mut list: Vec<Field> = Vec::with_capacity(map.len() + ADDED);
         let mut last = None;
         for (name, value) in map {
+            let repeats = name.is_none();
             let Some(name) = name.or_else(|| last.clone()) else {
                 continue;
             };
             let known = Known::of(name.as_str().as_bytes());
             last = Some(name.clone());
+            if repeats
+                && name == COOKIE
+                && let Some(cookie) = list.last_mut()
+            {
+                cookie.value = [&cookie.value, &b"; "[..], value.as_bytes()]
+                    .concat()
+                    .into();
+                continue;
+            }
             if known == Known::Host || is_connection_specific(known) {
                 continue;
             }
@@ -112,15 +123,21 @@ impl Headers {
         Some(&field.value)
     }
 
+    /// The values under `name`, in any case.
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &Bytes> {
+        let named = self.0.iter().filter(move |field| is_named(field, name));
+        named.map(|field| &field.value)
+    }
+
     /// All values under `name` as one list, as matchers see them.
     pub(super) fn joined(&self, name: &str) -> Option<Bytes> {
-        let mut values = self.0.iter().filter(|field| is_named(field, name));
-        let first = values.next()?.value.clone();
+        let mut values = self.all(name);
+        let first = values.next()?.clone();
         let mut joined: Option<Vec<u8>> = None;
-        for field in values {
+        for value in values {
             let list = joined.get_or_insert_with(|| first.to_vec());
             list.push(b',');
-            list.extend_from_slice(&field.value);
+            list.extend_from_slice(value);
         }
         Some(joined.map_or(first, Bytes::from))
     }

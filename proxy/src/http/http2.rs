@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, server::SendResponse};
-use ithildin_http1::Known;
+use ithildin_http1::{Known, check_target, is_authority};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::JoinSet,
@@ -192,14 +192,14 @@ fn request_of(head: http::request::Parts, body: &RecvStream) -> Option<Request> 
         (None, Some(host)) => Bytes::copy_from_slice(host.as_bytes()),
         (None, None) => return None,
     };
-    // As in HTTP/1, user information is refused.
-    if authority.contains(&b'@') {
-        return None;
-    }
     let path = match head.uri.path_and_query() {
         Some(path) if !connect => Bytes::copy_from_slice(path.as_str().as_bytes()),
         _ => Bytes::new(),
     };
+    // They may be written into an HTTP/1 head.
+    if !is_authority(&authority) || check_target(&path).is_err() {
+        return None;
+    }
     let length = head.headers.get(http::header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let body = match (body.is_end_stream(), length) {

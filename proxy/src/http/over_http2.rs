@@ -121,9 +121,9 @@ impl Exchange<'_> {
 }
 
 pub(super) fn request_head(request: &Request, secure: bool) -> Result<http::Request<()>, Broken> {
-    let malformed = || Broken::BeforeResponse {
-        reply: LocalReply::new(400, "", ResponseFlags::NONE, "http2.invalid_request"),
-        stale: false,
+    let malformed = || {
+        let details = "http2.invalid_request";
+        Broken::BadRequest(LocalReply::new(400, "", ResponseFlags::NONE, details))
     };
     let mut uri = Uri::builder();
     if !request.is_connect() {

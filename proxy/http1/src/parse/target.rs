@@ -17,14 +17,7 @@ pub(super) fn split_target(
 ) -> Result<Target, ParseError> {
     let target = fields.slice((start, end));
     let method = fields.slice(method);
-    // Bytes above ASCII belong percent-encoded; peers disagree on what they mean raw.
-    if !target.iter().all(u8::is_ascii_graphic) {
-        return Err(ParseError::Target);
-    }
-    // Never sent (RFC 3986, section 3.5): peers disagree on whether it is a part of the path.
-    if memchr::memchr(b'#', target).is_some() {
-        return Err(ParseError::Fragment);
-    }
+    check_target(target)?;
     if method == b"CONNECT" {
         let has_port = target.rsplit(|b| *b == b':').next().is_some_and(|port| {
             port.len() < target.len() && !port.is_empty() && port.iter().all(u8::is_ascii_digit)
@@ -79,8 +72,21 @@ fn has_prefix(text: &[u8], prefix: &[u8]) -> bool {
     text.len() >= prefix.len() && text[..prefix.len()].eq_ignore_ascii_case(prefix)
 }
 
+/// What no target may hold, in whichever form and version.
+pub fn check_target(target: &[u8]) -> Result<(), ParseError> {
+    // Bytes above ASCII belong percent-encoded; peers disagree on what they mean raw.
+    if !target.iter().all(u8::is_ascii_graphic) {
+        return Err(ParseError::Target);
+    }
+    // Never sent (RFC 3986, section 3.5): peers disagree on whether it is a part of the path.
+    if memchr::memchr(b'#', target).is_some() {
+        return Err(ParseError::Fragment);
+    }
+    Ok(())
+}
+
 /// `uri-host [":" port]` without user information.
-pub(super) fn is_authority(authority: &[u8]) -> bool {
+pub fn is_authority(authority: &[u8]) -> bool {
     authority
         .iter()
         .all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(b))

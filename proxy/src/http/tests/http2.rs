@@ -7,9 +7,15 @@ use h2::{RecvStream, client::SendRequest};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::support::{Act, Origin, SOON, Site, header_values, manager, ok, route, send, table, to};
+use super::support::{
+    Act, Origin, SOON, Site, forward, header_values, manager, ok, retry, route, send, table, to,
+};
 use crate::{
-    config::{HttpManager, cluster::UpstreamProtocol},
+    config::{
+        HttpManager,
+        cluster::UpstreamProtocol,
+        route::{RetryOn, RouteAction},
+    },
     testing::{self, eventually},
 };
 
@@ -292,6 +298,90 @@ async fn draining_says_goaway_and_finishes() {
         .unwrap()
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test]
+async fn crumbs_of_a_cookie_become_one_field() {
+    let origin = Origin::echo().await;
+    let site = Site::before(origin.address).await;
+    let client = Client::connect(site.address).await;
+    let mut crumbs = request(Method::GET, "/");
+    for crumb in ["a=1", "user=jason", "c=3"] {
+        crumbs
+            .headers_mut()
+            .append("cookie", crumb.parse().unwrap());
+        crumbs
+            .headers_mut()
+            .append("x-list", crumb.parse().unwrap());
+    }
+    let (response, _) = client.begin(crumbs, true).await;
+    let (_, _, body) = answer(response.await.unwrap()).await;
+    assert_eq!(header_values(&body, "cookie"), ["a=1; user=jason; c=3"]);
+    assert_eq!(header_values(&body, "x-list"), ["a=1", "user=jason", "c=3"]);
+}
+
+/// What was forwarded of one stream no longer fills the window that all share.
+#[tokio::test]
+async fn uploads_that_wait_for_their_answers_hold_up_no_others() {
+    let origin = Origin::start(|_| Act::Hang).await;
+    let mut manager = manager(table(vec![route("/", to("origin"))]));
+    manager.http2.initial_connection_window = 65_535;
+    let clusters = vec![testing::cluster("origin", &[origin.address])];
+    let site = Site::start(manager, clusters).await;
+    let client = Client::connect(site.address).await;
+    let mut streams = Vec::new();
+    for _ in 0..12 {
+        let (response, mut stream) = client.begin(request(Method::POST, "/"), false).await;
+        stream.reserve_capacity(16_000);
+        while stream.capacity() < 16_000 {
+            let more = std::future::poll_fn(|cx| stream.poll_capacity(cx));
+            let more = tokio::time::timeout(SOON, more).await.expect("a window");
+            more.unwrap().unwrap();
+        }
+        stream.send_data(vec![b'x'; 16_000].into(), true).unwrap();
+        streams.push((response, stream));
+    }
+    eventually("all are forwarded", || origin.requests().len() == 12).await;
+}
+
+/// They would be written as they are into an HTTP/1 head.
+#[tokio::test]
+async fn targets_obey_the_rules_of_http1() {
+    let origin = Origin::echo().await;
+    let site = Site::before(origin.address).await;
+    let client = Client::connect(site.address).await;
+    for target in ["/é", "/a?é"] {
+        let path = http::uri::PathAndQuery::try_from(target).unwrap();
+        let uri = http::Uri::builder().scheme("http").authority("a.test");
+        let mut odd = request(Method::GET, "/");
+        *odd.uri_mut() = uri.path_and_query(path).build().unwrap();
+        let (response, _) = client.begin(odd, true).await;
+        assert!(response.await.unwrap_err().is_reset(), "{target:?}");
+    }
+    assert!(origin.requests().is_empty());
+}
+
+#[tokio::test]
+async fn what_http2_cannot_carry_is_no_fault_of_the_upstream() {
+    let mut forward = forward("origin");
+    let on = RetryOn {
+        reset: true,
+        server_error: true,
+        ..RetryOn::default()
+    };
+    forward.retry = Some(retry(on, 3));
+    let route = route("/", RouteAction::Forward(Box::new(forward)));
+    let mut cluster = testing::cluster("origin", &[http2_origin().await]);
+    cluster.protocol = UpstreamProtocol::Http2;
+    let mut manager = manager(table(vec![route]));
+    manager.upgrades = vec!["websocket".into()];
+    let site = Site::start(manager, vec![cluster]).await;
+    let host = site.ask("GET / HTTP/1.1\r\nHost: a:b:c\r\n\r\n").await;
+    assert_eq!(host.status, 400);
+    let upgrade = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    assert_eq!(site.ask(upgrade).await.status, 403);
+    assert_eq!(site.cluster_stats().upstream_rq_retry.get(), 0);
+    assert_eq!(site.cluster_stats().upstream_cx_connect_fail.get(), 0);
 }
 
 /// Speaks HTTP/2 by hand: what a well-behaved library would not send.
