@@ -14,10 +14,14 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use hickory_resolver::{
-    TokioResolver,
+    Hosts, TokioResolver,
     config::{ResolverConfig, ResolverOpts},
+    lookup::Lookup,
     net::runtime::TokioRuntimeProvider,
-    proto::rr::{RData, RecordType},
+    proto::{
+        op::Query,
+        rr::{Name, RData, RecordType},
+    },
 };
 
 use super::compile::{DnsSpec, LookupFamily};
@@ -174,15 +178,58 @@ async fn lookup(
     host: &str,
     kind: RecordType,
 ) -> Result<Addresses, Arc<str>> {
+    // Read anew: the kubelet rewrites the file.
+    let hosts = Hosts::from_system().unwrap_or_default();
+    if let Some(found) = from_hosts(&hosts, host, kind) {
+        return Ok(found);
+    }
     let found = resolver.lookup(host, kind).await;
     let found = found.map_err(|error| Arc::from(format!("cannot resolve {host:?}: {error}")))?;
-    let addresses = found
-        .answers()
-        .iter()
-        .filter_map(|record| match &record.data {
-            RData::A(address) => Some(IpAddr::V4(address.0)),
-            RData::AAAA(address) => Some(IpAddr::V6(address.0)),
-            _ => None,
-        });
-    Ok((addresses.collect(), Some(found.valid_until())))
+    let until = found.valid_until();
+    Ok((answers(&found), Some(until)))
+}
+
+/// What the hosts file says of a name as it is. The resolver itself looks there only for the first name that
+/// it tries, and in a Pod (`ndots:5`) that is one with a search domain.
+fn from_hosts(hosts: &Hosts, host: &str, kind: RecordType) -> Option<Addresses> {
+    let name = Name::from_utf8(host).ok()?;
+    let found = hosts.lookup_static_host(&Query::query(name, kind))?;
+    Some((answers(&found), None))
+}
+
+fn answers(found: &Lookup) -> Vec<IpAddr> {
+    let records = found.answers().iter();
+    let addresses = records.filter_map(|record| match &record.data {
+        RData::A(address) => Some(IpAddr::V4(address.0)),
+        RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+        _ => None,
+    });
+    addresses.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_the_hosts_file_needs_no_search() {
+        let mut hosts = Hosts::default();
+        let file = "10.0.1.50 app.example.org app\nfd00::1 six.test\n";
+        hosts.read_hosts_conf(file.as_bytes()).unwrap();
+        let found = |host, kind| from_hosts(&hosts, host, kind).map(|(addresses, _)| addresses);
+        let v4: IpAddr = [10, 0, 1, 50].into();
+        for host in ["app.example.org", "App.Example.org.", "app"] {
+            assert_eq!(found(host, RecordType::A), Some(vec![v4]), "{host}");
+        }
+        assert_eq!(
+            found("six.test", RecordType::AAAA),
+            Some(vec!["fd00::1".parse().unwrap()])
+        );
+        assert_eq!(found("six.test", RecordType::A), None);
+        assert_eq!(
+            found("app.example.org.svc.cluster.local", RecordType::A),
+            None
+        );
+        assert_eq!(found("not a name..", RecordType::A), None);
+    }
 }
