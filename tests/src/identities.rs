@@ -61,6 +61,16 @@ federation:
         })
     }
 
+    /// Two meshes, `example.org` and `domain.test`, that are not federated yet: by SPIRE where it is here,
+    /// else by the authority.
+    pub fn of_two_meshes(test: &str) -> Self {
+        let plans = ["example.org", "domain.test"].map(|domain| Plan::new(domain, domain));
+        Self::by_spire(test, &plans).unwrap_or_else(|| {
+            let config = "trust_domains: [{name: example.org}, {name: domain.test}]\n";
+            Self::Authority(Authority::start(config))
+        })
+    }
+
     /// Two clusters, `server` and `client`, of the one trust domain `example.org`: each has an RSA
     /// intermediate `OU=DOWNSTREAM-1` below the one EC root. A third, `elsewhere`, is another domain.
     pub fn shared_root(_test: &str) -> Option<Self> {
@@ -147,6 +157,21 @@ trust_domains:
         match self {
             Self::Authority(authority) => authority.mint(cluster, id, "1h"),
             Self::Spire { spire, .. } => spire.mint(cluster, id, "9m"),
+        }
+    }
+
+    /// The certificate of an istiod, which is known by a name of DNS.
+    ///
+    /// # Panics
+    /// Without SPIRE: SVIDs of the authority have no such name.
+    pub fn mint_istiod(&self, cluster: &str, name: &str) -> Files {
+        match self {
+            Self::Authority(_) => panic!("istiod's certificate needs SPIRE"),
+            Self::Spire { spire, .. } => {
+                let trust_domain = self.trust_domain(cluster);
+                let id = format!("spiffe://{trust_domain}/ns/istio-system/sa/istiod");
+                spire.mint_for_name(cluster, &id, name)
+            }
         }
     }
 

@@ -11,8 +11,11 @@ use serde_json::{Value, json};
 
 use crate::{
     Lan, Net, Process,
+    authority::Files,
     curl::{self, Answer},
-    eventually, peers,
+    eventually,
+    mesh::TRUST_DOMAIN,
+    peers,
     process::output,
 };
 
@@ -23,14 +26,45 @@ pub const HOST: &str = "istiod.istio-system.svc";
 
 const KAPI: &str = "http://127.0.0.1:6443";
 const DEBUG: &str = "http://127.0.0.1:8080";
+
 /// istiod on an empty Kubernetes API. Dropping it ends both.
 pub struct Istiod {
     istiod: Option<Process>,
     _kapi: Process,
     binary: PathBuf,
-    dialect: Dialect,
+    options: Options,
     // After the processes, whose logs are there.
     net: Net,
+}
+
+/// Which istiod it is.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub dialect: Dialect,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The trust domain of its mesh.
+    pub trust_domain: &'static str,
+    /// Its certificate by SPIRE, whose bundle vouches for clients too. Its own CA is off then.
+    pub svid: Option<Files>,
+}
+
+impl Options {
+    pub fn new(dialect: Dialect) -> Self {
+        Self {
+            dialect,
+            address: ADDRESS,
+            trust_domain: TRUST_DOMAIN,
+            svid: None,
+        }
+    }
+
+    /// What the objects say for this istiod.
+    fn adapt(&self, objects: &str) -> String {
+        let domain = format!("trustDomain: {}", self.trust_domain);
+        let objects = objects.replace(&format!("trustDomain: {TRUST_DOMAIN}"), &domain);
+        self.dialect.apply(objects)
+    }
 }
 
 /// Which filters istiod sends.
@@ -66,13 +100,18 @@ impl Istiod {
     /// Starts it with the objects of `files`, and waits until it is ready. `None`, said by name, without
     /// `PILOT_DISCOVERY_BIN`. An Envoy that is not Istio's own build needs `dialect` to be plain.
     pub fn start(test: &str, lan: &Lan, files: &[PathBuf], dialect: Dialect) -> Option<Self> {
+        Self::start_with(test, lan, files, Options::new(dialect))
+    }
+
+    /// The same as `options` say.
+    pub fn start_with(test: &str, lan: &Lan, files: &[PathBuf], options: Options) -> Option<Self> {
         let binary = peers::pilot_discovery(test)?;
-        let net = lan.host(ADDRESS, &[]);
+        let net = lan.host(options.address, &[]);
         let objects = net.subdir("objects");
         for file in files {
             let name = file.file_name().expect("it is a file");
             let text = fs::read_to_string(file).expect("the project's own file");
-            fs::write(objects.join(name), dialect.apply(text)).expect("the folder is writable");
+            fs::write(objects.join(name), options.adapt(&text)).expect("the folder is writable");
         }
         let kubeconfig = net.dir().join("kubeconfig");
         let mut kapi = net.command("python3");
@@ -92,7 +131,7 @@ impl Istiod {
             istiod: None,
             _kapi: kapi,
             binary,
-            dialect,
+            options,
             net,
         };
         this.restart();
@@ -114,9 +153,15 @@ impl Istiod {
             .env("CLUSTER_ID", "Kubernetes")
             .env("PILOT_CERT_PROVIDER", "istiod")
             .env("REVISION", "default")
-            .envs(self.dialect.env().iter().copied())
+            .envs(self.options.dialect.env().iter().copied())
             // It runs as root, in a cgroup that is not its own.
             .env("GOMEMLIMIT", "512MiB");
+        if let Some(svid) = &self.options.svid {
+            command.env("ENABLE_CA_SERVER", "false");
+            command.arg("--tlsCertFile").arg(&svid.chain);
+            command.arg("--tlsKeyFile").arg(&svid.key);
+            command.arg("--caCertFile").arg(&svid.bundle);
+        }
         let istiod = self.istiod.insert(self.net.spawn("istiod", command));
         let net = &self.net;
         eventually("istiod is ready", || {
@@ -159,12 +204,21 @@ impl Istiod {
         token.expect("a token request is answered").to_owned()
     }
 
-    /// The roots of istiod's certificate, from the ConfigMap that it writes into each namespace.
+    /// The roots of istiod's certificate, from the ConfigMap that it writes into each namespace where it is
+    /// a CA.
     pub fn roots(&self, namespace: &str) -> String {
+        if let Some(svid) = &self.options.svid {
+            return fs::read_to_string(&svid.bundle).expect("it has just been written");
+        }
         let path = format!("/api/v1/namespaces/{namespace}/configmaps/istio-ca-root-cert");
         let answer = self.kubernetes(&path, None);
         let roots = answer["data"]["root-cert.pem"].as_str();
         roots.expect("the ConfigMap has the roots").to_owned()
+    }
+
+    /// Objects of the Kubernetes API, or one of them.
+    pub fn objects(&self, path: &str) -> Value {
+        self.kubernetes(path, None)
     }
 
     /// A page of istiod's debug server.

@@ -4,23 +4,71 @@
 
 mod pod;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
 
-use crate::{Identities, Istiod, Lan, Net, clusters, curl, curl::Answer, istiod::Dialect, peers};
+use crate::{
+    Identities, Istiod, Lan, Net, clusters, curl,
+    curl::Answer,
+    istiod::{self, Dialect, Options},
+    peers,
+};
 
-pub use pod::{App, Pod, PodSpec, Program};
+pub use pod::{App, Pod, PodSpec, Program, serve, talk};
 
-/// The trust domain of the mesh, and the cluster of its [`Identities`].
+/// The trust domain of a mesh if nothing else is said, and the cluster of its [`Identities`].
 pub const TRUST_DOMAIN: &str = "example.org";
 
 /// A running mesh.
 pub struct Mesh {
     // Before istiod: proxies that lose it would only fill the log.
-    pods: BTreeMap<&'static str, (PodSpec<'static>, Pod)>,
+    pods: BTreeMap<&'static str, Member>,
     pub istiod: Istiod,
     pub identities: Identities,
     pub program: Program,
+    cluster: Cluster,
+    /// The second cluster.
+    other: Option<(Cluster, Istiod)>,
     lan: Lan,
+}
+
+/// One cluster of a mesh, or a mesh of its own beside the first.
+#[derive(Clone, Copy, Debug)]
+pub struct Cluster {
+    /// Its name in the [`Identities`].
+    pub name: &'static str,
+    pub trust_domain: &'static str,
+    /// Its istiod.
+    pub istiod: Ipv4Addr,
+    /// Whether istiod's certificate is by SPIRE, and SPIRE's certificates are shown to it.
+    pub istiod_by_spire: bool,
+    /// `"10.0.4.10 app.example.org"`: names that its Pods know.
+    pub host_aliases: &'static [&'static str],
+}
+
+impl Cluster {
+    /// The only one of most meshes.
+    pub const ONLY: Self = Self {
+        name: TRUST_DOMAIN,
+        trust_domain: TRUST_DOMAIN,
+        istiod: istiod::ADDRESS,
+        istiod_by_spire: false,
+        host_aliases: &[],
+    };
+}
+
+struct Member {
+    spec: PodSpec<'static>,
+    pod: Pod,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    First,
+    /// In the second cluster.
+    Other,
+    /// No Pod but a machine that Kubernetes does not know.
+    Machine,
 }
 
 impl Mesh {
@@ -33,6 +81,22 @@ impl Mesh {
         files: &[&str],
         pods: &[PodSpec<'static>],
     ) -> Option<Self> {
+        let mut mesh = Self::start_in(test, program, identities, Cluster::ONLY, files)?;
+        for spec in pods {
+            mesh.add(spec);
+        }
+        mesh.wait_ready();
+        Some(mesh)
+    }
+
+    /// The same as `cluster`, and without Pods.
+    pub fn start_in(
+        test: &str,
+        program: Program,
+        identities: Identities,
+        cluster: Cluster,
+        files: &[&str],
+    ) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("SKIPPED {test}: needs root");
             return None;
@@ -44,28 +108,62 @@ impl Mesh {
             peers::envoy(test)?;
         }
         let lan = Lan::new();
-        let files: Vec<PathBuf> = ["mesh.yaml"]
-            .iter()
-            .chain(files)
-            .map(|name| clusters::data(&format!("mesh/{name}")))
-            .collect();
-        let dialect = match program.runs_envoy() {
-            false => Dialect::Istio,
-            true => Dialect::Plain,
-        };
-        let istiod = Istiod::start(test, &lan, &files, dialect)?;
-        let mut mesh = Self {
+        let istiod = start_istiod(test, program, &identities, &lan, &cluster, files)?;
+        Some(Self {
             pods: BTreeMap::new(),
             istiod,
             identities,
             program,
+            cluster,
+            other: None,
             lan,
-        };
-        for spec in pods {
-            mesh.add(spec);
+        })
+    }
+
+    /// Starts the istiod of a second cluster in the same network.
+    pub fn start_other(&mut self, test: &str, cluster: Cluster, files: &[&str]) {
+        let (program, identities) = (self.program, &self.identities);
+        let istiod = start_istiod(test, program, identities, &self.lan, &cluster, files);
+        let istiod = istiod.expect("the first has started");
+        self.other = Some((cluster, istiod));
+    }
+
+    /// [`Mesh::add`] to the second cluster.
+    pub fn add_to_other(&mut self, spec: &PodSpec<'static>) {
+        self.insert(spec, self.program, Place::Other);
+    }
+
+    /// Starts a machine with an agent, which Kubernetes knows by a service account alone.
+    pub fn add_machine(&mut self, spec: &PodSpec<'static>) {
+        self.insert(spec, self.program, Place::Machine);
+    }
+
+    /// The istiod of the second cluster.
+    pub fn other_istiod(&self) -> &Istiod {
+        self.home(Place::Other).1
+    }
+
+    fn home(&self, place: Place) -> (&Cluster, &Istiod) {
+        match &self.other {
+            Some((cluster, istiod)) if place == Place::Other => (cluster, istiod),
+            _ => (&self.cluster, &self.istiod),
         }
-        mesh.wait_ready();
-        Some(mesh)
+    }
+
+    fn insert(&mut self, spec: &PodSpec<'static>, program: Program, place: Place) {
+        let (cluster, istiod) = self.home(place);
+        let object = match place {
+            Place::Machine => spec.account_object().to_string(),
+            _ => spec.object(false),
+        };
+        istiod.apply(&file(spec.name), &object);
+        let pod = Pod::start(&self.lan, istiod, &self.identities, cluster, spec, program);
+        let member = Member {
+            spec: *spec,
+            pod,
+            place,
+        };
+        self.pods.insert(spec.name, member);
     }
 
     /// Makes a Pod known to the Kubernetes API and starts it.
@@ -75,24 +173,27 @@ impl Mesh {
 
     /// The same with this program.
     pub fn add_with(&mut self, spec: &PodSpec<'static>, program: Program) {
-        self.istiod.apply(&file(spec.name), &spec.object(false));
-        let pod = Pod::start(&self.lan, &self.istiod, &self.identities, spec, program);
-        self.pods.insert(spec.name, (*spec, pod));
+        self.insert(spec, program, Place::First);
     }
 
     /// Waits for the readiness of all, from when on Services lead to them.
     pub fn wait_ready(&mut self) {
-        for (spec, pod) in self.pods.values_mut() {
-            pod.wait_ready();
-            self.istiod.apply(&file(spec.name), &spec.object(true));
+        for member in self.pods.values_mut() {
+            member.pod.wait_ready();
+        }
+        for member in self.pods.values() {
+            let spec = &member.spec;
+            let (_, istiod) = self.home(member.place);
+            if member.place != Place::Machine {
+                istiod.apply(&file(spec.name), &spec.object(true));
+            }
         }
     }
 
     /// The Pod of this name.
     pub fn pod(&self, name: &str) -> &Pod {
         let found = self.pods.get(name);
-        let (_, pod) = found.unwrap_or_else(|| panic!("no Pod {name}"));
-        pod
+        &found.unwrap_or_else(|| panic!("no Pod {name}")).pod
     }
 
     /// A namespace at this address that belongs to no Pod.
@@ -103,9 +204,10 @@ impl Mesh {
     /// Ends a Pod as Kubernetes does: its object goes, its proxy is told and drains, the application ends
     /// last.
     pub fn evict(&mut self, name: &str) {
-        self.istiod.delete(&file(name));
         let found = self.pods.remove(name);
-        let (_, mut pod) = found.unwrap_or_else(|| panic!("no Pod {name}"));
+        let found = found.unwrap_or_else(|| panic!("no Pod {name}"));
+        self.home(found.place).1.delete(&file(name));
+        let mut pod = found.pod;
         let status = pod.agent.terminate();
         assert!(status.success(), "{name}: {status}: {}", pod.log());
     }
@@ -114,6 +216,33 @@ impl Mesh {
     pub fn curl(&self, pod: &str, url: &str, arguments: &[&str]) -> Answer {
         curl::get(&self.pod(pod).net, url, arguments)
     }
+}
+
+fn start_istiod(
+    test: &str,
+    program: Program,
+    identities: &Identities,
+    lan: &Lan,
+    cluster: &Cluster,
+    files: &[&str],
+) -> Option<Istiod> {
+    let files: Vec<PathBuf> = ["mesh.yaml"]
+        .iter()
+        .chain(files)
+        .map(|name| clusters::data(&format!("mesh/{name}")))
+        .collect();
+    let dialect = match program.runs_envoy() {
+        false => Dialect::Istio,
+        true => Dialect::Plain,
+    };
+    let svid = cluster.istiod_by_spire;
+    let options = Options {
+        address: cluster.istiod,
+        trust_domain: cluster.trust_domain,
+        svid: svid.then(|| identities.mint_istiod(cluster.name, istiod::HOST)),
+        ..Options::new(dialect)
+    };
+    Istiod::start_with(test, lan, &files, options)
 }
 
 /// The file that a Pod's objects are applied from.

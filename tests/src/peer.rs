@@ -1,6 +1,9 @@
 //! The parts of `ithildin-test-peer`, which runs beside the proxies in their namespaces.
 
+mod answers;
 mod calls;
+pub mod echo;
 pub mod load;
 pub mod relay;
 pub mod serve;
+pub mod talk;

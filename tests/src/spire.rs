@@ -186,10 +186,20 @@ impl Spire {
 
     /// An SVID of `cluster` for `id` in files.
     pub fn mint(&self, cluster: &str, id: &str, ttl: &str) -> Files {
+        self.mint_with(cluster, id, &["-ttl", ttl])
+    }
+
+    /// One for a name of DNS too, that outlives the test.
+    pub fn mint_for_name(&self, cluster: &str, id: &str, name: &str) -> Files {
+        self.mint_with(cluster, id, &["-ttl", "9m", "-dns", name])
+    }
+
+    fn mint_with(&self, cluster: &str, id: &str, more: &[&str]) -> Files {
         let dir = TempDir::new_in(self.dir.path()).expect("the scratch folder is writable");
         let files = Files::in_dir(dir.keep());
         let dir = files.dir.display().to_string();
-        let arguments = ["x509", "mint", "-spiffeID", id, "-ttl", ttl, "-write", &dir];
+        let mut arguments = vec!["x509", "mint", "-spiffeID", id, "-write", &dir];
+        arguments.extend(more);
         self.find(cluster).run(&arguments);
         files
     }

@@ -1,14 +1,16 @@
-//! What the end-to-end tests put around the proxies, inside their namespaces: a service, a relay
+//! What the end-to-end tests put around the proxies, inside their namespaces: services, a relay, clients
 //! and load.
 //!
 //!     ithildin-test-peer serve 127.0.0.1:80 [--tls DIR | --call URL...]
+//!     ithildin-test-peer echo 0.0.0.0:9000 "220 welcome"
+//!     ithildin-test-peer talk mail:9000 "<220" ">hello" "<hello"
 //!     ithildin-test-peer relay 10.0.1.50:8000 127.0.0.1:8080
 //!     ithildin-test-peer load 127.0.0.1:8000 app.example.org /status/200
 
 use std::{env, net::SocketAddr, process::ExitCode};
 
 use anyhow::{Context, bail};
-use ithildin_tests::peer::{load, relay, serve};
+use ithildin_tests::peer::{echo, load, relay, serve, talk};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -37,10 +39,13 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
             serve::plain(address(on)?, calls?).await
         }
         ["serve", on, "--tls", dir] => serve::tls(address(on)?, dir.as_ref()).await,
+        ["echo", on, greeting] => echo::run(address(on)?, greeting).await,
+        ["talk", to, ref steps @ ..] => talk::run(to, steps).await,
         ["relay", from, to] => relay::run(address(from)?, address(to)?).await,
         ["load", to, host, path] => load::run(address(to)?, host, path).await,
         _ => bail!(
-            "serve ADDRESS [--tls DIR | --call URL...] | relay FROM TO | load ADDRESS HOST PATH"
+            "serve ADDRESS [--tls DIR | --call URL...] | echo ADDRESS GREETING | \
+             talk HOST:PORT (<EXPECTED | >SENT)... | relay FROM TO | load ADDRESS HOST PATH"
         ),
     }
 }

@@ -10,13 +10,13 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::TRUST_DOMAIN;
+use super::Cluster;
 use crate::{
     DataPlane, Identities, Istiod, Lan, Net, Process,
     agent::Identity,
     curl::{self, Answer},
     eventually,
-    istiod::{ADDRESS, HOST, kubernetes_network},
+    istiod::{HOST, kubernetes_network},
     process::{binary, output},
 };
 
@@ -98,12 +98,16 @@ impl PodSpec<'_> {
             .iter()
             .map(|app| json!({"containerPort": app.port}))
             .collect();
+        let app = self.labels.iter().find(|(name, _)| *name == "app");
         let pod = json!({
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": self.name, "namespace": self.namespace, "labels": labels},
             "spec": {
                 "serviceAccountName": self.account,
+                // As of a StatefulSet.
+                "hostname": self.name,
+                "subdomain": app.map(|(_, app)| app),
                 "containers": [{"name": "app", "image": "app", "ports": ports}],
             },
             "status": {
@@ -111,12 +115,16 @@ impl PodSpec<'_> {
                 "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
             },
         });
-        let account = json!({
+        let items = [self.account_object(), pod];
+        json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
+    }
+
+    pub(super) fn account_object(&self) -> Value {
+        json!({
             "apiVersion": "v1",
             "kind": "ServiceAccount",
             "metadata": {"name": self.account, "namespace": self.namespace},
-        });
-        json!({"apiVersion": "v1", "kind": "List", "items": [account, pod]}).to_string()
+        })
     }
 
     fn address(&self) -> String {
@@ -141,15 +149,19 @@ impl Pod {
         lan: &Lan,
         istiod: &Istiod,
         identities: &Identities,
+        cluster: &Cluster,
         spec: &PodSpec<'_>,
         program: Program,
     ) -> Self {
-        let net = lan.host(spec.ip.into(), &[&format!("{ADDRESS} {HOST}")]);
+        let to_istiod = format!("{} {HOST}", cluster.istiod);
+        let aliases = cluster.host_aliases.iter().copied();
+        let hosts: Vec<&str> = aliases.chain([&*to_istiod]).collect();
+        let net = lan.host(spec.ip.into(), &hosts);
         kubernetes_network(&net, spec.namespace);
         let path = format!("/ns/{}/sa/{}", spec.namespace, spec.account);
-        let (id, identity) = identities.workload_of_group(TRUST_DOMAIN, &path, spec.group());
+        let (id, identity) = identities.workload_of_group(cluster.name, &path, spec.group());
         mount_programs(&net, program);
-        lay_out(&net, istiod, spec, &identity);
+        lay_out(&net, istiod, cluster, spec, &identity);
         if spec.role == "sidecar" {
             capture(&net);
         }
@@ -159,7 +171,7 @@ impl Pod {
             serve.args(app.calls.iter().flat_map(|url| ["--call", url]));
             net.spawn("app", serve)
         });
-        let command = agent_command(&net, spec, &identity, program);
+        let command = agent_command(&net, cluster, spec, &identity, program);
         let started = Instant::now();
         let agent = net.spawn("agent", command);
         Self {
@@ -179,6 +191,17 @@ impl Pod {
         });
     }
 
+    /// `ithildin-test-peer` in the Pod, beside the application.
+    pub fn peer(&self, name: &str, arguments: &[&str]) -> Process {
+        serve(&self.net, name, arguments)
+    }
+
+    /// A conversation of the application over TCP, in steps: `>TEXT` is sent, `<TEXT` waited for. What came,
+    /// or why it went wrong.
+    pub fn talk(&self, to: &str, steps: &[&str]) -> Result<String, String> {
+        talk(&self.net, to, steps)
+    }
+
     /// A page of the data plane's admin.
     pub fn admin(&self, path: &str) -> Answer {
         curl::get(&self.net, &format!("{ADMIN}{path}"), &[])
@@ -186,6 +209,25 @@ impl Pod {
 
     pub fn log(&self) -> String {
         self.agent.log()
+    }
+}
+
+/// [`Pod::peer`] anywhere.
+pub fn serve(net: &Net, name: &str, arguments: &[&str]) -> Process {
+    let mut command = net.command(binary("ithildin-test-peer"));
+    command.args(arguments);
+    net.spawn(name, command)
+}
+
+/// [`Pod::talk`] from anywhere.
+pub fn talk(from: &Net, to: &str, steps: &[&str]) -> Result<String, String> {
+    let mut command = from.command(binary("ithildin-test-peer"));
+    let out = command.args(["talk", to]).args(steps).output();
+    let out = out.expect("the peer starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match out.status.success() {
+        true => Ok(text(&out.stdout)),
+        false => Err(text(&out.stdout) + &text(&out.stderr)),
     }
 }
 
@@ -218,22 +260,24 @@ fn mount_programs(net: &Net, program: Program) {
 }
 
 /// What the kubelet mounts, below the working directory of the agent.
-fn lay_out(net: &Net, istiod: &Istiod, spec: &PodSpec<'_>, identity: &Identity) {
+fn lay_out(net: &Net, istiod: &Istiod, cluster: &Cluster, spec: &PodSpec<'_>, identity: &Identity) {
     let labels: String = spec
         .labels
         .iter()
         .map(|(name, value)| format!("{name}=\"{value}\"\n"))
         .collect();
-    let token = istiod.token(spec.namespace, spec.account, spec.name);
-    let files = [
-        ("var/run/secrets/tokens/istio-token", token),
+    let mut files = vec![
+        ("etc/istio/pod/labels", labels),
+        ("etc/istio/pod/annotations", String::new()),
         (
             "var/run/secrets/istio/root-cert.pem",
             istiod.roots(spec.namespace),
         ),
-        ("etc/istio/pod/labels", labels),
-        ("etc/istio/pod/annotations", String::new()),
     ];
+    if !cluster.istiod_by_spire {
+        let token = istiod.token(spec.namespace, spec.account, spec.name);
+        files.push(("var/run/secrets/tokens/istio-token", token));
+    }
     let root = net.subdir("run/pod");
     for (path, text) in files {
         let path = root.join(path);
@@ -276,7 +320,13 @@ fn capture(net: &Net) {
 }
 
 /// The agent's container, as the templates write it.
-fn agent_command(net: &Net, spec: &PodSpec<'_>, identity: &Identity, program: Program) -> Command {
+fn agent_command(
+    net: &Net,
+    cluster: &Cluster,
+    spec: &PodSpec<'_>,
+    identity: &Identity,
+    program: Program,
+) -> Command {
     let user = PROXY_USER.to_string();
     let group = spec.group().to_string();
     let domain = format!("{}.svc.cluster.local", spec.namespace);
@@ -287,7 +337,7 @@ fn agent_command(net: &Net, spec: &PodSpec<'_>, identity: &Identity, program: Pr
         .args(["-c", &format!("cd {ROOT} && exec {BIN}/pilot-agent \"$@\"")])
         .args(["pilot-agent", "proxy", spec.role, "--domain", &domain])
         .args(["--proxyLogLevel=warning", "--log_output_level=default:info"])
-        .envs(environment(spec, identity));
+        .envs(environment(cluster, spec, identity));
     match program {
         Program::Ithildin(data_plane) => {
             command.env("ITHILDIN_DATA_PLANE", data_plane.as_str());
@@ -305,7 +355,11 @@ fn agent_command(net: &Net, spec: &PodSpec<'_>, identity: &Identity, program: Pr
 }
 
 /// The variables that Istio's template sets in every proxy.
-fn environment(spec: &PodSpec<'_>, identity: &Identity) -> [(&'static str, String); 17] {
+fn environment(
+    cluster: &Cluster,
+    spec: &PodSpec<'_>,
+    identity: &Identity,
+) -> [(&'static str, String); 17] {
     let config = json!({
         "binaryPath": format!("{BIN}/envoy"),
         "concurrency": 1,
@@ -320,16 +374,16 @@ fn environment(spec: &PodSpec<'_>, identity: &Identity) -> [(&'static str, Strin
         ("POD_NAME", spec.name.to_owned()),
         ("POD_NAMESPACE", spec.namespace.to_owned()),
         ("INSTANCE_IP", spec.address()),
-        ("HOST_IP", ADDRESS.to_string()),
+        ("HOST_IP", cluster.istiod.to_string()),
         ("SERVICE_ACCOUNT", spec.account.to_owned()),
         ("PILOT_CERT_PROVIDER", "istiod".to_owned()),
         ("CA_ADDR", format!("{HOST}:15012")),
-        ("TRUST_DOMAIN", TRUST_DOMAIN.to_owned()),
+        ("TRUST_DOMAIN", cluster.trust_domain.to_owned()),
         ("ISTIO_CPU_LIMIT", "1".to_owned()),
         ("PROXY_CONFIG", config.to_string()),
         ("ISTIO_META_CLUSTER_ID", "Kubernetes".to_owned()),
         ("ISTIO_META_NODE_NAME", "node1".to_owned()),
-        ("ISTIO_META_MESH_ID", TRUST_DOMAIN.to_owned()),
+        ("ISTIO_META_MESH_ID", cluster.trust_domain.to_owned()),
         ("ISTIO_META_WORKLOAD_NAME", workload.to_owned()),
         ("ISTIO_META_OWNER", owner),
         ("ISTIO_META_INTERCEPTION_MODE", "REDIRECT".to_owned()),

@@ -1,44 +1,32 @@
 //! A service like httpbin, the bookinfo pages and nginx, as far as the walk-throughs ask for them.
 //!
-//! `/` is a page, `/status/N` answers with N, `/delay/N` after N seconds; all else, and the bodies of
-//! these, tell what the request was: JSON with `path`, `headers` and, over mTLS, `peer`. A service that
-//! calls others first adds `calls`, what each of them answered.
+//! `/` is a page, `/status/N` answers with N, `/delay/N` after N seconds, `/flaky/N/...` with 500 the first
+//! N times, `/broken/ADDRESS` with 500 where that is its own address, `/count/PATH` with how often PATH was
+//! asked for. All else, and the bodies of these, tell what the request was: JSON with `method`, `path`,
+//! `headers`, its own `address` and, over mTLS, `peer`. A service that calls others first adds `calls`,
+//! what each of them answered. A call of gRPC gets an empty message and trailers; an upgrade is taken, and
+//! then bytes come back as they are.
 
-use std::{convert::Infallible, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::Context;
-use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
-use http_body_util::Full;
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
+use http::Uri;
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use serde_json::{Map, Value, json};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::calls;
-
-/// The first page of nginx, as far as anybody looks at it.
-const PAGE: &str = "<!DOCTYPE html><html><head><title>Welcome to nginx!</title></head></html>\n";
-/// The longest delay, as httpbin's.
-const MAX_DELAY: Duration = Duration::from_secs(10);
+use super::answers::{Connection, Service};
 
 /// HTTP/1 and HTTP/2 without TLS. Each request asks all of `calls` first.
 pub async fn plain(on: SocketAddr, calls: Vec<Uri>) -> anyhow::Result<()> {
-    let calls: Arc<[Uri]> = calls.into();
+    let service = Service::new(calls);
     let listener = TcpListener::bind(on).await?;
     loop {
         let (stream, _) = listener.accept().await?;
         let _ = stream.set_nodelay(true);
-        tokio::spawn(connection(stream, None, Arc::clone(&calls)));
+        let connection = connection(&stream);
+        tokio::spawn(service.clone().serve(stream, connection));
     }
 }
 
@@ -46,20 +34,29 @@ pub async fn plain(on: SocketAddr, calls: Vec<Uri>) -> anyhow::Result<()> {
 /// `bundle.pem` vouches for.
 pub async fn tls(on: SocketAddr, dir: &Path) -> anyhow::Result<()> {
     let acceptor = TlsAcceptor::from(Arc::new(server_config(dir)?));
+    let service = Service::default();
     let listener = TcpListener::bind(on).await?;
     loop {
         let (stream, _) = listener.accept().await?;
-        let acceptor = acceptor.clone();
+        let (acceptor, service) = (acceptor.clone(), service.clone());
+        let mut connection = connection(&stream);
         tokio::spawn(async move {
             match acceptor.accept(stream).await {
                 Ok(stream) => {
                     let peer = stream.get_ref().1.peer_certificates();
-                    let peer = peer.and_then(|chain| chain.first()).and_then(uri);
-                    connection(stream, peer, [].into()).await;
+                    connection.peer = peer.and_then(|chain| chain.first()).and_then(uri);
+                    service.serve(stream, connection).await;
                 }
                 Err(error) => eprintln!("refused a client: {error}"),
             }
         });
+    }
+}
+
+fn connection(stream: &TcpStream) -> Connection {
+    Connection {
+        address: stream.local_addr().ok().map(|address| address.ip()),
+        peer: None,
     }
 }
 
@@ -97,57 +94,4 @@ fn uri(leaf: &CertificateDer<'_>) -> Option<String> {
             x509_parser::extensions::GeneralName::URI(uri) => Some((*uri).to_owned()),
             _ => None,
         })
-}
-
-async fn connection(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: Option<String>,
-    calls: Arc<[Uri]>,
-) {
-    let service = service_fn(move |request| answer(request, peer.clone(), Arc::clone(&calls)));
-    // A proxy may close whenever it likes.
-    let _ = auto::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-}
-
-async fn answer(
-    request: Request<Incoming>,
-    peer: Option<String>,
-    to_call: Arc<[Uri]>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let path = request.uri().path();
-    let mut status = StatusCode::OK;
-    if let Some(code) = path.strip_prefix("/status/") {
-        let code = code
-            .parse()
-            .ok()
-            .and_then(|code| StatusCode::from_u16(code).ok());
-        status = code.unwrap_or(StatusCode::BAD_REQUEST);
-    } else if let Some(seconds) = path.strip_prefix("/delay/") {
-        let delay = Duration::from_secs(seconds.parse().unwrap_or(0));
-        tokio::time::sleep(delay.min(MAX_DELAY)).await;
-    }
-    let (kind, body) = if path == "/" {
-        ("text/html", PAGE.to_owned())
-    } else {
-        let mut body = json!({ "path": path, "headers": headers(request.headers()), "peer": peer });
-        if !to_call.is_empty() {
-            body["calls"] = calls::all(&to_call, request.headers()).await;
-        }
-        ("application/json", body.to_string())
-    };
-    let mut response = Response::new(Full::from(body));
-    *response.status_mut() = status;
-    let kind = http::HeaderValue::from_static(kind);
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    Ok(response)
-}
-
-fn headers(headers: &HeaderMap) -> Map<String, Value> {
-    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    headers
-        .iter()
-        .map(|(name, value)| (name.to_string(), text(value).into()))
-        .collect()
 }

@@ -9,6 +9,8 @@ use ithildin_tests::{
 };
 use serde_json::Value;
 
+use crate::support::caller;
+
 #[test]
 fn on_builtin() {
     bookinfo(
@@ -164,17 +166,6 @@ fn whole(answer: &Answer) -> Option<Value> {
             .all(|call| call["status"] == 200 && answered(&call["body"]))
     }
     (answer.status == 200 && answered(&page)).then_some(page)
-}
-
-/// The SPIFFE ID that the sidecar of a service has seen, and told it.
-#[track_caller]
-fn caller(body: &Value) -> String {
-    let header = body["headers"]["x-forwarded-client-cert"].as_str();
-    let header = header.unwrap_or_else(|| panic!("no x-forwarded-client-cert in {body}"));
-    let last = header.rsplit(',').next().unwrap_or_default();
-    let uri = last.split(';').find_map(|part| part.strip_prefix("URI="));
-    uri.unwrap_or_else(|| panic!("no URI in {header}"))
-        .to_owned()
 }
 
 /// Who is not among the principals gets 403 from the sidecar of the service.

@@ -1,15 +1,14 @@
 //! A workload outside of the mesh with a SPIFFE identity, reached by plain `http://` from a Pod: by its
 //! sidecar itself, and through an egress gateway. All else is closed.
 
-use std::fs;
-
 use ithildin_tests::{
     DataPlane, Identities, Mesh, Net, Process,
     authority::Files,
-    clusters::data,
     eventually,
     mesh::{PodSpec, Program, TRUST_DOMAIN},
 };
+
+use crate::support::read;
 
 const SLEEP: PodSpec<'static> = PodSpec {
     name: "sleep-0",
@@ -109,8 +108,4 @@ fn external(net: &Net, svid: &Files) -> Process {
         .arg("-CAfile")
         .arg(&svid.bundle);
     net.spawn("external", command)
-}
-
-fn read(name: &str) -> String {
-    fs::read_to_string(data(&format!("mesh/{name}"))).expect("the project's own file")
 }

@@ -3,5 +3,11 @@
 mod bookinfo;
 mod east_west;
 mod egress;
+mod federation;
+mod gateways;
+mod istiod_by_svid;
 mod istiod_ca;
+mod machine;
 mod operations;
+mod permissive;
+mod support;

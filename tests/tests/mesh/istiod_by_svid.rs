@@ -1,0 +1,112 @@
+//! An istiod with a certificate by SPIRE and no CA: agents show it their SVIDs, and have no token.
+
+use ithildin_tests::{
+    DataPlane, Identities, Mesh, curl, eventually,
+    mesh::{App, Cluster, PodSpec, Program, TRUST_DOMAIN},
+    spire::Plan,
+};
+use serde_json::Value;
+
+use crate::support::caller;
+
+const CLUSTER: Cluster = Cluster {
+    istiod_by_spire: true,
+    ..Cluster::ONLY
+};
+
+const BY_SVID: (&str, &str) = ("ITHILDIN_ISTIOD_AUTH", "svid");
+
+const SLEEP: PodSpec<'static> = PodSpec {
+    name: "sleep-0",
+    namespace: "default",
+    account: "sleep",
+    ip: [10, 0, 4, 1],
+    role: "sidecar",
+    labels: &[("app", "sleep")],
+    app: None,
+    env: &[BY_SVID],
+};
+
+const HTTPBIN: PodSpec<'static> = PodSpec {
+    name: "httpbin-0",
+    account: "httpbin",
+    ip: [10, 0, 4, 2],
+    labels: &[("app", "httpbin")],
+    app: Some(App {
+        port: 8080,
+        calls: &[],
+    }),
+    ..SLEEP
+};
+
+/// Says that it is somebody else than its SVID says.
+const IMPOSTOR: PodSpec<'static> = PodSpec {
+    name: "impostor-0",
+    account: "impostor",
+    ip: [10, 0, 4, 3],
+    labels: &[("app", "impostor")],
+    env: &[BY_SVID, ("SERVICE_ACCOUNT", "sleep")],
+    ..SLEEP
+};
+
+/// Has the settings of any other mesh, but no token.
+const NOBODY: PodSpec<'static> = PodSpec {
+    name: "nobody-0",
+    account: "nobody",
+    ip: [10, 0, 4, 4],
+    labels: &[("app", "nobody")],
+    env: &[],
+    ..SLEEP
+};
+
+#[test]
+fn on_builtin() {
+    by_svid(
+        "istiod_by_svid::on_builtin",
+        Program::Ithildin(DataPlane::Builtin),
+    );
+}
+
+#[test]
+fn on_envoy() {
+    by_svid(
+        "istiod_by_svid::on_envoy",
+        Program::Ithildin(DataPlane::Envoy),
+    );
+}
+
+fn by_svid(test: &str, program: Program) {
+    let plans = [Plan::new(TRUST_DOMAIN, TRUST_DOMAIN)];
+    let Some(identities) = Identities::by_spire(test, &plans) else {
+        return;
+    };
+    let mesh = Mesh::start_in(test, program, identities, CLUSTER, &["httpbin.yaml"]);
+    let Some(mut mesh) = mesh else {
+        return;
+    };
+    mesh.add(&SLEEP);
+    mesh.add(&HTTPBIN);
+    mesh.wait_ready();
+    let answer = eventually("httpbin answers", || {
+        let url = "http://httpbin:8000/headers";
+        mesh.curl(SLEEP.name, url, &[]).expect_status(200)
+    });
+    let request: Value = serde_json::from_str(&answer.body).expect("it echoes");
+    assert_eq!(caller(&request), mesh.pod(SLEEP.name).id);
+
+    mesh.add(&IMPOSTOR);
+    refused(&mesh, IMPOSTOR.name, "authorization failed: no identities");
+    mesh.add(&NOBODY);
+    refused(&mesh, NOBODY.name, "authentication failure");
+}
+
+/// The Pod is not ready, and says why.
+fn refused(mesh: &Mesh, pod: &str, why: &str) {
+    eventually("the reason is told", || {
+        let pod = mesh.pod(pod);
+        let url = "http://127.0.0.1:15020/healthz/ready";
+        let answer = curl::get(&pod.net, url, &[]).expect_status(503)?;
+        let told = answer.body.contains("waits for istiod") && answer.body.contains(why);
+        told.then_some(()).ok_or(answer)
+    });
+}

@@ -1,0 +1,126 @@
+//! A machine outside of Kubernetes: it registers itself, and its agent tells istiod whether the application
+//! is well. Only then requests go there.
+
+use ithildin_tests::{
+    DataPlane, Identities, Mesh, eventually,
+    mesh::{App, Cluster, PodSpec, Program},
+};
+use serde_json::Value;
+
+use crate::support::caller;
+
+const SLEEP: PodSpec<'static> = PodSpec {
+    name: "sleep-0",
+    namespace: "default",
+    account: "sleep",
+    ip: [10, 0, 4, 1],
+    role: "sidecar",
+    labels: &[("app", "sleep")],
+    app: None,
+    env: &[],
+};
+
+/// As `istioctl x workload entry configure` sets it up.
+const MACHINE: PodSpec<'static> = PodSpec {
+    name: "machine-0",
+    account: "machine",
+    ip: [10, 0, 4, 2],
+    labels: &[("app", "machine")],
+    app: Some(App {
+        port: 8080,
+        calls: &[],
+    }),
+    env: &[
+        ("ISTIO_META_AUTO_REGISTER_GROUP", "machines"),
+        (
+            "PROXY_CONFIG",
+            r#"{"binaryPath": "/run/bin/envoy", "concurrency": 1,
+                "readinessProbe": {
+                    "periodSeconds": 1, "failureThreshold": 1, "successThreshold": 1,
+                    "httpGet": {"port": 8081, "path": "/healthy"}}}"#,
+        ),
+    ],
+    ..SLEEP
+};
+
+const ENTRIES: &str = "/apis/networking.istio.io/v1/namespaces/default/workloadentries";
+const URL: &str = "http://machine.test:8000/get";
+
+#[test]
+fn on_builtin() {
+    machine("machine::on_builtin", Program::Ithildin(DataPlane::Builtin));
+}
+
+#[test]
+fn on_envoy() {
+    machine("machine::on_envoy", Program::Ithildin(DataPlane::Envoy));
+}
+
+/// That the scene is right.
+#[test]
+fn on_istios_agent() {
+    machine("machine::on_istios_agent", Program::Stock);
+}
+
+fn machine(test: &str, program: Program) {
+    let Some(identities) = Identities::of_mesh(test) else {
+        return;
+    };
+    let files = ["machine.yaml"];
+    let Some(mut mesh) = Mesh::start_in(test, program, identities, Cluster::ONLY, &files) else {
+        return;
+    };
+    mesh.add(&SLEEP);
+    mesh.add_machine(&MACHINE);
+    mesh.wait_ready();
+    told(&mesh, "False");
+    nobody_goes_there(&mesh);
+
+    let mut healthy = health(&mesh);
+    told(&mesh, "True");
+    let answer = eventually("the machine answers", || {
+        mesh.curl(SLEEP.name, URL, &[]).expect_status(200)
+    });
+    let request: Value = serde_json::from_str(&answer.body).expect("it echoes");
+    assert_eq!(request["address"], "10.0.4.2");
+    assert_eq!(caller(&request), mesh.pod(SLEEP.name).id);
+
+    healthy.kill();
+    told(&mesh, "False");
+    nobody_goes_there(&mesh);
+
+    // A new istiod has to be told again.
+    mesh.istiod.kill();
+    let _healthy = health(&mesh);
+    mesh.istiod.restart();
+    told(&mesh, "True");
+    eventually("the machine answers again", || {
+        mesh.curl(SLEEP.name, URL, &[]).expect_status(200)
+    });
+}
+
+/// What the probe asks.
+fn health(mesh: &Mesh) -> ithildin_tests::Process {
+    let machine = mesh.pod(MACHINE.name);
+    machine.peer("health", &["serve", "0.0.0.0:8081"])
+}
+
+fn nobody_goes_there(mesh: &Mesh) {
+    eventually("nobody goes there", || {
+        let answer = mesh.curl(SLEEP.name, URL, &[]).expect_status(503)?;
+        let none = answer.body == "no healthy upstream";
+        none.then_some(()).ok_or(answer)
+    });
+}
+
+/// Waits until the machine's WorkloadEntry says `True` or `False` of its health.
+fn told(mesh: &Mesh, healthy: &str) {
+    eventually("istiod is told", || {
+        let entries = mesh.istiod.objects(ENTRIES);
+        let conditions = entries["items"][0]["status"]["conditions"].as_array();
+        let mut conditions = conditions.into_iter().flatten();
+        let told = conditions
+            .any(|condition| condition["type"] == "Healthy" && condition["status"] == healthy);
+        told.then_some(()).ok_or(entries)
+    });
+}
