@@ -26,6 +26,14 @@ use crate::{
 /// The longest that a copy may take where the route has no limit.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// The most that the copies of one worker may hold, in bytes: a slow cluster that nobody waits for must
+/// not fill the memory. Further copies are dropped.
+const MOST_HELD: usize = 32 << 20;
+/// Bytes of a copy without its body: its head, task and buffers.
+const COPY: usize = 16 << 10;
+/// Interim answers taken for one copy; more are a mistake or an attack.
+const MAX_INTERIM: usize = 16;
+
 /// Stands behind the host, unless the configuration says otherwise.
 const SUFFIX: &[u8] = b"-shadow";
 
@@ -100,15 +108,47 @@ impl Mirrors {
             if !body.is_empty() {
                 request.body = BodyLength::Known(body.len() as u64);
             }
+            let Some(held) = Held::take(worker, COPY + body.len()) else {
+                let stats = cluster.stats.worker(worker.index);
+                stats.upstream_rq_pending_overflow.inc();
+                continue;
+            };
             let (worker, body) = (Rc::clone(worker), body.clone());
             let limit = Some(self.limit);
             tokio::task::spawn_local(async move {
+                let _held = held;
                 let sent = Box::pin(send(&worker, &cluster, &request, body));
                 if worker.timers.timeout(limit, sent).await.flatten().is_none() {
                     tracing::debug!(cluster = %cluster.name, "a mirrored request was not answered");
                 }
             });
         }
+    }
+}
+
+/// A copy's share of [`MOST_HELD`].
+struct Held {
+    worker: Rc<Worker>,
+    bytes: usize,
+}
+
+impl Held {
+    fn take(worker: &Rc<Worker>, bytes: usize) -> Option<Self> {
+        let all = worker.mirrored.get() + bytes;
+        (all <= MOST_HELD).then(|| {
+            worker.mirrored.set(all);
+            Self {
+                worker: Rc::clone(worker),
+                bytes,
+            }
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mirrored = &self.worker.mirrored;
+        mirrored.set(mirrored.get() - self.bytes);
     }
 }
 
@@ -139,11 +179,17 @@ async fn over_one(
     let wire = Wire::new(&mut lease.stream, read_ahead, &worker.buffers);
     let head = over_http1::request_head(request, request.body.framing());
     wire.write(&mut [head, body]).await.ok()?;
+    let mut interims = 0;
     let head = loop {
         let method = &request.method;
         let parsed = wire.with_buffer(|it| parse_response(it, Limits::default(), method));
         match parsed.ok()? {
-            Some(head) if head.is_interim() => {}
+            Some(head) if head.is_interim() => {
+                interims += 1;
+                if interims > MAX_INTERIM {
+                    return None;
+                }
+            }
             Some(head) => break head,
             None if wire.fill().await.ok()? == 0 => return None,
             None => {}

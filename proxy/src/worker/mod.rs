@@ -8,7 +8,11 @@ mod published;
 pub use downstream::{Connection, Downstream};
 pub use published::Published;
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+};
 
 use crate::{
     config::Snapshot,
@@ -33,6 +37,8 @@ pub struct Worker {
     pub mesh: SeriesTable,
     /// Of lines that downstream peers can cause.
     pub log: LogLimit,
+    /// Bytes that mirrored requests hold which were not answered yet.
+    pub mirrored: Cell<usize>,
     published: Arc<Published>,
     /// A copy that is counted without atomics.
     #[expect(
@@ -56,6 +62,7 @@ impl Worker {
             timers,
             registry,
             log: LogLimit::default(),
+            mirrored: Cell::default(),
             snapshot: RefCell::new(Rc::new(published.current.load_full())),
             published,
         })

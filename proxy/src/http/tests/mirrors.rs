@@ -76,3 +76,23 @@ async fn none_is_sent_where_the_share_is_zero() {
     }
     assert!(shadow.requests().is_empty());
 }
+
+/// A cluster that does not answer holds no more copies than there is room for.
+#[tokio::test]
+async fn copies_that_are_not_answered_are_bounded() {
+    let origin = Origin::start(|_| ok("origin")).await;
+    let shadow = Origin::start(|_| Act::Hang).await;
+    let site = site(&origin, &shadow, 100, false).await;
+    let mut client = site.client().await;
+    let body = "x".repeat(1 << 20);
+    let post = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    for _ in 0..40 {
+        client.send(&post).await;
+        assert_eq!(client.answer().await.body, "origin");
+    }
+    let dropped = site.stats_of(1).upstream_rq_pending_overflow.get();
+    assert_eq!(dropped, 9, "of 40 copies of 1 MiB");
+}

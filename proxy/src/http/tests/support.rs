@@ -236,6 +236,10 @@ impl Site {
         self.clusters[0].worker(0)
     }
 
+    pub(super) fn stats_of(&self, cluster: usize) -> &ClusterBlock {
+        self.clusters[cluster].worker(0)
+    }
+
     pub(super) async fn client(&self) -> Peer<TcpStream> {
         Peer::connect(self.address).await
     }
