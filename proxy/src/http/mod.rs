@@ -25,6 +25,7 @@ mod path;
 mod prepare;
 mod race;
 mod redirect;
+mod relay;
 mod request;
 mod response;
 mod retry;

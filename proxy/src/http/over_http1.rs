@@ -6,13 +6,14 @@ use bytes::{Bytes, BytesMut};
 use ithildin_http1::{Framing, Limits, ResponseHead, encode, parse_response};
 
 use super::{
-    body::{PumpError, Sink, Source, pump},
+    body::{Sink, Source},
     client::{Client, Response, put_fields},
     exchange::{Broken, Exchange},
-    failure::{LocalReply, client_broke, cut_off},
+    failure::{LocalReply, client_broke},
     headers::Headers,
     meter::WireCount,
     race::Beside,
+    relay,
     request::{BodyLength, Protocol, Request},
     retry::Budget,
     timeouts::Clock,
@@ -88,31 +89,18 @@ impl Exchange<'_> {
             // Its answer may come before our whole request is there.
             watched: false,
         };
-        let meter = self.meter;
-        let send = async {
-            let sent = pump(source, &mut up, |part| {
-                clock.progress();
-                meter.request_part(part);
-            });
-            let sent = sent.await;
-            clock.request_sent();
-            meter.request_is_sent();
-            sent
-        };
-        let mut send = pin!(send);
+        let mut send = pin!(relay::send(source, &mut up, clock, self.meter));
         let mut send = Beside::new(send.as_mut());
-        let client_failed =
-            |sent: &Result<(), PumpError>| matches!(sent, Err(PumpError::Source(_)));
 
         let head = self.response_head(wire, client, clock, stale_possible);
         let head = send
-            .with(head, client_failed)
+            .with(head, relay::client_failed)
             .await
             .ok_or_else(|| client_broke(send.output()))??;
-        let sent = matches!(send.output(), Some(Ok(())));
         let answer = response(&head);
         if self.refuses(head.status, &answer.headers, retries) {
-            let reusable = head.keep_alive && head.framing == Framing::None && sent;
+            let reusable =
+                head.keep_alive && head.framing == Framing::None && relay::is_sent(&send);
             return Ok(Spoken::Refused { reusable });
         }
         clock.response_begins();
@@ -123,27 +111,9 @@ impl Exchange<'_> {
         if head.status == 101 {
             return Err(broken(LocalReply::upstream_protocol_error()));
         }
-        let response = self.finish_head(answer);
-        let closing = !matches!(send.output(), Some(Ok(())));
-        let mut down = client
-            .respond(response, closing)
-            .await
-            .map_err(|_| Broken::Client)?;
-        let mut body = Source::wire(wire, head.framing, true);
-        let relay = pump(&mut body, &mut down, |part| {
-            clock.progress();
-            meter.response_part(part);
-        });
-        match send.with(relay, client_failed).await {
-            None | Some(Err(PumpError::Sink(_))) => return Err(Broken::Client),
-            Some(Err(PumpError::Source(error))) => {
-                let (flags, details) = cut_off(&error);
-                return Err(Broken::Midway(flags, details));
-            }
-            Some(Ok(())) => meter.response_is_sent(),
-        }
-        let sent = matches!(send.output(), Some(Ok(())));
-        let reusable = head.keep_alive && sent;
+        let body = Source::wire(wire, head.framing, true);
+        self.pass_on(answer, body, &mut send, client, clock).await?;
+        let reusable = head.keep_alive && relay::is_sent(&send);
         Ok(Spoken::Done { reusable })
     }
 

@@ -6,12 +6,13 @@ use h2::client::ResponseFuture;
 use http::{Method, Uri, Version};
 
 use super::{
-    body::{PumpError, Sink, Source, pump},
+    body::{Sink, Source},
     client::{Client, Response},
     exchange::{Broken, Exchange},
-    failure::{LocalReply, client_broke, cut_off},
+    failure::{LocalReply, client_broke},
     headers::Headers,
     race::Beside,
+    relay,
     request::{BodyLength, Protocol, Request},
     retry::Budget,
     timeouts::Clock,
@@ -43,30 +44,12 @@ impl Exchange<'_> {
         } else {
             Sink::Http2(stream)
         };
-        let meter = self.meter;
-        let send = async {
-            let sent = match empty {
-                true => Ok(()),
-                false => {
-                    let sent = pump(source, &mut up, |part| {
-                        clock.progress();
-                        meter.request_part(part);
-                    });
-                    sent.await
-                }
-            };
-            clock.request_sent();
-            meter.request_is_sent();
-            sent
-        };
-        let mut send = pin!(send);
+        let mut send = pin!(relay::send(source, &mut up, clock, self.meter));
         let mut send = Beside::new(send.as_mut());
-        let client_failed =
-            |sent: &Result<(), PumpError>| matches!(sent, Err(PumpError::Source(_)));
 
         let head = self.head_or_client_gone(response, client, clock);
         let head = send
-            .with(head, client_failed)
+            .with(head, relay::client_failed)
             .await
             .ok_or_else(|| client_broke(send.output()))??;
         let (head, stream) = head.into_parts();
@@ -81,28 +64,8 @@ impl Exchange<'_> {
             return Err(Broken::Refused);
         }
         clock.response_begins();
-        let response = self.finish_head(answer);
-        let closing = !matches!(send.output(), Some(Ok(())));
-        let mut down = client
-            .respond(response, closing)
-            .await
-            .map_err(|_| Broken::Client)?;
-        let mut body = Source::http2(stream);
-        let relay = pump(&mut body, &mut down, |part| {
-            clock.progress();
-            meter.response_part(part);
-        });
-        match send.with(relay, client_failed).await {
-            None | Some(Err(PumpError::Sink(_))) => Err(Broken::Client),
-            Some(Err(PumpError::Source(error))) => {
-                let (flags, details) = cut_off(&error);
-                Err(Broken::Midway(flags, details))
-            }
-            Some(Ok(())) => {
-                meter.response_is_sent();
-                Ok(())
-            }
-        }
+        let body = Source::http2(stream);
+        self.pass_on(answer, body, &mut send, client, clock).await
     }
 
     async fn head_or_client_gone(

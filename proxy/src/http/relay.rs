@@ -1,0 +1,76 @@
+//! What every try has, over either protocol: the request on its way up, and the answer on its way down
+//! beside it.
+
+use super::{
+    body::{PumpError, Sink, Source, pump},
+    client::{Client, Response},
+    exchange::{Broken, Exchange},
+    failure::cut_off,
+    meter::Meter,
+    race::Beside,
+    timeouts::Clock,
+};
+
+/// How it went with a request's body.
+pub(super) type Sent = Result<(), PumpError>;
+
+/// Sends a request's body, and notes when all of it is out.
+pub(super) async fn send(
+    source: &mut Source<'_, '_>,
+    up: &mut Sink<'_, '_>,
+    clock: &Clock,
+    meter: &Meter<'_>,
+) -> Sent {
+    let sent = pump(source, up, |part| {
+        clock.progress();
+        meter.request_part(part);
+    })
+    .await;
+    clock.request_sent();
+    meter.request_is_sent();
+    sent
+}
+
+/// Whether the client is why a request stopped: no answer matters then. An upstream that takes no more of
+/// it may have answered yet.
+pub(super) fn client_failed(sent: &Sent) -> bool {
+    matches!(sent, Err(PumpError::Source(_)))
+}
+
+/// Whether all of a request is out.
+pub(super) fn is_sent<F: Future<Output = Sent>>(sending: &Beside<'_, F>) -> bool {
+    matches!(sending.output(), Some(Ok(())))
+}
+
+impl Exchange<'_> {
+    /// Passes an answer on, whose head has come, beside what is left of the request.
+    pub(super) async fn pass_on<F: Future<Output = Sent>>(
+        &mut self,
+        answer: Response,
+        mut body: Source<'_, '_>,
+        sending: &mut Beside<'_, F>,
+        client: &mut Client<'_, '_>,
+        clock: &Clock,
+    ) -> Result<(), Broken> {
+        let response = self.finish_head(answer);
+        let closing = !is_sent(sending);
+        let down = client.respond(response, closing).await;
+        let mut down = down.map_err(|_| Broken::Client)?;
+        let meter = self.meter;
+        let relay = pump(&mut body, &mut down, |part| {
+            clock.progress();
+            meter.response_part(part);
+        });
+        match sending.with(relay, client_failed).await {
+            None | Some(Err(PumpError::Sink(_))) => Err(Broken::Client),
+            Some(Err(PumpError::Source(error))) => {
+                let (flags, details) = cut_off(&error);
+                Err(Broken::Midway(flags, details))
+            }
+            Some(Ok(())) => {
+                meter.response_is_sent();
+                Ok(())
+            }
+        }
+    }
+}
