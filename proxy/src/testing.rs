@@ -99,7 +99,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr]) -> Cluster {
             retry_budget: None,
         },
         keepalive: None,
-        bind: None,
+        bind: [].into(),
         buffer_limit: 1 << 20,
         panic_threshold: 50,
         locality_weighted: false,

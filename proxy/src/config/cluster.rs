@@ -29,8 +29,8 @@ pub struct Cluster {
     pub http: UpstreamHttp,
     pub limits: CircuitBreakers,
     pub keepalive: Option<TcpKeepalive>,
-    /// Source address of upstream connections (`upstream_bind_config`).
-    pub bind: Option<SocketAddr>,
+    /// Source addresses of upstream connections, one for each family at most (`upstream_bind_config`).
+    pub bind: Box<[SocketAddr]>,
     pub buffer_limit: u32,
     /// Percent of healthy hosts below which health is ignored; Envoy's default is 50.
     pub panic_threshold: u32,

@@ -223,9 +223,9 @@ fn new_tcp_socket(cluster: &Cluster, address: SocketAddr) -> io::Result<TcpSocke
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
-    let same_family = |bind: &SocketAddr| bind.is_ipv4() == address.is_ipv4();
-    if let Some(bind) = cluster.bind.filter(same_family) {
-        socket.bind(bind)?;
+    let same_family = |bind: &&SocketAddr| bind.is_ipv4() == address.is_ipv4();
+    if let Some(bind) = cluster.bind.iter().find(same_family) {
+        socket.bind(*bind)?;
     }
     Ok(socket)
 }

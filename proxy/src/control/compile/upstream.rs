@@ -7,7 +7,7 @@ use ithildin_proto::pb::envoy::config::{
         CircuitBreakers as CircuitBreakersProto, UpstreamConnectionOptions,
         circuit_breakers::{Thresholds, thresholds::RetryBudget as RetryBudgetProto},
     },
-    core::v3::{BindConfig, RoutingPriority, TcpKeepalive as KeepaliveProto},
+    core::v3::{BindConfig, ExtraSourceAddress, RoutingPriority, TcpKeepalive as KeepaliveProto},
 };
 
 use super::address;
@@ -95,7 +95,11 @@ fn budget(config: &RetryBudgetProto, at: &At<'_>) -> RetryBudget {
     }
 }
 
-pub(super) fn bind(config: Option<&BindConfig>, at: &At<'_>) -> Option<SocketAddr> {
+/// The addresses to call from. As in Envoy, a second one is for the other family of addresses.
+pub(super) fn bind(config: Option<&BindConfig>, at: &At<'_>) -> Box<[SocketAddr]> {
+    let Some(config) = config else {
+        return [].into();
+    };
     let BindConfig {
         source_address,
         freebind,
@@ -104,15 +108,43 @@ pub(super) fn bind(config: Option<&BindConfig>, at: &At<'_>) -> Option<SocketAdd
         additional_source_addresses,
         local_address_selector,
         validate_network_namespaces,
-    } = config?;
+    } = config;
     let at = at.field("upstream_bind_config");
     at.not_true("freebind", freebind);
     refuse!(
         at;
-        socket_options, extra_source_addresses, additional_source_addresses,
-        local_address_selector, validate_network_namespaces,
+        socket_options, additional_source_addresses, local_address_selector,
+        validate_network_namespaces,
     );
-    address::source(source_address.as_ref()?, &at.field("source_address"))
+    let source_address = source_address.as_ref();
+    let first =
+        source_address.and_then(|source| address::source(source, &at.field("source_address")));
+    if extra_source_addresses.len() > 1 {
+        at.field("extra_source_addresses")
+            .error("has more than one address");
+    }
+    let extra = extra_source_addresses.first().and_then(|source| {
+        let at = at.index("extra_source_addresses", 0);
+        extra_source(source, first, &at)
+    });
+    first.into_iter().chain(extra).collect()
+}
+
+fn extra_source(
+    config: &ExtraSourceAddress,
+    first: Option<SocketAddr>,
+    at: &At<'_>,
+) -> Option<SocketAddr> {
+    let ExtraSourceAddress {
+        address,
+        socket_options,
+    } = config;
+    refuse!(at; socket_options);
+    let source = address::source(address.as_ref()?, &at.field("address"))?;
+    if first.is_none_or(|first| first.is_ipv4() == source.is_ipv4()) {
+        at.error("is of the same IP version as source_address, or there is none");
+    }
+    Some(source)
 }
 
 pub(super) fn keepalive(config: &UpstreamConnectionOptions, at: &At<'_>) -> Option<TcpKeepalive> {

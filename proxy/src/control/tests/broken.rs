@@ -293,6 +293,10 @@ const CLUSTERS: &[(&str, &str)] = &[
         "upstream_bind_config: {source_address: {address: here, port_value: 0}}",
         ".upstream_bind_config.source_address.address: \"here\" is not an IP address",
     ),
+    (
+        "upstream_bind_config: {source_address: {address: 127.0.0.6, port_value: 0}, extra_source_addresses: [{address: {address: 127.0.0.7, port_value: 0}}]}",
+        ".upstream_bind_config.extra_source_addresses[0]: is of the same IP version as source_address, or there is none",
+    ),
 ];
 
 /// `common_tls_context` of a cluster, and the error behind it.

@@ -146,6 +146,8 @@ async fn pushes_rebuild_what_changed() {
     for number in 1..=5 {
         apply(&mut set, number);
     }
+    let (refused, texts) = refusals(&set);
+    assert!(refused.is_empty(), "{texts:#?}");
     let bench = Bench::start(set.clone());
     let warm = async || {
         bench.secrets.settle();
