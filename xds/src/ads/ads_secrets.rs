@@ -85,13 +85,22 @@ impl AdsSecrets {
         Ok(())
     }
 
+    /// As in Envoy, a secret that is in use stays: an operator may delete one only to make it anew. Whoever
+    /// has none need not wait for it any more.
     fn withdraw(&self, name: &str) {
         let slots = self.slots.lock();
-        if let Some(slot) = slots.get(name) {
-            let reason: Arc<str> = format!("{} has no secret {name:?}", self.server).into();
-            warn!(%reason, "a secret is not there");
-            slot.send_replace(SecretState::Unavailable(reason));
-        }
+        let Some(slot) = slots.get(name) else {
+            return;
+        };
+        let reason: Arc<str> = format!("{} has no secret {name:?}", self.server).into();
+        warn!(%reason, "a secret is not there; what was served before stays");
+        slot.send_if_modified(|state| {
+            let none = !matches!(state, SecretState::Ready(_));
+            if none {
+                *state = SecretState::Unavailable(reason);
+            }
+            none
+        });
     }
 }
 
@@ -112,5 +121,57 @@ impl SecretSubscriber for AdsSecrets {
 impl fmt::Debug for AdsSecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("AdsSecrets").field(&self.server).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ithildin_proto::{
+        pack,
+        pb::envoy::extensions::transport_sockets::tls::v3::{TlsCertificate, secret::Type},
+    };
+
+    use super::*;
+    use crate::{
+        ResourceKind,
+        subscription::{Incoming, Receipt},
+    };
+
+    const NAME: &str = "kubernetes://credential";
+
+    fn update(resources: Vec<Incoming>, removed: &[&str]) -> Update {
+        Update {
+            url: ResourceKind::Secret.into(),
+            resources,
+            removed: removed.iter().map(ToString::to_string).collect(),
+            full: false,
+            receipt: Receipt::default(),
+        }
+    }
+
+    #[test]
+    fn a_removal_ends_waiting_and_takes_nothing_away() {
+        let secrets = AdsSecrets::new(&"istiod".into());
+        let credential = SecretRef {
+            name: NAME.into(),
+            source: None,
+        };
+        let state = secrets.subscribe(&credential);
+        assert!(matches!(*state.borrow(), SecretState::Pending(_)));
+        let _ = secrets.take(&update(Vec::new(), &[NAME]));
+        assert!(matches!(*state.borrow(), SecretState::Unavailable(_)));
+        let body = pack(&Secret {
+            name: NAME.into(),
+            r#type: Some(Type::TlsCertificate(TlsCertificate::default())),
+        });
+        let incoming = Incoming {
+            name: NAME.into(),
+            version: "1".into(),
+            body: Some(body),
+        };
+        let verdict = secrets.take(&update(vec![incoming], &[]));
+        assert_eq!(verdict.reason(), None);
+        let _ = secrets.take(&update(Vec::new(), &[NAME]));
+        assert!(matches!(*state.borrow(), SecretState::Ready(_)));
     }
 }
