@@ -17,6 +17,7 @@ pub mod peer;
 pub mod peers;
 pub mod pki;
 pub mod process;
+pub mod replay;
 pub mod sds;
 pub mod spire;
 mod unix;
@@ -31,6 +32,7 @@ pub use load::Load;
 pub use mesh::Mesh;
 pub use net::{Lan, Net};
 pub use process::Process;
+pub use replay::Replay;
 pub use spire::Spire;
 pub use wait::{eventually, eventually_within};
 

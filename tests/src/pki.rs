@@ -1,8 +1,8 @@
 //! Certificates for tests that speak TLS without an authority: roots, and SVIDs that they sign.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, string::Ia5String,
+    BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
 };
 
 /// A root with the SPIFFE ID of its trust domain.
@@ -33,8 +33,20 @@ impl Ca {
 
     /// An X.509-SVID for both roles.
     pub fn svid(&self, id: &str) -> Svid {
+        self.leaf(parameters(id))
+    }
+
+    /// A server's certificate, such as istiod's, that has a host name only.
+    pub fn server(&self, host: &str) -> Svid {
+        let params = CertificateParams::new([host.to_owned()]);
+        let mut params = params.expect("host names are ascii");
+        // A leaf by the issuer's own name would count as self-signed.
+        params.distinguished_name = DistinguishedName::new();
+        self.leaf(params)
+    }
+
+    fn leaf(&self, mut params: CertificateParams) -> Svid {
         let key = KeyPair::generate().expect("a key");
-        let mut params = parameters(id);
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![

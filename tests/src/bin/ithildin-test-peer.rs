@@ -4,7 +4,7 @@
 //!     ithildin-test-peer serve 127.0.0.1:80 [--tls DIR | --call URL...]
 //!     ithildin-test-peer echo 0.0.0.0:9000 "220 welcome"
 //!     ithildin-test-peer talk mail:9000 "<220" ">hello" "<hello"
-//!     ithildin-test-peer relay 10.0.1.50:8000 127.0.0.1:8080
+//!     ithildin-test-peer relay 10.0.1.50:8000 127.0.0.1:8080 (or unix:/run/istiod.sock)
 //!     ithildin-test-peer load 127.0.0.1:8000 app.example.org /status/200
 
 use std::{env, net::SocketAddr, process::ExitCode};
@@ -41,13 +41,20 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
         ["serve", on, "--tls", dir] => serve::tls(address(on)?, dir.as_ref()).await,
         ["echo", on, greeting] => echo::run(address(on)?, greeting).await,
         ["talk", to, ref steps @ ..] => talk::run(to, steps).await,
-        ["relay", from, to] => relay::run(address(from)?, address(to)?).await,
+        ["relay", from, to] => relay::run(address(from)?, target(to)?).await,
         ["load", to, host, path] => load::run(address(to)?, host, path).await,
         _ => bail!(
             "serve ADDRESS [--tls DIR | --call URL...] | echo ADDRESS GREETING | \
              talk HOST:PORT (<EXPECTED | >SENT)... | relay FROM TO | load ADDRESS HOST PATH"
         ),
     }
+}
+
+fn target(text: &str) -> anyhow::Result<relay::Target> {
+    Ok(match text.strip_prefix("unix:") {
+        Some(path) => relay::Target::Unix(path.into()),
+        None => relay::Target::Tcp(address(text)?),
+    })
 }
 
 fn address(text: &str) -> anyhow::Result<SocketAddr> {

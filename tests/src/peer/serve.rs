@@ -18,6 +18,9 @@ use tokio_rustls::TlsAcceptor;
 
 use super::answers::{Connection, Service};
 
+/// What it speaks over TLS; a sidecar without Istio's own filters offers `istio` alone, for HTTP/1.1.
+const ALPN: [&[u8]; 3] = [b"h2", b"http/1.1", b"istio"];
+
 /// HTTP/1 and HTTP/2 without TLS. Each request asks all of `calls` first.
 pub async fn plain(on: SocketAddr, calls: Vec<Uri>) -> anyhow::Result<()> {
     let service = Service::new(calls);
@@ -78,7 +81,7 @@ fn server_config(dir: &Path) -> anyhow::Result<ServerConfig> {
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier.build()?)
         .with_single_cert(chain?, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
     Ok(config)
 }
 
