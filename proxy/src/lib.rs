@@ -9,6 +9,7 @@ pub mod http;
 pub mod io;
 pub mod istio;
 pub mod log_levels;
+pub mod metadata;
 pub mod outlier;
 pub mod rbac;
 pub mod runtime;

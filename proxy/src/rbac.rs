@@ -7,6 +7,7 @@ use std::{net::IpAddr, ops::Range, sync::Arc};
 
 use crate::{
     config::route::{HeaderMatch, StringMatch},
+    metadata::MetadataMatch,
     stats::RbacStats,
     worker::Connection,
 };
@@ -18,8 +19,8 @@ pub struct Rbac {
     pub rules: Option<RuleSet>,
     /// Evaluated and counted only.
     pub shadow_rules: Option<RuleSet>,
-    /// Stands before the names of what the shadow rules count and tell.
-    pub shadow_prefix: Arc<str>,
+    /// Keys in dynamic metadata: what the shadow rules came to, and which policy decided.
+    pub shadow_keys: [Box<str>; 2],
     /// Where names of statistics are configured, or there is no other place for them.
     pub stats: Option<Arc<RbacStats>>,
 }
@@ -69,6 +70,8 @@ pub enum Rule {
     DirectRemoteIp(Cidr),
     /// The client's address as its proxies tell it.
     RemoteIp(Cidr),
+    /// What filters before left.
+    Metadata(MetadataMatch),
 }
 
 /// A network.
@@ -82,6 +85,8 @@ pub struct Cidr {
 pub trait Subject {
     fn connection(&self) -> &Connection;
     fn header(&self, matcher: &HeaderMatch) -> bool;
+    /// Where there is no request, no filter leaves anything.
+    fn metadata(&self, matcher: &MetadataMatch) -> bool;
     /// `None` where there is no request.
     fn path(&self) -> Option<&[u8]>;
     /// See [`Rule::RemoteIp`].
@@ -94,15 +99,6 @@ pub struct Verdict<'r> {
     pub allowed: bool,
     /// The policy that matched.
     pub policy: Option<&'r Arc<str>>,
-}
-
-/// What shadow rules would have done, as logs ask for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShadowVerdict {
-    /// [`Rbac::shadow_prefix`].
-    pub prefix: Arc<str>,
-    pub allowed: bool,
-    pub policy: Option<Arc<str>>,
 }
 
 impl Verdict<'_> {
@@ -155,6 +151,7 @@ impl Rule {
             Self::Authenticated(name) => authenticated(connection(), name.as_ref()),
             Self::DirectRemoteIp(cidr) => cidr.contains(connection().remote.ip()),
             Self::RemoteIp(cidr) => cidr.contains(subject.remote_ip()),
+            Self::Metadata(matcher) => subject.metadata(matcher),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::ResponseFlags;
-use crate::{istio::Workload, rbac::ShadowVerdict, tls_session::TlsSession};
+use crate::{istio::Workload, metadata::DynamicMetadata, tls_session::TlsSession};
 
 /// One finished (or, for header templates, running) request or connection. Borrowed from whoever
 /// serves it; everything that is unknown stays at its default and prints as `-`.
@@ -43,8 +43,8 @@ pub struct Entry<'a> {
     /// Who the other ends are, as they tell by Istio's metadata exchange.
     pub downstream_peer: Option<&'a Workload>,
     pub upstream_peer: Option<&'a Workload>,
-    /// Of RBAC filters, in their order.
-    pub shadow: &'a [ShadowVerdict],
+    /// What filters left.
+    pub metadata: Option<&'a DynamicMetadata>,
 }
 
 impl Entry<'_> {
@@ -74,7 +74,7 @@ impl Entry<'_> {
             upstream: Upstream::default(),
             downstream_peer: None,
             upstream_peer: None,
-            shadow: &[],
+            metadata: None,
         }
     }
 }

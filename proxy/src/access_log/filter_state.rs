@@ -1,18 +1,21 @@
 //! What filters leave for logs: `%DYNAMIC_METADATA(...)%` and `%FILTER_STATE(...)%`.
 //!
-//! Only what our filters leave is known: the verdicts of shadow rules, and who the other ends of a
-//! request are. All else never has a value, as in an Envoy where nothing sets it.
+//! Of filter state only who the other ends of a request are is known. All else never has a value, as
+//! in an Envoy where nothing sets it.
 
-use super::Entry;
+use serde_json::Value;
+
+use super::{Entry, operator::Kind};
 use crate::istio::Workload;
 
 /// One value of a filter.
 #[derive(Clone, Debug)]
 pub(super) enum FilterState {
-    /// What the shadow rules with this prefix came to.
-    ShadowResult(Box<str>),
-    /// Which of their policies decided.
-    ShadowPolicy(Box<str>),
+    /// Of a namespace: a value, or one below it, or all if there is no path.
+    Metadata {
+        namespace: Box<str>,
+        path: Vec<Box<str>>,
+    },
     DownstreamPeer(PeerPart),
     UpstreamPeer(PeerPart),
 }
@@ -21,14 +24,13 @@ pub(super) enum FilterState {
 type PeerPart = fn(&Workload) -> &str;
 
 impl FilterState {
-    /// `envoy.filters.http.rbac:<prefix>shadow_engine_result` and such.
+    /// `envoy.filters.http.jwt_authn:payload:sub` and such.
     pub(super) fn of_metadata(argument: Option<&str>) -> Option<Self> {
-        let key = argument?.strip_prefix("envoy.filters.http.rbac:")?;
-        if let Some(prefix) = key.strip_suffix("shadow_engine_result") {
-            return Some(Self::ShadowResult(prefix.into()));
-        }
-        let prefix = key.strip_suffix("shadow_effective_policy_id")?;
-        Some(Self::ShadowPolicy(prefix.into()))
+        let mut parts = argument?.split(':').map(Into::into);
+        Some(Self::Metadata {
+            namespace: parts.next()?,
+            path: parts.collect(),
+        })
     }
 
     /// `downstream_peer_obj:FIELD:workload` and such.
@@ -42,18 +44,33 @@ impl FilterState {
         }
     }
 
-    pub(super) fn value<'a>(&self, entry: &Entry<'a>) -> Option<&'a str> {
-        let verdict = |prefix: &str| entry.shadow.iter().find(|it| *it.prefix == *prefix);
-        match self {
-            Self::ShadowResult(prefix) => Some(match verdict(prefix)?.allowed {
-                true => "allowed",
-                false => "denied",
-            }),
-            Self::ShadowPolicy(prefix) => verdict(prefix)?.policy.as_deref(),
-            Self::DownstreamPeer(part) => known(part(entry.downstream_peer?)),
-            Self::UpstreamPeer(part) => known(part(entry.upstream_peer?)),
-        }
+    /// Appends the value to `out`; `None` if there is none.
+    pub(super) fn write(&self, entry: &Entry<'_>, out: &mut Vec<u8>) -> Option<Kind> {
+        let text = match self {
+            Self::Metadata { namespace, path } => {
+                let metadata = entry.metadata?;
+                return match path.is_empty() {
+                    true => write(Value::Object(metadata.namespace(namespace)?.clone()), out),
+                    false => write(metadata.get(namespace, path)?.clone(), out),
+                };
+            }
+            Self::DownstreamPeer(part) => part(entry.downstream_peer?),
+            Self::UpstreamPeer(part) => part(entry.upstream_peer?),
+        };
+        out.extend_from_slice(known(text)?.as_bytes());
+        Some(Kind::Text)
     }
+}
+
+/// Text as it is, all else as JSON with its names in order.
+fn write(mut value: Value, out: &mut Vec<u8>) -> Option<Kind> {
+    if let Value::String(text) = &value {
+        out.extend_from_slice(text.as_bytes());
+        return Some(Kind::Text);
+    }
+    value.sort_all_objects();
+    out.extend_from_slice(value.to_string().as_bytes());
+    Some(Kind::Json)
 }
 
 fn known(text: &str) -> Option<&str> {

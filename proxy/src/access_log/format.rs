@@ -163,7 +163,7 @@ fn write_template(template: &Template, entry: &Entry<'_>, unset: Unset, out: &mu
         Some(Kind::Text)
     });
     match kind {
-        Some(Kind::Number) => {}
+        Some(Kind::Json) => {}
         Some(Kind::Text) => {
             let text = out.split_off(start);
             out.extend_from_slice(json_string(&String::from_utf8_lossy(&text)).as_bytes());

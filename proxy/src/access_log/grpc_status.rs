@@ -58,7 +58,7 @@ impl GrpcFormat {
             }
             _ => {
                 out.extend_from_slice(told);
-                Some(Kind::Number)
+                Some(Kind::Json)
             }
         }
     }

@@ -35,7 +35,8 @@ pub(super) struct HeaderArgument {
 /// How a value is written in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    Number,
+    /// Numbers, and whatever is JSON already: as it is.
+    Json,
     Text,
 }
 
@@ -206,7 +207,7 @@ impl Operator {
                 out.extend_from_slice(&header.find(|name| borrowed(trailers, name))?);
             }
             Self::GrpcStatus(format) => return format.write(entry, out),
-            Self::FilterState(state) => out.extend_from_slice(state.value(entry)?.as_bytes()),
+            Self::FilterState(state) => return state.write(entry, out),
             Self::Constant(value) => out.extend_from_slice(value.as_deref()?.as_bytes()),
             Self::Field(field) => return field.write(entry, out),
         }
@@ -268,7 +269,7 @@ impl Field {
     fn write(self, entry: &Entry<'_>, out: &mut Vec<u8>) -> Option<Kind> {
         if let Some(number) = self.number(entry) {
             out.extend_from_slice(itoa::Buffer::new().format(number?).as_bytes());
-            return Some(Kind::Number);
+            return Some(Kind::Json);
         }
         match self {
             // Also where what is unset is left out.

@@ -4,7 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{http::AlpnOverrides, route::HeaderMatch, route::StringMatch};
+use super::{
+    http::AlpnOverrides,
+    jwt::{JwtAuthn, JwtOverride},
+    route::HeaderMatch,
+    route::StringMatch,
+};
 use crate::{
     istio::{PeerMetadata, Telemetry},
     rbac::Rbac,
@@ -30,6 +35,7 @@ pub enum FilterKind {
     Telemetry(Arc<Telemetry>),
     Rbac(Rbac),
     Fault(Fault),
+    Jwt(JwtAuthn),
     /// Acts by the configuration of routes only.
     Cors,
 }
@@ -62,6 +68,7 @@ pub enum FilterOverride {
     Rbac(Rbac),
     Fault(Fault),
     Cors(CorsPolicy),
+    Jwt(JwtOverride),
 }
 
 /// `envoy.filters.http.fault`.

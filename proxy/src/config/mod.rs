@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod filters;
 pub mod hash_policy;
 pub mod http;
+pub mod jwt;
 pub mod listener;
 mod listener_filters;
 mod listeners;

@@ -11,7 +11,7 @@ use super::{
     filters::{FilterOverrides, Percent},
     hash_policy::HashPolicy,
 };
-use crate::access_log::Template;
+use crate::{access_log::Template, metadata::MetadataMatch};
 
 /// One route configuration, compiled.
 #[derive(Debug)]
@@ -95,6 +95,8 @@ pub struct RouteMatch {
     pub headers: Vec<HeaderMatch>,
     pub query: Vec<QueryMatch>,
     pub grpc_only: bool,
+    /// What filters left.
+    pub metadata: Vec<MetadataMatch>,
 }
 
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! RBAC filters on a request (`envoy.filters.http.rbac`).
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use super::{
     exchange::{Context, Exchange},
@@ -11,9 +11,13 @@ use super::{
 use crate::{
     access_log::ResponseFlags,
     config::route::HeaderMatch,
-    rbac::{Rbac, ShadowVerdict, Subject},
+    metadata::MetadataMatch,
+    rbac::{Rbac, Subject, Verdict},
     worker::Connection,
 };
+
+/// Where it leaves what shadow rules came to, whatever its own name is.
+const NAMESPACE: &str = "envoy.filters.http.rbac";
 
 impl Exchange<'_> {
     /// Lets the request pass, or says which policy denied it.
@@ -34,14 +38,12 @@ impl Exchange<'_> {
                 (true, None) => stats.rbac_shadow_allowed.inc(),
                 (false, None) => stats.rbac_shadow_denied.inc(),
             }
-            shadow = Some(ShadowVerdict {
-                prefix: Arc::clone(&filter.shadow_prefix),
-                allowed: verdict.allowed,
-                policy: verdict.policy.cloned(),
-            });
+            shadow = Some(verdict);
         }
         let verdict = filter.rules.as_ref().map(|rules| rules.judge(&subject));
-        self.filters.shadow.extend(shadow);
+        if let Some(shadow) = shadow {
+            leave(&mut self.request, &filter.shadow_keys, shadow);
+        }
         let Some(verdict) = verdict else {
             return Ok(());
         };
@@ -55,6 +57,16 @@ impl Exchange<'_> {
             true => Ok(()),
             false => Err(denied(verdict.details())),
         }
+    }
+}
+
+/// Leaves what shadow rules came to for logs and for filters behind.
+fn leave(request: &mut Request, [result, policy]: &[Box<str>; 2], shadow: Verdict<'_>) {
+    let metadata = request.metadata.get_or_insert_default();
+    let allowed = if shadow.allowed { "allowed" } else { "denied" };
+    metadata.set(NAMESPACE, result, allowed.into());
+    if let Some(matched) = shadow.policy {
+        metadata.set(NAMESPACE, policy, (**matched).into());
     }
 }
 
@@ -76,6 +88,10 @@ impl Subject for RequestSubject<'_> {
 
     fn header(&self, matcher: &HeaderMatch) -> bool {
         matcher.admits(self.request)
+    }
+
+    fn metadata(&self, matcher: &MetadataMatch) -> bool {
+        matcher.admits(self.request.metadata.as_deref())
     }
 
     fn path(&self) -> Option<&[u8]> {

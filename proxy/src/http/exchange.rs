@@ -165,35 +165,66 @@ impl<'x> Exchange<'x> {
             .routes
             .load_full()
             .ok_or_else(LocalReply::no_route)?;
-        let found = self.find_route(&table);
         let snapshot = self.context.worker.snapshot();
+        let mut first = 0;
+        loop {
+            let next = self.route_from(first, &table, &snapshot, source, client);
+            match next.await? {
+                None => return Ok(()),
+                Some(next) => first = next,
+            }
+        }
+    }
+
+    /// Finds the request's route, takes it through the filters from `first` on, and to its end;
+    /// `Some` if a filter wants the route found again before the next one.
+    async fn route_from(
+        &mut self,
+        first: usize,
+        table: &Arc<RouteTable>,
+        snapshot: &Snapshot,
+        source: &mut Source<'_, '_>,
+        client: &mut Client<'_, '_>,
+    ) -> Result<Option<usize>, LocalReply> {
+        let manager = self.context.manager;
+        let found = self.find_route(table);
         let mut cluster = None;
         if let Ok((host, route)) = &found {
             self.outcome.route = Some(Arc::clone(route));
-            self.outcome.host = Some((Arc::clone(&table), *host));
+            self.outcome.host = Some((Arc::clone(table), *host));
             cluster = choose_cluster(&route.action, &self.request).map(|(name, weighted)| {
                 self.outcome.weighted = weighted;
                 name
             });
+        } else if first > 0 {
+            self.outcome.route = None;
+            self.outcome.host = None;
+            self.outcome.weighted = None;
         }
         let cluster = cluster.as_deref();
         // Who is denied learns nothing of the routes.
         if !manager.filters.is_empty() {
             let route = found.as_ref().ok();
-            let route = route.map(|(host, route)| (&*table, *host, &**route));
-            let way = Way::new(&snapshot, route, self.outcome.weighted, cluster);
-            match self.filter_request(&way, client).await {
+            let route = route.map(|(host, route)| (&**table, *host, &**route));
+            let way = Way::new(snapshot, route, self.outcome.weighted, cluster);
+            match self.filter_request(&way, first, client).await {
                 Verdict::Pass => {}
+                Verdict::Reroute(next) => return Ok(Some(next)),
                 Verdict::Reply(reply) => return Err(reply),
                 Verdict::Gone => {
                     self.client_gone();
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         }
         let (host, route) = match &found {
             Ok((host, route)) => (*host, route),
-            Err(reply) => return Err(reply.clone()),
+            Err(reply) => {
+                if reply.flags == ResponseFlags::NO_ROUTE_FOUND {
+                    self.context.stats.no_route.inc();
+                }
+                return Err(reply.clone());
+            }
         };
         if let Some(upgrade) = &self.request.upgrade
             && !is_allowed(upgrade, manager, &route.action)
@@ -220,9 +251,10 @@ impl<'x> Exchange<'x> {
                 Err(LocalReply::upgrade_failed())
             }
             RouteAction::Forward(forward) => {
-                let way = (&*table, &table.hosts[host], &**route);
-                let target = (&**snapshot, cluster.unwrap_or_default());
-                self.forward(way, target, forward, source, client).await
+                let way = (&**table, &table.hosts[host], &**route);
+                let target = (snapshot, cluster.unwrap_or_default());
+                self.forward(way, target, forward, source, client).await?;
+                Ok(None)
             }
         }
     }
@@ -232,15 +264,12 @@ impl<'x> Exchange<'x> {
         let found = table
             .virtual_host(authority)
             .ok_or_else(LocalReply::no_route);
-        let (index, host) = found.inspect_err(|_| self.context.stats.no_route.inc())?;
+        let (index, host) = found?;
         if host.require_tls && self.request.scheme != Some("https") {
             return Err(super::redirect::to_https(&self.request));
         }
-        let route = host.route(&self.request);
-        if route.is_none() {
-            self.context.stats.no_route.inc();
-        }
-        let route = route.cloned().ok_or_else(LocalReply::no_route)?;
+        let route = host.route(&self.request).cloned();
+        let route = route.ok_or_else(LocalReply::no_route)?;
         Ok((index, route))
     }
 

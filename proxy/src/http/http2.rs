@@ -218,6 +218,7 @@ fn request_of(head: http::request::Parts, body: &RecvStream) -> Option<Request> 
         body,
         upgrade: None,
         protocol: Protocol::Http2,
+        metadata: None,
     })
 }
 

@@ -44,7 +44,7 @@ impl Exchange<'_> {
         entry.upstream = self.upstream();
         entry.downstream_peer = self.filters.downstream_peer.as_deref();
         entry.upstream_peer = self.filters.upstream_peer.as_deref();
-        entry.shadow = &self.filters.shadow;
+        entry.metadata = request.metadata.as_deref();
         entry
     }
 

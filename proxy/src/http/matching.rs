@@ -68,11 +68,15 @@ pub(super) fn without_port(authority: &str) -> &str {
 }
 
 impl RouteMatch {
-    fn admits(&self, request: &Request) -> bool {
+    pub(super) fn admits(&self, request: &Request) -> bool {
         self.path.admits(request, self.case_sensitive)
             && (!self.grpc_only || request.is_grpc())
             && self.headers.iter().all(|header| header.admits(request))
             && self.query.iter().all(|query| query.admits(request))
+            && {
+                let metadata = request.metadata.as_deref();
+                self.metadata.iter().all(|it| it.admits(metadata))
+            }
     }
 }
 

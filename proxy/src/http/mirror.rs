@@ -91,6 +91,7 @@ impl Exchange<'_> {
             body: BodyLength::Empty,
             upgrade: None,
             protocol: request.protocol,
+            metadata: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use http::Method;
 use ithildin_http1::{Framing, Known, RequestHead};
 
 use super::headers::Headers;
-use crate::upstream::DownstreamProtocol;
+use crate::{metadata::DynamicMetadata, upstream::DownstreamProtocol};
 
 /// What is routed and sent on.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(super) struct Request {
     /// The protocol to change to: `Upgrade` in HTTP/1, `:protocol` in HTTP/2.
     pub(super) upgrade: Option<Bytes>,
     pub(super) protocol: Protocol,
+    /// What filters left; `None` before the first did.
+    pub(super) metadata: Option<Box<DynamicMetadata>>,
 }
 
 /// The protocol of a message, as access logs name it.
@@ -91,6 +93,7 @@ impl Request {
             body: BodyLength::of(head.framing),
             upgrade: head.upgrade().map(|upgrade| head.shared(upgrade)),
             protocol,
+            metadata: None,
         }
     }
 
@@ -105,6 +108,7 @@ impl Request {
             body: BodyLength::Empty,
             upgrade: None,
             protocol: Protocol::Http11,
+            metadata: None,
         }
     }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::{
     config::route::{HeaderMatch, ValueMatch},
+    metadata::MetadataMatch,
     rbac::Subject,
     worker::{Connection, Worker},
 };
@@ -52,6 +53,10 @@ impl Subject for ConnectionSubject<'_> {
             ValueMatch::Present(present) => *present == matcher.invert,
             _ => false,
         }
+    }
+
+    fn metadata(&self, matcher: &MetadataMatch) -> bool {
+        matcher.admits(None)
     }
 
     fn path(&self) -> Option<&[u8]> {

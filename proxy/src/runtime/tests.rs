@@ -275,7 +275,7 @@ async fn a_client_that_is_silent_over_a_change_meets_what_holds_then() {
         policies: Vec::new(),
     };
     chain.rbac = vec![Rbac {
-        shadow_prefix: "".into(),
+        shadow_keys: Default::default(),
         stats: None,
         rules: Some(nobody),
         shadow_rules: None,

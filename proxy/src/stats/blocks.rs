@@ -73,6 +73,21 @@ pub struct RbacBlock {
 }
 
 stat_block! {
+    /// `http.<stat_prefix>.jwt_authn.*`. Keys are neither fetched nor are tokens remembered, but
+    /// Envoy has the names, and counts each token of a named provider as one that it did not
+    /// remember.
+    pub struct JwtBlock {
+        allowed: Counter,
+        denied: Counter,
+        cors_preflight_bypassed: Counter,
+        jwks_fetch_success: Counter,
+        jwks_fetch_failed: Counter,
+        jwt_cache_hit: Counter,
+        jwt_cache_miss: Counter,
+    }
+}
+
+stat_block! {
     /// `http.<stat_prefix>.*`.
     pub struct HttpBlock {
         downstream_cx_total: Counter,

@@ -8,7 +8,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    ClusterManagerBlock, ClusterStats, FilesystemBlock, HttpStats, ListenerManagerBlock,
+    ClusterManagerBlock, ClusterStats, FilesystemBlock, HttpStats, JwtStats, ListenerManagerBlock,
     ListenerStats, Metric, RbacStats, ServerBlock, SubscriptionStats, TcpStats,
     sums::{Scope, Sums},
 };
@@ -25,6 +25,7 @@ pub struct Registry {
     clusters: Targets<Arc<str>, ClusterStats>,
     subscriptions: Targets<Arc<str>, SubscriptionStats>,
     rbac: Targets<[Arc<str>; 3], RbacStats>,
+    jwt: Targets<[Arc<str>; 2], JwtStats>,
     /// Istio's metrics.
     pub mesh: Arc<MeshRegistry>,
     pub server: ServerBlock,
@@ -44,6 +45,7 @@ impl Registry {
             clusters: Targets::default(),
             subscriptions: Targets::default(),
             rbac: Targets::default(),
+            jwt: Targets::default(),
             mesh: Arc::default(),
             server: ServerBlock::default(),
             listener_manager: ListenerManagerBlock::default(),
@@ -94,6 +96,19 @@ impl Registry {
         })
     }
 
+    /// The `jwt_authn` filters of the connection manager with `stat_prefix` that have this prefix.
+    pub fn jwt(&self, stat_prefix: &str, own: &str) -> Arc<JwtStats> {
+        let manager = escape(stat_prefix);
+        let scope = match own.trim_end_matches('.') {
+            "" => escape("jwt_authn"),
+            own => escape(&format!("jwt_authn.{own}")),
+        };
+        self.jwt
+            .get([Arc::clone(&manager), Arc::clone(&scope)], || {
+                JwtStats::new(manager, scope, self.workers)
+            })
+    }
+
     /// `name` is `alt_stat_name`, else the cluster's name; `tls` whether it originates TLS.
     pub fn cluster(&self, name: &str, tls: bool) -> Arc<ClusterStats> {
         let name = escape(name);
@@ -138,6 +153,9 @@ impl Registry {
         }
         for stats in self.rbac.live() {
             sums.add_rbac(&stats);
+        }
+        for stats in self.jwt.live() {
+            sums.add_filter(&stats);
         }
         for stats in self.tcp.live() {
             let scope = Scope::new("tcp").tagged("envoy_tcp_prefix", &stats.prefix);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, collections::btree_map::Entry, sync::Arc};
 
 use super::{
-    ClusterStats, HttpStats, ListenerStats, Metric, PerWorker, RbacStats, Tag, Value,
+    ClusterStats, FilterStats, HttpStats, ListenerStats, Metric, PerWorker, RbacStats, Tag, Value,
     block::{Block, Name, Reading},
 };
 
@@ -160,6 +160,11 @@ impl Sums {
                 });
             }
         }
+    }
+
+    pub(super) fn add_filter<B: Block + Default>(&mut self, stats: &FilterStats<B>) {
+        let scope = Scope::new("http").tagged(HTTP_PREFIX, &stats.manager);
+        self.add_workers(&scope.inner(&stats.scope), &stats.workers);
     }
 
     /// Adds to the metric of that name.

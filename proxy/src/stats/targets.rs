@@ -8,8 +8,8 @@ use std::sync::{
 use parking_lot::Mutex;
 
 use super::{
-    ClusterBlock, ClusterControl, EndpointBlock, HttpBlock, ListenerBlock, ListenerControl,
-    OutlierBlock, RbacBlock, SubscriptionBlock, TcpBlock,
+    ClusterBlock, ClusterControl, EndpointBlock, HttpBlock, JwtBlock, ListenerBlock,
+    ListenerControl, OutlierBlock, RbacBlock, SubscriptionBlock, TcpBlock,
 };
 use crate::config::cluster::CircuitBreakers;
 
@@ -76,6 +76,18 @@ pub struct RbacStats {
     pub(super) shadow_prefix: Arc<str>,
     pub(super) workers: PerWorker<RbacBlock>,
 }
+
+/// HTTP filters of one kind and name in one connection manager.
+#[derive(Debug)]
+pub struct FilterStats<B> {
+    /// The connection manager's `stat_prefix`.
+    pub(super) manager: Arc<str>,
+    /// What stands between it and the names: `jwt_authn`.
+    pub(super) scope: Arc<str>,
+    pub(super) workers: PerWorker<B>,
+}
+
+pub type JwtStats = FilterStats<JwtBlock>;
 
 /// One TCP proxy.
 #[derive(Debug)]
@@ -167,6 +179,20 @@ impl RbacStats {
     }
 
     pub fn worker(&self, index: usize) -> &RbacBlock {
+        self.workers.worker(index)
+    }
+}
+
+impl<B: Default> FilterStats<B> {
+    pub fn new(manager: Arc<str>, scope: Arc<str>, workers: usize) -> Self {
+        Self {
+            manager,
+            scope,
+            workers: PerWorker::new(workers),
+        }
+    }
+
+    pub fn worker(&self, index: usize) -> &B {
         self.workers.worker(index)
     }
 }

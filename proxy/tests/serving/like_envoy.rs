@@ -39,7 +39,8 @@ async fn it_answers_like_envoy() {
 /// Both serve `yaml`, and are sent `cases`.
 pub(crate) async fn compare(binary: &Path, yaml: &str, cases: &[Case]) {
     let ours = Bench::start(yaml).await;
-    let envoy = Envoy::start(binary, yaml, 2).await;
+    let listeners = yaml.matches("\n    filter_chains:").count();
+    let envoy = Envoy::start(binary, yaml, listeners).await;
     let mut differences = Vec::new();
     for (listener, request) in cases {
         let (a, b) = (ours.address(listener), envoy.address(listener));

@@ -6,6 +6,7 @@ mod envoy;
 mod filters;
 mod hashing;
 mod http_log;
+mod jwt;
 mod like_envoy;
 mod outlier;
 mod rbac;

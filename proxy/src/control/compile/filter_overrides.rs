@@ -6,13 +6,14 @@ use ithildin_proto::pb::{
     envoy::{
         config::route::v3::FilterConfig,
         extensions::filters::http::{
-            cors::v3::CorsPolicy, fault::v3::HttpFault, rbac::v3::RbacPerRoute,
+            cors::v3::CorsPolicy, fault::v3::HttpFault,
+            jwt_authn::v3::PerRouteConfig as JwtPerRoute, rbac::v3::RbacPerRoute,
         },
     },
     google::protobuf::Any,
 };
 
-use super::{cors, fault, rbac};
+use super::{cors, fault, jwt, rbac};
 use crate::{
     config::filters::{FilterOverride, FilterOverrides},
     control::{any, report::At},
@@ -60,6 +61,9 @@ fn typed(config: &Any, at: &At<'_>) -> Option<FilterOverride> {
     } else if any::is::<CorsPolicy>(config) {
         let config = any::read(config, at)?;
         cors::policy(&config, at).map(FilterOverride::Cors)
+    } else if any::is::<JwtPerRoute>(config) {
+        let config = any::read(config, at)?;
+        jwt::per_route(&config, at).map(FilterOverride::Jwt)
     } else if any::is::<RbacPerRoute>(config) {
         let RbacPerRoute { rbac } = any::read(config, at)?;
         match rbac {

@@ -4,7 +4,8 @@ use ithildin_proto::pb::envoy::{
     config::{
         core::v3::{CidrRange, TypedExtensionConfig},
         rbac::v3::{
-            Permission, Policy as PolicyProto, Principal, Rbac as RulesProto,
+            MetadataSource, Permission, Policy as PolicyProto, Principal, Rbac as RulesProto,
+            SourcedMetadata,
             permission::{Rule as PermissionRule, Set as Permissions},
             principal::{Authenticated, Identifier, Set as Principals},
             rbac::Action as ActionProto,
@@ -20,7 +21,7 @@ use ithildin_proto::pb::envoy::{
     },
 };
 
-use super::{address, matchers};
+use super::{address, matchers, metadata};
 use crate::{
     config::route::{StringMatch, StringPattern},
     control::{
@@ -100,7 +101,8 @@ fn both(
     Some(Rbac {
         rules: rules?,
         shadow_rules: shadow_rules?,
-        shadow_prefix: shadow_prefix.into(),
+        shadow_keys: ["shadow_engine_result", "shadow_effective_policy_id"]
+            .map(|key| format!("{shadow_prefix}{key}").into()),
         stats: None,
     })
 }
@@ -201,8 +203,12 @@ fn permission(config: &Permission, at: &At<'_>) -> Option<Rule> {
             matcher,
             &at.field("requested_server_name"),
         )?),
-        PermissionRule::Metadata(_) => return unsupported("metadata", at),
-        PermissionRule::SourcedMetadata(_) => return unsupported("sourced_metadata", at),
+        PermissionRule::Metadata(config) => {
+            Rule::Metadata(metadata::matcher(config, &at.field("metadata"))?)
+        }
+        PermissionRule::SourcedMetadata(config) => {
+            sourced_metadata(config, &at.field("sourced_metadata"))?
+        }
         PermissionRule::Matcher(_) => return unsupported("matcher", at),
         PermissionRule::UriTemplate(config) => uri_template(config, &at.field("uri_template"))?,
     })
@@ -240,8 +246,12 @@ fn principal(config: &Principal, at: &At<'_>) -> Option<Rule> {
         }
         Identifier::Header(config) => Rule::Header(matchers::header(config, &at.field("header"))?),
         Identifier::UrlPath(path) => url_path(path, &at.field("url_path"))?,
-        Identifier::Metadata(_) => return unsupported("metadata", at),
-        Identifier::SourcedMetadata(_) => return unsupported("sourced_metadata", at),
+        Identifier::Metadata(config) => {
+            Rule::Metadata(metadata::matcher(config, &at.field("metadata"))?)
+        }
+        Identifier::SourcedMetadata(config) => {
+            sourced_metadata(config, &at.field("sourced_metadata"))?
+        }
         Identifier::Custom(_) => return unsupported("custom", at),
     })
 }
@@ -295,6 +305,27 @@ fn uri_template(config: &TypedExtensionConfig, at: &At<'_>) -> Option<Rule> {
     let path = matchers::path_template(&path_template, &at.field("path_template"))?;
     let pattern = StringPattern::Regex(path);
     Some(Rule::UrlPath(StringMatch::new(pattern, false)))
+}
+
+/// Of the two sources there is one: routes keep no metadata.
+fn sourced_metadata(config: &SourcedMetadata, at: &At<'_>) -> Option<Rule> {
+    let SourcedMetadata {
+        metadata_matcher,
+        metadata_source,
+    } = config;
+    match at.enumeration("metadata_source", *metadata_source)? {
+        MetadataSource::Dynamic => {}
+        MetadataSource::Route => {
+            at.field("metadata_source").error("ROUTE is not supported");
+            return None;
+        }
+    }
+    let at = at.field("metadata_matcher");
+    let Some(config) = metadata_matcher else {
+        at.error("is required");
+        return None;
+    };
+    metadata::matcher(config, &at).map(Rule::Metadata)
 }
 
 /// The verified peer is the only state of which policies may speak.

@@ -9,7 +9,7 @@ use ithildin_proto::pb::envoy::config::route::v3::{
 };
 
 use super::{
-    filter_overrides, headers, matchers,
+    filter_overrides, headers, matchers, metadata,
     route_action::{self, Level},
     route_answer,
 };
@@ -262,7 +262,7 @@ fn route(config: &RouteProto, level: &Level<'_>, at: &At<'_>) -> Option<Route> {
     })
 }
 
-fn route_match(config: &RouteMatchProto, at: &At<'_>) -> Option<RouteMatch> {
+pub(super) fn route_match(config: &RouteMatchProto, at: &At<'_>) -> Option<RouteMatch> {
     let RouteMatchProto {
         case_sensitive,
         runtime_fraction,
@@ -275,10 +275,11 @@ fn route_match(config: &RouteMatchProto, at: &At<'_>) -> Option<RouteMatch> {
         filter_state,
         path_specifier,
     } = config;
-    refuse!(at; runtime_fraction, cookies, tls_context, dynamic_metadata, filter_state);
+    refuse!(at; runtime_fraction, cookies, tls_context, filter_state);
     let path = path_match(path_specifier.as_ref(), at);
     let headers = headers.iter().enumerate();
     let query = query_parameters.iter().enumerate();
+    let metadata = dynamic_metadata.iter().enumerate();
     Some(RouteMatch {
         case_sensitive: case_sensitive.is_none_or(|value| value.value),
         headers: headers
@@ -288,6 +289,9 @@ fn route_match(config: &RouteMatchProto, at: &At<'_>) -> Option<RouteMatch> {
             .filter_map(|(i, config)| matchers::query(config, &at.index("query_parameters", i)))
             .collect(),
         grpc_only: grpc.is_some(),
+        metadata: metadata
+            .filter_map(|(i, config)| metadata::matcher(config, &at.index("dynamic_metadata", i)))
+            .collect(),
         path: path?,
     })
 }

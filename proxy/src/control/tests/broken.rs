@@ -72,8 +72,72 @@ const MANAGER: &[(&str, &str)] = &[
         ".rds.route_config_name: is empty",
     ),
     (
-        "http_filters: [{name: r, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication}}, ROUTER]",
-        ".http_filters[0].typed_config: type envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication is not supported",
+        "http_filters: [{name: r, typed_config: {'@type': EXT.filters.http.ext_proc.v3.ExternalProcessor}}, ROUTER]",
+        ".http_filters[0].typed_config: type envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor is not supported",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {remote_jwks: {http_uri: {uri: x, cluster: c, timeout: 1s}}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.providers[\"a\"].remote_jwks: is not supported; let istiod fetch the keys (PILOT_JWT_ENABLE_REMOTE_JWKS=istiod)",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {}}}}, ROUTER]",
+        ".http_filters[0].typed_config.providers[\"a\"].local_jwks: is required",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {local_jwks: {inline_string: x}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.providers[\"a\"].local_jwks: is not a JSON object in which every name stands once",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {local_jwks: {inline_string: '{\"keys\":[{\"kty\":\"oct\",\"use\":\"enc\"}]}'}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.providers[\"a\"].local_jwks: has no key that can be used; keys[0]: use is not sig",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {local_jwks: {inline_string: '{\"keys\":[{\"kty\":\"oct\",\"k\":\"AAAA\"}]}'}, forward_payload_header: 'a b'}}}}, ROUTER]",
+        ".http_filters[0].typed_config.providers[\"a\"].forward_payload_header: \"a b\" is not a header name",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {local_jwks: {inline_string: '{\"keys\":[{\"kty\":\"oct\",\"k\":\"AAAA\"}]}'}, claim_to_headers: [{header_name: x}]}}}}, ROUTER]",
+        ".http_filters[0].typed_config.providers[\"a\"].claim_to_headers[0]: one of claim_name and claim_path is required",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, rules: [{match: {prefix: /}, requires: {provider_name: b}}]}}, ROUTER]",
+        ".http_filters[0].typed_config.rules[0].requires.provider_name: \"b\" is not in providers",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, rules: [{match: {prefix: /}, requirement_name: b}]}}, ROUTER]",
+        ".http_filters[0].typed_config.rules[0].requirement_name: \"b\" is not in requirement_map",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, rules: [{match: {prefix: /, grpc: {}}}]}}, ROUTER]",
+        ".http_filters[0].typed_config.rules[0].match.grpc: is not supported",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, rules: [{match: {prefix: /}, requires: {extract_only_without_validation: {}}}]}}, ROUTER]",
+        ".http_filters[0].typed_config.rules[0].requires.extract_only_without_validation: is not supported",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, rules: [{match: {prefix: /}, requires: {requires_any: {requirements: [{allow_missing: {}}]}}}]}}, ROUTER]",
+        ".http_filters[0].typed_config.rules[0].requires.requires_any.requirements: has less than two",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, filter_state_rules: {name: a}}}, ROUTER]",
+        ".http_filters[0].typed_config.filter_state_rules: is not supported",
+    ),
+    (
+        "http_filters: [{name: r, typed_config: {'@type': EXT.filters.http.rbac.v3.RBAC, rules: {policies: {p: {permissions: [{any: true}], principals: [{metadata: {filter: f}}]}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.rules.policies[\"p\"].principals[0].metadata.path: is empty",
+    ),
+    (
+        "http_filters: [{name: r, typed_config: {'@type': EXT.filters.http.rbac.v3.RBAC, rules: {policies: {p: {permissions: [{any: true}], principals: [{metadata: {filter: f, path: [{key: a}]}}]}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.rules.policies[\"p\"].principals[0].metadata.value: must say what it matches",
+    ),
+    (
+        "http_filters: [{name: r, typed_config: {'@type': EXT.filters.http.rbac.v3.RBAC, rules: {policies: {p: {permissions: [{any: true}], principals: [{metadata: {filter: f, path: [{key: a}], value: {list_match: {}}}}]}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.rules.policies[\"p\"].principals[0].metadata.value.list_match.one_of: must say what it matches",
+    ),
+    (
+        "http_filters: [{name: r, typed_config: {'@type': EXT.filters.http.rbac.v3.RBAC, rules: {policies: {p: {permissions: [{any: true}], principals: [{sourced_metadata: {metadata_source: ROUTE, metadata_matcher: {filter: f}}}]}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.rules.policies[\"p\"].principals[0].sourced_metadata.metadata_source: ROUTE is not supported",
     ),
     (
         "http_filters: [{name: f, is_optional: true, typed_config: {'@type': EXT.filters.http.lua.v3.Lua}}, ROUTER]",

@@ -27,9 +27,6 @@ use crate::control::check_resource;
 type Refusals = &'static [&'static str];
 
 const MORE: Refusals = &[
-    "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config.rules.policies[\"ns[default]-policy[productpage-jwt]-rule[]\"].principals[].and_ids.ids[].and_ids.ids[].metadata: is not supported",
-    "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config.rules.policies[\"ns[default]-policy[productpage-jwt]-rule[]\"].principals[].and_ids.ids[].metadata: is not supported",
-    "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config: type envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication is not supported",
     "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config: type envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit is not supported",
 ];
 

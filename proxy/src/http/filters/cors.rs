@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ithildin_http1::Known;
 use smallvec::SmallVec;
 
-use super::Way;
+use super::{Way, is_preflight};
 use crate::{
     access_log::ResponseFlags,
     config::filters::{CorsPolicy, FilterOverride, HttpFilter},
@@ -53,9 +53,7 @@ impl Exchange<'_> {
         let Some(origin) = origin.filter(|_| first.enabled.hits()).cloned() else {
             return Ok(());
         };
-        let asked = headers.get("access-control-request-method");
-        let is_preflight =
-            self.request.method == "OPTIONS" && asked.is_some_and(|it| !it.is_empty());
+        let is_preflight = is_preflight(&self.request);
         let allowed = is_allowed(&policies, &origin);
         match allowed {
             true => self.context.stats.cors_origin_valid.inc(),

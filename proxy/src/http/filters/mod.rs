@@ -4,6 +4,7 @@
 
 mod cors;
 mod fault;
+mod jwt;
 
 use std::sync::Arc;
 
@@ -11,7 +12,9 @@ use bytes::Bytes;
 use ithildin_http1::Known;
 
 use self::{cors::CorsAnswer, fault::ActiveFault};
-use super::{client::Client, exchange::Exchange, failure::LocalReply, headers::Headers};
+use super::{
+    client::Client, exchange::Exchange, failure::LocalReply, headers::Headers, request::Request,
+};
 use crate::{
     config::{
         Cluster, Snapshot,
@@ -20,7 +23,6 @@ use crate::{
         route::{Route, RouteTable},
     },
     istio::{ID_HEADER, METADATA_HEADER, PeerMetadata, Workload},
-    rbac::ShadowVerdict,
 };
 
 /// What the filters of a request keep to its end.
@@ -37,8 +39,6 @@ pub(super) struct FilterState {
     heard: Heard,
     /// Index of `istio.stats`.
     pub(super) telemetry: Option<usize>,
-    /// Our policies that were only tried out.
-    pub(super) shadow: Vec<ShadowVerdict>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,6 +50,8 @@ struct Heard {
 /// What becomes of a request.
 pub(super) enum Verdict {
     Pass,
+    /// The route may be another now; the filter with this index is next.
+    Reroute(usize),
     /// A filter answers.
     Reply(LocalReply),
     /// The client went away while a filter held it up.
@@ -111,14 +113,16 @@ impl<'w> Way<'w> {
 }
 
 impl Exchange<'_> {
-    /// Takes the request through the filters before the router.
+    /// Takes the request through the filters before the router, from the one with index `first`
+    /// on.
     pub(super) async fn filter_request(
         &mut self,
         way: &Way<'_>,
+        first: usize,
         client: &mut Client<'_, '_>,
     ) -> Verdict {
         let manager = self.context.manager;
-        for (index, filter) in manager.filters.iter().enumerate() {
+        for (index, filter) in manager.filters.iter().enumerate().skip(first) {
             let (works, own) = way.admits(filter);
             if !works {
                 continue;
@@ -132,7 +136,18 @@ impl Exchange<'_> {
                     match Box::pin(self.inject(fault, way.cluster, client)).await {
                         Verdict::Pass => Ok(()),
                         Verdict::Reply(reply) => Err(reply),
-                        Verdict::Gone => return Verdict::Gone,
+                        other => return other,
+                    }
+                }
+                (FilterKind::Jwt(jwt), own) => {
+                    let own = match own {
+                        Some(FilterOverride::Jwt(own)) => Some(own),
+                        _ => None,
+                    };
+                    match self.authenticate(jwt, own) {
+                        Ok(true) => return Verdict::Reroute(index + 1),
+                        Ok(false) => Ok(()),
+                        Err(reply) => Err(reply),
                     }
                 }
                 (FilterKind::PeerMetadata(peers), _) => {
@@ -216,6 +231,12 @@ impl Exchange<'_> {
             tell(headers, filter, heard.id, heard.metadata);
         }
     }
+}
+
+/// Whether a browser asks what it may ask (CORS).
+fn is_preflight(request: &Request) -> bool {
+    let says = |name| request.headers.get(name).is_some_and(|it| !it.is_empty());
+    request.method == "OPTIONS" && says("origin") && says("access-control-request-method")
 }
 
 /// The peer's id and metadata, which are for us alone.

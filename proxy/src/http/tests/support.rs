@@ -127,6 +127,7 @@ pub(super) fn route(prefix: &str, action: RouteAction) -> Route {
             headers: Vec::new(),
             query: Vec::new(),
             grpc_only: false,
+            metadata: Vec::new(),
         },
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),

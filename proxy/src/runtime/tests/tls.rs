@@ -126,7 +126,7 @@ async fn of_the_trusted_only_who_may_is_let_in() {
             principals: vec![principal],
         };
         chain.rbac = vec![Rbac {
-            shadow_prefix: "".into(),
+            shadow_keys: Default::default(),
             stats: None,
             rules: Some(RuleSet {
                 action,
