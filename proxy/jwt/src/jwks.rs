@@ -39,7 +39,7 @@ struct Key {
 
 enum Verifier {
     Public(ParsedPublicKey),
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
 }
 
 impl KeySet {
@@ -219,7 +219,7 @@ fn symmetric(key: &Object) -> Verifiers {
     let secret = secret.ok_or("k is not base64url, or empty")?;
     let one = |algorithm: Algorithm| {
         let key = hmac::Key::new(algorithm.hmac()?, &secret);
-        Some((algorithm, Verifier::Secret(key)))
+        Some((algorithm, Verifier::Secret(Box::new(key))))
     };
     Ok(Algorithm::HMAC.into_iter().filter_map(one).collect())
 }

@@ -34,10 +34,10 @@ pub(super) fn locations(providers: &[&ProviderProto], at: Option<&At<'_>>) -> Lo
     let headers = places.headers.into_values();
     Locations {
         headers: headers
-            .map(|(header, prefix, issuers)| HeaderLocation {
-                header,
-                prefix,
-                issuers: Issuers::new(issuers),
+            .map(|place| HeaderLocation {
+                header: place.header,
+                prefix: place.prefix,
+                issuers: Issuers::new(place.issuers),
             })
             .collect(),
         parameters: named(places.parameters),
@@ -48,9 +48,15 @@ pub(super) fn locations(providers: &[&ProviderProto], at: Option<&At<'_>>) -> Lo
 /// In the order of their names, as Envoy has them.
 #[derive(Default)]
 struct Places {
-    headers: BTreeMap<String, (HeaderName, Box<str>, Vec<Box<str>>)>,
+    headers: BTreeMap<String, HeaderPlace>,
     parameters: BTreeMap<String, Vec<Box<str>>>,
     cookies: BTreeMap<String, Vec<Box<str>>>,
+}
+
+struct HeaderPlace {
+    header: HeaderName,
+    prefix: Box<str>,
+    issuers: Vec<Box<str>>,
 }
 
 impl Places {
@@ -87,9 +93,12 @@ impl Places {
 
     fn header(&mut self, header: HeaderName, prefix: &str, issuer: &str) {
         let key = format!("{header}{prefix}");
-        let empty = || (header, prefix.into(), Vec::new());
-        let (_, _, issuers) = self.headers.entry(key).or_insert_with(empty);
-        issuers.push(issuer.into());
+        let place = self.headers.entry(key).or_insert_with(|| HeaderPlace {
+            header,
+            prefix: prefix.into(),
+            issuers: Vec::new(),
+        });
+        place.issuers.push(issuer.into());
     }
 }
 
