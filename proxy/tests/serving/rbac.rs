@@ -189,7 +189,7 @@ const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "rules: {policies: {p: {permissions: [{any: true}], principals: [{metadata: {}}]}}}",
-        ".rules.policies[\"p\"].principals[0].metadata: is not supported",
+        ".rules.policies[\"p\"].principals[0].metadata.filter: is empty",
     ),
     (
         "rules: {policies: {p: {permissions: [{any: true}], principals: [{filter_state: {key: k, string_match: {exact: a}}}]}}}",
