@@ -17,18 +17,11 @@ type Refusals = &'static [(&'static str, &'static str)];
 
 const NONE: Refusals = &[];
 
-/// `virtualInbound` alone: a policy on tokens, and the filter of an EnvoyFilter.
-const MORE_INBOUND: Refusals = &[
-    (
-        "Listener",
-        "type envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication is not supported",
-    ),
-    (
-        "Listener",
-        "type envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit is not supported",
-    ),
-    ("Listener", "metadata: is not supported"),
-];
+/// `virtualInbound` alone: the filter of an EnvoyFilter.
+const MORE_INBOUND: Refusals = &[(
+    "Listener",
+    "type envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit is not supported",
+)];
 
 /// A test `$name` of one node on one recording.
 macro_rules! served {
