@@ -7,7 +7,7 @@ use ithildin_tests::{
 };
 use serde_json::Value;
 
-use crate::support::caller;
+use crate::support::callers;
 
 const SLEEP: PodSpec<'static> = PodSpec {
     name: "sleep-0",
@@ -78,12 +78,13 @@ fn machine(test: &str, program: Program) {
 
     let mut healthy = health(&mesh);
     told(&mesh, "True");
-    let answer = eventually("the machine answers", || {
-        mesh.curl(SLEEP.name, URL, &[]).expect_status(200)
+    eventually("the machine answers, and has seen who asks", || {
+        let answer = mesh.curl(SLEEP.name, URL, &[]).expect_status(200)?;
+        let request: Value = serde_json::from_str(&answer.body).expect("it echoes");
+        let seen = callers(&request) == [mesh.pod(SLEEP.name).id.clone()];
+        let here = request["address"] == "10.0.4.2";
+        (seen && here).then_some(()).ok_or(answer)
     });
-    let request: Value = serde_json::from_str(&answer.body).expect("it echoes");
-    assert_eq!(request["address"], "10.0.4.2");
-    assert_eq!(caller(&request), mesh.pod(SLEEP.name).id);
 
     healthy.kill();
     told(&mesh, "False");

@@ -3,6 +3,7 @@
 mod bookinfo;
 mod east_west;
 mod egress;
+mod everyday;
 mod federation;
 mod gateways;
 mod istiod_by_svid;
