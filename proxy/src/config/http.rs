@@ -30,6 +30,7 @@ pub struct HttpManager {
     pub client_cert_details: ClientCertDetails,
     pub normalize_path: bool,
     pub merge_slashes: bool,
+    pub escaped_slashes: EscapedSlashes,
     pub strip_any_host_port: bool,
     pub suppress_envoy_headers: bool,
     /// Upgrades that are passed on, lower-case (`websocket`).
@@ -66,6 +67,17 @@ pub enum Codec {
     Auto,
     Http1,
     Http2,
+}
+
+/// What becomes of `%2F` and `%5C` in paths (`path_with_escaped_slashes_action`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    #[default]
+    Keep,
+    Reject,
+    /// The client is sent to the path without them.
+    Redirect,
+    Unescape,
 }
 
 /// `server_header_transformation`.

@@ -94,6 +94,10 @@ impl LocalReply {
         }
     }
 
+    pub(super) fn no_normal_path() -> Self {
+        Self::new(400, "", ResponseFlags::NONE, "path_normalization_failed")
+    }
+
     pub(super) fn no_route() -> Self {
         Self::new(404, "", ResponseFlags::NO_ROUTE_FOUND, "route_not_found")
     }

@@ -24,6 +24,31 @@ pub(super) fn normalise(path: &Bytes, dots: bool, merge: bool) -> Option<Bytes> 
     })
 }
 
+/// The path with its encoded slashes and backslashes decoded; `None` if it has none. The query is
+/// left alone.
+pub(super) fn unescape_slashes(path: &Bytes) -> Option<Bytes> {
+    let end = memchr::memchr(b'?', path).unwrap_or(path.len());
+    let (plain, query) = path.split_at(end);
+    let mut out = Vec::new();
+    let mut from = 0;
+    for at in memchr::memchr_iter(b'%', plain) {
+        let slash = match plain.get(at + 1..at + 3) {
+            Some(b"2f" | b"2F") => b'/',
+            Some(b"5c" | b"5C") => b'\\',
+            _ => continue,
+        };
+        out.extend_from_slice(&plain[from..at]);
+        out.push(slash);
+        from = at + 3;
+    }
+    if from == 0 {
+        return None;
+    }
+    out.extend_from_slice(&plain[from..]);
+    out.extend_from_slice(query);
+    Some(out.into())
+}
+
 fn needs_work(path: &[u8]) -> bool {
     memchr::memmem::find(path, b"/.").is_some()
         || path
@@ -202,6 +227,22 @@ mod tests {
             assert_eq!(normal(path), None, "{path}");
         }
         assert_eq!(normal("/a?%00").as_deref(), Some("/a?%00"));
+    }
+
+    #[test]
+    fn encoded_slashes_are_decoded_once_and_in_the_path_alone() {
+        for (path, expected) in [
+            ("/a%2Fb%2f", Some("/a/b/")),
+            ("/a%5Cb%5c?q=%2F", Some("/a\\b\\?q=%2F")),
+            ("/a%252Fb%2F", Some("/a%252Fb/")),
+            ("/a%2", None),
+            ("/a%", None),
+            ("/a?%2F", None),
+        ] {
+            let found = unescape_slashes(&Bytes::from_static(path.as_bytes()));
+            let expected = expected.map(|path| Bytes::from_static(path.as_bytes()));
+            assert_eq!(found, expected, "{path}");
+        }
     }
 
     #[test]

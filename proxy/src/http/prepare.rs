@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     access_log::ResponseFlags,
-    config::{HttpManager, http::UnderscoreAction},
+    config::{
+        HttpManager,
+        http::{EscapedSlashes, UnderscoreAction},
+    },
     worker::Connection,
 };
 
@@ -66,14 +69,33 @@ fn target(manager: &HttpManager, request: &mut Request) -> Result<(), LocalReply
         let length = without_port(host).len();
         request.authority.truncate(length);
     }
+    let redirects = escaped_slashes(manager.escaped_slashes, request)?;
     if manager.normalize_path || manager.merge_slashes {
         let path =
             super::path::normalise(&request.path, manager.normalize_path, manager.merge_slashes);
-        request.path = path.ok_or_else(|| {
-            LocalReply::new(400, "", ResponseFlags::NONE, "path_normalization_failed")
-        })?;
+        request.path = path.ok_or_else(LocalReply::no_normal_path)?;
     }
-    Ok(())
+    match redirects {
+        true => Err(super::redirect::to_normal_path(request)),
+        false => Ok(()),
+    }
+}
+
+/// Whether the client is to be sent to what is left of the path.
+fn escaped_slashes(action: EscapedSlashes, request: &mut Request) -> Result<bool, LocalReply> {
+    if action == EscapedSlashes::Keep {
+        return Ok(false);
+    }
+    let Some(path) = super::path::unescape_slashes(&request.path) else {
+        return Ok(false);
+    };
+    // gRPC knows no redirects.
+    let refused = action == EscapedSlashes::Redirect && request.is_grpc();
+    if refused || action == EscapedSlashes::Reject {
+        return Err(LocalReply::no_normal_path());
+    }
+    request.path = path;
+    Ok(action == EscapedSlashes::Redirect)
 }
 
 /// Adds ours to the proxies that a message came through.

@@ -13,6 +13,15 @@ pub(super) fn to_https(request: &Request) -> LocalReply {
     reply_to(301, format!("https://{authority}{path}"))
 }
 
+/// To the path that the request's own stands for.
+pub(super) fn to_normal_path(request: &Request) -> LocalReply {
+    let details = "path_normalization_failed";
+    LocalReply {
+        headers: vec![("location", request.path.clone())],
+        ..LocalReply::new(307, "", ResponseFlags::NONE, details)
+    }
+}
+
 /// What the route says.
 pub(super) fn reply(redirect: &Redirect, matched: &RouteMatch, request: &Request) -> LocalReply {
     // Decided before the route was.

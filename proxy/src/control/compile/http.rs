@@ -27,7 +27,8 @@ use super::{
 };
 use crate::{
     config::http::{
-        ClientCertDetails, Codec, ForwardClientCert, HttpManager, HttpTimeouts, ServerHeader,
+        ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HttpManager, HttpTimeouts,
+        ServerHeader,
     },
     control::{
         any,
@@ -77,6 +78,7 @@ pub(super) fn manager(
         upgrade_configs,
         normalize_path,
         merge_slashes,
+        path_with_escaped_slashes_action,
         append_x_forwarded_port,
         strip_port_mode,
         ..
@@ -110,6 +112,7 @@ pub(super) fn manager(
         client_cert_details: client_cert_details(set_current_client_cert_details.as_ref(), at),
         normalize_path: normalize_path.is_some_and(|value| value.value),
         merge_slashes: *merge_slashes,
+        escaped_slashes: escaped_slashes(*path_with_escaped_slashes_action, at),
         strip_any_host_port: matches!(strip_port_mode, Some(StripPortMode::StripAnyHostPort(true))),
         suppress_envoy_headers: filters.suppress_envoy_headers,
         filters: filters.chain,
@@ -150,7 +153,7 @@ fn unsupported(config: &HttpConnectionManager, at: &At<'_>) {
         access_log_flush_interval, flush_access_log_on_new_request, access_log_options,
         original_ip_detection_extensions, early_header_mutation_extensions,
         internal_address_config, forward_client_cert_matcher,
-        represent_ipv4_remote_address_as_ipv4_mapped_ipv6, path_with_escaped_slashes_action,
+        represent_ipv4_remote_address_as_ipv4_mapped_ipv6, path_with_escaped_slashes_action: _,
         request_id_extension, local_reply_config, strip_matching_host_port,
         stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot,
         proxy_status_config, typed_header_validation_config, append_local_overload,
@@ -174,7 +177,6 @@ fn unsupported(config: &HttpConnectionManager, at: &At<'_>) {
         "stream_error_on_invalid_http_message",
         stream_error_on_invalid_http_message,
     );
-    escaped_slashes(*path_with_escaped_slashes_action, at);
     if let Some(extension) = request_id_extension {
         request_id(extension, &at.field("request_id_extension"));
     }
@@ -362,17 +364,14 @@ fn timeouts(
     }
 }
 
-fn escaped_slashes(value: i32, at: &At<'_>) {
-    let name = "path_with_escaped_slashes_action";
-    match at.enumeration(name, value) {
-        Some(
-            PathWithEscapedSlashesAction::ImplementationSpecificDefault
-            | PathWithEscapedSlashesAction::KeepUnchanged,
-        )
-        | None => {}
-        Some(other) => at
-            .field(name)
-            .error(format_args!("{} is not supported", other.as_str_name())),
+fn escaped_slashes(value: i32, at: &At<'_>) -> EscapedSlashes {
+    use PathWithEscapedSlashesAction as Action;
+    let action = at.enumeration("path_with_escaped_slashes_action", value);
+    match action.unwrap_or(Action::KeepUnchanged) {
+        Action::ImplementationSpecificDefault | Action::KeepUnchanged => EscapedSlashes::Keep,
+        Action::RejectRequest => EscapedSlashes::Reject,
+        Action::UnescapeAndRedirect => EscapedSlashes::Redirect,
+        Action::UnescapeAndForward => EscapedSlashes::Unescape,
     }
 }
 

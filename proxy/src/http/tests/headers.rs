@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::support::{Origin, Site, header_values, manager, ok, route, send, table, to};
 use crate::{
-    config::http::{ServerHeader, UnderscoreAction},
+    config::http::{EscapedSlashes, ServerHeader, UnderscoreAction},
     testing,
 };
 
@@ -175,6 +175,56 @@ async fn underscores_are_allowed_dropped_or_refused() {
     .await;
     let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n");
     assert_eq!(reject.ask(&text).await.status, 400);
+}
+
+#[tokio::test]
+async fn encoded_slashes_are_what_the_configuration_says() {
+    let origin = Origin::echo().await;
+    for (action, sent, fields, expected) in [
+        (EscapedSlashes::Keep, "/a%2F..%5cb", "", Ok("/a%2F..%5cb")),
+        (
+            EscapedSlashes::Unescape,
+            "/x%2F..%5cb?%2F",
+            "",
+            Ok("/b?%2F"),
+        ),
+        (EscapedSlashes::Reject, "/a%2Fb", "", Err((400, ""))),
+        (EscapedSlashes::Reject, "/a/b", "", Ok("/a/b")),
+        (
+            EscapedSlashes::Redirect,
+            "/x%2F../b?c",
+            "",
+            Err((307, "/b?c")),
+        ),
+        (EscapedSlashes::Redirect, "/a/../b", "", Ok("/b")),
+        (
+            EscapedSlashes::Redirect,
+            "/a%2Fb",
+            "content-type: application/grpc\r\n",
+            // As gRPC has it: the error stands in `grpc-status`.
+            Err((200, "")),
+        ),
+    ] {
+        let mut manager = manager(table(vec![route("/", to("origin"))]));
+        manager.normalize_path = true;
+        manager.escaped_slashes = action;
+        let clusters = vec![testing::cluster("origin", &[origin.address])];
+        let site = Site::start(manager, clusters).await;
+        let request = format!("GET {sent} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let answer = site.ask(&request).await;
+        match expected {
+            Ok(arrives) => {
+                let line = answer.body.lines().next().unwrap_or_default();
+                assert_eq!(line, format!("GET {arrives} HTTP/1.1"), "{action:?} {sent}");
+            }
+            Err((status, location)) => {
+                assert_eq!(answer.status, status, "{action:?} {sent}");
+                let found = answer.header("location").unwrap_or_default();
+                assert_eq!(found, location, "{action:?} {sent}");
+                assert_eq!(answer.body, "", "{action:?} {sent}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

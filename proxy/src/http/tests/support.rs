@@ -23,8 +23,8 @@ use crate::{
     config::{
         Cluster, FilterChain, HttpManager, Listener,
         http::{
-            ClientCertDetails, Codec, ForwardClientCert, Http1Options, Http2Options, HttpTimeouts,
-            ServerHeader, UnderscoreAction,
+            ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, Http1Options,
+            Http2Options, HttpTimeouts, ServerHeader, UnderscoreAction,
         },
         listener::Terminal,
         route::{
@@ -63,6 +63,7 @@ pub(super) fn manager(table: RouteTable) -> HttpManager {
         client_cert_details: ClientCertDetails::default(),
         normalize_path: false,
         merge_slashes: false,
+        escaped_slashes: EscapedSlashes::Keep,
         strip_any_host_port: false,
         suppress_envoy_headers: false,
         upgrades: Vec::new(),
