@@ -49,6 +49,7 @@ pub(crate) fn endpoint(address: EndpointAddress) -> Endpoint {
     Endpoint {
         hostname: address.to_string().into(),
         address,
+        more: Box::default(),
         weight: 1,
         health: Health::Healthy,
         locality: "".into(),

@@ -91,6 +91,8 @@ pub struct EndpointSet {
 #[derive(Debug)]
 pub struct Endpoint {
     pub address: EndpointAddress,
+    /// Addresses beside it, of the same host (`additional_addresses`).
+    pub more: Box<[SocketAddr]>,
     /// The configured host name, for `auto_host_rewrite` and admin.
     pub hostname: Arc<str>,
     pub weight: u32,

@@ -181,6 +181,7 @@ impl ClusterPools {
             Rc::new(Host {
                 endpoint: Arc::new(Endpoint {
                     address: EndpointAddress::Socket(address),
+                    more: Box::default(),
                     hostname: address.to_string().into(),
                     weight: 1,
                     health: Health::Healthy,

@@ -18,6 +18,7 @@ use super::{
     FailureKind,
     balance::Host,
     cluster::Context,
+    eyeballs,
     failure::{UpstreamFailure, system_text},
     key::{PoolKey, Protocol},
     pool::Usage,
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     config::{
         Cluster,
-        cluster::{EndpointAddress, Transport},
+        cluster::{Endpoint, EndpointAddress, Transport},
     },
     io::{Authority, Origin, Registration, Socket, Stream, Trust, tls_stats},
     stats::{ClusterBlock, milliseconds},
@@ -98,7 +99,7 @@ async fn establish(
     key: &PoolKey,
 ) -> Result<Stream, UpstreamFailure> {
     let cluster = &context.cluster;
-    let socket = open_socket(cluster, &host.endpoint.address)
+    let socket = open_socket(cluster, &host.endpoint)
         .await
         .map_err(|(kind, reason)| UpstreamFailure::new(kind, &host.endpoint, Some(reason)))?;
     let origin = Origin::Upstream(Arc::clone(cluster));
@@ -187,22 +188,15 @@ fn refused(context: &Context, host: &Host, error: &HandshakeError) -> UpstreamFa
     UpstreamFailure::new(kind, &host.endpoint, Some(format!("TLS_error: {error}")))
 }
 
-type SocketFailure = (FailureKind, String);
+pub(super) type SocketFailure = (FailureKind, String);
 
-async fn open_socket(
-    cluster: &Cluster,
-    address: &EndpointAddress,
-) -> Result<Socket, SocketFailure> {
-    match address {
+async fn open_socket(cluster: &Cluster, endpoint: &Endpoint) -> Result<Socket, SocketFailure> {
+    match &endpoint.address {
         EndpointAddress::Socket(address) => {
-            let socket = new_tcp_socket(cluster, *address).map_err(|error| {
-                let reason = format!("failed to open a socket: {}", system_text(&error));
-                (FailureKind::LocalConnectionFailure, reason)
-            })?;
-            let stream = socket.connect(*address).await.map_err(|error| {
-                let reason = format!("delayed connect error: {}", system_text(&error));
-                (FailureKind::RemoteConnectionFailure, reason)
-            })?;
+            let stream = match endpoint.more.is_empty() {
+                true => open_tcp(cluster, *address).await?,
+                false => Box::pin(eyeballs::open(cluster, *address, &endpoint.more)).await?,
+            };
             // Only latency is lost where it fails.
             let _ = stream.set_nodelay(true);
             set_keepalive(cluster, &stream);
@@ -216,6 +210,20 @@ async fn open_socket(
             Ok(Socket::Unix(stream))
         }
     }
+}
+
+pub(super) async fn open_tcp(
+    cluster: &Cluster,
+    address: SocketAddr,
+) -> Result<TcpStream, SocketFailure> {
+    let socket = new_tcp_socket(cluster, address).map_err(|error| {
+        let reason = format!("failed to open a socket: {}", system_text(&error));
+        (FailureKind::LocalConnectionFailure, reason)
+    })?;
+    socket.connect(address).await.map_err(|error| {
+        let reason = format!("delayed connect error: {}", system_text(&error));
+        (FailureKind::RemoteConnectionFailure, reason)
+    })
 }
 
 fn new_tcp_socket(cluster: &Cluster, address: SocketAddr) -> io::Result<TcpSocket> {

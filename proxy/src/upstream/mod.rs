@@ -8,6 +8,7 @@ mod balance;
 mod cluster;
 mod connect;
 mod edf;
+mod eyeballs;
 mod failure;
 mod hashing;
 mod http1;

@@ -65,6 +65,29 @@ fn echo() -> SocketAddr {
     })
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_may_have_several_addresses() {
+    let up = echo();
+    let socket =
+        |port: u16| format!("{{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}");
+    let (dead, alive) = (socket(dead_address().port()), socket(up.port()));
+    let yaml = CONFIG
+        .replace("PROXY", "cluster: both")
+        .replace("MATCH", "")
+        .replace("ACCESS", ACCESS)
+        .replace("up-port", "1")
+        .replace("dead-port", "1")
+        + &format!(
+            "  - {{name: both, load_assignment: {{cluster_name: both, endpoints: [{{lb_endpoints: \
+             [{{endpoint: {{address: {dead}, additional_addresses: [{{address: {alive}}}]}}}}]}}]}}}}\n"
+        );
+    let bench = Bench::start(&yaml).await;
+    let mut client = connect(bench.address("tcp"));
+    client.write_all(b"hello").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut client).unwrap(), b"hello");
+}
+
 /// What comes until the end; a reset is an error.
 fn read_to_end(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut all = Vec::new();

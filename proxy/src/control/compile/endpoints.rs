@@ -112,6 +112,8 @@ struct Traits {
     locality_weight: u32,
     transport: usize,
     workload: Option<Arc<Workload>>,
+    /// Where it is, too.
+    more: Box<[SocketAddr]>,
     /// The cluster has outlier detection.
     watched: bool,
 }
@@ -155,6 +157,11 @@ pub(super) fn dns_targets(
     let overprovisioning_factor = policy(config, at);
     let mut targets = Vec::new();
     each(config, placement, at, |place, mut traits, at| match place {
+        Place::Host(..) if !traits.more.is_empty() => {
+            at.field("additional_addresses").error(
+                "is not supported where names are resolved; use the cluster type EDS or STATIC",
+            );
+        }
         Place::Host(host, port) => {
             if traits.hostname.is_empty() {
                 traits.hostname = host.as_str().into();
@@ -237,11 +244,13 @@ impl Builder {
                 && endpoint.locality_weight == traits.locality_weight
                 && endpoint.transport == traits.transport
                 && endpoint.workload == traits.workload
+                && endpoint.more == traits.more
         });
         let endpoint = match (same, known) {
             (Some(same), _) => Arc::clone(same),
             (None, known) => Arc::new(Endpoint {
                 address,
+                more: traits.more.clone(),
                 hostname: Arc::clone(&traits.hostname),
                 weight: traits.weight,
                 health: traits.health,
@@ -351,7 +360,12 @@ fn lb_endpoint(
     } = endpoint;
     // Of active health checks, which are refused, and of statistics.
     no_effect!(health_check_config, observability_name);
-    refuse!(at; additional_addresses);
+    let more = additional_addresses.iter().enumerate();
+    let more = more.filter_map(|(i, additional)| {
+        let at = at.index("additional_addresses", i);
+        address::socket(additional.address.as_ref(), &at.field("address"))
+    });
+    let more = more.collect();
     let place = address::place(address.as_ref(), &at.field("address"))?;
     let traits = Traits {
         hostname: hostname.as_str().into(),
@@ -361,6 +375,7 @@ fn lb_endpoint(
         locality: "".into(),
         locality_weight: 0,
         workload: workload(metadata.as_ref()),
+        more,
         transport: placement.transport(metadata.as_ref(), of_locality),
         watched: placement.watched,
     };
