@@ -33,7 +33,7 @@ use configuration::Configuration;
 use health::Health;
 use identity::Identity;
 pub(crate) use metadata::ISTIO_VERSION;
-use plane::Plane;
+use plane::{Ended, Plane};
 use settings::{Env, Settings};
 use status::{Command, Event};
 
@@ -140,7 +140,10 @@ impl Running {
                     true => return End::Drained(name),
                     false => return End::Drain(name),
                 },
-                how = data_plane_ended(plane.as_ref()) => return End::DataPlane(how),
+                ended = data_plane_ended(plane.as_ref()) => return match ended {
+                    Ended::Asked => End::Quit,
+                    Ended::Process(how) => End::DataPlane(how),
+                },
                 event = self.status.next() => event,
             };
             match event {
@@ -224,7 +227,7 @@ fn ended_by_itself(how: &str) -> anyhow::Result<()> {
     }
 }
 
-async fn data_plane_ended(plane: Option<&Plane>) -> Arc<str> {
+async fn data_plane_ended(plane: Option<&Plane>) -> Ended {
     match plane {
         Some(plane) => plane.ended().await,
         None => std::future::pending().await,

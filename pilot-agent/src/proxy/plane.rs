@@ -25,6 +25,14 @@ pub(super) enum Plane {
     Envoy(Envoy),
 }
 
+/// See [`Plane::ended`].
+pub(super) enum Ended {
+    /// `/quitquitquit` on the built-in proxy's admin server.
+    Asked,
+    /// How Envoy's process ended.
+    Process(Arc<str>),
+}
+
 impl Plane {
     pub(super) async fn start(
         settings: &Settings,
@@ -77,11 +85,18 @@ impl Plane {
         }
     }
 
-    /// Waits for an end that nobody asked for; for ever, if it cannot end.
-    pub(super) async fn ended(&self) -> Arc<str> {
+    /// Waits for an end that is not ours.
+    pub(super) async fn ended(&self) -> Ended {
         match self {
-            Self::Envoy(envoy) => envoy.ended().await,
-            Self::Builtin(..) => std::future::pending().await,
+            Self::Envoy(envoy) => Ended::Process(envoy.ended().await),
+            Self::Builtin(proxy, _) => {
+                let mut requested = proxy.requested();
+                match requested.wait_for(|requested| requested.quit).await {
+                    Ok(_) => Ended::Asked,
+                    // Nobody can ask any more.
+                    Err(_) => std::future::pending().await,
+                }
+            }
         }
     }
 
@@ -134,6 +149,9 @@ fn listener_drain(kind: NodeKind) -> ListenerDrain {
 }
 
 fn proxy_waits(proxy: &Proxy) -> Vec<String> {
+    if proxy.requested().borrow().fail_health_checks {
+        return vec!["an operator fails its health checks: /healthcheck/fail".into()];
+    }
     match &*proxy.ready().borrow() {
         Readiness::Ready => Vec::new(),
         Readiness::Waiting(reasons) => reasons.iter().map(ToString::to_string).collect(),

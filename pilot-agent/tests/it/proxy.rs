@@ -106,6 +106,23 @@ fn quit_ends_at_once_and_only_by_post() {
 }
 
 #[test]
+fn quit_on_the_admin_server_ends_the_process() {
+    for data_plane in ["builtin", "envoy"] {
+        if data_plane == "envoy" && !has_envoy("quit_on_the_admin_server_ends_the_process") {
+            continue;
+        }
+        let mut lab = Lab::new();
+        lab.authority();
+        lab.gateway();
+        let mut agent = lab.agent("agent", data_plane);
+        agent.until_ready(200, "ready");
+        let quit = http(agent.ports.admin, "POST", "/quitquitquit").unwrap();
+        assert_eq!(quit.0, 200, "{data_plane}");
+        assert!(agent.process.ended().success(), "{data_plane}");
+    }
+}
+
+#[test]
 fn two_agents_on_one_host_differ_in_their_ports() {
     if !has_envoy("two_agents_on_one_host_differ_in_their_ports") {
         return;
