@@ -7,6 +7,8 @@ use ithildin_proto::pb::envoy::config::{
     route::v3::RouteConfiguration,
 };
 
+use crate::Provenance;
+
 /// Everything that a data plane serves, by resource name. Cheap to clone; an unchanged resource
 /// keeps its `Arc`, so that work per update follows what changed.
 #[derive(Clone, Debug, Default)]
@@ -16,10 +18,12 @@ pub struct ResourceSet {
     pub routes: BTreeMap<String, Arc<RouteConfiguration>>,
     /// By cluster name, or by `eds_cluster_config.service_name`.
     pub endpoints: BTreeMap<String, Arc<ClusterLoadAssignment>>,
+    /// What a control plane said of them, where one sends them.
+    pub provenance: Option<Arc<Provenance>>,
 }
 
 impl ResourceSet {
-    /// Whether there is nothing at all.
+    /// Whether there is no resource at all.
     pub fn is_empty(&self) -> bool {
         self.listeners.is_empty()
             && self.clusters.is_empty()

@@ -35,6 +35,7 @@ pub(super) fn page(state: &AdminState, path: &str, query: &Query<'_>) -> Page {
         Value::Counter(_) => matches!(kind, "All" | "Counters"),
         Value::Gauge(_) => matches!(kind, "All" | "Gauges"),
         Value::Histogram(_) => matches!(kind, "All" | "Histograms"),
+        Value::Text(_) => matches!(kind, "All" | "TextReadouts"),
     };
     let named = |metric: &&Metric| filter.as_ref().is_none_or(|it| it.is_match(&metric.name));
     let metrics = metrics.iter().filter(of_kind).filter(named);
@@ -55,7 +56,7 @@ pub(super) fn reset(state: &AdminState) {
     let metrics = state.stats.metrics(true).into_iter();
     let counters = metrics.filter_map(|metric| match metric.value {
         Value::Counter(n) => Some((metric.name, n)),
-        Value::Gauge(_) | Value::Histogram(_) => None,
+        Value::Gauge(_) | Value::Histogram(_) | Value::Text(_) => None,
     });
     *state.counted.lock() = counters.collect();
 }
@@ -79,6 +80,7 @@ fn json<'a>(metrics: impl Iterator<Item = &'a Metric>) -> serde_json::Value {
         match value {
             Value::Counter(n) => list.push(json!({"name": name, "value": n})),
             Value::Gauge(n) => list.push(json!({"name": name, "value": n})),
+            Value::Text(text) => list.push(json!({"name": name, "value": &**text})),
             Value::Histogram(sum) => {
                 let values: Vec<_> = stats::QUANTILES
                     .iter()

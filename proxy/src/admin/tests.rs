@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use super::*;
 use crate::{
     config::Snapshot,
-    control::{ConfigErrors, Held, Inventory, InventoryRequest, Refused, Source, Stamp},
+    control::{Held, Inventory, InventoryRequest, Refused, Source, Stamp},
     runtime::{Runtime, RuntimeOptions},
 };
 
@@ -175,11 +175,12 @@ async fn the_configuration_is_dumped_in_envoys_sections() {
     assert!(!text.contains("EndpointsConfigDump"), "{text}");
 }
 
-fn source<M>(message: M, version: u64) -> Source<M> {
+fn source<M>(message: M, version: &str) -> Source<M> {
     Source {
         message: Some(Arc::new(message)),
         stamp: Stamp {
-            version,
+            update: 0,
+            told: Some(version.into()),
             at: std::time::UNIX_EPOCH + Duration::from_millis(1_500),
         },
     }
@@ -197,25 +198,26 @@ fn half_refused() -> Inventory {
         alt_stat_name: alt_stat_name.into(),
         ..Default::default()
     };
-    let errors = || ConfigErrors::one("listener \"in\".address".into(), "is required");
+    let reason: Arc<str> = "listener \"in\".address: is required".into();
     Inventory {
-        version: 3,
+        clusters_version: "2026/3".into(),
+        listeners_version: "2026/3".into(),
         listeners: vec![Held {
             name: "in".into(),
-            active: Some(source(listener("old"), 1)),
+            active: Some(source(listener("old"), "2026/1")),
             warming: None,
             refused: Some(Refused {
-                source: source(listener("new"), 3),
-                errors: errors(),
+                source: source(listener("new"), "2026/3"),
+                reason: Arc::clone(&reason),
             }),
         }],
         clusters: vec![Held {
             name: "out".into(),
-            active: Some(source(cluster("old"), 1)),
+            active: Some(source(cluster("old"), "")),
             warming: None,
             refused: Some(Refused {
-                source: source(cluster("new"), 3),
-                errors: errors(),
+                source: source(cluster("new"), "2026/3"),
+                reason: Arc::clone(&reason),
             }),
         }],
         ..Inventory::default()
@@ -233,19 +235,20 @@ async fn what_is_refused_stands_beside_what_serves() {
         let sections = dump["configs"].as_array().unwrap();
         sections.iter().find(|it| it["@type"] == *name).unwrap()
     };
-    assert_eq!(section("Listeners")["version_info"], "3");
+    assert_eq!(section("Listeners")["version_info"], "2026/3");
     let listener = &section("Listeners")["dynamic_listeners"][0];
     assert_eq!(listener["name"], "in");
     let active = &listener["active_state"];
-    assert_eq!(active["version_info"], "1");
+    assert_eq!(active["version_info"], "2026/1");
     assert_eq!(active["last_updated"], "1970-01-01T00:00:01.500Z");
     assert_eq!(active["listener"]["stat_prefix"], "old");
     let error = &listener["error_state"];
-    assert_eq!(error["version_info"], "3");
+    assert_eq!(error["version_info"], "2026/3");
     assert_eq!(error["details"], "listener \"in\".address: is required");
     assert_eq!(error["failed_configuration"]["stat_prefix"], "new");
     let cluster = &section("Clusters")["dynamic_active_clusters"][0];
     assert_eq!(cluster["cluster"]["alt_stat_name"], "old");
+    assert!(cluster.get("version_info").is_none(), "it has none");
     let failed = &cluster["error_state"]["failed_configuration"];
     assert_eq!(failed["alt_stat_name"], "new");
 }

@@ -7,10 +7,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use futures_util::FutureExt;
 use ithildin_proto::pb::envoy::config::{
-    bootstrap::v3::Bootstrap, listener::v3::Listener as ListenerProto,
-    route::v3::RouteConfiguration,
+    bootstrap::v3::Bootstrap, cluster::v3::Cluster as ClusterProto,
+    listener::v3::Listener as ListenerProto, route::v3::RouteConfiguration,
 };
-use ithildin_xds::{ResourceKind, ResourceSet, SecretSubscriber};
+use ithildin_xds::{Provenance, ResourceKind, ResourceSet, SecretSubscriber};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::Instant,
@@ -20,6 +20,7 @@ use advance::LARGE_UPDATE;
 
 use super::{
     ControlState,
+    addresses::Addresses,
     bootstrap::{self, Statics},
     clusters::{ClusterRun, Clusters},
     compile::{CompiledListener, Compiler},
@@ -27,6 +28,7 @@ use super::{
     endpoints::Assignments,
     inventory::{Inventory, InventoryRequest},
     listeners::{ListenerRun, RouteRun},
+    provenance::{Arrival, add_refused, newly_refused},
     references::References,
     report::{ConfigError, ConfigErrors},
     resources::{Resources, Stamp},
@@ -45,6 +47,8 @@ pub(super) struct Controller {
     updates: Updates,
     /// The update that is applied; the bootstrap is the first.
     stamp: Stamp,
+    /// What the control plane said of the resources.
+    provenance: Option<Arc<Provenance>>,
     /// The first resources of a control plane are there, or none are to come.
     received: bool,
     /// All clusters of the start were warm once: since then listeners wait for themselves alone.
@@ -80,6 +84,7 @@ impl Controller {
             listeners: Resources::new(ResourceKind::Listener),
             routes: Resources::new(ResourceKind::Route),
             stamp: Stamp::now(0),
+            provenance: None,
             started: false,
             version: published.current.load().version,
             compiled: LARGE_UPDATE,
@@ -157,9 +162,13 @@ impl Controller {
             }
         }
         let declared: BTreeSet<_> = statics.clusters.iter().map(|(_, it)| &*it.name).collect();
+        let mut addresses = Addresses::default();
         for (path, listener) in &statics.listeners {
             let compiled = self.compiler.listener(listener, path);
-            match compiled.and_then(|it| known_clusters(it, |name| declared.contains(name))) {
+            let compiled = compiled
+                .and_then(|it| known_clusters(it, |name| declared.contains(name)))
+                .and_then(|it| addresses.claim(&it.listener, path).map(|()| it));
+            match compiled {
                 Ok(compiled) => {
                     let run = ListenerRun::new(compiled);
                     self.listeners.add_static(&listener.name, &self.stamp, run);
@@ -173,33 +182,62 @@ impl Controller {
     /// Applies a whole set of dynamic resources, beside the static ones.
     pub(super) fn apply(&mut self, set: &ResourceSet) {
         self.compiler.tls.forget();
-        self.stamp = Stamp::now(self.stamp.version + 1);
+        self.stamp = Stamp::now(self.stamp.update + 1);
+        let before = std::mem::replace(&mut self.provenance, set.provenance.clone());
+        self.apply_clusters(set);
+        self.apply_endpoints(set);
+        self.apply_listeners(set);
+        self.apply_routes(set);
+        self.count_refused(before.as_deref());
+    }
+
+    fn apply_clusters(&mut self, set: &ResourceSet) {
         let kept = self.keep_named_clusters(set);
         let (compiler, dns) = (&mut self.compiler, &mut self.dns);
+        let arrival = Arrival::new(
+            &self.stamp,
+            set.provenance.as_deref(),
+            ResourceKind::Cluster,
+        );
         let everything = |_: &str| true;
-        let mut changes =
-            self.clusters
-                .replace(&set.clusters, &self.stamp, everything, |config, path| {
-                    let compiled = compiler.cluster(config, path)?;
-                    Ok(ClusterRun::new(compiled, dns))
-                });
+        let compile = |config: &ClusterProto, path: &str| {
+            let compiled = compiler.cluster(config, path)?;
+            Ok(ClusterRun::new(compiled, dns))
+        };
+        let mut changes = self
+            .clusters
+            .replace(&set.clusters, &arrival, everything, compile);
         changes.removed += kept;
-        self.updates.clusters(changes, &self.stamp);
+        self.updates.clusters(changes, &arrival);
         self.compiled += changes.compiled();
+    }
+
+    fn apply_endpoints(&mut self, set: &ResourceSet) {
+        let provenance = set.provenance.as_deref();
+        let arrival = Arrival::new(&self.stamp, provenance, ResourceKind::Endpoints);
         let runs = self.clusters.runs_mut();
         self.assignments
-            .replace(&set.endpoints, &self.stamp, runs, &self.compiler);
+            .replace(&set.endpoints, &arrival, runs, &self.compiler);
+    }
+
+    fn apply_listeners(&mut self, set: &ResourceSet) {
+        let staying = self.listeners.staying(&set.listeners);
+        let mut addresses = Addresses::of(staying.map(|run| &*run.compiled.listener));
         let (compiler, clusters) = (&mut self.compiler, &self.clusters);
-        let changes =
-            self.listeners
-                .replace(&set.listeners, &self.stamp, everything, |config, path| {
-                    let compiled = compiler.listener(config, path)?;
-                    let compiled = known_clusters(compiled, |name| clusters.contains(name))?;
-                    Ok(ListenerRun::new(compiled))
-                });
-        self.updates.listeners(changes, &self.stamp);
+        let provenance = set.provenance.as_deref();
+        let arrival = Arrival::new(&self.stamp, provenance, ResourceKind::Listener);
+        let everything = |_: &str| true;
+        let compile = |config: &ListenerProto, path: &str| {
+            let compiled = compiler.listener(config, path)?;
+            let compiled = known_clusters(compiled, |name| clusters.contains(name))?;
+            addresses.claim(&compiled.listener, path)?;
+            Ok(ListenerRun::new(compiled))
+        };
+        let changes = self
+            .listeners
+            .replace(&set.listeners, &arrival, everything, compile);
+        self.updates.listeners(changes, &arrival);
         self.compiled += changes.compiled();
-        self.apply_routes(set);
     }
 
     /// Clusters that are gone and named all the same stay for a while; returns how many.
@@ -227,10 +265,12 @@ impl Controller {
             .flat_map(|run| &run.compiled.parts.routes);
         let used: BTreeSet<&str> = dependencies.clone().map(|route| &*route.name).collect();
         let compiler = &mut self.compiler;
+        let provenance = set.provenance.as_deref();
+        let arrival = Arrival::new(&self.stamp, provenance, ResourceKind::Route);
         let mut outcomes = Vec::new();
         let changes = self.routes.replace(
             &set.routes,
-            &self.stamp,
+            &arrival,
             |name| used.contains(name),
             |config, path| {
                 let compiled = Compiler::routes(config, path);
@@ -242,7 +282,36 @@ impl Controller {
         self.compiled += changes.compiled();
         for (name, accepted) in outcomes {
             let users = dependencies.clone().filter(|route| *route.name == *name);
-            users.for_each(|route| self.stamp.count(&route.stats, accepted));
+            let stamp = arrival.stamp();
+            users.for_each(|route| stamp.count(&route.stats, accepted));
+        }
+    }
+
+    /// Routes and endpoints that the control plane's client refused; others are counted by response.
+    fn count_refused(&self, before: Option<&Provenance>) {
+        let now = self.provenance.as_deref();
+        let new = |kind| {
+            let (before, now) = (
+                before.and_then(|it| it.of(kind)),
+                now.and_then(|it| it.of(kind)),
+            );
+            newly_refused(before, now)
+        };
+        for name in new(ResourceKind::Route) {
+            let routes = self
+                .listeners
+                .runs()
+                .flat_map(|run| &run.compiled.parts.routes);
+            let users = routes.filter(|route| *route.name == *name);
+            users.for_each(|route| self.stamp.count(&route.stats, false));
+        }
+        for name in new(ResourceKind::Endpoints) {
+            let followers = |run: &&ClusterRun| run.eds_name().is_some_and(|it| **it == *name);
+            for run in self.clusters.runs().filter(followers) {
+                let counters = &run.compiled.cluster.stats.control;
+                counters.update_attempt.inc();
+                counters.update_rejected.inc();
+            }
         }
     }
 
@@ -257,14 +326,27 @@ impl Controller {
     }
 
     fn inventory(&self) -> Inventory {
-        Inventory {
-            version: self.stamp.version,
+        let provenance = self.provenance.as_deref();
+        let of = |kind| provenance.and_then(|it| it.of(kind));
+        let version = |kind| {
+            Arrival::new(&self.stamp, provenance, kind)
+                .stamp()
+                .version_info()
+        };
+        let mut inventory = Inventory {
+            clusters_version: version(ResourceKind::Cluster),
+            listeners_version: version(ResourceKind::Listener),
             clusters: self.clusters.held(),
             endpoints: self.assignments.held(),
             listeners: self.listeners.held(),
             routes: self.routes.held(),
             secrets: self.compiler.secrets.held(),
-        }
+        };
+        add_refused(&mut inventory.clusters, of(ResourceKind::Cluster));
+        add_refused(&mut inventory.endpoints, of(ResourceKind::Endpoints));
+        add_refused(&mut inventory.listeners, of(ResourceKind::Listener));
+        add_refused(&mut inventory.routes, of(ResourceKind::Route));
+        inventory
     }
 }
 

@@ -9,7 +9,8 @@ use super::{
     Rejection,
     clusters::ClusterRun,
     compile::Compiler,
-    resources::{Held, Refused, Source, Stamp, refused},
+    provenance::Arrival,
+    resources::{Held, Refused, Source, refused},
 };
 
 /// All load assignments that clusters follow.
@@ -21,7 +22,7 @@ impl Assignments {
     pub(super) fn replace<'a>(
         &mut self,
         set: &BTreeMap<String, Arc<ClusterLoadAssignment>>,
-        stamp: &Stamp,
+        arrival: &Arrival<'_>,
         clusters: impl Iterator<Item = &'a mut ClusterRun>,
         compiler: &Compiler,
     ) {
@@ -44,7 +45,7 @@ impl Assignments {
             });
             let source = Source {
                 message: Some(Arc::clone(assignment)),
-                stamp: stamp.clone(),
+                stamp: arrival.stamp_of(&name),
             };
             match outcome {
                 Some(Ok(())) => {
@@ -52,8 +53,8 @@ impl Assignments {
                     held.refused = None;
                 }
                 Some(Err(errors)) => {
-                    let errors = refused(&name, errors);
-                    held.refused = Some(Refused { source, errors });
+                    let reason = refused(&name, &errors);
+                    held.refused = Some(Refused { source, reason });
                 }
                 None => {}
             }
@@ -65,7 +66,7 @@ impl Assignments {
             Some(Rejection {
                 kind: ResourceKind::Endpoints,
                 name: held.name.as_str().into(),
-                errors: held.refused.as_ref()?.errors.clone(),
+                reason: Arc::clone(&held.refused.as_ref()?.reason),
             })
         })
     }

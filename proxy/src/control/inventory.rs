@@ -18,15 +18,30 @@ use super::{
 
 /// What the control task holds at one instant. It has private keys: it is printed by nothing but
 /// the dump, which redacts them.
-#[derive(Default)]
 pub struct Inventory {
-    /// The update that was applied last.
-    pub version: u64,
+    /// Of all clusters, as the control plane calls it.
+    pub clusters_version: Arc<str>,
+    /// Of all listeners, likewise.
+    pub listeners_version: Arc<str>,
     pub clusters: Vec<Held<Cluster>>,
     pub endpoints: Vec<Held<ClusterLoadAssignment>>,
     pub listeners: Vec<Held<Listener>>,
     pub routes: Vec<Held<RouteConfiguration>>,
     pub secrets: Vec<HeldSecret>,
+}
+
+impl Default for Inventory {
+    fn default() -> Self {
+        Self {
+            clusters_version: "".into(),
+            listeners_version: "".into(),
+            clusters: Vec::new(),
+            endpoints: Vec::new(),
+            listeners: Vec::new(),
+            routes: Vec::new(),
+            secrets: Vec::new(),
+        }
+    }
 }
 
 /// One secret of SDS.

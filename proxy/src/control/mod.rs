@@ -4,6 +4,7 @@
 //! warm, and publishes with one atomic swap. Invariants: a resource that is refused keeps its last
 //! good form and stops nothing else; unchanged resources keep their compiled form.
 
+mod addresses;
 mod any;
 mod bootstrap;
 mod clusters;
@@ -16,6 +17,7 @@ mod inventory;
 mod leaving;
 mod listeners;
 mod outliers;
+mod provenance;
 mod references;
 mod report;
 mod resources;
@@ -65,7 +67,8 @@ pub struct ControlState {
 pub struct Rejection {
     pub kind: ResourceKind,
     pub name: Arc<str>,
-    pub errors: ConfigErrors,
+    /// Everything that is wrong with it, one line each.
+    pub reason: Arc<str>,
 }
 
 /// The running control task. Dropping it ends the task; what is published stays.

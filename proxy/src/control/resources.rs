@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{
     ConfigErrors, Rejection,
     leaving::{Departure, Leaving},
+    provenance::Arrival,
 };
 
 /// All resources of one kind.
@@ -16,7 +17,7 @@ pub(super) struct Resources<M, R> {
     kind: ResourceKind,
     all: BTreeMap<String, Resource<M, R>>,
     /// Names of the bootstrap that a control plane tries to use too.
-    shadowed: BTreeMap<String, ConfigErrors>,
+    shadowed: BTreeMap<String, Arc<str>>,
 }
 
 /// One resource.
@@ -49,7 +50,9 @@ pub struct Source<M> {
 #[derive(Clone, Debug)]
 pub struct Stamp {
     /// Counts the updates that the control task applied.
-    pub version: u64,
+    pub update: u64,
+    /// What the control plane calls it; maybe empty. `None` where there is none.
+    pub told: Option<Arc<str>>,
     pub at: SystemTime,
 }
 
@@ -57,7 +60,8 @@ pub struct Stamp {
 #[derive(Debug)]
 pub struct Refused<M> {
     pub source: Source<M>,
-    pub errors: ConfigErrors,
+    /// Everything that is wrong with it, one line each.
+    pub reason: Arc<str>,
 }
 
 /// One dynamic resource as `/config_dump` tells of it.
@@ -172,7 +176,7 @@ impl<M: PartialEq, R> Resources<M, R> {
     pub(super) fn replace(
         &mut self,
         set: &BTreeMap<String, Arc<M>>,
-        stamp: &Stamp,
+        arrival: &Arrival<'_>,
         wanted: impl Fn(&str) -> bool,
         mut compile: impl FnMut(&M, &str) -> Result<R, ConfigErrors>,
     ) -> Changes {
@@ -185,7 +189,7 @@ impl<M: PartialEq, R> Resources<M, R> {
             let known = self.all.get(name);
             if known.is_some_and(|known| known.is_static) {
                 let errors = ConfigErrors::one(path, "a static resource has this name");
-                self.shadowed.insert(name.clone(), refused(name, errors));
+                self.shadowed.insert(name.clone(), refused(name, &errors));
                 changes.refused += 1;
                 continue;
             }
@@ -204,11 +208,11 @@ impl<M: PartialEq, R> Resources<M, R> {
             {
                 continue;
             }
-            let compiled = compile(message, &path).map_err(|errors| refused(name, errors));
+            let compiled = compile(message, &path).map_err(|errors| refused(name, &errors));
             changes.refused += u64::from(compiled.is_err());
             let source = Source {
                 message: Some(Arc::clone(message)),
-                stamp: stamp.clone(),
+                stamp: arrival.stamp_of(name),
             };
             let resource = self.all.entry(name.clone()).or_insert_with(Resource::empty);
             resource.offer(source, compiled);
@@ -245,6 +249,14 @@ impl<M: PartialEq, R> Resources<M, R> {
 
     pub(super) fn runs_mut(&mut self) -> impl Iterator<Item = &mut R> {
         self.all.values_mut().flat_map(Resource::runs_mut)
+    }
+
+    /// The newest forms of those that stay beside `set`.
+    pub(super) fn staying(&self, set: &BTreeMap<String, Arc<M>>) -> impl Iterator<Item = &R> {
+        let all = self.all.iter();
+        let stay = all.filter(|(name, it)| it.is_static || set.contains_key(*name));
+        stay.filter_map(|(_, it)| it.warming.as_ref().or(it.active.as_ref()))
+            .map(|form| &form.run)
     }
 
     /// The forms of one resource.
@@ -289,13 +301,13 @@ impl<M: PartialEq, R> Resources<M, R> {
     pub(super) fn rejections(&self) -> impl Iterator<Item = Rejection> {
         let refused = self.all.iter();
         let refused =
-            refused.filter_map(|(name, resource)| Some((name, &resource.refused.as_ref()?.errors)));
+            refused.filter_map(|(name, resource)| Some((name, &resource.refused.as_ref()?.reason)));
         refused
             .chain(&self.shadowed)
-            .map(|(name, errors)| Rejection {
+            .map(|(name, reason)| Rejection {
                 kind: self.kind,
                 name: name.as_str().into(),
-                errors: errors.clone(),
+                reason: Arc::clone(reason),
             })
     }
 
@@ -362,13 +374,13 @@ impl<M: PartialEq, R> Resource<M, R> {
     }
 
     /// Takes a newer message: what compiled warms; what did not leaves everything as it is.
-    fn offer(&mut self, source: Source<M>, compiled: Result<R, ConfigErrors>) {
+    fn offer(&mut self, source: Source<M>, compiled: Result<R, Arc<str>>) {
         match compiled {
             Ok(run) => {
                 self.warming = Some(Form { source, run });
                 self.refused = None;
             }
-            Err(errors) => self.refused = Some(Refused { source, errors }),
+            Err(reason) => self.refused = Some(Refused { source, reason }),
         }
     }
 }
@@ -397,15 +409,15 @@ impl<M> Clone for Refused<M> {
     fn clone(&self) -> Self {
         Self {
             source: self.source.clone(),
-            errors: self.errors.clone(),
+            reason: Arc::clone(&self.reason),
         }
     }
 }
 
 /// Logs the refusal of a resource; its last good form stays.
-pub(super) fn refused(name: &str, errors: ConfigErrors) -> ConfigErrors {
+pub(super) fn refused(name: &str, errors: &ConfigErrors) -> Arc<str> {
     tracing::warn!(resource = name, "refused: {errors}");
-    errors
+    errors.to_string().into()
 }
 
 fn kind_text(kind: ResourceKind) -> &'static str {

@@ -1,9 +1,6 @@
 //! What the control task counts of its updates, under Envoy's names.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use ithildin_proto::pb::envoy::config::{
     cluster::v3::Cluster as ClusterProto, listener::v3::Listener as ListenerProto,
@@ -12,14 +9,21 @@ use ithildin_proto::pb::envoy::config::{
 use super::{
     clusters::ClusterRun,
     listeners::ListenerRun,
-    resources::{Changes, Resources, Stamp},
+    provenance::Arrival,
+    resources::{Changes, Resources},
 };
 use crate::stats::{ClusterManagerBlock, ListenerManagerBlock, Registry, SubscriptionStats};
 
 pub(super) struct Updates {
     stats: Arc<Registry>,
     /// `cluster_manager.cds` and `listener_manager.lds`, where a control plane is followed.
-    discovery: Option<(Arc<SubscriptionStats>, Arc<SubscriptionStats>)>,
+    discovery: Option<(Subscription, Subscription)>,
+}
+
+struct Subscription {
+    stats: Arc<SubscriptionStats>,
+    /// Responses that are counted, and those of them of which something was refused.
+    counted: (u64, u64),
 }
 
 impl Updates {
@@ -42,24 +46,20 @@ impl Updates {
         &self.stats.listener_manager
     }
 
-    pub(super) fn clusters(&mut self, changes: Changes, stamp: &Stamp) {
+    pub(super) fn clusters(&mut self, changes: Changes, arrival: &Arrival<'_>) {
         let manager = self.cluster_manager();
         manager.cluster_added.add(changes.added);
         manager.cluster_modified.add(changes.modified);
         manager.cluster_removed.add(changes.removed);
-        if changes != Changes::default() {
-            stamp.count(&self.discovery().0, changes.refused == 0);
-        }
+        self.discovery().0.count(changes, arrival);
     }
 
-    pub(super) fn listeners(&mut self, changes: Changes, stamp: &Stamp) {
+    pub(super) fn listeners(&mut self, changes: Changes, arrival: &Arrival<'_>) {
         let manager = self.listener_manager();
         manager.listener_added.add(changes.added);
         manager.listener_modified.add(changes.modified);
         manager.listener_removed.add(changes.removed);
-        if changes != Changes::default() {
-            stamp.count(&self.discovery().1, changes.refused == 0);
-        }
+        self.discovery().1.count(changes, arrival);
     }
 
     pub(super) fn gauges(
@@ -79,41 +79,41 @@ impl Updates {
             .set(count(listeners.warming()));
     }
 
-    fn discovery(&mut self) -> &(Arc<SubscriptionStats>, Arc<SubscriptionStats>) {
+    fn discovery(&mut self) -> &mut (Subscription, Subscription) {
         let stats = &self.stats;
+        let subscription = |scope| Subscription {
+            stats: stats.subscription(scope),
+            counted: (0, 0),
+        };
         self.discovery.get_or_insert_with(|| {
             (
-                stats.subscription("cluster_manager.cds"),
-                stats.subscription("listener_manager.lds"),
+                subscription("cluster_manager.cds"),
+                subscription("listener_manager.lds"),
             )
         })
     }
 }
 
-impl Stamp {
-    /// The `n`th update, now.
-    pub(super) fn now(version: u64) -> Self {
-        let at = SystemTime::now();
-        Self { version, at }
-    }
-
-    /// Counts this update for a subscription.
-    pub(super) fn count(&self, subscription: &SubscriptionStats, accepted: bool) {
-        let block = &subscription.block;
-        block.update_attempt.inc();
-        if !accepted {
-            block.update_rejected.inc();
+impl Subscription {
+    /// A control plane's responses; without one, an update that changed something.
+    fn count(&mut self, changes: Changes, arrival: &Arrival<'_>) {
+        let stamp = arrival.stamp();
+        let Some(told) = arrival.told() else {
+            if changes != Changes::default() {
+                stamp.count(&self.stats, changes.refused == 0);
+            }
             return;
+        };
+        let (responses, rejected) = self.counted;
+        self.counted = (told.responses, told.rejected);
+        let responses = told.responses.saturating_sub(responses);
+        let mut rejected = told.rejected.saturating_sub(rejected);
+        // What its client let pass may still be refused here.
+        if responses > rejected && changes.refused > 0 {
+            rejected += 1;
         }
-        block.update_success.inc();
-        block.version.set(signed(self.version));
-        block.update_time.set(self.milliseconds());
-    }
-
-    /// Since the Unix epoch.
-    fn milliseconds(&self) -> i64 {
-        let since: std::time::Duration = self.at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        let accepted = responses.saturating_sub(rejected);
+        stamp.count_all(&self.stats, accepted, rejected);
     }
 }
 

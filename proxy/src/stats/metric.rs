@@ -28,6 +28,8 @@ pub enum Value {
     Counter(u64),
     Gauge(i64),
     Histogram(Box<HistogramSum>),
+    /// What Envoy calls a text readout.
+    Text(Arc<str>),
 }
 
 impl Value {
@@ -38,6 +40,7 @@ impl Value {
             Self::Counter(n) => *n != 0,
             Self::Gauge(n) => *n != 0,
             Self::Histogram(sum) => sum.count() != 0,
+            Self::Text(text) => !text.is_empty(),
         }
     }
 

@@ -14,6 +14,8 @@ pub fn prometheus<'a>(metrics: impl Iterator<Item = &'a Metric>) -> String {
             Value::Counter(_) => 0,
             Value::Gauge(_) => 1,
             Value::Histogram(_) => 2,
+            // Prometheus has numbers alone.
+            Value::Text(_) => continue,
         };
         let family = families.entry((kind, family_name(&metric.family)));
         family.or_default().push(metric);
@@ -27,6 +29,7 @@ pub fn prometheus<'a>(metrics: impl Iterator<Item = &'a Metric>) -> String {
                 Value::Counter(n) => line(&mut out, format_args!("{name}{{{}}} {n}", labels(tags))),
                 Value::Gauge(n) => line(&mut out, format_args!("{name}{{{}}} {n}", labels(tags))),
                 Value::Histogram(sum) => histogram(&mut out, &name, tags, sum),
+                Value::Text(_) => {}
             }
         }
     }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::{
     ClusterManagerBlock, ClusterStats, FilesystemBlock, HttpStats, JwtStats, ListenerManagerBlock,
-    ListenerStats, Metric, RbacStats, ServerBlock, SubscriptionStats, TcpStats,
+    ListenerStats, Metric, RbacStats, ServerBlock, SubscriptionStats, TcpStats, Value,
     sums::{Scope, Sums},
 };
 use crate::istio::telemetry::MeshRegistry;
@@ -166,6 +166,13 @@ impl Registry {
         }
         for stats in self.subscriptions.live() {
             sums.add(&Scope::new(&stats.scope), &stats.block);
+            let name = format!("{}.version_text", stats.scope);
+            sums.add_metric(Metric {
+                family: name.clone(),
+                name,
+                tags: Vec::new(),
+                value: Value::Text(stats.version()),
+            });
         }
         self.mesh.read(&mut |metric| sums.add_metric(metric));
         sums.add(&Scope::new("server"), &self.server);

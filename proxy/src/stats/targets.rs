@@ -118,6 +118,8 @@ pub struct SubscriptionStats {
     /// `sds.default`, `listener_manager.lds`.
     pub(super) scope: Arc<str>,
     pub block: SubscriptionBlock,
+    /// `version_text`.
+    version: Mutex<Arc<str>>,
 }
 
 impl ListenerStats {
@@ -291,6 +293,16 @@ impl SubscriptionStats {
         Self {
             scope,
             block: SubscriptionBlock::default(),
+            version: Mutex::new("".into()),
         }
+    }
+
+    /// Of the update that was accepted last, as the control plane calls it.
+    pub fn set_version(&self, version: Arc<str>) {
+        *self.version.lock() = version;
+    }
+
+    pub(super) fn version(&self) -> Arc<str> {
+        Arc::clone(&self.version.lock())
     }
 }

@@ -44,7 +44,9 @@ impl Bench {
     /// Starts a proxy on what a control plane sends; it is ready when this returns.
     pub(crate) async fn dynamic(resources: watch::Receiver<Arc<ResourceSet>>) -> Self {
         let folder = tempfile::tempdir().expect("it is the test's own");
-        Self::run(Bootstrap::default(), resources, folder).await
+        let yaml = "dynamic_resources: {cds_config: {ads: {}}, lds_config: {ads: {}}}";
+        let bootstrap = from_yaml(yaml).expect("it is the test's own");
+        Self::run(bootstrap, resources, folder).await
     }
 
     async fn run(

@@ -157,10 +157,11 @@ impl Follower for ResourceFollower {
             kind => {
                 let taken = self.store.take(kind, &update);
                 self.renew.extend(taken.renew);
-                self.publish();
                 taken.verdict
             }
         };
+        self.store.note(kind, &update, &verdict);
+        self.publish();
         self.report(kind, verdict.reason());
         Some(verdict)
     }

@@ -23,7 +23,7 @@ use prost::{Message, Name};
 
 use super::world::endpoints_of;
 use crate::{
-    ResourceKind, ResourceSet,
+    Provenance, ResourceKind, ResourceSet,
     subscription::{Interest, Update, Verdict},
 };
 
@@ -100,6 +100,11 @@ impl Store {
         }
     }
 
+    /// Keeps what was said with an update, and what became of it.
+    pub(super) fn note(&mut self, kind: ResourceKind, update: &Update, verdict: &Verdict) {
+        self.provenance().note(kind, update, verdict);
+    }
+
     /// Drops endpoints and routes that nothing refers to: a server may never remove them.
     pub(super) fn drop_unwanted(&mut self) {
         let endpoints = self.wanted(ResourceKind::Endpoints);
@@ -108,6 +113,13 @@ impl Store {
             .endpoints
             .retain(|name, _| endpoints.contains(name));
         self.set.routes.retain(|name, _| routes.contains(name));
+        let said = self.provenance();
+        said.retain(ResourceKind::Endpoints, |name| endpoints.contains(name));
+        said.retain(ResourceKind::Route, |name| routes.contains(name));
+    }
+
+    fn provenance(&mut self) -> &mut Provenance {
+        Arc::make_mut(self.set.provenance.get_or_insert_default())
     }
 
     fn take_typed<T: Typed>(&mut self, update: &Update) -> Taken {

@@ -57,6 +57,7 @@ fn set(clusters: &[&str]) -> ResourceSet {
             .collect(),
         listeners: [("listener".into(), Arc::new(listener))].into(),
         routes: [("route".into(), Arc::new(route))].into(),
+        provenance: None,
     }
 }
 

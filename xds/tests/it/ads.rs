@@ -109,6 +109,7 @@ fn set(clusters: &[&str], routes: &[&str]) -> ResourceSet {
         endpoints: all(clusters, endpoints),
         listeners: [("listener".into(), Arc::new(listener))].into(),
         routes: all(routes, route),
+        provenance: None,
     }
 }
 
@@ -203,6 +204,17 @@ async fn refuses_one_resource_and_takes_the_others() {
             "a: alt_stat_name: is bad"
         );
 
+        let said = set_now.provenance.as_ref().unwrap();
+        let said = said.of(ResourceKind::Cluster).unwrap();
+        assert_eq!(said.rejected, 1);
+        let refused: Vec<_> = said.refused.iter().collect();
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        assert_eq!(refused[0].0, "a");
+        assert_eq!(&*refused[0].1.reason, "alt_stat_name: is bad");
+        assert!(refused[0].1.body.is_some());
+        let versions = [&said.versions["a"], &said.versions["b"]];
+        assert_ne!(versions[0], versions[1], "that of the form in force");
+
         let mut status = ads.status();
         let told = status.wait_for(|status| {
             let kind = &status.kinds[&ResourceKind::Cluster];
@@ -219,6 +231,9 @@ async fn refuses_one_resource_and_takes_the_others() {
         let good = resources.wait_for(|set| set.clusters["a"].alt_stat_name == "good");
         tokio::time::timeout(LIMIT, good).await.unwrap().unwrap();
         assert!(client.status().borrow().refused.is_empty());
+        let set_now = Arc::clone(&resources.borrow());
+        let said = set_now.provenance.as_ref().unwrap();
+        assert!(said.of(ResourceKind::Cluster).unwrap().refused.is_empty());
     }
 }
 

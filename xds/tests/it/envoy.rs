@@ -114,6 +114,7 @@ impl Lab {
             endpoints: one(cluster, endpoints(cluster, self.backends[backend])),
             listeners: one("main", listener(self.port)),
             routes: one("routes", routes(cluster)),
+            provenance: None,
         };
         self.resources.send_replace(Arc::new(set));
     }

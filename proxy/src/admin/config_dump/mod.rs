@@ -17,8 +17,11 @@ use ithildin_proto::{
             listener::v3::{FilterChain, Listener, filter},
             route::v3::RouteConfiguration,
         },
-        extensions::filters::network::http_connection_manager::v3::{
-            HttpConnectionManager, http_connection_manager::RouteSpecifier,
+        extensions::{
+            filters::network::http_connection_manager::v3::{
+                HttpConnectionManager, http_connection_manager::RouteSpecifier,
+            },
+            transport_sockets::tls::v3::Secret,
         },
     },
     unpack,
@@ -29,7 +32,7 @@ use serde_json::{Map, Value, json};
 use self::select::section_type;
 pub(super) use self::select::{Selection, whole_name};
 use super::AdminState;
-use crate::control::{ConfigErrors, Held, HeldSecret, Inventory, Refused, Source, Stamp};
+use crate::control::{Held, HeldSecret, Inventory, Refused, Source};
 
 /// What `wanted` selects, or a status and why it cannot be.
 pub(super) async fn config_dump(
@@ -74,7 +77,8 @@ struct Dump {
 impl Dump {
     fn clusters(&self, statics: &StaticResources) -> Value {
         let mut section = section("Clusters");
-        self.version(&mut section, !self.inventory.clusters.is_empty());
+        let version = &self.inventory.clusters_version;
+        set_version(&mut section, version, !self.inventory.clusters.is_empty());
         self.fixed(
             &mut section,
             "static_clusters",
@@ -125,7 +129,9 @@ impl Dump {
 
     fn listeners(&self, statics: &StaticResources) -> Value {
         let mut section = section("Listeners");
-        self.version(&mut section, !self.inventory.listeners.is_empty());
+        let version = &self.inventory.listeners_version;
+        let dynamic = !self.inventory.listeners.is_empty();
+        set_version(&mut section, version, dynamic);
         self.fixed(
             &mut section,
             "static_listeners",
@@ -201,25 +207,27 @@ impl Dump {
     fn secret(&self, held: &HeldSecret) -> Value {
         let mut entry = Map::new();
         entry.insert("name".to_owned(), (*held.status.name).into());
-        if let Some(Stamp { version, at }) = &held.stamp {
-            entry.insert("version_info".to_owned(), version.to_string().into());
-            entry.insert("last_updated".to_owned(), time(*at));
-        }
-        if let Some(secret) = &held.secret {
-            let secret = self.printer.json(&pack(&***secret));
-            entry.insert("secret".to_owned(), secret);
-        }
+        let version = match &held.stamp {
+            Some(stamp) => {
+                entry.insert("last_updated".to_owned(), time(stamp.at));
+                stamp.version_info()
+            }
+            None => "uninitialized".into(),
+        };
+        set_version(&mut entry, &version, true);
+        let secret = match &held.secret {
+            Some(secret) => pack(&***secret),
+            // As Envoy: its readers expect one.
+            None => pack(&Secret {
+                name: held.status.name.to_string(),
+                r#type: None,
+            }),
+        };
+        entry.insert("secret".to_owned(), self.printer.json(&secret));
         if let Some(error) = &held.status.error {
             entry.insert("error_state".to_owned(), json!({ "details": &**error }));
         }
         entry.into()
-    }
-
-    fn version(&self, section: &mut Map<String, Value>, dynamic: bool) {
-        if dynamic {
-            let version = self.inventory.version.to_string();
-            section.insert("version_info".to_owned(), version.into());
-        }
     }
 
     /// Resources of the bootstrap.
@@ -252,34 +260,36 @@ impl Dump {
     }
 
     fn form<M: Message + Name>(&self, field: &str, source: &Source<M>) -> Map<String, Value> {
-        let Stamp { version, at } = &source.stamp;
         let mut entry = Map::new();
-        entry.insert("version_info".to_owned(), version.to_string().into());
+        set_version(&mut entry, &source.stamp.version_info(), true);
         if let Some(message) = &source.message {
             let message = self.printer.json(&pack(&**message));
             entry.insert(field.to_owned(), message);
         }
-        entry.insert("last_updated".to_owned(), time(*at));
+        entry.insert("last_updated".to_owned(), time(source.stamp.at));
         entry
     }
 
     /// `envoy.admin.v3.UpdateFailureState`.
     fn failure<M: Message + Name>(&self, refused: &Refused<M>) -> Value {
-        let Refused { source, errors } = refused;
-        let mut state = failure(errors, &source.stamp);
+        let Refused { source, reason } = refused;
+        let mut state = Map::new();
         if let Some(message) = &source.message {
-            state["failed_configuration"] = self.printer.json(&pack(&**message));
+            let message = self.printer.json(&pack(&**message));
+            state.insert("failed_configuration".to_owned(), message);
         }
-        state
+        state.insert("last_update_attempt".to_owned(), time(source.stamp.at));
+        state.insert("details".to_owned(), (**reason).into());
+        set_version(&mut state, &source.stamp.version_info(), true);
+        state.into()
     }
 }
 
-fn failure(errors: &ConfigErrors, stamp: &Stamp) -> Value {
-    json!({
-        "last_update_attempt": time(stamp.at),
-        "details": errors.to_string(),
-        "version_info": stamp.version.to_string(),
-    })
+/// An empty one is left out, as protobuf's JSON does.
+fn set_version(entry: &mut Map<String, Value>, version: &str, known: bool) {
+    if known && !version.is_empty() {
+        entry.insert("version_info".to_owned(), version.into());
+    }
 }
 
 fn take_statics(bootstrap: &mut Bootstrap) -> StaticResources {

@@ -154,7 +154,7 @@ pub(super) fn keepalive(config: &UpstreamConnectionOptions, at: &At<'_>) -> Opti
         happy_eyeballs_config,
     } = config;
     let at = at.field("upstream_connection_options");
-    // For logs; and an order among several addresses of one endpoint, which are refused.
+    // For logs; and in which order the addresses of one endpoint are tried.
     no_effect!(
         set_local_interface_name_on_upstream_connections,
         happy_eyeballs_config

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Controller;
 use crate::{
     config::{Listener, Map, Snapshot},
-    control::{ControlState, listeners::RouteRun},
+    control::{ControlState, listeners::RouteRun, provenance},
 };
 
 /// How long the control task sleeps at most: everything that it waits for wakes it, but the wall
@@ -143,7 +143,8 @@ impl Controller {
         let rejected = rejected
             .chain(self.listeners.rejections())
             .chain(self.routes.rejections())
-            .chain(self.assignments.rejections());
+            .chain(self.assignments.rejections())
+            .chain(provenance::rejections(self.provenance.as_deref()));
         ControlState {
             version: self.version,
             started: self.started,

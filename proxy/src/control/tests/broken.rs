@@ -36,10 +36,6 @@ const MANAGER: &[(&str, &str)] = &[
         ".stream_idle_timeout: is not a duration of zero or more seconds",
     ),
     (
-        "path_with_escaped_slashes_action: REJECT_REQUEST",
-        ".path_with_escaped_slashes_action: REJECT_REQUEST is not supported",
-    ),
-    (
         "common_http_protocol_options: {max_requests_per_connection: 5}",
         ".common_http_protocol_options.max_requests_per_connection: is not supported",
     ),
@@ -640,4 +636,24 @@ fn check(yaml: &str, error: &str) {
         "{yaml}\nexpected: {error}\nfound: {errors}"
     );
     assert_eq!(errors.lines().count(), 1, "{yaml}\nfound: {errors}");
+}
+
+#[tokio::test]
+async fn two_listeners_at_one_address_are_told_by_name() {
+    let tcp = "'@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+    let listener = |name: &str, address: &str| {
+        format!(
+            "{{name: {name}, address: {{socket_address: {{address: {address}, port_value: 8080}}}}, \
+             filter_chains: [{{filters: [{{name: t, typed_config: {{{tcp}, stat_prefix: s, cluster: c}}}}]}}]}}"
+        )
+    };
+    let (one, other) = (listener("one", "10.0.0.1"), listener("other", "10.0.0.2"));
+    let again = listener("again", "10.0.0.1");
+    let yaml = format!("static_resources: {{listeners: [{one}, {other}, {again}]}}");
+    let bootstrap = from_yaml::<Bootstrap>(&yaml).expect("well-formed");
+    let errors = control::validate(bootstrap).expect_err("two have one address");
+    assert_eq!(
+        errors.to_string(),
+        "static_resources.listeners[2].address: 10.0.0.1:8080 is the address of listener \"one\" already"
+    );
 }

@@ -241,6 +241,7 @@ fn load(stream: &Path) -> ResourceSet {
         listeners: read(&file("Listener"), delta),
         endpoints: read(&file("ClusterLoadAssignment"), delta),
         routes: read(&file("RouteConfiguration"), delta),
+        provenance: None,
     }
 }
 

@@ -63,6 +63,7 @@ impl SecretSubscriber for FakeSecrets {
 
 /// A control task, and what it is fed with.
 pub(super) struct Bench {
+    pub(super) stats: Arc<Registry>,
     pub(super) control: Control,
     pub(super) secrets: Arc<FakeSecrets>,
     resources: watch::Sender<Arc<ResourceSet>>,
@@ -72,15 +73,17 @@ impl Bench {
     pub(super) fn start(set: ResourceSet) -> Self {
         let secrets = Arc::new(FakeSecrets::default());
         let resources = watch::Sender::new(Arc::new(set));
+        let stats = Arc::new(Registry::new(1));
         let control = Control::start(
             Bootstrap::default(),
             resources.subscribe(),
             Arc::clone(&secrets) as Arc<dyn SecretSubscriber>,
-            Arc::new(Registry::new(1)),
+            Arc::clone(&stats),
             None,
         );
         Self {
             control: control.expect("an empty bootstrap is sound"),
+            stats,
             secrets,
             resources,
         }

@@ -180,7 +180,7 @@ async fn a_listener_waits_for_its_routes() {
         .until("is refused", |state| !state.rejected.is_empty())
         .await;
     assert_eq!(
-        state.rejected[0].errors.to_string(),
+        &*state.rejected[0].reason,
         "route configuration \"r\".vhds: is not supported"
     );
     assert!(manager.routes.load().is_some());
