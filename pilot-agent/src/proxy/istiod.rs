@@ -11,7 +11,6 @@ use ithildin_istiod::{
     discovery::{self, AgentFeeds, AgentTypes, AgentTypesOptions, ClientOptions, HealthReport},
     relay::Relay,
 };
-use ithildin_proto::pb::envoy::config::core::v3::Node;
 use ithildin_proxy::control;
 use ithildin_spiffe::IdentityState;
 use ithildin_status::WorkloadHealth;
@@ -106,7 +105,7 @@ impl Istiod {
         });
         let consumer = match settings.is_envoy() {
             true => Consumer::Envoy(Relay::start(&endpoint, protocol(settings), types)),
-            false => Consumer::Builtin(client(settings, endpoint, types)?),
+            false => Consumer::Builtin(client(settings, endpoint, types)),
         };
         Ok(Self {
             address: settings.istiod.address.to_string(),
@@ -163,18 +162,14 @@ impl Istiod {
     }
 }
 
-fn client(settings: &Settings, endpoint: Endpoint, types: AgentTypes) -> anyhow::Result<AdsClient> {
-    let (id, cluster) = (&settings.node_id, &settings.node_cluster);
+fn client(settings: &Settings, endpoint: Endpoint, types: AgentTypes) -> AdsClient {
     let options = ClientOptions {
         endpoint,
-        node: Node {
-            locality: settings.xds_node()?.locality,
-            ..discovery::node(id, cluster, &settings.metadata)
-        },
+        node: settings.xds_node(),
         protocol: protocol(settings),
         check: Arc::new(control::check_resource),
     };
-    Ok(discovery::client(options, types))
+    discovery::client(options, types)
 }
 
 fn protocol(settings: &Settings) -> AdsProtocol {

@@ -22,6 +22,7 @@ use std::{collections::BTreeMap, fmt, fs, path::PathBuf, thread};
 
 use anyhow::{Context, bail};
 use ithildin_istio_config::{DataPlane, Node};
+use ithildin_istiod::discovery;
 use ithildin_proto::pb::envoy::config::core::v3 as core;
 use ithildin_xds::SdsOptions;
 use serde_json::{Map, Value, json};
@@ -151,12 +152,21 @@ impl Settings {
         })
     }
 
-    /// The node of the first request to istiod, and of Envoy's bootstrap.
-    pub(crate) fn xds_node(&self) -> anyhow::Result<core::Node> {
-        ithildin_proto::from_value(self.node_json()).context("the node")
+    /// The node of the first request to istiod. Built by hand: reading it from JSON would take the
+    /// descriptors of all of Envoy's messages.
+    pub(crate) fn xds_node(&self) -> core::Node {
+        let here = self.node.locality.clone().unwrap_or_default();
+        core::Node {
+            locality: Some(core::Locality {
+                region: here.region,
+                zone: here.zone,
+                sub_zone: here.sub_zone,
+            }),
+            ..discovery::node(&self.node_id, &self.node_cluster, &self.metadata)
+        }
     }
 
-    /// The same as JSON.
+    /// The same as JSON, for Envoy's bootstrap.
     pub(crate) fn node_json(&self) -> Value {
         let mut locality = Map::new();
         if let Some(here) = &self.node.locality {

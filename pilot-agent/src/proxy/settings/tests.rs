@@ -266,7 +266,12 @@ fn the_node_is_what_istios_agent_sends() {
         );
         node["metadata"]["INSTANCE_IPS"] = ip.into();
         assert_eq!(sorted(&node), sorted(recorded), "{name}");
-        assert_eq!(settings.xds_node().unwrap().id, settings.node_id);
+        let typed: core::Node = ithildin_proto::from_value(settings.node_json()).unwrap();
+        let expected = core::Node {
+            user_agent_name: "ithildin".into(),
+            ..typed
+        };
+        assert_eq!(settings.xds_node(), expected, "{name}");
     }
 }
 
