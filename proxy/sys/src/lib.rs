@@ -4,6 +4,7 @@
 //! safe to call.
 
 pub mod alloc;
+pub mod code;
 pub mod file;
 pub mod interfaces;
 pub mod original_dst;
