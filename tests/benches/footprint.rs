@@ -3,10 +3,19 @@
 //!
 //!     cargo bench -p ithildin-tests --bench footprint
 //!
+//! `resident` is anonymous memory and mapped pages of files, which the Pods of a node share. `first ms` counts
+//! until SPIRE and istiod know of the Pod, `again ms` is a start when both do.
+//!
 //! Needs root and `PILOT_DISCOVERY_BIN`; `ENVOY_BIN`, `PILOT_AGENT_STOCK_BIN` and `ENVOY_BOOTSTRAP_TEMPLATE`
 //! for the others. The agent must be built with `--release`, as `cargo build --release --bins` does.
 
-use std::fs;
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
 
 use ithildin_tests::{
     DataPlane, Identities, Mesh, eventually,
@@ -16,6 +25,8 @@ use serde_json::json;
 
 const SERVICES: usize = 100;
 const PUSHES: usize = 200;
+/// Starts that are timed.
+const STARTS: usize = 5;
 const PUSH: &str = "\
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -59,7 +70,9 @@ fn main() {
             programs.push(("stock", Program::Stock));
         }
     }
-    println!("program  ready ms  agent KiB  Envoy KiB  CPU ms for {PUSHES} pushes");
+    println!(
+        "program  resident = anonymous + mapped KiB  Envoy's KiB  CPU ms for {PUSHES} pushes  first ms  again ms"
+    );
     for (name, program) in programs {
         measure(name, program);
     }
@@ -91,13 +104,45 @@ fn measure(name: &str, program: Program) {
         push(&mesh, turn);
     }
     let cpu = cpu_millis(pid) - before;
-    let memory = |pids: Vec<u32>| pids.into_iter().map(resident_kib).sum::<u64>();
+    let (agent, envoy) = (memory(&[pid]), memory(&children(pid)));
+    let again: Vec<_> = (0..STARTS).map(|_| start_again(&mut mesh)).collect();
     println!(
-        "{name:8} {:8} {:10} {:10} {cpu:7}",
+        "{name:8} {:8} {:11} {:8} {:16} {cpu:23} {:9} {again:9?}",
+        agent.resident,
+        agent.anonymous,
+        agent.resident - agent.anonymous,
+        envoy.resident,
         ready.as_millis(),
-        resident_kib(pid),
-        memory(children(pid)),
     );
+}
+
+/// Milliseconds from the start of the agent to its readiness, when SPIRE and istiod know its Pod.
+fn start_again(mesh: &mut Mesh) -> u128 {
+    mesh.restart("sleep-0");
+    let pod = mesh.pod("sleep-0");
+    pod.net.inside(|| wait_ready(pod.started)).as_millis()
+}
+
+/// Asks more often than a test does.
+fn wait_ready(started: Instant) -> Duration {
+    loop {
+        let taken = started.elapsed();
+        if is_ready().unwrap_or(false) {
+            return taken;
+        }
+        assert!(taken < Duration::from_secs(60), "the agent is not ready");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn is_ready() -> std::io::Result<bool> {
+    let mut probe = TcpStream::connect((Ipv4Addr::LOCALHOST, 15021))?;
+    probe.write_all(
+        b"GET /healthz/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    )?;
+    let mut answer = String::new();
+    probe.read_to_string(&mut answer)?;
+    Ok(answer.starts_with("HTTP/1.1 200"))
 }
 
 /// Changes what a response looks like, and waits until it does.
@@ -176,9 +221,24 @@ fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-fn resident_kib(pid: u32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+/// Of some processes together, in KiB.
+struct Memory {
+    resident: u64,
+    anonymous: u64,
+}
+
+fn memory(pids: &[u32]) -> Memory {
+    let field = |name: &str| pids.iter().map(|pid| rollup(*pid, name)).sum();
+    Memory {
+        resident: field("Rss:"),
+        anonymous: field("Anonymous:"),
+    }
+}
+
+/// A field of /proc/PID/smaps_rollup, which is exact where `status` may lag.
+fn rollup(pid: u32, name: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|line| line.split_whitespace().next());
     number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }

@@ -2,12 +2,15 @@
 //! use the very ports and paths that manifests name, and still run in parallel.
 
 use std::{
-    fs,
+    fs::{self, File},
     net::Ipv4Addr,
+    os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
 };
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
 use crate::{
@@ -142,6 +145,18 @@ impl Net {
             .arg(program.as_ref());
         command.stdin(Stdio::null());
         command
+    }
+
+    /// Runs `work` on a thread whose sockets are inside; its files are those of the test. Needs root.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let path = format!("/proc/{}/ns/net", self.holder.pid());
+        let space = File::open(path).expect("the holder of the namespace lives");
+        let work = || {
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(space.as_fd(), network).expect("we are root");
+            work()
+        };
+        thread::scope(|scope| scope.spawn(work).join().expect("the work does not panic"))
     }
 
     /// Starts `command`, made by [`Net::command`], with its log in the scratch folder.

@@ -78,6 +78,8 @@ pub struct Pod {
     _app: Option<Process>,
     // After the processes, whose logs are there.
     pub net: Net,
+    identity: Identity,
+    program: Program,
     /// Its SPIFFE ID.
     pub id: String,
 }
@@ -179,8 +181,18 @@ impl Pod {
             started,
             _app: app,
             net,
+            identity,
+            program,
             id,
         }
+    }
+
+    /// Kills the agent and starts it anew, as the kubelet does with a container.
+    pub(super) fn restart(&mut self, cluster: &Cluster, spec: &PodSpec<'_>) {
+        self.agent.kill();
+        let command = agent_command(&self.net, cluster, spec, &self.identity, self.program);
+        self.started = Instant::now();
+        self.agent = self.net.spawn("agent", command);
     }
 
     /// Waits for its readiness probe.
