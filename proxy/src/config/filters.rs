@@ -7,12 +7,14 @@ use bytes::Bytes;
 use super::{
     http::AlpnOverrides,
     jwt::{JwtAuthn, JwtOverride},
+    rate_limit::RateLimit,
     route::HeaderMatch,
     route::StringMatch,
 };
 use crate::{
     istio::{PeerMetadata, Telemetry},
     rbac::Rbac,
+    stats::RateLimitStats,
 };
 
 /// One filter of a connection manager, before the router.
@@ -36,6 +38,7 @@ pub enum FilterKind {
     Rbac(Rbac),
     Fault(Fault),
     Jwt(JwtAuthn),
+    RateLimit(Arc<RateLimit>, Arc<RateLimitStats>),
     /// Acts by the configuration of routes only.
     Cors,
 }
@@ -69,6 +72,7 @@ pub enum FilterOverride {
     Fault(Fault),
     Cors(CorsPolicy),
     Jwt(JwtOverride),
+    RateLimit(Arc<RateLimit>),
 }
 
 /// `envoy.filters.http.fault`.

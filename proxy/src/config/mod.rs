@@ -12,6 +12,7 @@ pub mod jwt;
 pub mod listener;
 mod listener_filters;
 mod listeners;
+pub mod rate_limit;
 pub mod route;
 
 use std::sync::Arc;

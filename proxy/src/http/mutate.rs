@@ -67,13 +67,13 @@ impl Exchange<'_> {
         route.weighted_cluster(self.outcome.weighted?)
     }
 
-    fn mutate_request(&mut self, mutations: &HeaderMutations) {
+    pub(super) fn mutate_request(&mut self, mutations: &HeaderMutations) {
         remove(mutations, &mut self.request.headers);
         let values = self.values(mutations, None);
         add(mutations, values, &mut self.request.headers);
     }
 
-    fn mutate_response(&self, mutations: &HeaderMutations, headers: &mut Headers) {
+    pub(super) fn mutate_response(&self, mutations: &HeaderMutations, headers: &mut Headers) {
         remove(mutations, headers);
         let values = self.values(mutations, Some(headers));
         add(mutations, values, headers);

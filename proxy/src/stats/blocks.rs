@@ -88,6 +88,17 @@ stat_block! {
 }
 
 stat_block! {
+    /// `<stat_prefix>.http_local_rate_limit.*`. Nothing runs in shadow mode.
+    pub struct RateLimitBlock {
+        enabled: Counter,
+        enforced: Counter,
+        ok: Counter,
+        rate_limited: Counter,
+        shadow_mode: Counter,
+    }
+}
+
+stat_block! {
     /// `http.<stat_prefix>.*`.
     pub struct HttpBlock {
         downstream_cx_total: Counter,

@@ -23,8 +23,8 @@ mod text;
 
 pub use blocks::{
     ClusterBlock, ClusterControl, ClusterManagerBlock, EndpointBlock, FilesystemBlock, HttpBlock,
-    JwtBlock, ListenerBlock, ListenerControl, ListenerManagerBlock, OutlierBlock, RbacBlock,
-    ServerBlock, SubscriptionBlock, TcpBlock, TlsBlock,
+    JwtBlock, ListenerBlock, ListenerControl, ListenerManagerBlock, OutlierBlock, RateLimitBlock,
+    RbacBlock, ServerBlock, SubscriptionBlock, TcpBlock, TlsBlock,
 };
 pub use cell::{Counter, Gauge, Labelled, SharedCounter, SharedGauge};
 pub use histogram::{Histogram, HistogramSum};
@@ -33,7 +33,7 @@ pub use prometheus::{process as process_exposition, prometheus};
 pub use registry::Registry;
 pub use targets::{
     ClusterStats, EndpointStats, FilterStats, HttpStats, JwtStats, ListenerStats, PerWorker,
-    RbacStats, SubscriptionStats, TcpStats,
+    RateLimitStats, RbacStats, SubscriptionStats, TcpStats,
 };
 pub use text::{QUANTILES, text};
 

@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 
 use super::{
     ClusterManagerBlock, ClusterStats, FilesystemBlock, HttpStats, JwtStats, ListenerManagerBlock,
-    ListenerStats, Metric, RbacStats, ServerBlock, SubscriptionStats, TcpStats, Value,
+    ListenerStats, Metric, RateLimitStats, RbacStats, ServerBlock, SubscriptionStats, TcpStats,
+    Value,
     sums::{Scope, Sums},
 };
 use crate::istio::telemetry::MeshRegistry;
@@ -26,6 +27,7 @@ pub struct Registry {
     subscriptions: Targets<Arc<str>, SubscriptionStats>,
     rbac: Targets<[Arc<str>; 3], RbacStats>,
     jwt: Targets<[Arc<str>; 2], JwtStats>,
+    rate_limits: Targets<Arc<str>, RateLimitStats>,
     /// Istio's metrics.
     pub mesh: Arc<MeshRegistry>,
     pub server: ServerBlock,
@@ -46,6 +48,7 @@ impl Registry {
             subscriptions: Targets::default(),
             rbac: Targets::default(),
             jwt: Targets::default(),
+            rate_limits: Targets::default(),
             mesh: Arc::default(),
             server: ServerBlock::default(),
             listener_manager: ListenerManagerBlock::default(),
@@ -109,6 +112,13 @@ impl Registry {
             })
     }
 
+    /// The local rate limits with `stat_prefix`.
+    pub fn rate_limit(&self, stat_prefix: &str) -> Arc<RateLimitStats> {
+        let prefix = escape(stat_prefix);
+        self.rate_limits
+            .get(prefix.clone(), || RateLimitStats::new(prefix, self.workers))
+    }
+
     /// `name` is `alt_stat_name`, else the cluster's name; `tls` whether it originates TLS.
     pub fn cluster(&self, name: &str, tls: bool) -> Arc<ClusterStats> {
         let name = escape(name);
@@ -156,6 +166,9 @@ impl Registry {
         }
         for stats in self.jwt.live() {
             sums.add_filter(&stats);
+        }
+        for stats in self.rate_limits.live() {
+            sums.add_rate_limit(&stats);
         }
         for stats in self.tcp.live() {
             let scope = Scope::new("tcp").tagged("envoy_tcp_prefix", &stats.prefix);

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, collections::btree_map::Entry, sync::Arc};
 
 use super::{
-    ClusterStats, FilterStats, HttpStats, ListenerStats, Metric, PerWorker, RbacStats, Tag, Value,
+    ClusterStats, FilterStats, HttpStats, ListenerStats, Metric, PerWorker, RateLimitStats,
+    RbacStats, Tag, Value,
     block::{Block, Name, Reading},
 };
 
@@ -165,6 +166,11 @@ impl Sums {
     pub(super) fn add_filter<B: Block + Default>(&mut self, stats: &FilterStats<B>) {
         let scope = Scope::new("http").tagged(HTTP_PREFIX, &stats.manager);
         self.add_workers(&scope.inner(&stats.scope), &stats.workers);
+    }
+
+    pub(super) fn add_rate_limit(&mut self, stats: &RateLimitStats) {
+        let scope = Scope::new(&stats.prefix).inner("http_local_rate_limit");
+        self.add_workers(&scope, &stats.workers);
     }
 
     /// Adds to the metric of that name.

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::{
     ClusterBlock, ClusterControl, EndpointBlock, HttpBlock, JwtBlock, ListenerBlock,
-    ListenerControl, OutlierBlock, RbacBlock, SubscriptionBlock, TcpBlock,
+    ListenerControl, OutlierBlock, RateLimitBlock, RbacBlock, SubscriptionBlock, TcpBlock,
 };
 use crate::config::cluster::CircuitBreakers;
 
@@ -88,6 +88,14 @@ pub struct FilterStats<B> {
 }
 
 pub type JwtStats = FilterStats<JwtBlock>;
+
+/// Local rate limits of one name.
+#[derive(Debug)]
+pub struct RateLimitStats {
+    /// `stat_prefix`.
+    pub(super) prefix: Arc<str>,
+    pub(super) workers: PerWorker<RateLimitBlock>,
+}
 
 /// One TCP proxy.
 #[derive(Debug)]
@@ -195,6 +203,19 @@ impl<B: Default> FilterStats<B> {
     }
 
     pub fn worker(&self, index: usize) -> &B {
+        self.workers.worker(index)
+    }
+}
+
+impl RateLimitStats {
+    pub fn new(prefix: Arc<str>, workers: usize) -> Self {
+        Self {
+            prefix,
+            workers: PerWorker::new(workers),
+        }
+    }
+
+    pub fn worker(&self, index: usize) -> &RateLimitBlock {
         self.workers.worker(index)
     }
 }

@@ -7,13 +7,14 @@ use ithildin_proto::pb::{
         config::route::v3::FilterConfig,
         extensions::filters::http::{
             cors::v3::CorsPolicy, fault::v3::HttpFault,
-            jwt_authn::v3::PerRouteConfig as JwtPerRoute, rbac::v3::RbacPerRoute,
+            jwt_authn::v3::PerRouteConfig as JwtPerRoute, local_ratelimit::v3::LocalRateLimit,
+            rbac::v3::RbacPerRoute,
         },
     },
     google::protobuf::Any,
 };
 
-use super::{cors, fault, jwt, rbac};
+use super::{cors, fault, jwt, rate_limit, rbac};
 use crate::{
     config::filters::{FilterOverride, FilterOverrides},
     control::{any, report::At},
@@ -64,6 +65,13 @@ fn typed(config: &Any, at: &At<'_>) -> Option<FilterOverride> {
     } else if any::is::<JwtPerRoute>(config) {
         let config = any::read(config, at)?;
         jwt::per_route(&config, at).map(FilterOverride::Jwt)
+    } else if any::is::<LocalRateLimit>(config) {
+        let config: LocalRateLimit = any::read(config, at)?;
+        if config.token_bucket.is_none() {
+            at.field("token_bucket").error("is required");
+        }
+        let limit = rate_limit::limit(&config, at)?;
+        Some(FilterOverride::RateLimit(limit.into()))
     } else if any::is::<RbacPerRoute>(config) {
         let RbacPerRoute { rbac } = any::read(config, at)?;
         match rbac {

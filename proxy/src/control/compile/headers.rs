@@ -30,6 +30,11 @@ pub(super) fn response(
     mutations(fields, add, remove, at)
 }
 
+/// Additions under a name of their own.
+pub(super) fn additions(field: &str, add: &[HeaderValueOption], at: &At<'_>) -> HeaderMutations {
+    mutations((field, ""), add, &[], at)
+}
+
 /// A value without command operators.
 pub(super) fn value(text: &str, at: &At<'_>) -> Option<Bytes> {
     if http::HeaderValue::from_str(text).is_err() {

@@ -13,7 +13,8 @@ use ithildin_proto::{
         envoy::extensions::filters::{
             http::{
                 cors::v3::Cors, fault::v3::HttpFault, grpc_stats::v3::FilterConfig as GrpcStats,
-                jwt_authn::v3::JwtAuthentication, rbac::v3::Rbac, router::v3::Router,
+                jwt_authn::v3::JwtAuthentication, local_ratelimit::v3::LocalRateLimit,
+                rbac::v3::Rbac, router::v3::Router,
             },
             network::http_connection_manager::v3::{
                 HttpFilter as FilterProto, http_filter::ConfigType,
@@ -23,7 +24,7 @@ use ithildin_proto::{
     },
 };
 
-use super::{Compiler, alpn, fault, jwt, peer_metadata, rbac, telemetry};
+use super::{Compiler, alpn, fault, jwt, peer_metadata, rate_limit, rbac, telemetry};
 use crate::{
     config::filters::{FilterKind, HttpFilter},
     control::{
@@ -143,6 +144,11 @@ fn kind(
     } else if any::is::<JwtAuthentication>(config) {
         let config = any::read(config, &inner)?;
         jwt::filter(&config, &compiler.stats, place.stat_prefix, &inner).map(FilterKind::Jwt)
+    } else if any::is::<LocalRateLimit>(config) {
+        let config: LocalRateLimit = any::read(config, &inner)?;
+        let limit = rate_limit::limit(&config, &inner)?;
+        let stats = compiler.stats.rate_limit(&config.stat_prefix);
+        Some(FilterKind::RateLimit(limit.into(), stats))
     } else if any::is::<Cors>(config) {
         any::read::<Cors>(config, &inner)?;
         Some(FilterKind::Cors)

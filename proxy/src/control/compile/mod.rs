@@ -35,6 +35,7 @@ mod mirror;
 mod network_filters;
 mod outlier;
 mod peer_metadata;
+mod rate_limit;
 mod rbac;
 mod retry;
 mod route_action;

@@ -136,6 +136,30 @@ const MANAGER: &[(&str, &str)] = &[
         ".http_filters[0].typed_config.rules.policies[\"p\"].principals[0].sourced_metadata.metadata_source: ROUTE is not supported",
     ),
     (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: ''}}, ROUTER]",
+        ".http_filters[0].typed_config.stat_prefix: is empty",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, descriptors: [{}]}}, ROUTER]",
+        ".http_filters[0].typed_config.descriptors: is not supported",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, local_rate_limit_per_downstream_connection: true}}, ROUTER]",
+        ".http_filters[0].typed_config.local_rate_limit_per_downstream_connection: is not supported",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, token_bucket: {max_tokens: 0, fill_interval: 1s}}}, ROUTER]",
+        ".http_filters[0].typed_config.token_bucket.max_tokens: must be more than zero",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, token_bucket: {max_tokens: 1, tokens_per_fill: 0, fill_interval: 1s}}}, ROUTER]",
+        ".http_filters[0].typed_config.token_bucket.tokens_per_fill: must be more than zero",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, token_bucket: {max_tokens: 1, fill_interval: 0.01s}}}, ROUTER]",
+        ".http_filters[0].typed_config.token_bucket.fill_interval: must be at least 50 ms",
+    ),
+    (
         "http_filters: [{name: f, is_optional: true, typed_config: {'@type': EXT.filters.http.lua.v3.Lua}}, ROUTER]",
         ".http_filters[0].typed_config: type envoy.extensions.filters.http.lua.v3.Lua is not supported",
     ),

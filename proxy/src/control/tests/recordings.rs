@@ -26,10 +26,6 @@ use crate::control::check_resource;
 /// What is refused, by kind, place and message.
 type Refusals = &'static [&'static str];
 
-const MORE: Refusals = &[
-    "Listener filter_chains[].filters[].typed_config.http_filters[].typed_config: type envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit is not supported",
-];
-
 #[tokio::test]
 async fn without_filters_of_istio() {
     check("stock", 2, &[]).await;
@@ -42,7 +38,7 @@ async fn by_default() {
 
 #[tokio::test]
 async fn with_more_in_the_mesh() {
-    check("more", 3, &[MORE]).await;
+    check("more", 3, &[]).await;
 }
 
 /// Checks all of `recordings` streams.

@@ -5,6 +5,7 @@
 mod cors;
 mod fault;
 mod jwt;
+mod rate_limit;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use crate::{
         Cluster, Snapshot,
         filters::{FilterKind, FilterOverride, FilterOverrides, HttpFilter},
         http::AlpnOverrides,
+        rate_limit::RateLimit,
         route::{Route, RouteTable},
     },
     istio::{ID_HEADER, METADATA_HEADER, PeerMetadata, Workload},
@@ -30,6 +32,8 @@ use crate::{
 pub(super) struct FilterState {
     cors: Option<Box<CorsAnswer>>,
     fault: Option<ActiveFault>,
+    /// What refused the request.
+    limited: Option<Arc<RateLimit>>,
     /// Index of the filter that chooses what upstream TLS offers.
     alpn: Option<usize>,
     /// The other ends, as they tell of themselves.
@@ -139,6 +143,8 @@ impl Exchange<'_> {
                         other => return other,
                     }
                 }
+                (FilterKind::RateLimit(_, stats), Some(FilterOverride::RateLimit(limit)))
+                | (FilterKind::RateLimit(limit, stats), _) => self.limit_rate(limit, stats),
                 (FilterKind::Jwt(jwt), own) => {
                     let own = match own {
                         Some(FilterOverride::Jwt(own)) => Some(own),
@@ -201,6 +207,9 @@ impl Exchange<'_> {
         let manager = self.context.manager;
         if manager.filters.is_empty() {
             return;
+        }
+        if let Some(limit) = &self.filters.limited {
+            self.mutate_response(&limit.response_headers_to_add, headers);
         }
         self.allow_origin(headers);
         let mut peers = manager.filters.iter().filter_map(|it| match &it.kind {
