@@ -149,20 +149,20 @@ impl Store {
         taken
     }
 
-    /// An equal resource keeps its `Arc`. Returns the endpoints that a changed cluster wants anew.
+    /// An equal resource keeps its `Arc`, and is not judged again: istiod sends all listeners and routes with
+    /// most pushes. Returns the endpoints that a changed cluster wants anew.
     fn accept<T: Typed>(&mut self, name: &str, resource: T) -> Result<Option<String>, String> {
         if resource.name() != name || name.is_empty() {
             let found = resource.name();
             return Err(format!("the resource calls itself {found:?}"));
         }
-        (self.check)(resource.candidate())?;
-        let held = T::of(&mut self.set);
-        let old = held.get(name);
+        let old = T::of(&mut self.set).get(name);
         if old.is_some_and(|old| **old == resource) {
             return Ok(None);
         }
         let renew = old.and(resource.refers());
-        held.insert(name.to_owned(), Arc::new(resource));
+        (self.check)(resource.candidate())?;
+        T::of(&mut self.set).insert(name.to_owned(), Arc::new(resource));
         Ok(renew)
     }
 }
@@ -256,4 +256,48 @@ fn routes_of(listener: &Listener) -> Vec<String> {
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use ithildin_proto::pack;
+
+    use super::*;
+    use crate::subscription::{Incoming, Receipt};
+
+    fn update(stat_name: &str) -> Update {
+        let cluster = Cluster {
+            name: "a".into(),
+            alt_stat_name: stat_name.into(),
+            ..Default::default()
+        };
+        Update {
+            url: ResourceKind::Cluster.into(),
+            resources: vec![Incoming {
+                name: "a".into(),
+                version: "1".into(),
+                body: Some(pack(&cluster)),
+            }],
+            removed: Vec::new(),
+            full: false,
+            receipt: Receipt::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_equal_is_not_judged_again() {
+        let judged = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&judged);
+        let mut store = Store::new(Arc::new(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }));
+        for (stat_name, expected) in [("x", 1), ("x", 1), ("y", 2), ("x", 3)] {
+            let taken = store.take(ResourceKind::Cluster, &update(stat_name));
+            assert_eq!(taken.verdict.reason(), None);
+            assert_eq!(judged.load(Ordering::Relaxed), expected, "{stat_name}");
+        }
+    }
 }
