@@ -161,18 +161,21 @@ fn apart(mesh: &Mesh, outside: &Net, visitor: &Files) {
 fn joins(test: &str, mesh: &Mesh, outside: &Net, visitor: &Files) {
     let started = Instant::now();
     mesh.identities.federate("example.org", FOREIGN);
+    let knows = |name: &str, domain: &str| {
+        let log = mesh.pod(name).log();
+        let told = |line: &str| line.contains("identity received") && line.contains(domain);
+        log.lines().any(told)
+    };
+    let both_know = || knows(GATEWAY.name, FOREIGN) && knows(EGRESS.name, "\"example.org\"");
+    assert!(!both_know(), "not before they are federated");
     let mut seen = None;
     eventually("federated", || {
-        let knows = |name: &str, other: &str| {
-            let log = mesh.pod(name).log();
-            let told = |line: &str| line.contains("identity received") && line.contains(other);
-            log.lines().any(told)
-        };
-        if seen.is_none() && knows(GATEWAY.name, FOREIGN) && knows(EGRESS.name, "example.org") {
+        if seen.is_none() && both_know() {
             seen = Some(Instant::now());
         }
         get(mesh, APP).expect_status(200)
     });
+    assert!(both_know(), "who lets it in has told of the bundle");
     let took = seen.map_or(Duration::ZERO, |seen| seen.elapsed());
     let all = started.elapsed();
     println!("{test}: let in {took:?} after the agents had the bundles, {all:?} after SPIRE");
