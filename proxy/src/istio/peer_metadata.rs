@@ -21,8 +21,11 @@ pub const ID_HEADER: &str = "x-envoy-peer-metadata-id";
 /// Most bytes of a metadata header that are read. Istio's are below 1 KiB; labels may add to that.
 const MAX_METADATA: usize = 16 * 1024;
 
-/// Different peers that a worker remembers; then it begins anew.
-const MAX_PEERS: usize = 1024;
+/// Bytes that a worker remembers peers with, about a thousand of Istio's size; then it begins anew.
+const MAX_REMEMBERED: usize = 2 * 1024 * 1024;
+
+/// What remembering a peer takes besides its header and workload.
+const ENTRY_BYTES: usize = 128;
 
 /// To clusters of this name there is no telling what is behind.
 const PASSTHROUGH: &str = "PassthroughCluster";
@@ -84,7 +87,13 @@ impl PeerMetadata {
 
 /// The peers whose headers one worker has read.
 #[derive(Debug, Default)]
-pub struct PeerCache(RefCell<Map<Bytes, Known>>);
+pub struct PeerCache(RefCell<Peers>);
+
+#[derive(Debug, Default)]
+struct Peers {
+    known: Map<Bytes, Known>,
+    bytes: usize,
+}
 
 /// `workload` is `None` for what makes no sense.
 #[derive(Debug)]
@@ -99,22 +108,25 @@ impl PeerCache {
         if header.is_empty() || header.len() > MAX_METADATA {
             return None;
         }
-        let mut known = self.0.borrow_mut();
-        if let Some(known) = known.get(header)
+        let peers = &mut *self.0.borrow_mut();
+        if let Some(known) = peers.known.get(header)
             && known.labels == filter.labels
         {
             return known.workload.clone();
         }
-        if known.len() >= MAX_PEERS {
-            known.clear();
-        }
         let workload = decode(header, &filter.labels).map(Arc::new);
+        let kept = workload.as_ref().map_or(0, |it| it.bytes());
+        let bytes = ENTRY_BYTES + header.len() + kept;
+        if peers.bytes + bytes > MAX_REMEMBERED {
+            *peers = Peers::default();
+        }
+        peers.bytes += bytes;
         let entry = Known {
             labels: Arc::clone(&filter.labels),
             workload: workload.clone(),
         };
         // Copied: the header is a part of all that was read with it.
-        known.insert(Bytes::copy_from_slice(header), entry);
+        peers.known.insert(Bytes::copy_from_slice(header), entry);
         workload
     }
 }
@@ -193,12 +205,25 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_has_a_bound() {
+    fn the_cache_has_a_bound_in_bytes() {
         let (cache, filter) = (PeerCache::default(), filter(&[]));
-        for i in 0..3 * MAX_PEERS {
-            cache.read(&Bytes::from(format!("{i:08}")), &filter);
+        let remembered = || {
+            let peers = cache.0.borrow();
+            peers.known.keys().map(Bytes::len).sum::<usize>()
+        };
+        let mut most = 0;
+        for length in [8, MAX_METADATA] {
+            for i in 0..3 * MAX_REMEMBERED / (length + ENTRY_BYTES) {
+                cache.read(&Bytes::from(format!("{i:0length$}")), &filter);
+                most = most.max(remembered_count(&cache));
+            }
+            assert!(remembered() <= MAX_REMEMBERED, "{length}");
         }
-        assert!(cache.0.borrow().len() <= MAX_PEERS);
+        assert!(most <= MAX_REMEMBERED / ENTRY_BYTES);
+    }
+
+    fn remembered_count(cache: &PeerCache) -> usize {
+        cache.0.borrow().known.len()
     }
 
     #[test]

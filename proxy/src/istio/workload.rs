@@ -15,6 +15,9 @@ const CANONICAL_REVISION: &str = "service.istio.io/canonical-revision";
 /// The name of an application: the first of these labels that is there. It is told as `app`.
 const APP: [&str; 2] = ["app.kubernetes.io/name", "app"];
 const VERSION: [&str; 2] = ["app.kubernetes.io/version", "version"];
+/// Most bytes of one text that a peer tells; what is longer is cut. Names and labels of Kubernetes
+/// have 253 at most, and what is kept of peers becomes labels of metrics.
+const MAX_TEXT: usize = 256;
 const OWNER_PREFIX: &str = "kubernetes://apis/apps/v1/namespaces/";
 
 /// What is known of one workload; texts are empty where nothing is.
@@ -77,7 +80,7 @@ impl Workload {
     }
 
     /// From a node's metadata, or from what a peer told. Of the labels those in `labels` are kept
-    /// besides the usual ones.
+    /// besides the usual ones. Texts are cut at [`MAX_TEXT`].
     pub fn from_metadata(metadata: &Struct, labels: &[String]) -> Self {
         let field = |name: &str| text(metadata.fields.get(name));
         let told = match metadata.fields.get("LABELS").map(|value| &value.kind) {
@@ -134,6 +137,29 @@ impl Workload {
         })
     }
 
+    /// The memory that it takes, about.
+    pub(super) fn bytes(&self) -> usize {
+        let texts = [
+            &self.instance,
+            &self.namespace,
+            &self.name,
+            &self.cluster,
+            &self.identity,
+            &self.canonical_name,
+            &self.canonical_revision,
+            &self.app,
+            &self.version,
+            &self.region,
+            &self.zone,
+        ];
+        let labels = self.labels.iter();
+        size_of::<Self>()
+            + texts.into_iter().map(|text| text.len()).sum::<usize>()
+            + labels
+                .map(|it| size_of_val(it) + it.0.len() + it.1.len())
+                .sum::<usize>()
+    }
+
     /// Adds where the node says it runs.
     #[must_use]
     pub fn located(mut self, locality: Option<&Locality>) -> Self {
@@ -183,7 +209,7 @@ impl Workload {
 
 fn text(value: Option<&Value>) -> &str {
     match value.map(|value| &value.kind) {
-        Some(Some(Kind::StringValue(text))) => text,
+        Some(Some(Kind::StringValue(text))) => &text[..text.floor_char_boundary(MAX_TEXT)],
         _ => "",
     }
 }
@@ -277,6 +303,19 @@ mod tests {
         assert_eq!(&*told.namespace, "default");
         assert_eq!(&*told.cluster, "Kubernetes");
         assert!(Workload::of_endpoint("a;b;c;d").is_none());
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let long = "é".repeat(MAX_TEXT);
+        let metadata: Struct = from_yaml(&format!(
+            "{{WORKLOAD_NAME: a{long}, LABELS: {{app: {long}, role: {long}}}}}"
+        ))
+        .expect("valid");
+        let workload = Workload::from_metadata(&metadata, &["role".into()]);
+        assert_eq!(workload.name.len(), MAX_TEXT - 1);
+        assert_eq!(workload.app.len(), MAX_TEXT);
+        assert_eq!(workload.labels[0].1.len(), MAX_TEXT);
     }
 
     #[test]

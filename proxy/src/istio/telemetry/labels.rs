@@ -104,6 +104,24 @@ impl Kept {
         }
     }
 
+    /// What it keeps, workloads that it shares with others included.
+    pub(super) fn bytes(&self) -> usize {
+        let workloads = self.peer.iter().chain(&self.upstream);
+        let texts = [
+            &self.peer_principal,
+            &self.own_principal,
+            &self.host,
+            &self.name,
+            &self.namespace,
+        ];
+        let texts = texts.into_iter().chain(&self.values);
+        size_of::<Self>()
+            + workloads.map(|it| it.bytes()).sum::<usize>()
+            + texts
+                .map(|it| size_of::<Box<str>>() + it.len())
+                .sum::<usize>()
+    }
+
     pub(super) fn labels(&self) -> Labels<'_> {
         Labels {
             protocol: self.protocol,

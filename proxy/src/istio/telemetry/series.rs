@@ -2,8 +2,14 @@
 
 use std::{
     cell::RefCell,
+    collections::HashSet,
     hash::{BuildHasher, Hash, Hasher},
-    sync::Arc,
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -15,12 +21,26 @@ use super::{
 };
 use crate::{
     config::Map,
-    stats::{Counter, Histogram, Metric, Tag, Value},
+    stats::{Counter, Histogram, Metric, Tag, Value, milliseconds},
 };
 
-/// Series that one worker tells apart, about 1.5 KB each. What comes later is counted as unknown:
-/// peers choose some of the labels.
-const MAX_SERIES: usize = 8192;
+/// Bytes of the series that one worker tells apart: peers choose some of the labels. What comes
+/// later is counted as unknown, until series go that nobody has used for a while. With labels as
+/// Kubernetes has them this is room for about 8000 series.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// Where there is no room, series go that were not used for this long. Those of Pods that are gone
+/// are such; for Prometheus a counter that comes back has begun anew.
+const IDLE: Duration = Duration::from_secs(600);
+
+/// How often series that may go are looked for: it takes a look at all of them.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The table of its worker, and the registry. Whoever else holds a series still counts in it.
+const HOLDERS: usize = 2;
+
+/// Bytes of a series without its labels, four histograms included.
+const SERIES_BYTES: usize = 1024;
 
 /// Envoy's name of all of these metrics; expositions for Prometheus leave it out.
 const NAMESPACE: &str = "istiocustom";
@@ -30,6 +50,10 @@ const NAMESPACE: &str = "istiocustom";
 pub struct Series {
     telemetry: Arc<Telemetry>,
     labels: Kept,
+    /// When it was last looked up, in milliseconds since the registry was made.
+    used: AtomicU64,
+    /// The registry has let go of it: its worker is to count in a new one.
+    expired: AtomicBool,
     pub requests: Counter,
     /// Milliseconds.
     pub duration: Histogram,
@@ -49,6 +73,8 @@ impl Series {
         Self {
             telemetry: Arc::clone(telemetry),
             labels: Kept::new(labels),
+            used: AtomicU64::new(telemetry.registry.now()),
+            expired: AtomicBool::new(false),
             requests: Counter::default(),
             duration: Histogram::default(),
             request_bytes: Histogram::default(),
@@ -79,7 +105,14 @@ impl Series {
     }
 
     fn is(&self, telemetry: &Arc<Telemetry>, labels: &Labels<'_>) -> bool {
-        Arc::ptr_eq(&self.telemetry, telemetry) && self.labels.labels() == *labels
+        Arc::ptr_eq(&self.telemetry, telemetry)
+            && self.labels.labels() == *labels
+            && !self.expired.load(Relaxed)
+    }
+
+    /// What it is charged with: labels may be shared with other series, and are counted in full.
+    fn bytes(&self) -> usize {
+        SERIES_BYTES + self.labels.bytes()
     }
 }
 
@@ -91,7 +124,9 @@ pub struct SeriesTable(RefCell<Table>);
 struct Table {
     hasher: foldhash::fast::RandomState,
     by_hash: Map<u64, SmallVec<[Arc<Series>; 1]>>,
-    count: usize,
+    bytes: usize,
+    /// The registry's sweeps whose expired series are gone from here.
+    swept: u64,
 }
 
 impl SeriesTable {
@@ -101,7 +136,7 @@ impl SeriesTable {
         if let Some(known) = table.find(telemetry, labels) {
             return known;
         }
-        if table.count < MAX_SERIES {
+        if table.has_room(&telemetry.registry) {
             return table.add(telemetry, labels);
         }
         let unknown = Labels::unknown(labels.protocol);
@@ -120,10 +155,27 @@ impl Table {
 
     fn find(&self, telemetry: &Arc<Telemetry>, labels: &Labels<'_>) -> Option<Arc<Series>> {
         let candidates = self.by_hash.get(&self.hash(telemetry, labels))?;
-        candidates
-            .iter()
-            .find(|it| it.is(telemetry, labels))
-            .cloned()
+        let found = candidates.iter().find(|it| it.is(telemetry, labels))?;
+        found.used.store(telemetry.registry.now(), Relaxed);
+        Some(Arc::clone(found))
+    }
+
+    /// Whether there is room for one more, made by what may go if need be.
+    fn has_room(&mut self, registry: &MeshRegistry) -> bool {
+        if self.bytes < MAX_BYTES {
+            return true;
+        }
+        let sweeps = registry.sweep();
+        if mem::replace(&mut self.swept, sweeps) != sweeps {
+            self.by_hash.retain(|_, candidates| {
+                candidates.retain(|it| !it.expired.load(Relaxed));
+                !candidates.is_empty()
+            });
+            self.by_hash.shrink_to_fit();
+            let left = self.by_hash.values().flatten();
+            self.bytes = left.map(|series| series.bytes()).sum();
+        }
+        self.bytes < MAX_BYTES
     }
 
     fn add(&mut self, telemetry: &Arc<Telemetry>, labels: &Labels<'_>) -> Arc<Series> {
@@ -133,20 +185,90 @@ impl Table {
             .entry(hash)
             .or_default()
             .push(Arc::clone(&series));
-        self.count += 1;
-        telemetry.registry.0.lock().push(Arc::clone(&series));
+        self.bytes += series.bytes();
+        telemetry.registry.list.lock().push(Arc::clone(&series));
         series
     }
 }
 
 /// The series of all workers.
+#[derive(Debug)]
+pub struct MeshRegistry {
+    began: Instant,
+    list: Mutex<Vec<Arc<Series>>>,
+    sweeps: Mutex<Sweeps>,
+}
+
 #[derive(Debug, Default)]
-pub struct MeshRegistry(Mutex<Vec<Arc<Series>>>);
+struct Sweeps {
+    count: u64,
+    last: Option<Duration>,
+}
+
+impl Default for MeshRegistry {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            list: Mutex::default(),
+            sweeps: Mutex::default(),
+        }
+    }
+}
 
 impl MeshRegistry {
+    /// Milliseconds since it was made.
+    fn now(&self) -> u64 {
+        milliseconds(self.began)
+    }
+
+    /// Lets go of what may go, if the last time is a while ago. Says how often that was done.
+    fn sweep(&self) -> u64 {
+        let now = self.began.elapsed();
+        {
+            let mut sweeps = self.sweeps.lock();
+            if sweeps.last.is_some_and(|last| now < last + SWEEP_INTERVAL) {
+                return sweeps.count;
+            }
+            sweeps.last = Some(now);
+        }
+        self.expire(now);
+        let mut sweeps = self.sweeps.lock();
+        sweeps.count += 1;
+        sweeps.count
+    }
+
+    /// Lets go of the series that were idle at `now`, and of those of configurations that are gone.
+    /// What workers count under the same labels goes at once or not at all: a sum that falls looks
+    /// like a counter that began anew.
+    fn expire(&self, now: Duration) {
+        let mut list = self.list.lock();
+        let mut held: Map<u64, usize> = Map::default();
+        for series in &*list {
+            *held.entry(series.telemetry.id).or_default() += 1;
+        }
+        let idle_since = now.saturating_sub(IDLE).as_millis();
+        let is_kept = |series: &&Arc<Series>| {
+            let is_used = u128::from(series.used.load(Relaxed)) > idle_since;
+            let is_held = Arc::strong_count(series) > HOLDERS;
+            let others = held.get(&series.telemetry.id).copied().unwrap_or_default();
+            (is_used || is_held) && Arc::strong_count(&series.telemetry) > others
+        };
+        // Two that share a hash by chance are kept together, which does no harm.
+        let hasher = foldhash::fast::RandomState::default();
+        let key =
+            |series: &Arc<Series>| hasher.hash_one((series.telemetry.id, series.labels.labels()));
+        let kept: HashSet<u64> = list.iter().filter(is_kept).map(key).collect();
+        list.retain(|series| {
+            let keeps = kept.contains(&key(series));
+            series.expired.store(!keeps, Relaxed);
+            keeps
+        });
+        list.shrink_to_fit();
+    }
+
     /// What was counted, series by series; the same metric may come more than once.
     pub(crate) fn read(&self, visit: &mut dyn FnMut(Metric)) {
-        let all = self.0.lock().clone();
+        let all = self.list.lock().clone();
         for series in &all {
             let labels = series.labels.labels();
             for metric in MeshMetric::ALL {
@@ -195,3 +317,6 @@ fn named(family: &str, tags: Vec<Tag>, value: Value) -> Metric {
         value,
     }
 }
+
+#[cfg(test)]
+mod tests;
