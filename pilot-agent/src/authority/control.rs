@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use ithildin_spiffe::{
     SpiffeId, X509Bundle,
     authority::{Selector, WorkloadConfig, parse_duration},
@@ -29,6 +29,8 @@ const CONTROL_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o755;
 /// Pause after a failed accept, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A client that sends no whole head for so long is hung up on.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest request: a bundle of many roots.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
 
@@ -60,7 +62,10 @@ pub(super) fn serve(
             let sockets = sockets.clone();
             tokio::spawn(async move {
                 let service = service_fn(|request| answer(request, &sockets));
-                let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                let served = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_TIMEOUT)
+                    .serve_connection(TokioIo::new(stream), service);
                 if let Err(error) = served.await {
                     warn!(%error, "a control connection failed");
                 }

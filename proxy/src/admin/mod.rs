@@ -28,13 +28,16 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1};
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use ithildin_xds::ResourceSet;
 use parking_lot::Mutex;
 use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-    task::JoinHandle,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
 };
 
 pub use self::bootstrap::StoredBootstrap;
@@ -49,6 +52,13 @@ use crate::{
 
 /// Most connections at one time; more wait in the socket's queue.
 const MAX_CONNECTIONS: usize = 64;
+
+/// A client that sends no whole head for so long, or no further request, is hung up on: probes and
+/// scrapers wait for its place.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause after a failed accept, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the admin pages read, and whom they ask.
 #[derive(Clone)]
@@ -106,7 +116,7 @@ impl Commands {
     }
 }
 
-/// The running server; dropping it ends it.
+/// The running server; dropping it ends it and its connections.
 #[derive(Debug)]
 pub struct AdminServer {
     address: SocketAddr,
@@ -119,10 +129,18 @@ impl AdminServer {
     /// # Errors
     /// If the address cannot be bound.
     pub async fn start(address: SocketAddr, state: AdminState) -> std::io::Result<Self> {
+        Self::start_with(address, state, HEAD_TIMEOUT).await
+    }
+
+    async fn start_with(
+        address: SocketAddr,
+        state: AdminState,
+        head_timeout: Duration,
+    ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         Ok(Self {
             address: listener.local_addr()?,
-            task: tokio::spawn(accept(listener, Arc::new(state))),
+            task: tokio::spawn(accept(listener, Arc::new(state), head_timeout)),
         })
     }
 
@@ -138,35 +156,40 @@ impl Drop for AdminServer {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<AdminState>) {
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+async fn accept(listener: TcpListener, state: Arc<AdminState>, head_timeout: Duration) {
+    let mut connections = JoinSet::new();
     loop {
-        let permit = Arc::clone(&connections).acquire_owned().await;
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let accepted = tokio::select! {
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(serve(stream, Arc::clone(&state), head_timeout));
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept on the admin address");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
-        };
-        let state = Arc::clone(&state);
-        tokio::spawn(async move {
-            let service = tower::service_fn(move |request: Request<Incoming>| {
-                let state = Arc::clone(&state);
-                async move {
-                    let response = pages::answer(&state, request.method(), request.uri()).await;
-                    Ok::<_, Infallible>(response)
-                }
-            });
-            let service = TowerToHyperService::new(service);
-            // A client that breaks off is its own affair.
-            let _ = http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-            drop(permit);
-        });
+        }
     }
+}
+
+async fn serve(stream: TcpStream, state: Arc<AdminState>, head_timeout: Duration) {
+    let service = tower::service_fn(move |request: Request<Incoming>| {
+        let state = Arc::clone(&state);
+        async move {
+            let response = pages::answer(&state, request.method(), request.uri()).await;
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let service = TowerToHyperService::new(service);
+    // A client that breaks off is its own affair.
+    let _ = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_timeout)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 /// An answer of a page.

@@ -14,6 +14,9 @@ use crate::{
     runtime::{Runtime, RuntimeOptions},
 };
 
+/// How long the servers of these tests wait for a head.
+const IDLE: Duration = Duration::from_millis(500);
+
 struct Fixture {
     requests: mpsc::Receiver<InventoryRequest>,
     server: AdminServer,
@@ -50,9 +53,8 @@ async fn start() -> Fixture {
         drain_time: Duration::from_secs(600),
         counted: Arc::default(),
     };
-    let server = AdminServer::start(([127, 0, 0, 1], 0).into(), state)
-        .await
-        .unwrap();
+    let address = ([127, 0, 0, 1], 0).into();
+    let server = AdminServer::start_with(address, state, IDLE).await.unwrap();
     Fixture {
         requests,
         server,
@@ -251,4 +253,30 @@ async fn what_is_refused_stands_beside_what_serves() {
     assert!(cluster.get("version_info").is_none(), "it has none");
     let failed = &cluster["error_state"]["failed_configuration"];
     assert_eq!(failed["alt_stat_name"], "new");
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_keep_nobody_out() {
+    let fixture = start().await;
+    let mut idle = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        idle.push(TcpStream::connect(fixture.server.address()).await.unwrap());
+    }
+    let asked = tokio::time::timeout(Duration::from_secs(30), fixture.ask("GET", "/server_info"));
+    assert_eq!(asked.await.expect("it waits for idle clients").0, 200);
+}
+
+#[tokio::test]
+async fn connections_end_with_the_server() {
+    use tokio::io::AsyncReadExt;
+
+    let fixture = start().await;
+    let mut client = TcpStream::connect(fixture.server.address()).await.unwrap();
+    // Accepted in order: when the second is answered, the first is served.
+    fixture.ask("GET", "/server_info").await;
+    let begun = Instant::now();
+    drop(fixture.server);
+    let read = client.read(&mut [0]).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    assert!(begun.elapsed() < IDLE / 2, "it ended for being idle");
 }
