@@ -43,6 +43,11 @@ pub enum ApplyError {
          and OUTPUT of the table filter by hand: {0}"
     )]
     Guardrails(#[source] ToolError),
+    #[error(
+        "the rules of an earlier run are gone and the new ones are not in place, so all TCP and UDP stays dropped: run \
+         this again once the cause is mended: {0}"
+    )]
+    Closed(#[source] Box<Self>),
     #[error("cannot {action} {entry}: {source}: run this as root with the capability NET_ADMIN")]
     Route {
         action: &'static str,
@@ -148,7 +153,8 @@ fn iptables(
         }
     }
     if operation.cleanup_only {
-        return places.iter().try_for_each(|place| Ok(place.remove()?));
+        places.iter().try_for_each(Place::remove)?;
+        return reopen(&places);
     }
     if operation.force_apply || places.iter().any(|place| place.is == Is::Different) {
         if operation.reconcile || operation.force_apply {
@@ -156,27 +162,30 @@ fn iptables(
         }
         warn!("rules of an earlier run are in place and differ; --reconcile replaces them");
     }
-    places.iter().try_for_each(Place::add)
+    places.iter().try_for_each(Place::add)?;
+    reopen(&places)
 }
 
-/// Replaces all rules while nothing gets in or out, so that no connection slips past the proxy meanwhile.
+/// Replaces all rules while nothing gets in or out, so that no connection slips past the proxy meanwhile. Where the new
+/// rules cannot be put in place, it stays so: a workload without a network is noticed, one without a proxy is not.
 fn replace(config: &Config, places: &[Place]) -> Result<(), ApplyError> {
     info!("all TCP and UDP is dropped while rules are replaced");
     let mut closed = Vec::new();
-    let result = close(places, &mut closed).and_then(|()| {
-        places.iter().try_for_each(Place::remove)?;
-        remove_routes(config)?;
-        Ok(places.iter().try_for_each(Place::restore)?)
-    });
-    let mut opened = Ok(());
-    for (place, rule) in closed {
-        opened = opened.and(place.tool.call(guardrail("-D", rule)));
+    if let Err(error) = close(places, &mut closed) {
+        // Nothing is removed yet.
+        if let Err(left) = open(closed) {
+            error!(error = %left, "not all connections are let through again");
+        }
+        return Err(error);
     }
-    if let (Err(error), Err(_)) = (&result, &opened) {
-        error!(%error, "the rules are not replaced");
-    }
-    opened.map_err(ApplyError::Guardrails)?;
-    result
+    let replaced = places
+        .iter()
+        .try_for_each(Place::remove)
+        .map_err(ApplyError::from)
+        .and_then(|()| remove_routes(config))
+        .and_then(|()| Ok(places.iter().try_for_each(Place::restore)?));
+    replaced.map_err(|error| ApplyError::Closed(Box::new(error)))?;
+    open(closed)
 }
 
 /// Chains and protocols for which everything is dropped while rules are replaced.
@@ -189,11 +198,11 @@ const GUARDRAILS: [(&str, &str); 6] = [
     ("OUTPUT", "udp"),
 ];
 
+/// A guardrail of [`GUARDRAILS`], and where it stands.
+type Closed<'a> = (&'a Place, (&'static str, &'static str));
+
 /// Adds the guardrails, and notes each in `closed`.
-fn close<'a>(
-    places: &'a [Place],
-    closed: &mut Vec<(&'a Place, (&'static str, &'static str))>,
-) -> Result<(), ApplyError> {
+fn close<'a>(places: &'a [Place], closed: &mut Vec<Closed<'a>>) -> Result<(), ApplyError> {
     for place in places {
         for rule in GUARDRAILS {
             // One may be left by a run that was killed.
@@ -203,6 +212,29 @@ fn close<'a>(
         }
     }
     Ok(())
+}
+
+/// Takes the guardrails away, as many as can be.
+fn open<'a>(closed: impl IntoIterator<Item = Closed<'a>>) -> Result<(), ApplyError> {
+    let mut opened = Ok(());
+    for (place, rule) in closed {
+        opened = opened.and(place.tool.call(guardrail("-D", rule)));
+    }
+    opened.map_err(ApplyError::Guardrails)
+}
+
+/// Takes away what an earlier run left that could not replace the rules.
+fn reopen(places: &[Place]) -> Result<(), ApplyError> {
+    let left = places.iter().filter(|place| place.has_guardrails);
+    open(left.flat_map(|place| GUARDRAILS.map(|rule| (place, rule))))
+}
+
+/// Whether all guardrails are among these rules. Some of them may be anybody's.
+fn has_guardrails(saved: &str) -> bool {
+    GUARDRAILS.iter().all(|(chain, protocol)| {
+        let rule = format!("-A {chain} -p {protocol} -j DROP");
+        saved.lines().any(|line| line.trim_end() == rule)
+    })
 }
 
 fn guardrail<'a>(action: &'a str, (chain, protocol): (&'a str, &'a str)) -> [&'a str; 8] {
@@ -215,6 +247,8 @@ struct Place {
     /// The input of `iptables-restore` that adds the rules; empty where there are to be none.
     restore: String,
     is: Is,
+    /// Everything is dropped since an earlier run.
+    has_guardrails: bool,
 }
 
 /// How the rules that are in place compare with those that should be.
@@ -228,7 +262,8 @@ enum Is {
 impl Place {
     fn new(tool: Xtables, rules: &RuleSet, family: Family) -> Result<Self, ToolError> {
         let restore = rules.restore(family);
-        let current = State::parse(&tool.save()?);
+        let saved = tool.save()?;
+        let current = State::parse(&saved);
         let has = |rule| tool.call::<String>(rule).is_ok();
         let is = if current.is_empty() {
             Is::Clean
@@ -240,7 +275,12 @@ impl Place {
             Is::Different
         };
         info!(tool = tool.program(), state = ?is, "rules of this namespace");
-        Ok(Self { tool, restore, is })
+        Ok(Self {
+            has_guardrails: has_guardrails(&saved),
+            tool,
+            restore,
+            is,
+        })
     }
 
     /// Adds what is not there.

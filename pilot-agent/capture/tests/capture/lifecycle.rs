@@ -325,3 +325,20 @@ fn everything(link: &Link) -> String {
     let lines = text.lines().filter(|line| !line.contains("fe80::"));
     lines.collect::<Vec<_>>().join("\n")
 }
+
+#[test]
+fn a_pod_whose_rules_cannot_be_replaced_stays_closed_until_a_run_succeeds() {
+    const DROP: &str = "-A OUTPUT -p tcp -j DROP";
+    with_each_iptables("a replacement that fails", |tool, link| {
+        capture(link, tool, ALL).unwrap();
+        let before = rules(link);
+        // The rules can be removed, and those with a user that does not exist cannot be added.
+        let refused = format!("{ALL} -u no-such-user --reconcile");
+        let error = capture(link, tool, &refused).unwrap_err().to_string();
+        assert!(error.contains("stays dropped"), "{tool:?}: {error}");
+        assert!(rules(link).contains(DROP), "{tool:?}: {}", rules(link));
+
+        capture(link, tool, ALL).unwrap();
+        assert_eq!(rules(link), before, "{tool:?}");
+    });
+}
