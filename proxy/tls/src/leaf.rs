@@ -9,7 +9,6 @@ use x509_parser::{certificate::X509Certificate, public_key::PublicKey};
 use crate::{
     Refusal,
     certificate::{self, Sans, time_text},
-    roots,
     verify::FAIL_ERROR,
 };
 
@@ -43,7 +42,7 @@ impl<'a> Leaf<'a> {
             let reason = format!("its certificate has {count} URI SANs; only one can be its name");
             return Err(self.refusal("several_uri_sans", reason));
         }
-        let claims_spiffe = self.sans.uris.iter().any(|uri| roots::is_spiffe(uri));
+        let claims_spiffe = self.sans.uris.iter().any(|uri| x509::claims_spiffe(uri));
         if claims_spiffe || must_be_svid {
             return match x509::check_leaf(self.der) {
                 Ok(id) => Ok(Some(id)),

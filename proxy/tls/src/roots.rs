@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
-use ithildin_spiffe::{SpiffeId, TrustDomain};
+use ithildin_spiffe::{TrustDomain, x509};
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, TrustAnchor, pem::PemObject,
 };
@@ -263,20 +263,10 @@ pub(crate) enum SignerDomain {
 }
 
 pub(crate) fn signer_domain(certificate: &X509Certificate<'_>) -> Result<SignerDomain, String> {
-    let sans = Sans::of(certificate)?;
-    let mut spiffe = sans.uris.iter().filter(|uri| is_spiffe(uri));
-    let (Some(uri), other) = (spiffe.next(), spiffe.next()) else {
-        return Ok(SignerDomain::None);
-    };
-    Ok(match SpiffeId::parse(uri) {
-        Ok(id) if !id.is_workload() && other.is_none() => SignerDomain::Domain(id.trust_domain()),
-        _ => SignerDomain::Malformed,
+    let uris = Sans::of(certificate)?.uris;
+    Ok(match x509::signing_trust_domain_of(uris) {
+        Ok(None) => SignerDomain::None,
+        Ok(Some(domain)) => SignerDomain::Domain(domain),
+        Err(_) => SignerDomain::Malformed,
     })
-}
-
-/// Whether a URI claims to be a SPIFFE ID, well formed or not.
-pub(crate) fn is_spiffe(uri: &str) -> bool {
-    const SCHEME: &str = "spiffe:";
-    uri.get(..SCHEME.len())
-        .is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
 }

@@ -26,7 +26,9 @@ pub use pem::{
     PemError, certificates_from_pem, certificates_to_pem, crls_from_pem, crls_to_pem, key_from_pem,
     readable_certificates_from_pem,
 };
-pub use signing::{SigningError, check_signing, signing_trust_domain};
+pub use signing::{
+    SigningError, check_signing, claims_spiffe, signing_trust_domain, signing_trust_domain_of,
+};
 
 /// The longest chain that is taken, leaf included; SPIRE adds one certificate per nesting level.
 pub const MAX_CHAIN: usize = 16;
