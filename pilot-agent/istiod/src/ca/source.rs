@@ -128,8 +128,9 @@ impl Renewer {
     async fn run(mut self) {
         loop {
             self.extra.mark_unchanged();
-            let fetched = SystemTime::now();
             let not_after = self.obtain().await;
+            // Asking may have taken hours: the lifetime counts from the answer.
+            let fetched = SystemTime::now();
             let due = self.options.rotation.due(fetched, not_after, chance());
             self.wait(due).await;
         }
