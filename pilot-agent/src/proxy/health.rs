@@ -21,8 +21,11 @@ use tracing::debug;
 
 use super::plane::Plane;
 
-/// How often the data plane is asked until it is ready: a part of the time that the start takes.
+/// How often the data plane is asked at first until it is ready: a part of the time that the start
+/// takes. Each further pause is a quarter longer, up to [`SLOWEST_POLL`]: to Envoy each question is a
+/// search through its statistics.
 const POLL: Duration = Duration::from_millis(10);
+const SLOWEST_POLL: Duration = Duration::from_millis(250);
 
 pub(super) struct Health {
     identity: watch::Receiver<IdentityState>,
@@ -100,12 +103,14 @@ impl Health {
 
     /// Asks until the proxy is ready for the first time; then only what can end that is followed.
     pub(super) async fn follow(self: Arc<Self>) {
+        let mut pause = POLL;
         while self.readiness.ready_after().is_none() {
             self.identity_gate();
             self.gates.configuration.set(self.unconfigured());
             self.gates.plane.set(self.plane_waits().await);
             self.gates.dns.set(self.nameless());
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 5 / 4).min(SLOWEST_POLL);
         }
         give_back_memory();
         let mut identity = self.identity.clone();

@@ -21,10 +21,12 @@ mod status;
 use std::{sync::Arc, time::Instant};
 
 use anyhow::{Context, bail};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use ithildin_dns::DnsProxy;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::RwLock,
+    task::JoinHandle,
 };
 use tracing::{error, info, warn};
 
@@ -73,6 +75,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 struct Running {
     plane: Arc<RwLock<Option<Plane>>>,
     health: Arc<Health>,
+    /// Asks the data plane whether it is ready.
+    asking: JoinHandle<()>,
     status: status::Servers,
     /// Identity and configuration are followed until the last request is done.
     _followed: (Identity, Configuration),
@@ -109,10 +113,11 @@ impl Running {
         let status = status::start(Arc::clone(settings), Arc::clone(&health))?;
         let running = Plane::start(settings, &configuration, &identity).await?;
         *plane.write().await = Some(running);
-        tokio::spawn(Arc::clone(&health).follow());
+        let asking = tokio::spawn(Arc::clone(&health).follow());
         Ok(Self {
             plane,
             health,
+            asking,
             status,
             _followed: (identity, configuration),
             _dns: dns,
@@ -126,6 +131,8 @@ impl Running {
     ) -> anyhow::Result<()> {
         let end = self.end(settings, signals).await;
         self.health.readiness().terminate();
+        // It may be waiting for an answer, and hold the data plane meanwhile.
+        self.asking.abort();
         let plane = self.plane.write().await.take();
         finish(end, plane, settings, signals).await
     }
@@ -134,6 +141,8 @@ impl Running {
     async fn end(&mut self, settings: &Settings, signals: &mut Signals) -> End {
         let plane = self.plane.read().await;
         let mut drained = false;
+        // Signals are heard while the data plane is told.
+        let mut drains = FuturesUnordered::new();
         loop {
             let event = tokio::select! {
                 name = signals.next() => match drained {
@@ -144,6 +153,7 @@ impl Running {
                     Ended::Asked => End::Quit,
                     Ended::Process(how) => End::DataPlane(how),
                 },
+                Some(()) = drains.next() => continue,
                 event = self.status.next() => event,
             };
             match event {
@@ -151,7 +161,7 @@ impl Running {
                 Event::Command(Command::Drain) => {
                     drained = true;
                     if let Some(plane) = &*plane {
-                        plane.drain(settings.node.kind).await;
+                        drains.push(plane.drain(settings.node.kind));
                     }
                 }
                 Event::Failed(port, error) => {
