@@ -1,7 +1,7 @@
 //! The table of names: what istiod sent, compiled once per push into something that only lookups read.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
@@ -31,7 +31,8 @@ pub struct Place {
 ///
 /// A host is found under its own name; one of Kubernetes in the workload's domain also as `service`
 /// in the workload's namespace, `service.namespace`, `service.namespace.svc` and its further names.
-/// A name's own entry goes before such a variant of another.
+/// A name's own entry goes before such a variant of another; of several variants that of the first
+/// host by its name stays.
 #[derive(Debug)]
 pub struct Table {
     hosts: Hosts,
@@ -70,7 +71,9 @@ impl Table {
         };
         let domain = domain(place);
         let mut variants = Vec::new();
-        for (host, info) in &source.table {
+        // Where several hosts have one variant, always the same one gets it.
+        let hosts: BTreeMap<_, _> = source.table.iter().collect();
+        for (host, info) in hosts {
             let (Some(key), Some(addresses)) = (Key::of_host(host), Addresses::parse(info)) else {
                 debug!(host, ips = ?info.ips, "a host without a usable name and address is left out");
                 continue;

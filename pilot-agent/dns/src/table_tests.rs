@@ -162,3 +162,35 @@ fn the_dump_is_what_istiod_sent() {
     let nothing = Table::new(Arc::default(), &Place::default());
     assert_eq!(nothing.dump(), json!({}));
 }
+
+#[test]
+fn a_short_name_of_two_hosts_has_the_same_addresses_after_each_push() {
+    let host = |label: &str, ip: &str| {
+        let info = NameInfo {
+            ips: vec![ip.to_owned()],
+            registry: KUBERNETES.to_owned(),
+            shortname: "page".to_owned(),
+            namespace: "ns1".to_owned(),
+            ..NameInfo::default()
+        };
+        (format!("{label}.ns1.svc.cluster.local"), info)
+    };
+    let place = Place {
+        namespace: "ns1".to_owned(),
+        domain: "ns1.svc.cluster.local".to_owned(),
+        search: None,
+    };
+    for _ in 0..20 {
+        // A map of its own each time: each has another order.
+        let hosts = ('a'..='j').map(|label| host(&label.to_string(), "10.0.0.2"));
+        let first = host("Aa", "10.0.0.1");
+        let source = NameTable {
+            table: hosts.chain([first]).collect(),
+            name_info: None,
+        };
+        let table = Table::new(Arc::new(source), &place);
+        let found = table.lookup(&Name::from_ascii("page.ns1").unwrap());
+        let addresses = &found.expect("a variant").addresses.v4;
+        assert_eq!(addresses[..], [Ipv4Addr::new(10, 0, 0, 1)]);
+    }
+}
