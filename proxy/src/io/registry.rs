@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use ithildin_tls::Peer;
 use tokio::sync::Notify;
 
 use super::{Authority, CloseReason, Live, LogLimit, Trust};
@@ -136,8 +137,9 @@ impl Registry {
         let suspects = self.table.borrow_mut().suspects(now, expiry);
         for batch in suspects.chunks(VERIFY_BATCH) {
             for suspect in batch {
-                if let Err(reason) = suspect.authority.judge(now) {
-                    self.close(suspect, reason);
+                match suspect.authority.judge(now) {
+                    Ok(peer) => self.table.borrow_mut().renew(suspect, peer),
+                    Err(reason) => self.close(suspect, reason),
                 }
             }
             tokio::task::yield_now().await;
@@ -186,6 +188,7 @@ impl Registration {
         };
         let trust = authority.trust.clone();
         let suspect = Suspect {
+            slot: self.slot,
             live: Rc::clone(&self.live),
             origin: entry.origin.clone(),
             authority: authority.clone(),
@@ -193,10 +196,12 @@ impl Registration {
         entry.authority = Some(authority);
         table.enter(trust);
         self.registry.authorised.notify_one();
-        if suspect.authority.is_stale()
-            && let Err(reason) = suspect.authority.judge(SystemTime::now())
-        {
-            self.registry.close(&suspect, reason);
+        if !suspect.authority.is_stale() {
+            return;
+        }
+        match suspect.authority.judge(SystemTime::now()) {
+            Ok(peer) => table.renew(&suspect, peer),
+            Err(reason) => self.registry.close(&suspect, reason),
         }
     }
 }
@@ -299,17 +304,34 @@ impl Table {
         if changed.is_empty() && !expiry {
             return Vec::new();
         }
-        let suspect = |entry: &Entry| {
+        let suspect = |(slot, entry): (usize, &Option<Entry>)| {
+            let entry = entry.as_ref()?;
             let authority = entry.authority.as_ref()?;
             let suspicious = changed.iter().any(|trust| trust.same(&authority.trust))
                 || (expiry && authority.is_over(now));
             (suspicious && entry.live.close_reason().is_none()).then(|| Suspect {
+                slot,
                 live: Rc::clone(&entry.live),
                 origin: entry.origin.clone(),
                 authority: authority.clone(),
             })
         };
-        self.entries.iter().flatten().filter_map(suspect).collect()
+        self.entries
+            .iter()
+            .enumerate()
+            .filter_map(suspect)
+            .collect()
+    }
+
+    /// The connection is judged: until when that stands, `peer` says. It may have gone meanwhile,
+    /// and another one have its slot.
+    fn renew(&mut self, suspect: &Suspect, peer: Option<Arc<Peer>>) {
+        if let Some(entry) = self.entry(suspect.slot)
+            && Rc::ptr_eq(&entry.live, &suspect.live)
+            && let Some(authority) = &mut entry.authority
+        {
+            authority.peer = peer;
+        }
     }
 }
 
@@ -330,6 +352,7 @@ impl Origin {
 
 /// A connection to be judged anew, held outside the table while that goes on.
 struct Suspect {
+    slot: usize,
     live: Rc<Live>,
     origin: Origin,
     authority: Authority,

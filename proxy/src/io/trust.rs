@@ -27,20 +27,21 @@ pub struct Trust {
 }
 
 impl Authority {
-    /// Whether the connection would be let in today.
-    pub(super) fn judge(&self, now: SystemTime) -> Result<(), CloseReason> {
+    /// Whether the connection would be let in today; the peer as it is then, if there is one.
+    pub(super) fn judge(&self, now: SystemTime) -> Result<Option<Arc<Peer>>, CloseReason> {
         if self.trust.identity_withdrawn() {
             return Err(CloseReason::IdentityWithdrawn);
         }
         let Some(slot) = &self.trust.validation else {
-            return Ok(());
+            return Ok(self.peer.clone());
         };
         let validation = slot.load().ok_or(CloseReason::ValidationWithdrawn)?;
         let Some(peer) = &self.peer else {
-            return Ok(());
+            return Ok(None);
         };
         validation
             .reverify(peer, self.role, now)
+            .map(Some)
             .map_err(|refusal| CloseReason::Refused(Arc::new(refusal)))
     }
 

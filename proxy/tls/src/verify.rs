@@ -139,18 +139,18 @@ impl Validation {
         }
     }
 
-    /// Judges the peer of a live connection by today's trust.
+    /// Judges the peer of a live connection by today's trust, which may let it in for longer: the
+    /// peer that this yields says until when.
     ///
     /// # Errors
     /// The rule that refuses it now.
-    pub fn reverify(&self, peer: &Peer, role: Role, now: SystemTime) -> Result<(), Refusal> {
+    pub fn reverify(&self, peer: &Peer, role: Role, now: SystemTime) -> Result<Arc<Peer>, Refusal> {
         let (leaf, intermediates) = peer
             .chain
             .split_first()
             .ok_or_else(Refusal::no_certificate)?;
         let server_name = peer.server_name.as_deref();
         self.judge(leaf, intermediates, role, server_name, now)
-            .map(|_| ())
     }
 
     /// [`Validation::verify`] with a memory. It yields the same peer for the same chain, so that
