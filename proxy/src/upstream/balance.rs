@@ -273,7 +273,7 @@ fn localities(
         let of_locality = hosts.iter().filter(|it| *it.endpoint.locality == *locality);
         u64::try_from(of_locality.count()).unwrap_or(u64::MAX)
     };
-    let mut groups: Vec<(u32, Hosts)> = Vec::new();
+    let mut groups: Vec<(u64, Hosts)> = Vec::new();
     let names: BTreeSet<&Arc<str>> = tier.iter().map(|host| &host.endpoint.locality).collect();
     for name in names {
         let hosts = tier.iter().filter(|host| host.endpoint.locality == *name);
@@ -284,7 +284,6 @@ fn localities(
         let fit = u64::from(overprovisioning) * count(tier, name) / count(all, name).max(1);
         let weight = u64::from(weight) * fit.min(100);
         if weight > 0 {
-            let weight = u32::try_from(weight).unwrap_or(u32::MAX);
             groups.push((weight, Hosts::new(hosts, policy)));
         }
     }
@@ -304,7 +303,7 @@ struct Hosts {
 #[derive(Debug)]
 struct Localities {
     edf: Edf,
-    groups: Vec<(u32, Hosts)>,
+    groups: Vec<(u64, Hosts)>,
 }
 
 #[derive(Debug)]
@@ -346,7 +345,7 @@ impl Hosts {
                 choices: choices.max(1),
             },
             LbPolicy::RoundRobin | LbPolicy::LeastRequest(_) => Turn::Weighted {
-                edf: Edf::new(weights()),
+                edf: Edf::new(weights().map(u64::from)),
                 by_load: policy != LbPolicy::RoundRobin,
             },
         };
@@ -395,8 +394,8 @@ impl Hosts {
             }
             Turn::Weighted { edf, by_load } => edf.next(|index| {
                 let active = if *by_load { active(index) } else { 0 };
-                let active = u32::try_from(active).unwrap_or(0);
-                (hosts[index].endpoint.weight, active)
+                let active = u32::try_from(active.max(0)).unwrap_or(u32::MAX);
+                (hosts[index].endpoint.weight.into(), active)
             })?,
         };
         hosts.get(index)

@@ -3,20 +3,21 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-/// Deadline units of one choice at weight 1; weights above it count as it.
-const SCALE: u64 = 1 << 20;
+/// Deadline units of one choice at weight 1: so many that weights of ten digits still tell, and so
+/// few that a deadline grows for longer than any proxy runs.
+const SCALE: u128 = 1 << 56;
 
 /// The schedule of `n` entries, named by index.
 #[derive(Debug)]
 pub(super) struct Edf {
     /// Earliest first; equal deadlines by index.
-    heap: BinaryHeap<Reverse<(u64, usize)>>,
+    heap: BinaryHeap<Reverse<(u128, usize)>>,
 }
 
 impl Edf {
     /// Entries start at random places, so that workers do not march in step.
-    pub(super) fn new(weights: impl Iterator<Item = u32>) -> Self {
-        let start = |(index, weight)| Reverse((fastrand::u64(0..step(weight, 0)), index));
+    pub(super) fn new(weights: impl Iterator<Item = u64>) -> Self {
+        let start = |(index, weight)| Reverse((fastrand::u128(0..step(weight, 0)), index));
         Self {
             heap: weights.enumerate().map(start).collect(),
         }
@@ -24,7 +25,7 @@ impl Edf {
 
     /// The next entry. `load` says the weight of an entry and how many requests it has; each
     /// request makes the entry's turn come later.
-    pub(super) fn next(&mut self, load: impl FnOnce(usize) -> (u32, u32)) -> Option<usize> {
+    pub(super) fn next(&mut self, load: impl FnOnce(usize) -> (u64, u32)) -> Option<usize> {
         let mut first = self.heap.peek_mut()?;
         let Reverse((deadline, index)) = *first;
         let (weight, active) = load(index);
@@ -33,8 +34,8 @@ impl Edf {
     }
 }
 
-fn step(weight: u32, active: u32) -> u64 {
-    let step = SCALE * (u64::from(active) + 1) / u64::from(weight.max(1));
+fn step(weight: u64, active: u32) -> u128 {
+    let step = SCALE * (u128::from(active) + 1) / u128::from(weight.max(1));
     step.max(1)
 }
 
@@ -42,7 +43,7 @@ fn step(weight: u32, active: u32) -> u64 {
 mod tests {
     use super::*;
 
-    fn counts(weights: &[u32], picks: usize) -> Vec<usize> {
+    fn counts(weights: &[u64], picks: usize) -> Vec<usize> {
         let mut edf = Edf::new(weights.iter().copied());
         let mut counts = vec![0; weights.len()];
         for _ in 0..picks {
@@ -58,6 +59,14 @@ mod tests {
             assert!(count.abs_diff(expected) <= 2, "{counts:?}");
         }
         assert_eq!(Edf::new([].into_iter()).next(|_| (1, 0)), None);
+    }
+
+    #[test]
+    fn large_weights_are_told_apart() {
+        for scale in [1, 1_000, 1_000_000, 40_000_000_000] {
+            let counts = counts(&[5 * scale, 7 * scale], 1200);
+            assert!(counts[0].abs_diff(500) <= 2, "{scale}: {counts:?}");
+        }
     }
 
     #[test]
