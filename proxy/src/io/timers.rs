@@ -1,4 +1,4 @@
-//! Coarse deadlines: one store to arm, one sweep per worker for all of them.
+//! Coarse deadlines: one look at the clock to arm, one sweep per worker for all of them.
 //!
 //! A deadline fires between 0 and [`TICK`] late. Timeouts of proxies are seconds; the few that are
 //! shorter than [`PRECISE_BELOW`] go to tokio's timer through [`Timers::timeout`].
@@ -145,10 +145,11 @@ pub struct Deadline {
 impl Deadline {
     /// Moves the deadline to `after` from now.
     pub fn arm(&self, after: Duration) {
-        // One more tick: `now` is up to one tick old, and a deadline is never early.
-        let ticks =
-            u64::try_from(after.as_millis().div_ceil(TICK.as_millis()) + 1).unwrap_or(NEVER - 1);
-        let due = self.timers.now.get().saturating_add(ticks).min(NEVER - 1);
+        // By the clock and not by the last sweep, which a busy worker may have had long ago: a
+        // deadline is never early.
+        let due = self.timers.start.elapsed().saturating_add(after);
+        let ticks = due.as_nanos().div_ceil(TICK.as_nanos());
+        let due = u64::try_from(ticks).unwrap_or(NEVER).min(NEVER - 1);
         self.timers.slots.borrow_mut().due[self.slot] = due;
     }
 
@@ -211,6 +212,21 @@ mod tests {
         }
         assert!(start.elapsed() >= Duration::from_millis(150));
         assert!(start.elapsed() < Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn a_deadline_is_not_early_after_a_sweep_that_was_late() {
+        let timers = Timers::new();
+        let deadline = timers.deadline();
+        // A worker that is busy for several ticks.
+        std::thread::sleep(5 * TICK);
+        deadline.arm(3 * TICK);
+        let start = Instant::now();
+        tokio::select! {
+            () = timers.sweep() => {}
+            () = deadline.expired() => {}
+        }
+        assert!(start.elapsed() >= 3 * TICK);
     }
 
     #[tokio::test]
