@@ -993,7 +993,15 @@ fn a_chain_that_passed_is_remembered_until_it_ends() {
         .judge(&chain[0], &forged, Role::Client, None, now)
         .unwrap();
     assert!(!Arc::ptr_eq(&first, &longer));
-    world.trust.reverify(&first, Role::Client, now).unwrap();
+    let run_out = Peer {
+        chain: first.chain.clone(),
+        id: first.id.clone(),
+        not_after: first.not_after,
+        valid_until: now - Duration::from_secs(1),
+        server_name: None,
+    };
+    let renewed = world.trust.reverify(&run_out, Role::Client, now).unwrap();
+    assert!(renewed.valid_until > now, "until when it stands now");
     let withdrawn = Validation::new(bundles(&[("domain.test", &world.other)]));
     let refusal = withdrawn.reverify(&first, Role::Client, now).unwrap_err();
     assert_eq!(refusal.rule, "unknown_trust_domain");
