@@ -150,7 +150,7 @@ impl Agent for Asked {
     }
 
     fn drain(&self) {
-        // A full queue holds the same command.
+        // Where the queue is full, the same command or the end is in it.
         let _ = self.commands.try_send(Command::Drain);
     }
 

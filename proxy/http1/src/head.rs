@@ -126,7 +126,7 @@ impl Fields {
             .slice(field.value.0 as usize..field.value.1 as usize)
     }
 
-    /// A name as shared bytes, in the peer's case.
+    /// A name as shared bytes, in lower case as all names of a head.
     pub fn shared_name(&self, field: &Field) -> Bytes {
         self.bytes
             .slice(field.name.0 as usize..field.name.1 as usize)
@@ -178,7 +178,7 @@ impl RequestHead {
         self.fields.slice(self.target)
     }
 
-    /// Empty for HTTP/1.0 without Host.
+    /// Never empty: a request without one is refused.
     pub fn authority(&self) -> &[u8] {
         self.fields.slice(self.authority)
     }

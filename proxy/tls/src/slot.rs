@@ -1,4 +1,4 @@
-//! A place for material that rotates: read at each handshake, watched by live connections.
+//! A place for material that rotates: read at each handshake; live connections look at its epoch.
 
 use std::sync::{
     Arc,
@@ -6,7 +6,6 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::watch;
 
 /// Holds the current `T`, if any, and counts its changes (its *epoch*).
 #[derive(Debug)]
@@ -14,7 +13,6 @@ pub struct Slot<T> {
     value: ArcSwapOption<T>,
     /// Read for each request on a pooled connection: no lock there.
     epoch: AtomicU64,
-    changed: watch::Sender<u64>,
 }
 
 impl<T> Slot<T> {
@@ -22,7 +20,6 @@ impl<T> Slot<T> {
         Arc::new(Self {
             value: ArcSwapOption::new(value),
             epoch: AtomicU64::new(0),
-            changed: watch::Sender::new(0),
         })
     }
 
@@ -44,22 +41,14 @@ impl<T> Slot<T> {
         self.value.load().is_some()
     }
 
-    /// Replaces the material, then tells the watchers.
+    /// Replaces the material, then counts the change.
     pub fn store(&self, value: Option<Arc<T>>) {
         self.value.store(value);
-        // Under the channel's lock, so that concurrent stores count one after the other.
-        self.changed.send_modify(|epoch| {
-            *epoch += 1;
-            self.epoch.store(*epoch, Ordering::Release);
-        });
+        self.epoch.fetch_add(1, Ordering::Release);
     }
 
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
-    }
-
-    pub fn watch(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
     }
 }
 
@@ -68,14 +57,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_counts_and_wakes() {
+    fn a_store_counts() {
         let slot = Slot::new(None);
-        let mut watch = slot.watch();
         assert!(!slot.is_filled());
         assert_eq!(slot.load_with_epoch(), (0, None));
         slot.store(Some(Arc::new(7)));
-        assert!(watch.has_changed().unwrap());
-        assert_eq!(*watch.borrow_and_update(), 1);
         assert_eq!(slot.load_with_epoch(), (1, Some(Arc::new(7))));
         slot.store(None);
         assert!(!slot.is_filled());

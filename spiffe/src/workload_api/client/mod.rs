@@ -63,13 +63,6 @@ impl WorkloadApiClient {
         Ok(Self::over(channel))
     }
 
-    /// Connects at the first call.
-    pub fn connect_lazy(endpoint: &WorkloadEndpoint) -> Result<Self, tonic::transport::Error> {
-        Ok(Self::over(
-            transport(endpoint, KEEP_ALIVE_INTERVAL)?.connect_lazy(),
-        ))
-    }
-
     async fn connect_with(
         endpoint: &WorkloadEndpoint,
         keep_alive: Duration,
