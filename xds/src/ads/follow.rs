@@ -7,7 +7,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    future::pending,
+    pin::pin,
     sync::Arc,
+    time::Duration,
 };
 
 use ithildin_proto::pb::{
@@ -22,7 +25,7 @@ use ithildin_proto::pb::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming, transport::Channel};
@@ -38,6 +41,8 @@ use crate::{
 
 /// Requests that the server has not read yet; a server that answers one by one reads each soon.
 const REQUESTS: usize = 1024;
+/// A server that was asked and sends nothing for so long is left: another one may be behind its name.
+const FIRST_ANSWER: Duration = Duration::from_secs(30);
 /// Types that were not asked for and are logged.
 const MAX_FOREIGN: usize = 16;
 
@@ -202,6 +207,14 @@ fn client(upstream: &Upstream) -> AggregatedDiscoveryServiceClient<Channel> {
         .max_decoding_message_size(MAX_MESSAGE)
 }
 
+/// The next response, once the stream is open.
+async fn message<T>(responses: &mut Option<Streaming<T>>) -> Result<Option<T>, Status> {
+    match responses {
+        Some(responses) => responses.message().await,
+        None => pending().await,
+    }
+}
+
 struct Following<M: Client, F> {
     upstream: Upstream,
     follower: F,
@@ -219,8 +232,10 @@ struct Following<M: Client, F> {
 enum End {
     /// It did not begin.
     NotConnected(Status),
-    /// The server ended it in order, or we did.
+    /// The server ended it in order.
     Closed,
+    /// We did, to begin anew.
+    Restart,
     Lost(Status),
 }
 
@@ -246,13 +261,19 @@ impl<M: Open, F: Follower> Following<M, F> {
                     None => self.follower.changed().await,
                 }
             };
-            let end = self.stream(node, &mut backoff).await;
+            let mut answered = None;
+            let end = self.stream(node, &mut answered).await;
+            match end {
+                End::Restart => backoff.reset(),
+                _ => backoff.ended(answered.map(|answered| answered.elapsed())),
+            }
             self.ended(end);
             sleep(backoff.pause()).await;
         }
     }
 
-    async fn stream(&mut self, node: Node, backoff: &mut Backoff) -> End {
+    /// `answered`: when the first response came.
+    async fn stream(&mut self, node: Node, answered: &mut Option<Instant>) -> End {
         self.follower.begin();
         self.notices.clear();
         self.machines.values_mut().for_each(M::disconnect);
@@ -262,16 +283,23 @@ impl<M: Open, F: Follower> Following<M, F> {
         if let Err(end) = self.send(&requests, first) {
             return end;
         }
-        let mut responses = match M::open(&self.upstream, receiver).await {
-            Ok(responses) => responses,
-            Err(status) => return End::NotConnected(status),
-        };
-        self.connected();
+        // A server may open its half with its first answer only, so we ask and tell meanwhile.
+        let upstream = self.upstream.clone();
+        let mut opening = pin!(M::open(&upstream, receiver));
+        let mut responses = None;
+        let mut silence = pin!(sleep(FIRST_ANSWER));
         loop {
             tokio::select! {
-                response = responses.message() => match response {
+                opened = &mut opening, if responses.is_none() => match opened {
+                    Ok(opened) => {
+                        responses = Some(opened);
+                        self.connected();
+                    }
+                    Err(status) => return End::NotConnected(status),
+                },
+                response = message(&mut responses) => match response {
                     Ok(Some(response)) => {
-                        backoff.reset();
+                        answered.get_or_insert_with(Instant::now);
                         let answers = self.take(M::update(response));
                         if let Err(end) = self.send(&requests, answers) {
                             return end;
@@ -280,10 +308,17 @@ impl<M: Open, F: Follower> Following<M, F> {
                     Ok(None) => return End::Closed,
                     Err(status) => return End::Lost(status),
                 },
+                () = &mut silence, if answered.is_none() => {
+                    if !self.machines.is_empty() {
+                        let text = "the server took the stream and sends nothing";
+                        return End::NotConnected(Status::deadline_exceeded(text));
+                    }
+                    silence.as_mut().reset(Instant::now() + FIRST_ANSWER);
+                }
                 () = self.follower.changed() => {}
             }
             let Some(errands) = self.errands() else {
-                return End::Closed;
+                return End::Restart;
             };
             let due = errands.into_iter().chain(self.due()).collect();
             if let Err(end) = self.send(&requests, due) {
@@ -392,7 +427,7 @@ impl<M: Open, F: Follower> Following<M, F> {
     fn ended(&self, end: End) {
         let server = &self.upstream.name;
         let (reason, fault): (Arc<str>, bool) = match &end {
-            End::Closed => (format!("{server}: the stream ended").into(), false),
+            End::Closed | End::Restart => (format!("{server}: the stream ended").into(), false),
             End::Lost(status) => (self.reason(status), false),
             End::NotConnected(status) => (self.reason(status), true),
         };
@@ -401,7 +436,7 @@ impl<M: Open, F: Follower> Following<M, F> {
             status.connected = false;
             status.error = Some(Arc::clone(&reason));
             let count = match end {
-                End::Closed => &mut status.counts.ends,
+                End::Closed | End::Restart => &mut status.counts.ends,
                 End::Lost(_) => &mut status.counts.losses,
                 End::NotConnected(_) => &mut status.counts.failures,
             };

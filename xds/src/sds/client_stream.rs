@@ -8,7 +8,10 @@ use ithildin_proto::{
             config::core::v3::Node,
             extensions::transport_sockets::tls::v3::Secret,
             service::{
-                discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
+                discovery::v3::{
+                    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest,
+                    DiscoveryResponse,
+                },
                 secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient,
             },
         },
@@ -18,10 +21,10 @@ use ithildin_proto::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status, Streaming, transport::Channel};
 use tracing::{debug, info, warn};
 
 use super::client::SecretCheck;
@@ -29,7 +32,7 @@ use crate::{
     ResourceKind, SecretMessage, SecretState, ServerAddress,
     backoff::Backoff,
     connect,
-    subscription::{DeltaClient, Interest, SotwClient, Verdict},
+    subscription::{Client, DeltaClient, Interest, SotwClient, Update, Verdict},
 };
 
 /// Requests that wait for the connection; a machine has at most two under way.
@@ -58,43 +61,79 @@ pub(super) struct Subscription {
 /// Follows the secret until nobody listens.
 pub(super) async fn run(subscription: Subscription) {
     let state = subscription.state.clone();
+    let follow = async {
+        match subscription.protocol {
+            Protocol::StateOfTheWorld => subscription.follow::<SotwClient>().await,
+            Protocol::Delta => subscription.follow::<DeltaClient>().await,
+        }
+    };
     tokio::select! {
-        () = follow(subscription) => {}
+        () = follow => {}
         () = state.closed() => {}
     }
 }
 
-async fn follow(subscription: Subscription) {
-    let interest = Interest::of([subscription.name.as_str()]);
-    let mut sotw = SotwClient::new(ResourceKind::Secret, interest.clone());
-    let mut delta = DeltaClient::new(ResourceKind::Secret, interest);
-    let mut backoff = Backoff::new();
-    loop {
-        let end = match subscription.protocol {
-            Protocol::StateOfTheWorld => subscription.sotw(&mut sotw, &mut backoff).await,
-            Protocol::Delta => subscription.delta(&mut delta, &mut backoff).await,
-        };
-        subscription.ended(
-            &end.err()
-                .unwrap_or_else(|| Status::unavailable("the stream ended")),
-        );
-        sleep(backoff.pause()).await;
+/// Opens a stream of either protocol.
+trait Open: Client {
+    fn open(
+        client: SecretDiscoveryServiceClient<Channel>,
+        requests: ReceiverStream<Self::Request>,
+    ) -> impl Future<Output = Result<Streaming<Self::Response>, Status>> + Send;
+}
+
+impl Open for SotwClient {
+    async fn open(
+        mut client: SecretDiscoveryServiceClient<Channel>,
+        requests: ReceiverStream<DiscoveryRequest>,
+    ) -> Result<Streaming<DiscoveryResponse>, Status> {
+        Ok(client.stream_secrets(requests).await?.into_inner())
+    }
+}
+
+impl Open for DeltaClient {
+    async fn open(
+        mut client: SecretDiscoveryServiceClient<Channel>,
+        requests: ReceiverStream<DeltaDiscoveryRequest>,
+    ) -> Result<Streaming<DeltaDiscoveryResponse>, Status> {
+        Ok(client.delta_secrets(requests).await?.into_inner())
     }
 }
 
 impl Subscription {
-    async fn sotw(&self, machine: &mut SotwClient, backoff: &mut Backoff) -> Result<(), Status> {
+    async fn follow<M: Open>(self) {
+        let mut machine = M::new(ResourceKind::Secret, Interest::default());
+        let mut backoff = Backoff::new();
+        loop {
+            let mut answered = None;
+            let end = self.stream(&mut machine, &mut answered).await;
+            backoff.ended(answered.map(|answered| answered.elapsed()));
+            self.ended(
+                &end.err()
+                    .unwrap_or_else(|| Status::unavailable("the stream ended")),
+            );
+            sleep(backoff.pause()).await;
+        }
+    }
+
+    /// `answered`: when the first response came.
+    async fn stream<M: Open>(
+        &self,
+        machine: &mut M,
+        answered: &mut Option<Instant>,
+    ) -> Result<(), Status> {
         let (requests, receiver) = mpsc::channel(REQUESTS);
-        let mut first = machine.connect().unwrap_or_default();
-        first.node = Some(self.node.clone());
-        let _ = requests.try_send(first);
-        let mut client = self.client();
-        let stream = client.stream_secrets(ReceiverStream::new(receiver)).await?;
-        let mut responses = stream.into_inner();
+        machine.disconnect();
+        if let Some(mut first) = machine.subscribe(Interest::of([self.name.as_str()])) {
+            M::introduce(&mut first, self.node.clone());
+            let _ = requests.try_send(first);
+        }
+        let client = SecretDiscoveryServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_SECRET_BYTES);
+        let mut responses = M::open(client, ReceiverStream::new(receiver)).await?;
         while let Some(response) = responses.message().await? {
-            backoff.reset();
-            let verdict = self.take_sotw(&response);
-            let answer = machine.answer(&response, verdict);
+            answered.get_or_insert_with(Instant::now);
+            let update = M::update(response);
+            let answer = machine.judge(&update.receipt, &self.take(&update));
             if requests.send(answer).await.is_err() {
                 break;
             }
@@ -102,52 +141,30 @@ impl Subscription {
         Ok(())
     }
 
-    async fn delta(&self, machine: &mut DeltaClient, backoff: &mut Backoff) -> Result<(), Status> {
-        let (requests, receiver) = mpsc::channel(REQUESTS);
-        let mut first = machine.connect().unwrap_or_default();
-        first.node = Some(self.node.clone());
-        let _ = requests.try_send(first);
-        let mut client = self.client();
-        let stream = client.delta_secrets(ReceiverStream::new(receiver)).await?;
-        let mut responses = stream.into_inner();
-        while let Some(response) = responses.message().await? {
-            backoff.reset();
-            let verdict = self.take_delta(&response);
-            let answer = machine.answer(&response, &verdict);
-            if requests.send(answer).await.is_err() {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn client(&self) -> SecretDiscoveryServiceClient<Channel> {
-        SecretDiscoveryServiceClient::new(self.channel.clone())
-            .max_decoding_message_size(MAX_SECRET_BYTES)
-    }
-
-    /// A response must hold our secret and nothing else, as Envoy demands.
-    fn take_sotw(&self, response: &DiscoveryResponse) -> Result<(), String> {
-        let accepted = match response.resources.as_slice() {
-            [any] => self.accept(any),
-            other => Err(format!("expected one secret, found {}", other.len())),
-        };
-        accepted.inspect_err(|reason| self.refused(reason))
-    }
-
-    fn take_delta(&self, response: &DeltaDiscoveryResponse) -> Verdict {
+    fn take(&self, update: &Update) -> Verdict {
         let mut verdict = Verdict::default();
-        for resource in &response.resources {
-            let accepted = match &resource.resource {
+        let whole = self.protocol == Protocol::StateOfTheWorld;
+        // Such a response must hold our secret and nothing else, as Envoy demands.
+        if whole && update.resources.len() != 1 {
+            let reason = format!("expected one secret, found {}", update.resources.len());
+            self.refused(&reason);
+            verdict.whole = Some(reason);
+            return verdict;
+        }
+        for resource in &update.resources {
+            let accepted = match &resource.body {
                 Some(any) => self.accept(any),
                 None => Err("the resource is empty".to_owned()),
             };
             if let Err(reason) = accepted {
                 self.refused(&reason);
-                verdict.refused.insert(resource.name.clone(), reason);
+                match whole {
+                    true => verdict.whole = Some(reason),
+                    false => drop(verdict.refused.insert(resource.name.clone(), reason)),
+                }
             }
         }
-        if response.removed_resources.contains(&self.name) {
+        if update.removed.contains(&self.name) {
             self.lost("the server has no such secret");
         }
         verdict

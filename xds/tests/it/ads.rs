@@ -15,15 +15,26 @@ use ithildin_proto::{
         extensions::filters::network::http_connection_manager::v3::{
             HttpConnectionManager, Rds, http_connection_manager::RouteSpecifier,
         },
+        service::discovery::v3::{
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+            aggregated_discovery_service_server::{
+                AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+            },
+        },
     },
+    pb::google::rpc,
 };
 use ithildin_xds::{
-    AdsClient, AdsServer, ResourceKind, ResourceSet, ServerAddress,
-    ads::{AdsClientOptions, AdsProtocol, Candidate, Upstream},
+    AdsClient, AdsServer, ResourceKind, ResourceSet, ServerAddress, TypeUrl,
+    ads::{
+        AdsClientOptions, AdsProtocol, Candidate, Follower, StreamStatus, Upstream, Want, follow,
+    },
     serve::Socket,
+    subscription::{Update, Verdict},
 };
-use tokio::sync::{oneshot, watch};
-use tonic::service::Routes;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, service::Routes};
 
 use crate::common::LIMIT;
 
@@ -259,4 +270,86 @@ async fn an_outage_takes_nothing_away() {
         until(&mut resources, "a b | a b | listener | r").await;
         assert!(status.borrow().connected);
     }
+}
+
+/// Takes the stream, reads what it is told, and never answers: not even that the stream is open.
+struct Blocked(mpsc::UnboundedSender<DeltaDiscoveryRequest>);
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Blocked {
+    type StreamAggregatedResourcesStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("it speaks the other protocol"))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        requests: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let mut requests = requests.into_inner();
+        while let Some(request) = requests.message().await? {
+            let _ = self.0.send(request);
+        }
+        Err(Status::cancelled("the client has gone"))
+    }
+}
+
+/// Tells what the watch holds.
+struct Telling(watch::Receiver<&'static str>);
+
+impl Follower for Telling {
+    fn node(&self) -> Option<Node> {
+        Some(Node::default())
+    }
+
+    fn wanted(&mut self) -> Vec<Want> {
+        let text = (*self.0.borrow_and_update()).to_owned();
+        let status = rpc::Status {
+            message: text,
+            ..Default::default()
+        };
+        vec![Want::Notice(TypeUrl::new("type.test/Health"), Some(status))]
+    }
+
+    fn take(&mut self, _: Update) -> Option<Verdict> {
+        None
+    }
+
+    async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_blocked_is_told_things_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("xds.sock");
+    let (told, mut requests) = mpsc::unbounded_channel();
+    let service = AggregatedDiscoveryServiceServer::new(Blocked(told));
+    let socket = Socket::unix(&path, 0o600).unwrap();
+    tokio::spawn(socket.serve(Routes::new(service), std::future::pending()));
+    let (tell, receiver) = watch::channel("healthy");
+    let upstream = Upstream::plain(&ServerAddress::Pipe(path));
+    let status = watch::Sender::new(StreamStatus::default());
+    tokio::spawn(follow(
+        upstream,
+        AdsProtocol::Delta,
+        Telling(receiver),
+        status,
+    ));
+    let mut next = async || {
+        let request = tokio::time::timeout(LIMIT, requests.recv()).await;
+        let request = request.expect("the server is told nothing").unwrap();
+        request.error_detail.unwrap().message
+    };
+    assert_eq!(next().await, "healthy");
+    tell.send_replace("unhealthy");
+    assert_eq!(next().await, "unhealthy");
 }
