@@ -7,6 +7,7 @@
 mod accept;
 mod authorization;
 mod connection_log;
+mod connections;
 mod drain;
 mod handshake;
 mod inspect;
@@ -23,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use connections::Connections;
 pub use drain::{Drain, Drainer};
 use listeners::Listeners;
 use thread::{Command, WorkerThread};
@@ -40,6 +42,8 @@ pub struct RuntimeOptions {
     pub workers: usize,
     /// How long draining connections may live on (`--drain-time-s`, 600 s).
     pub drain_time: Duration,
+    /// Downstream connections of all workers at one time; `None`: as many as there are files for.
+    pub max_connections: Option<u64>,
 }
 
 /// Why the workers do not start.
@@ -88,9 +92,12 @@ impl Runtime {
         if options.workers == 0 {
             return Err(RuntimeError::NoWorkers);
         }
+        let connections = Connections::new(options.workers, options.max_connections);
+        let connections = Arc::new(connections);
         let workers = (0..options.workers)
             .map(|index| {
-                WorkerThread::start(index, options.drain_time, Arc::clone(&published))
+                let (published, connections) = (Arc::clone(&published), Arc::clone(&connections));
+                WorkerThread::start(index, options.drain_time, published, connections)
                     .map_err(|source| RuntimeError::Thread { index, source })
             })
             .collect::<Result<Arc<[_]>, _>>()?;

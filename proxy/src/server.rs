@@ -17,7 +17,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{
     access_log::LogWriter,
     admin::{AdminServer, AdminState, Commands, Requested, StoredBootstrap},
-    control::{ConfigErrors, Control, ControlState},
+    control::{ConfigErrors, Control, ControlState, overload},
     runtime::{Drain, ListenerReport, Runtime, RuntimeError, RuntimeOptions},
     stats::Registry,
     worker::Published,
@@ -84,6 +84,7 @@ impl Proxy {
         let logs = Arc::new(LogWriter::new(Arc::clone(&stats.filesystem)));
         let resources = options.resources.clone();
         let admin_address = admin_address(&options.bootstrap)?;
+        let max_connections = max_connections(&options.bootstrap)?;
         let bootstrap = Arc::new(StoredBootstrap::new(&options.bootstrap));
         let control = Control::start(
             options.bootstrap,
@@ -96,6 +97,7 @@ impl Proxy {
             RuntimeOptions {
                 workers: options.concurrency,
                 drain_time: options.drain_time,
+                max_connections: Some(max_connections),
             },
             Arc::clone(control.published()),
         )?;
@@ -215,6 +217,19 @@ async fn start_admin(
         .await
         .map(Some)
         .map_err(|source| StartError::Admin { address, source })
+}
+
+/// As the bootstrap says; else half of the files that we may open, since a connection often takes
+/// one of ours upstream.
+fn max_connections(bootstrap: &Bootstrap) -> Result<u64, ConfigErrors> {
+    if let Some(most) = overload::max_connections(bootstrap)? {
+        return Ok(most);
+    }
+    let files = ithildin_sys::process::raise_open_files().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+        u64::MAX
+    });
+    Ok(files / 2)
 }
 
 /// The bootstrap's admin address, if it has one.

@@ -145,6 +145,7 @@ pub(crate) fn listener(name: &str, address: SocketAddr, chain: FilterChain) -> L
         addresses: vec![address],
         bind_to_port: true,
         hands_off: false,
+        is_always_accepted: false,
         direction: TrafficDirection::default(),
         drain_type: DrainType::default(),
         socket: SocketOptions::default(),

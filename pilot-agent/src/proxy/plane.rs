@@ -45,7 +45,7 @@ impl Plane {
                 .map(Self::Envoy);
         }
         let proxy = Proxy::start(ProxyOptions {
-            bootstrap: bootstrap::builtin(settings),
+            bootstrap: bootstrap::builtin(settings)?,
             resources: configuration.resources(),
             secrets: configuration.secrets(identity.local()),
             concurrency: settings.concurrency,

@@ -35,6 +35,7 @@ async fn start() -> Fixture {
     let options = RuntimeOptions {
         workers: 1,
         drain_time: Duration::from_secs(600),
+        max_connections: None,
     };
     let runtime = Runtime::start(options, Arc::clone(&published)).unwrap();
     let state = AdminState {

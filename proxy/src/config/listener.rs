@@ -32,6 +32,8 @@ pub struct Listener {
     /// `use_original_dst`: a connection whose original destination is another listener's address
     /// is handed to that one.
     pub hands_off: bool,
+    /// Its connections are taken even where the process has as many as it may.
+    pub is_always_accepted: bool,
     pub direction: TrafficDirection,
     pub drain_type: DrainType,
     pub socket: SocketOptions,

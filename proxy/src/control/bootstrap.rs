@@ -97,7 +97,7 @@ fn check(config: &Bootstrap, report: &Report) {
         static_resources: _, dynamic_resources: _,
         node, node_context_params, cluster_manager, hds_config, flags_path, stats_sinks,
         deferred_stat_options, stats_config, stats_flush_interval, watchdog, watchdogs, tracing,
-        layered_runtime, admin, overload_manager, enable_dispatcher_stats, header_prefix,
+        layered_runtime, admin, overload_manager: _, enable_dispatcher_stats, header_prefix,
         stats_server_version_override, use_tcp_for_dns_lookups, dns_resolution_config,
         typed_dns_resolver_config, bootstrap_extensions, fatal_actions, config_sources,
         default_config_source, default_socket_interface, certificate_provider_instances,
@@ -150,7 +150,6 @@ fn check(config: &Bootstrap, report: &Report) {
     at.skip("stats_sinks", stats_sinks);
     at.skip("tracing", tracing);
     at.skip("bootstrap_extensions", bootstrap_extensions);
-    at.refuse("overload_manager", overload_manager);
     at.skip("typed_dns_resolver_config", typed_dns_resolver_config);
     if let Some(admin) = admin {
         admin_fields(admin, &report.root("admin"));

@@ -17,6 +17,7 @@ mod inventory;
 mod leaving;
 mod listeners;
 mod outliers;
+pub(crate) mod overload;
 mod provenance;
 mod references;
 mod report;

@@ -19,10 +19,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{drain::Drain, session};
+use super::{connections::Connections, drain::Drain, session};
 use crate::{
     config::{FilterChain, Listener, Map, listener::DrainType},
     io::{CloseReason, Live, Origin},
+    stats::ListenerBlock,
     worker::Worker,
 };
 
@@ -37,6 +38,7 @@ static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 pub(super) struct Acceptors {
     worker: Rc<Worker>,
     drain_time: Duration,
+    connections: Arc<Connections>,
     listeners: Map<Arc<str>, Acceptor>,
 }
 
@@ -53,10 +55,15 @@ struct ListeningSocket {
 }
 
 impl Acceptors {
-    pub(super) fn new(worker: Rc<Worker>, drain_time: Duration) -> Self {
+    pub(super) fn new(
+        worker: Rc<Worker>,
+        drain_time: Duration,
+        connections: Arc<Connections>,
+    ) -> Self {
         Self {
             worker,
             drain_time,
+            connections,
             listeners: Map::default(),
         }
     }
@@ -79,7 +86,7 @@ impl Acceptors {
         acceptor.listener.replace(Arc::clone(&listener));
         acceptor.close(|address| close.contains(&address)).await;
         for (address, socket) in open {
-            if let Err(error) = acceptor.open(&self.worker, address, socket) {
+            if let Err(error) = acceptor.open(&self.worker, &self.connections, address, socket) {
                 tracing::error!(%address, %error, "cannot accept");
             }
         }
@@ -132,13 +139,18 @@ impl Acceptor {
     fn open(
         &mut self,
         worker: &Rc<Worker>,
+        connections: &Arc<Connections>,
         address: SocketAddr,
         socket: std::net::TcpListener,
     ) -> io::Result<()> {
         let socket = TcpListener::from_std(socket)?;
         let stop = Rc::new(Notify::new());
-        let listener = Rc::clone(&self.listener);
-        let accept = accept_all(Rc::clone(worker), listener, socket, Rc::clone(&stop));
+        let accepting = Accepting {
+            worker: Rc::clone(worker),
+            listener: Rc::clone(&self.listener),
+            connections: Arc::clone(connections),
+        };
+        let accept = accepting.run(socket, Rc::clone(&stop));
         self.sockets.push(ListeningSocket {
             address,
             stop,
@@ -158,63 +170,74 @@ impl Acceptor {
     }
 }
 
-/// Accepts until told to stop, then takes what the kernel has completed already.
-async fn accept_all(
+/// What a socket's task accepts with.
+struct Accepting {
     worker: Rc<Worker>,
+    /// In its newest form.
     listener: Rc<RefCell<Arc<Listener>>>,
-    socket: TcpListener,
-    stop: Rc<Notify>,
-) {
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = stop.notified() => break,
-            accepted = socket.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, remote)) => start(&worker, &listener, stream, remote),
-            Err(error) if is_exhaustion(&error) => {
-                listener
-                    .borrow()
-                    .stats
-                    .worker(worker.index)
-                    .downstream_cx_overflow
-                    .inc();
-                if let Some(suppressed) = worker.log.admit() {
-                    tracing::error!(%error, suppressed, "accept pauses");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-            // The client went away before we came to it.
-            Err(error) => tracing::debug!(%error, "accept failed"),
-        }
-    }
-    while let Some(Ok((stream, remote))) = socket.accept().now_or_never() {
-        start(&worker, &listener, stream, remote);
-    }
+    connections: Arc<Connections>,
 }
 
-fn start(
-    worker: &Rc<Worker>,
-    newest: &Rc<RefCell<Arc<Listener>>>,
-    stream: TcpStream,
-    remote: SocketAddr,
-) {
-    let listener = Arc::clone(&newest.borrow());
-    // Listed before anything is awaited: whoever drains from here on finds it.
-    let registration = worker.registry.register(Origin::Downstream {
-        listener: Arc::clone(&listener),
-        chain: None,
-    });
-    let accepted = session::Accepted {
-        id: NEXT_CONNECTION.fetch_add(1, Relaxed),
-        stream,
-        remote,
-        registration,
-        listener,
-        newest: Rc::clone(newest),
-    };
-    tokio::task::spawn_local(session::run(Rc::clone(worker), accepted));
+impl Accepting {
+    /// Accepts until told to stop, then takes what the kernel has completed already.
+    async fn run(self, socket: TcpListener, stop: Rc<Notify>) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.notified() => break,
+                accepted = socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, remote)) => self.start(stream, remote),
+                Err(error) if is_exhaustion(&error) => {
+                    self.stats(|stats| stats.downstream_cx_overflow.inc());
+                    if let Some(suppressed) = self.worker.log.admit() {
+                        tracing::error!(%error, suppressed, "accept pauses");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                // The client went away before we came to it.
+                Err(error) => tracing::debug!(%error, "accept failed"),
+            }
+        }
+        while let Some(Ok((stream, remote))) = socket.accept().now_or_never() {
+            self.start(stream, remote);
+        }
+    }
+
+    fn start(&self, stream: TcpStream, remote: SocketAddr) {
+        let (worker, listener) = (&self.worker, Arc::clone(&self.listener.borrow()));
+        if self.connections.are_full() && !listener.is_always_accepted {
+            self.stats(|stats| stats.downstream_global_cx_overflow.inc());
+            if let Some(suppressed) = worker.log.admit() {
+                let listener = &*listener.name;
+                tracing::warn!(
+                    listener,
+                    suppressed,
+                    "closed a new connection: there are as many as there may be",
+                );
+            }
+            return;
+        }
+        // Listed before anything is awaited: whoever drains from here on finds it.
+        let registration = worker.registry.register(Origin::Downstream {
+            listener: Arc::clone(&listener),
+            chain: None,
+        });
+        let accepted = session::Accepted {
+            id: NEXT_CONNECTION.fetch_add(1, Relaxed),
+            stream,
+            remote,
+            registration,
+            listener,
+            newest: Rc::clone(&self.listener),
+        };
+        tokio::task::spawn_local(session::run(Rc::clone(worker), accepted));
+    }
+
+    fn stats(&self, count: impl FnOnce(&ListenerBlock)) {
+        count(self.listener.borrow().stats.worker(self.worker.index));
+    }
 }
 
 /// EMFILE, ENFILE, ENOBUFS, ENOMEM: no fault of the connection's, and not over at once.

@@ -67,7 +67,12 @@ impl Proxy {
         let options = RuntimeOptions {
             workers,
             drain_time,
+            max_connections: None,
         };
+        Self::start_by(options, published, version).await
+    }
+
+    async fn start_by(options: RuntimeOptions, published: Arc<Published>, version: u64) -> Self {
         let runtime = Runtime::start(options, Arc::clone(&published)).unwrap();
         let proxy = Self { runtime, published };
         proxy.applied(version).await;
@@ -121,6 +126,7 @@ async fn no_workers_is_an_error() {
     let options = RuntimeOptions {
         workers: 0,
         drain_time: LONG,
+        max_connections: None,
     };
     let error = Runtime::start(options, Published::new(Arc::default())).unwrap_err();
     assert_eq!(error.to_string(), "workers is 0; it must be at least 1");
@@ -605,4 +611,40 @@ async fn what_is_kept_per_connection_is_small() {
     assert!(size_of::<crate::worker::Downstream>() <= 128);
     assert!(size_of::<crate::worker::Connection>() <= 256);
     assert!(size_of::<crate::io::Stream>() <= 96);
+}
+
+#[tokio::test]
+async fn no_more_connections_are_taken_than_there_may_be() {
+    let cluster = testing::cluster("echo", &[echo_server().await]);
+    let listener = Arc::new(tcp_listener("l", "echo"));
+    let mut always = tcp_listener("always", "echo");
+    always.is_always_accepted = true;
+    let listeners = vec![Arc::clone(&listener), Arc::new(always)];
+    let snapshot = snapshot(listeners, vec![cluster]);
+    let version = snapshot.version;
+    let options = RuntimeOptions {
+        workers: 1,
+        drain_time: LONG,
+        max_connections: Some(3),
+    };
+    let proxy = Proxy::start_by(options, Published::new(snapshot), version).await;
+    let address = proxy.address("l");
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(connect_and_echo(address).await.unwrap());
+    }
+    let overflow = || {
+        let stats = listener.stats.worker(0);
+        stats.downstream_global_cx_overflow.get()
+    };
+    assert_eq!(overflow(), 0);
+    assert!(connect_and_echo(address).await.is_err(), "one too many");
+    assert_eq!(overflow(), 1);
+    connect_and_echo(proxy.address("always")).await.unwrap();
+    held.pop();
+    eventually("a connection ends", || {
+        proxy.runtime.active_connections() < 3
+    })
+    .await;
+    connect_and_echo(address).await.unwrap();
 }

@@ -15,7 +15,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{accept::Acceptors, drain::Drain};
+use super::{accept::Acceptors, connections::Connections, drain::Drain};
 use crate::{
     config::Listener,
     io::CloseReason,
@@ -66,9 +66,10 @@ impl WorkerThread {
         index: usize,
         drain_time: Duration,
         published: Arc<Published>,
+        connections: Arc<Connections>,
     ) -> io::Result<Self> {
         let (commands, inbox) = mpsc::unbounded_channel();
-        let active = Arc::new(Gauge::default());
+        let active = Arc::clone(connections.of(index));
         let ours = Arc::clone(&active);
         let (started, result) = std::sync::mpsc::channel();
         let run = move || {
@@ -78,7 +79,7 @@ impl WorkerThread {
                     // The receiver waits; it cannot be gone.
                     let _ = started.send(Ok(()));
                     let worker = || Worker::new(index, published, ours);
-                    run_worker(&runtime, worker, inbox, drain_time);
+                    run_worker(&runtime, worker, inbox, drain_time, connections);
                 }
                 Err(error) => drop(started.send(Err(error))),
             }
@@ -119,11 +120,12 @@ fn run_worker(
     worker: impl FnOnce() -> Rc<Worker>,
     mut inbox: mpsc::UnboundedReceiver<Command>,
     drain_time: Duration,
+    connections: Arc<Connections>,
 ) {
     runtime.block_on(async {
         let worker = worker();
         start_background(&worker);
-        let mut acceptors = Acceptors::new(Rc::clone(&worker), drain_time);
+        let mut acceptors = Acceptors::new(Rc::clone(&worker), drain_time, connections);
         // A closed channel means that the runtime's owner is gone.
         while let Some(command) = inbox.recv().await {
             match command {

@@ -14,11 +14,18 @@ mod tracers;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use ithildin_proto::pb::envoy::config::{
-    bootstrap::v3::{Admin, Bootstrap, bootstrap::DynamicResources},
-    core::v3::{
-        Address, AggregatedConfigSource, ConfigSource, Node, SocketAddress, address,
-        config_source::ConfigSourceSpecifier, socket_address::PortSpecifier,
+use ithildin_proto::{
+    pack,
+    pb::envoy::{
+        config::{
+            bootstrap::v3::{Admin, Bootstrap, bootstrap::DynamicResources},
+            core::v3::{
+                Address, AggregatedConfigSource, ConfigSource, Node, SocketAddress, address,
+                config_source::ConfigSourceSpecifier, socket_address::PortSpecifier,
+            },
+            overload::v3::{OverloadManager, ResourceMonitor, resource_monitor::ConfigType},
+        },
+        extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig,
     },
 };
 use serde_json::{Map, Value, json};
@@ -30,6 +37,8 @@ use super::{args::Kind, settings::Settings};
 const XDS_CLUSTER: &str = "xds-grpc";
 /// The data plane's own admin, for metrics.
 const PROMETHEUS_CLUSTER: &str = "prometheus_stats";
+/// Bounds the connections that a data plane takes.
+const CONNECTIONS_MONITOR: &str = "envoy.resource_monitors.global_downstream_max_connections";
 /// Our status server.
 const AGENT_CLUSTER: &str = "agent";
 /// Metadata that says that file certificates have a server of their own.
@@ -46,12 +55,15 @@ pub(super) struct Sockets {
 }
 
 /// For the built-in proxy. Its resources and secrets are handed over in process.
-pub(super) fn builtin(settings: &Settings) -> Bootstrap {
+///
+/// # Errors
+/// A limit of connections that is no number.
+pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Bootstrap> {
     let ads = ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
         ..Default::default()
     };
-    Bootstrap {
+    Ok(Bootstrap {
         node: Some(Node {
             id: settings.node_id.clone(),
             cluster: settings.node_cluster.clone(),
@@ -66,8 +78,19 @@ pub(super) fn builtin(settings: &Settings) -> Bootstrap {
             cds_config: Some(ads),
             ..Default::default()
         }),
+        overload_manager: runtime::asked_connections(settings)?.map(|most| OverloadManager {
+            resource_monitors: vec![ResourceMonitor {
+                name: CONNECTIONS_MONITOR.to_owned(),
+                config_type: Some(ConfigType::TypedConfig(pack(
+                    &DownstreamConnectionsConfig {
+                        max_active_downstream_connections: most,
+                    },
+                ))),
+            }],
+            ..Default::default()
+        }),
         ..Default::default()
-    }
+    })
 }
 
 fn loopback(settings: &Settings) -> Address {
@@ -104,7 +127,7 @@ pub(super) fn envoy(settings: &Settings, sockets: &Sockets) -> anyhow::Result<Va
             "listeners": listeners::all(settings, &addresses),
         },
         "overload_manager": {"resource_monitors": [{
-            "name": "envoy.resource_monitors.global_downstream_max_connections",
+            "name": CONNECTIONS_MONITOR,
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
                 "max_active_downstream_connections": runtime::max_connections(settings)?,

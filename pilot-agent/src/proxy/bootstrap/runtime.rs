@@ -49,19 +49,26 @@ pub(super) fn flags(settings: &Settings) -> Map<String, Value> {
     flags
 }
 
-/// `connectionSettings` first, then `proxyMetadata`, then the runtime value.
+/// [`asked_connections`], or as good as no limit.
 pub(super) fn max_connections(settings: &Settings) -> anyhow::Result<i64> {
+    Ok(asked_connections(settings)?.unwrap_or(MAX_CONNECTIONS))
+}
+
+/// `connectionSettings` first, then `proxyMetadata`, then the runtime value.
+pub(super) fn asked_connections(settings: &Settings) -> anyhow::Result<Option<i64>> {
     let config = &settings.proxy_config;
     if let Some(limit) = config.connection_limit {
-        return Ok(limit.into());
+        return Ok(Some(limit.into()));
     }
     let metadata = settings.metadata.get(MAX_CONNECTIONS_METADATA);
     let runtime = config.runtime_values.get(MAX_CONNECTIONS_RUNTIME);
     let (name, text) = match (metadata.and_then(Value::as_str), runtime) {
         (Some(text), _) => (MAX_CONNECTIONS_METADATA, text),
         (None, Some(text)) if !text.is_empty() => (MAX_CONNECTIONS_RUNTIME, text.as_str()),
-        _ => return Ok(MAX_CONNECTIONS),
+        _ => return Ok(None),
     };
     let limit = text.parse().ok().filter(|limit| *limit > 0);
-    limit.with_context(|| format!("{name} {text:?} is not a number of connections"))
+    limit
+        .map(Some)
+        .with_context(|| format!("{name} {text:?} is not a number of connections"))
 }

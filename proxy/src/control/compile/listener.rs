@@ -80,6 +80,7 @@ pub(super) fn listener(
         generation: compiler.next_generation(),
         bind_to_port: config.bind_to_port.is_none_or(|value| value.value),
         hands_off,
+        is_always_accepted: config.ignore_global_conn_limit || config.bypass_overload_manager,
         direction: direction(config.traffic_direction, at),
         drain_type: drain_type(config.drain_type, at),
         socket: SocketOptions {
@@ -126,7 +127,7 @@ fn unsupported(config: &ListenerProto, at: &At<'_>) {
         socket_options, tcp_fast_open_queue_length, udp_listener_config, api_listener,
         connection_balance_config, reuse_port, enable_reuse_port,
         max_connections_to_accept_per_socket_event,
-        enable_mptcp, ignore_global_conn_limit, bypass_overload_manager, tcp_keepalive,
+        enable_mptcp, ignore_global_conn_limit: _, bypass_overload_manager: _, tcp_keepalive,
         listener_specifier,
     } = config;
     // Statistics, and how the kernel hands connections out: each worker has a socket of its own.
@@ -137,8 +138,6 @@ fn unsupported(config: &ListenerProto, at: &At<'_>) {
         reuse_port,
         enable_reuse_port,
         max_connections_to_accept_per_socket_event,
-        ignore_global_conn_limit,
-        bypass_overload_manager,
     );
     refuse!(
         at;

@@ -207,6 +207,7 @@ impl Site {
         let options = RuntimeOptions {
             workers: 1,
             drain_time: Duration::from_secs(600),
+            max_connections: None,
         };
         let runtime = Runtime::start(options, Published::new(snapshot)).unwrap();
         let mut report = runtime.listeners();
