@@ -239,7 +239,8 @@ impl Issuers {
             json!({"aud": 5}),
             json!({"aud": ["a", 5]}),
             json!({"n": 5, "nest": {"a": "x y"}, "list": ["p", "q"], "flag": true, "scope": "a  b "}),
-            json!({"n": 5.5, "nest": {"a": {"z": 1, "b": [2]}}, "list": {"p": 1}, "flag": false}),
+            // One member to an object: the order that Envoy writes several in is another in each run.
+            json!({"n": 5.5, "nest": {"a": {"z": [1, 2]}}, "list": {"p": 1}, "flag": false}),
             json!({"n": -3, "nest": "x", "list": [], "flag": null, "scope": ""}),
             json!({"n": 0.1, "nest": {"a": null}, "list": {}, "flag": "é", "scope": ["x y"]}),
             json!({"n": 1e20, "a.b": {"c": "dotted"}, "scope": 5}),
