@@ -51,7 +51,9 @@ impl Updates {
         manager.cluster_added.add(changes.added);
         manager.cluster_modified.add(changes.modified);
         manager.cluster_removed.add(changes.removed);
-        self.discovery().0.count(changes, arrival);
+        if self.follows(changes, arrival) {
+            self.discovery().0.count(changes, arrival);
+        }
     }
 
     pub(super) fn listeners(&mut self, changes: Changes, arrival: &Arrival<'_>) {
@@ -59,7 +61,9 @@ impl Updates {
         manager.listener_added.add(changes.added);
         manager.listener_modified.add(changes.modified);
         manager.listener_removed.add(changes.removed);
-        self.discovery().1.count(changes, arrival);
+        if self.follows(changes, arrival) {
+            self.discovery().1.count(changes, arrival);
+        }
     }
 
     pub(super) fn gauges(
@@ -77,6 +81,11 @@ impl Updates {
         manager
             .total_listeners_warming
             .set(count(listeners.warming()));
+    }
+
+    /// A proxy of static resources alone has no subscription to show.
+    fn follows(&self, changes: Changes, arrival: &Arrival<'_>) -> bool {
+        self.discovery.is_some() || arrival.told().is_some() || changes != Changes::default()
     }
 
     fn discovery(&mut self) -> &mut (Subscription, Subscription) {
