@@ -10,6 +10,7 @@ use ithildin_spiffe::{
 use ithildin_tls::{
     ClientAuth, ClientParams, Identity, Roots, ServerParams, Slot, TlsVersion, Trust, Validation,
 };
+use parking_lot::Mutex;
 use rustls_pki_types::PrivateKeyDer;
 
 use crate::{
@@ -67,6 +68,7 @@ pub(crate) fn endpoints(addresses: &[SocketAddr]) -> EndpointSet {
         version: generation(),
         priorities: vec![addresses.iter().map(endpoint).collect()],
         overprovisioning_factor: 140,
+        tables: Box::default(),
     }
 }
 
@@ -80,6 +82,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr]) -> Cluster {
         connect_timeout: Duration::from_secs(5),
         lb: LbPolicy::RoundRobin,
         endpoints: Arc::new(ArcSwap::from_pointee(endpoints(addresses))),
+        publishing: Mutex::default(),
         transport: Transports(vec![Transport::Plaintext]),
         protocol: UpstreamProtocol::Http1,
         http: UpstreamHttp {

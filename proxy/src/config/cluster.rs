@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
-use super::Map;
+use super::{HashTables, Map};
 use crate::{
     istio::{MeshCluster, PeerExchange, Workload},
     outlier::{Detector, Monitor, Outcome},
@@ -22,8 +23,10 @@ pub struct Cluster {
     pub kind: ClusterKind,
     pub connect_timeout: Duration,
     pub lb: LbPolicy,
-    /// Swapped in place by EDS and DNS; never `generation`.
+    /// Swapped in place by EDS and DNS, and when the health of hosts changes; never `generation`.
     pub endpoints: Arc<ArcSwap<EndpointSet>>,
+    /// Held by who publishes endpoints: what changes their health may do so at the same time.
+    pub publishing: Mutex<()>,
     pub transport: Transports,
     pub protocol: UpstreamProtocol,
     pub http: UpstreamHttp,
@@ -45,6 +48,21 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Puts `set` in place of the endpoints; on the control runtime only.
+    pub fn store_endpoints(&self, set: EndpointSet) {
+        let _turn = self.publishing.lock();
+        let set = set.with_tables(self.lb, self.locality_weighted);
+        self.endpoints.store(Arc::new(set));
+    }
+
+    /// The health of some endpoints changed: workers balance anew. On the control runtime only.
+    pub fn rebalance(&self) {
+        let _turn = self.publishing.lock();
+        let set = EndpointSet::clone(&self.endpoints.load());
+        let set = set.with_tables(self.lb, self.locality_weighted);
+        self.endpoints.store(Arc::new(set));
+    }
+
     /// Notes how a request to `endpoint` went, on the thread of `worker`.
     pub fn record(&self, endpoint: &Endpoint, worker: usize, outcome: Outcome) {
         if let (Some(detector), Some(monitor)) = (&self.outlier, &endpoint.monitor) {
@@ -80,12 +98,14 @@ pub enum LbPolicy {
 }
 
 /// All endpoints at one instant.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct EndpointSet {
     pub version: u64,
     /// By priority: index 0 first.
     pub priorities: Vec<Vec<Arc<Endpoint>>>,
     pub overprovisioning_factor: u32,
+    /// By priority, for clusters that balance by hash.
+    pub tables: Box<[HashTables]>,
 }
 
 #[derive(Debug)]

@@ -7,6 +7,7 @@ mod chains;
 pub mod cluster;
 pub mod filters;
 pub mod hash_policy;
+mod hash_tables;
 pub mod http;
 pub mod jwt;
 pub mod listener;
@@ -18,6 +19,7 @@ pub mod route;
 use std::sync::Arc;
 
 pub use cluster::Cluster;
+pub use hash_tables::{HashTables, Placed};
 pub use http::HttpManager;
 pub use listener::{FilterChain, FilterChains, Listener};
 pub use listeners::Listeners;

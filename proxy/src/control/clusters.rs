@@ -149,7 +149,7 @@ impl ClusterRun {
     fn store(&self, set: EndpointSet) {
         let cluster = &self.compiled.cluster;
         count_members(cluster, &set);
-        cluster.endpoints.store(Arc::new(set));
+        cluster.store_endpoints(set);
     }
 
     /// What is still waited for.

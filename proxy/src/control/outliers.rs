@@ -45,6 +45,7 @@ fn sweep_cluster(cluster: &Cluster, now: Instant) {
         let ejected = monitors.iter().filter(|it| it.is_ejected()).count();
         tracing::info!(cluster = %cluster.name, ejected, hosts = monitors.len(), "outlier detection");
         count_health(cluster, &set);
+        cluster.rebalance();
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     Rejection,
     resources::{Held, Refused, Source, Stamp},
 };
-use crate::{stats::SubscriptionStats, upstream::xxh64};
+use crate::{hashing::xxh64, stats::SubscriptionStats};
 
 /// One type of resource in an update.
 pub(super) struct Arrival<'a> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::request::Request;
 use crate::{
     config::hash_policy::{HashOn, HashPolicy},
-    upstream::xxh64,
+    hashing::xxh64,
     worker::Connection,
 };
 

@@ -3,7 +3,7 @@
 //!
 //! Workers tell a host's [`Monitor`] how each request went; a success of a healthy host writes to
 //! nothing that is shared. When a row of failures is full, the control runtime is woken. It alone
-//! ejects and takes back, and says so by a new epoch, at which workers balance anew.
+//! ejects and takes back, and then publishes the endpoints anew, at which workers balance anew.
 //! Source: Envoy, "Outlier detection".
 
 mod monitor;
@@ -16,7 +16,7 @@ pub use settings::{Enforcing, FailurePercentage, Kind, OutlierDetection, Success
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -32,8 +32,6 @@ pub struct Detector {
     pub settings: OutlierDetection,
     stats: Arc<ClusterStats>,
     created: Instant,
-    /// Changes whenever a host is ejected or taken back.
-    epoch: AtomicU64,
     /// Requests went to the cluster since its last tick.
     used: AtomicBool,
     /// Workers want the cluster to be swept now.
@@ -60,17 +58,11 @@ impl Detector {
             settings,
             stats,
             created: Instant::now(),
-            epoch: AtomicU64::new(0),
             used: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             wake,
             sweeping: Mutex::default(),
         }
-    }
-
-    /// Which hosts are ejected is the same as long as this is.
-    pub fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
     }
 
     /// Notes how a request to the host of `monitor` went, on the thread of `worker`.

@@ -36,9 +36,6 @@ impl Detector {
             sweeping.due = Some(self.next_tick(now));
         }
         self.stats.outlier().ejections_active.set(active(hosts));
-        if changed {
-            self.epoch.fetch_add(1, Ordering::Release);
-        }
         changed
     }
 

@@ -5,10 +5,10 @@
 
 use std::{collections::BTreeSet, rc::Rc, sync::Arc};
 
-use super::{LbRequest, cluster::Context, edf::Edf, hashing::Table, pool::HostPools};
+use super::{LbRequest, cluster::Context, edf::Edf, pool::HostPools};
 use crate::{
     config::{
-        Cluster,
+        Cluster, HashTables, Placed,
         cluster::{Endpoint, EndpointSet, Health, LbPolicy},
     },
     stats::EndpointBlock,
@@ -65,14 +65,17 @@ impl Balancer {
                 pools: pools(endpoint),
             })
         };
-        let priority = |endpoints: &Vec<Arc<Endpoint>>| {
+        let priority = |(index, endpoints): (usize, &Vec<Arc<Endpoint>>)| {
             let hosts: Vec<_> = endpoints.iter().map(host).collect();
-            match cluster.locality_weighted {
-                true => Priority::weighted(hosts, cluster.lb, set.overprovisioning_factor),
-                false => Priority::new(hosts, cluster.lb),
+            match set.tables.get(index) {
+                Some(tables) => Priority::by_hash(hosts, tables),
+                None if cluster.locality_weighted => {
+                    Priority::weighted(hosts, cluster.lb, set.overprovisioning_factor)
+                }
+                None => Priority::new(hosts, cluster.lb),
             }
         };
-        let priorities: Vec<_> = set.priorities.iter().map(priority).collect();
+        let priorities: Vec<_> = set.priorities.iter().enumerate().map(priority).collect();
         let shares = shares(
             &priorities,
             set.overprovisioning_factor,
@@ -167,6 +170,23 @@ impl Priority {
         priority
     }
 
+    /// As the tables say, which are the same for all workers.
+    fn by_hash(hosts: Vec<Rc<Host>>, tables: &HashTables) -> Self {
+        let all: Rc<[Rc<Host>]> = hosts.as_slice().into();
+        let mut priority = Self::new(hosts, LbPolicy::Random);
+        for (tier, table) in [
+            (&mut priority.healthy, &tables.healthy),
+            (&mut priority.degraded, &tables.degraded),
+            (&mut priority.all, &tables.all),
+        ] {
+            tier.turn = Turn::Hash {
+                all: Rc::clone(&all),
+                table: table.clone(),
+            };
+        }
+        priority
+    }
+
     /// Percent of the load that `hosts` of this priority can take.
     fn availability(&self, hosts: &Hosts, overprovisioning: u32) -> u32 {
         let all = self.all.len().max(1);
@@ -248,20 +268,6 @@ fn total_panic(priorities: &[Priority]) -> Vec<Share> {
     .collect()
 }
 
-fn hash_table(hosts: &[Rc<Host>], policy: LbPolicy) -> Table {
-    let names: Vec<_> = hosts
-        .iter()
-        .map(|host| host.endpoint.address.to_string())
-        .collect();
-    let weights = hosts.iter().map(|host| host.endpoint.weight);
-    let keys: Vec<_> = names.iter().map(String::as_str).zip(weights).collect();
-    match policy {
-        LbPolicy::Maglev(size) => Table::maglev(&keys, size),
-        LbPolicy::RingHash { min, max } => Table::ring(&keys, min, max),
-        _ => Table::ring(&keys, 1, 1),
-    }
-}
-
 /// The localities of `tier`, of all that are in `all`; `None` if none has a weight.
 fn localities(
     tier: &[Rc<Host>],
@@ -316,10 +322,10 @@ enum Turn {
         choices: u32,
     },
     Random,
-    /// Made when it is needed first: most are for a health that never comes.
+    /// By the table, whose entries are indices of `all`.
     Hash {
-        policy: LbPolicy,
-        table: Option<Box<Table>>,
+        all: Rc<[Rc<Host>]>,
+        table: Option<Arc<Placed>>,
     },
     /// By weight; with `by_load`, a busy endpoint's weight counts less.
     Weighted {
@@ -333,11 +339,11 @@ impl Hosts {
         let weights = || hosts.iter().map(|host| host.endpoint.weight);
         let equal = weights().all(|weight| Some(weight) == weights().next());
         let turn = match policy {
-            LbPolicy::Random | LbPolicy::ClusterProvided => Turn::Random,
-            LbPolicy::RingHash { .. } | LbPolicy::Maglev(_) => Turn::Hash {
-                policy,
-                table: None,
-            },
+            // Who balances by hash has tables: see `Priority::by_hash`.
+            LbPolicy::Random
+            | LbPolicy::ClusterProvided
+            | LbPolicy::RingHash { .. }
+            | LbPolicy::Maglev(_) => Turn::Random,
             LbPolicy::RoundRobin if equal => Turn::RoundRobin {
                 next: fastrand::usize(..hosts.len().max(1)),
             },
@@ -377,10 +383,10 @@ impl Hosts {
                 *next
             }
             Turn::Random => random(),
-            Turn::Hash { policy, table } => {
-                let table = table.get_or_insert_with(|| Box::new(hash_table(hosts, *policy)));
+            Turn::Hash { all, table } => {
                 let (hash, attempt) = by_hash;
-                table.host(hash.unwrap_or_else(|| fastrand::u64(..)), attempt)?
+                let hash = hash.unwrap_or_else(|| fastrand::u64(..));
+                return all.get(table.as_ref()?.host(hash, attempt)?);
             }
             Turn::LeastRequest { choices } => {
                 let mut best = random();

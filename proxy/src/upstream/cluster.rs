@@ -44,8 +44,6 @@ pub(super) struct ClusterPools {
 struct State {
     /// The set that `balancer` was made from.
     set: Arc<EndpointSet>,
-    /// Of the ejections that `balancer` knows.
-    epoch: u64,
     balancer: Balancer,
     /// Pools by address: they outlive endpoint sets.
     hosts: Map<EndpointAddress, Rc<HostPools>>,
@@ -55,7 +53,6 @@ struct State {
 
 impl ClusterPools {
     pub(super) fn new(home: &Home, cluster: &Arc<Cluster>) -> Rc<Self> {
-        let epoch = epoch(cluster);
         let set = cluster.endpoints.load_full();
         let mut hosts = Map::default();
         let balancer = balancer(cluster, &set, &mut hosts);
@@ -66,7 +63,6 @@ impl ClusterPools {
             }),
             state: RefCell::new(State {
                 set,
-                epoch,
                 balancer,
                 hosts,
                 original: Map::default(),
@@ -152,16 +148,14 @@ impl ClusterPools {
         })
     }
 
-    /// Takes a new endpoint set into use, if there is one, and new ejections.
+    /// Takes a new endpoint set into use, if there is one.
     fn refresh(&self) {
-        let epoch = epoch(&self.context.cluster);
         let current = self.context.cluster.endpoints.load();
         let state = &mut *self.state.borrow_mut();
-        if Arc::ptr_eq(&state.set, &current) && state.epoch == epoch {
+        if Arc::ptr_eq(&state.set, &current) {
             return;
         }
         state.set = Arc::clone(&current);
-        state.epoch = epoch;
         let mut hosts = std::mem::take(&mut state.hosts);
         state.balancer = balancer(&self.context.cluster, &current, &mut hosts);
         for host in state.balancer.hosts() {
@@ -197,14 +191,6 @@ impl ClusterPools {
         });
         Rc::clone(host)
     }
-}
-
-/// Which hosts are ejected: to be read before they are.
-fn epoch(cluster: &Cluster) -> u64 {
-    cluster
-        .outlier
-        .as_ref()
-        .map_or(0, |detector| detector.epoch())
 }
 
 /// The balancer of a set. Pools of known addresses are kept, others are added to `hosts`.

@@ -10,7 +10,6 @@ mod connect;
 mod edf;
 mod eyeballs;
 mod failure;
-mod hashing;
 mod http1;
 mod http2;
 mod key;
@@ -20,7 +19,6 @@ mod pool;
 
 pub use connect::Link;
 pub use failure::{FailureKind, UpstreamFailure};
-pub use hashing::xxh64;
 pub use lease::{Http1Lease, Http2Lease, HttpLease, StreamPermit, TcpLease};
 pub use limits::RetryPermit;
 

@@ -10,6 +10,7 @@ use ithildin_proto::{
         cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, TransportSocketMatch},
     },
 };
+use parking_lot::Mutex;
 
 use super::{
     Compiler, ads_source, cluster_http,
@@ -103,7 +104,10 @@ pub(super) fn cluster(
             )
             .unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         lb: lb?,
-        endpoints: Arc::new(ArcSwap::from_pointee(endpoints)),
+        endpoints: Arc::new(ArcSwap::from_pointee(
+            endpoints.with_tables(lb?, common_lb.locality_weighted),
+        )),
+        publishing: Mutex::default(),
         transport: transports,
         protocol,
         http,

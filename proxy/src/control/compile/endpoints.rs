@@ -1,7 +1,7 @@
 //! Load assignments: endpoints with priority, weight, health and the transport that they need.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -202,6 +202,8 @@ pub(super) fn resolved(
 struct Builder {
     workers: usize,
     known: Map<EndpointAddress, Arc<Endpoint>>,
+    /// By priority: what is in it.
+    taken: Vec<HashSet<EndpointAddress>>,
     set: EndpointSet,
 }
 
@@ -217,7 +219,9 @@ impl Builder {
                 version: previous.version + 1,
                 priorities: Vec::new(),
                 overprovisioning_factor,
+                tables: Box::default(),
             },
+            taken: Vec::new(),
         }
     }
 
@@ -229,10 +233,10 @@ impl Builder {
                 .priorities
                 .resize_with(traits.priority + 1, Vec::new);
         }
-        let Some(endpoints) = self.set.priorities.get_mut(traits.priority) else {
-            return;
-        };
-        if endpoints.iter().any(|endpoint| endpoint.address == address) {
+        self.taken
+            .resize_with(self.set.priorities.len(), HashSet::new);
+        let taken = self.taken.get_mut(traits.priority);
+        if !taken.is_some_and(|taken| taken.insert(address.clone())) {
             return;
         }
         let known = self.known.get(&address);
@@ -268,7 +272,9 @@ impl Builder {
                 }),
             }),
         };
-        endpoints.push(endpoint);
+        if let Some(endpoints) = self.set.priorities.get_mut(traits.priority) {
+            endpoints.push(endpoint);
+        }
     }
 
     fn finish(self) -> EndpointSet {

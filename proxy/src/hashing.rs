@@ -6,7 +6,7 @@
 
 /// Where the hashes of one set of hosts lead; hosts are named by index.
 #[derive(Debug)]
-pub(super) enum Table {
+pub enum Table {
     /// By hash: the first entry at or above one's own, else the first of all.
     Ring(Vec<(u64, u32)>),
     /// By the hash modulo the length.
@@ -17,18 +17,17 @@ pub(super) enum Table {
 const SKIP_SEED: u64 = 1;
 
 impl Table {
-    /// A ring for hosts with these keys (addresses) and weights. Each has a share of the entries by
-    /// its weight; the lightest has so many that the ring has `min` in all, as far as `max` allows.
-    pub(super) fn ring(hosts: &[(&str, u32)], min: u64, max: u64) -> Self {
-        let total = total(hosts);
-        let least = hosts.iter().map(|(_, weight)| share(*weight, total));
-        let least = least.fold(1.0, f64::min);
+    /// A ring for hosts with these keys (addresses) and shares of the load, which sum up to 1. Each
+    /// has as many entries as it has of the load; the lightest has so many that the ring has `min` in
+    /// all, as far as `max` allows.
+    pub fn ring(hosts: &[(&str, f64)], min: u64, max: u64) -> Self {
+        let least = hosts.iter().map(|(_, share)| *share).fold(1.0, f64::min);
         let scale = ((least * min as f64).ceil() / least).min(max as f64);
         let mut ring = Vec::new();
         let (mut placed, mut target) = (0.0, 0.0);
         let mut key = String::new();
-        for (index, (name, weight)) in (0..).zip(hosts) {
-            target += scale * share(*weight, total);
+        for (index, (name, share)) in (0..).zip(hosts) {
+            target += scale * share;
             let mut number = 0_u64;
             while placed < target {
                 key.clear();
@@ -44,8 +43,8 @@ impl Table {
         Self::Ring(ring)
     }
 
-    /// A table of `size`, a prime, for hosts with these keys and weights.
-    pub(super) fn maglev(hosts: &[(&str, u32)], size: u32) -> Self {
+    /// A table of `size`, a prime, for hosts with these keys and shares of the load.
+    pub fn maglev(hosts: &[(&str, f64)], size: u32) -> Self {
         struct Entry {
             offset: u64,
             skip: u64,
@@ -55,14 +54,13 @@ impl Table {
         }
         const EMPTY: u32 = u32::MAX;
         let size_wide = u64::from(size.max(2));
-        let total = total(hosts);
         let mut entries: Vec<_> = hosts
             .iter()
-            .map(|(name, weight)| Entry {
+            .map(|(name, share)| Entry {
                 offset: xxh64(name.as_bytes(), 0) % size_wide,
                 skip: xxh64(name.as_bytes(), SKIP_SEED) % (size_wide - 1) + 1,
                 next: 0,
-                weight: share(*weight, total),
+                weight: *share,
                 target: 0.0,
             })
             .collect();
@@ -93,7 +91,7 @@ impl Table {
     }
 
     /// The host for a hash; with each further attempt probably another one.
-    pub(super) fn host(&self, hash: u64, attempt: u32) -> Option<usize> {
+    pub fn host(&self, hash: u64, attempt: u32) -> Option<usize> {
         let index = match self {
             Self::Ring(ring) => {
                 let first = ring.partition_point(|(entry, _)| *entry < hash);
@@ -111,14 +109,6 @@ impl Table {
         };
         Some(index as usize)
     }
-}
-
-fn total(hosts: &[(&str, u32)]) -> f64 {
-    hosts.iter().map(|(_, weight)| f64::from(*weight)).sum()
-}
-
-fn share(weight: u32, total: f64) -> f64 {
-    f64::from(weight.max(1)) / total.max(1.0)
 }
 
 /// XXH64 of `bytes`.
@@ -201,9 +191,15 @@ mod tests {
     }
 
     fn tables(hosts: &[(&str, u32)]) -> [Table; 2] {
+        let total: u32 = hosts.iter().map(|(_, weight)| weight).sum();
+        let share = |weight: u32| f64::from(weight) / f64::from(total);
+        let hosts: Vec<_> = hosts
+            .iter()
+            .map(|(name, weight)| (*name, share(*weight)))
+            .collect();
         [
-            Table::ring(hosts, 1024, 8 << 20),
-            Table::maglev(hosts, 65_537),
+            Table::ring(&hosts, 1024, 8 << 20),
+            Table::maglev(&hosts, 65_537),
         ]
     }
 
