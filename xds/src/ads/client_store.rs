@@ -6,22 +6,15 @@ use std::{
 };
 
 use ithildin_proto::{
-    pb::envoy::{
-        config::{
-            cluster::v3::Cluster,
-            endpoint::v3::ClusterLoadAssignment,
-            listener::v3::{Listener, filter},
-            route::v3::RouteConfiguration,
-        },
-        extensions::filters::network::http_connection_manager::v3::{
-            HttpConnectionManager, http_connection_manager::RouteSpecifier,
-        },
+    pb::envoy::config::{
+        cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
+        route::v3::RouteConfiguration,
     },
     unpack,
 };
 use prost::{Message, Name};
 
-use super::world::endpoints_of;
+use super::{listeners::Listeners, world::endpoints_of};
 use crate::{
     Provenance, ResourceKind, ResourceSet,
     subscription::{Interest, Update, Verdict},
@@ -49,6 +42,7 @@ pub(super) struct Taken {
 
 pub(super) struct Store {
     set: ResourceSet,
+    listeners: Listeners,
     check: ResourceCheck,
 }
 
@@ -56,6 +50,7 @@ impl Store {
     pub(super) fn new(check: ResourceCheck) -> Self {
         Self {
             set: ResourceSet::default(),
+            listeners: Listeners::default(),
             check,
         }
     }
@@ -82,9 +77,7 @@ impl Store {
             ResourceKind::Endpoints => {
                 Interest::of(self.set.clusters.values().filter_map(|c| endpoints_of(c)))
             }
-            ResourceKind::Route => {
-                Interest::of(self.set.listeners.values().flat_map(|l| routes_of(l)))
-            }
+            ResourceKind::Route => Interest::of(self.listeners.routes()),
             ResourceKind::Secret => Interest::default(),
         }
     }
@@ -123,6 +116,7 @@ impl Store {
     }
 
     fn take_typed<T: Typed>(&mut self, update: &Update) -> Taken {
+        self.remove::<T>(update);
         let mut taken = Taken::default();
         for incoming in &update.resources {
             let accepted = match &incoming.body {
@@ -138,6 +132,11 @@ impl Store {
                 }
             }
         }
+        taken
+    }
+
+    /// What goes makes room for what comes, as in Envoy.
+    fn remove<T: Typed>(&mut self, update: &Update) {
         let held = T::of(&mut self.set);
         if update.full {
             let seen: BTreeSet<_> = update.resources.iter().map(|r| &r.name).collect();
@@ -146,7 +145,8 @@ impl Store {
         for name in &update.removed {
             held.remove(name);
         }
-        taken
+        let listeners = &self.set.listeners;
+        self.listeners.retain(|name| listeners.contains_key(name));
     }
 
     /// An equal resource keeps its `Arc`, and is not judged again: istiod sends all listeners and routes with
@@ -161,7 +161,14 @@ impl Store {
             return Ok(None);
         }
         let renew = old.and(resource.refers());
-        (self.check)(resource.candidate())?;
+        let candidate = resource.candidate();
+        if let Candidate::Listener(listener) = candidate {
+            self.listeners.check(listener)?;
+        }
+        (self.check)(candidate)?;
+        if let Candidate::Listener(listener) = candidate {
+            self.listeners.put(listener);
+        }
         T::of(&mut self.set).insert(name.to_owned(), Arc::new(resource));
         Ok(renew)
     }
@@ -238,31 +245,11 @@ impl Typed for RouteConfiguration {
     }
 }
 
-/// The route configurations that a listener's HTTP connection managers name.
-fn routes_of(listener: &Listener) -> Vec<String> {
-    let chains = listener
-        .filter_chains
-        .iter()
-        .chain(&listener.default_filter_chain);
-    chains
-        .flat_map(|chain| &chain.filters)
-        .filter_map(|filter| {
-            let Some(filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
-                return None;
-            };
-            match unpack::<HttpConnectionManager>(any).ok()?.route_specifier? {
-                RouteSpecifier::Rds(rds) => Some(rds.route_config_name),
-                _ => None,
-            }
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use ithildin_proto::pack;
+    use ithildin_proto::{from_yaml, pack};
 
     use super::*;
     use crate::subscription::{Incoming, Receipt};
@@ -299,5 +286,49 @@ mod tests {
             assert_eq!(taken.verdict.reason(), None);
             assert_eq!(judged.load(Ordering::Relaxed), expected, "{stat_name}");
         }
+    }
+
+    /// Listeners by name and port, as a delta response.
+    fn listeners(all: &[(&str, u16)], removed: &[&str]) -> Update {
+        let incoming = |&(name, port): &(&str, u16)| {
+            let listener: Listener = from_yaml(&format!(
+                "{{name: {name}, address: {{socket_address: {{address: 10.0.0.1, port_value: {port}}}}}}}"
+            ))
+            .expect("a listener");
+            Incoming {
+                name: name.into(),
+                version: "1".into(),
+                body: Some(pack(&listener)),
+            }
+        };
+        Update {
+            url: ResourceKind::Listener.into(),
+            resources: all.iter().map(incoming).collect(),
+            removed: removed.iter().map(|name| (*name).to_owned()).collect(),
+            full: false,
+            receipt: Receipt::default(),
+        }
+    }
+
+    #[test]
+    fn an_address_has_one_listener() {
+        let mut store = Store::new(Arc::new(|_| Ok(())));
+        for (all, removed, refused) in [
+            (&[("a", 80), ("b", 80), ("c", 81)][..], &[][..], &["b"][..]),
+            // Its own is no other's, and it may move.
+            (&[("a", 80), ("a", 82)], &[], &[]),
+            (&[("b", 80), ("c", 82)], &[], &["c"]),
+            (&[("d", 82)], &["a"], &[]),
+            (&[("e", 81), ("f", 0), ("g", 0)], &[], &["e"]),
+        ] {
+            let taken = store.take(ResourceKind::Listener, &listeners(all, removed));
+            let names: Vec<_> = taken.verdict.refused.keys().map(String::as_str).collect();
+            assert_eq!(names, refused, "{all:?}");
+        }
+        let again = store.take(ResourceKind::Listener, &listeners(&[("e", 81)], &[]));
+        assert_eq!(
+            again.verdict.refused["e"],
+            "listener \"e\".address: 10.0.0.1:81 is the address of listener \"c\" already"
+        );
     }
 }

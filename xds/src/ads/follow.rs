@@ -33,9 +33,7 @@ use tracing::{debug, info, warn};
 
 use super::{AdsProtocol, MAX_MESSAGE};
 use crate::{
-    ServerAddress, TypeUrl,
-    backoff::Backoff,
-    connect,
+    ServerAddress, TypeUrl, connect,
     subscription::{Client, DeltaClient, Interest, Receipt, SotwClient, Update, Verdict},
 };
 
@@ -253,7 +251,7 @@ impl<M: Open, F: Follower> Following<M, F> {
     }
 
     async fn run(mut self) {
-        let mut backoff = Backoff::new();
+        let mut backoff = connect::backoff();
         loop {
             let node = loop {
                 match self.follower.node() {

@@ -4,6 +4,7 @@ mod ads_secrets;
 mod client;
 mod client_store;
 mod follow;
+mod listeners;
 mod server;
 mod session;
 mod status;
