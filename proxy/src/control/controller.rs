@@ -26,12 +26,13 @@ use super::{
     compile::{CompiledListener, Compiler},
     dns::{Dns, Resolved},
     endpoints::Assignments,
+    held::Stamp,
     inventory::{Inventory, InventoryRequest},
     listeners::{ListenerRun, RouteRun},
     provenance::{Arrival, add_refused, newly_refused},
     references::References,
     report::{ConfigError, ConfigErrors},
-    resources::{Resources, Stamp},
+    resources::{Refusal, Resources},
     secrets::SecretStore,
     updates::Updates,
 };
@@ -229,8 +230,10 @@ impl Controller {
         let everything = |_: &str| true;
         let compile = |config: &ListenerProto, path: &str| {
             let compiled = compiler.listener(config, path)?;
-            let compiled = known_clusters(compiled, |name| clusters.contains(name))?;
-            addresses.claim(&compiled.listener, path)?;
+            let compiled = known_clusters(compiled, |name| clusters.contains(name))
+                .map_err(Refusal::Others)?;
+            let claimed = addresses.claim(&compiled.listener, path);
+            claimed.map_err(Refusal::Others)?;
             Ok(ListenerRun::new(compiled))
         };
         let changes = self

@@ -9,8 +9,9 @@ use super::{
     Rejection,
     clusters::ClusterRun,
     compile::Compiler,
+    held::{Held, Refused, Source},
     provenance::Arrival,
-    resources::{Held, Refused, Source, refused},
+    resources::refused,
 };
 
 /// All load assignments that clusters follow.

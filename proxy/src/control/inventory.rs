@@ -12,7 +12,7 @@ use ithildin_xds::SecretMessage;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    resources::{Held, Stamp},
+    held::{Held, Stamp},
     secrets::SecretStatus,
 };
 

@@ -13,6 +13,7 @@ mod controller;
 mod data_source;
 mod dns;
 mod endpoints;
+mod held;
 mod inventory;
 mod leaving;
 mod listeners;
@@ -42,9 +43,9 @@ use tokio::sync::watch;
 pub(crate) use self::inventory::InventoryRequest;
 use self::{compile::Compiler, controller::Controller, secrets::SecretStore};
 pub use self::{
+    held::{Held, Refused, Source, Stamp},
     inventory::{HeldSecret, Inventory, InventoryClient},
     report::{ConfigError, ConfigErrors},
-    resources::{Held, Refused, Source, Stamp},
     secrets::SecretStatus,
 };
 use crate::{access_log::LogWriter, config::Snapshot, stats::Registry, worker::Published};

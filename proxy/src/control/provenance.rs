@@ -13,7 +13,7 @@ use prost::{Message, Name};
 
 use super::{
     Rejection,
-    resources::{Held, Refused, Source, Stamp},
+    held::{Held, Refused, Source, Stamp},
 };
 use crate::{hashing::xxh64, stats::SubscriptionStats};
 

@@ -1,13 +1,14 @@
 //! Resources of one kind by name: for each the form that serves, the one that warms to replace it,
 //! and what was refused.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc};
 
 use ithildin_xds::ResourceKind;
 use tokio::time::Instant;
 
 use super::{
     ConfigErrors, Rejection,
+    held::{Held, Refused, Source, Stamp},
     leaving::{Departure, Leaving},
     provenance::Arrival,
 };
@@ -28,6 +29,8 @@ pub(super) struct Resource<M, R> {
     warming: Option<Form<M, R>>,
     /// The newest message, if it was refused.
     refused: Option<Refused<M>>,
+    /// It was refused for what other resources are, which may change.
+    hopes: bool,
     /// The control plane took it away; the active form serves who still names it.
     leaving: Option<Leaving>,
 }
@@ -38,39 +41,12 @@ struct Form<M, R> {
     run: R,
 }
 
-/// Where a form comes from.
-#[derive(Debug)]
-pub struct Source<M> {
-    /// `None` for what stands in the bootstrap, which is kept only once.
-    pub message: Option<Arc<M>>,
-    pub stamp: Stamp,
-}
-
-/// Which update brought a resource.
-#[derive(Clone, Debug)]
-pub struct Stamp {
-    /// Counts the updates that the control task applied.
-    pub update: u64,
-    /// What the control plane calls it; maybe empty. `None` where there is none.
-    pub told: Option<Arc<str>>,
-    pub at: SystemTime,
-}
-
-/// A message that was refused.
-#[derive(Debug)]
-pub struct Refused<M> {
-    pub source: Source<M>,
-    /// Everything that is wrong with it, one line each.
-    pub reason: Arc<str>,
-}
-
-/// One dynamic resource as `/config_dump` tells of it.
-#[derive(Debug)]
-pub struct Held<M> {
-    pub name: String,
-    pub active: Option<Source<M>>,
-    pub warming: Option<Source<M>>,
-    pub refused: Option<Refused<M>>,
+/// Why a message is refused.
+pub(super) enum Refusal {
+    /// For what it says itself.
+    Own(ConfigErrors),
+    /// For what other resources are: it is tried again with each update.
+    Others(ConfigErrors),
 }
 
 /// What an update did, for counters.
@@ -105,10 +81,8 @@ impl<M: PartialEq, R> Resources<M, R> {
         };
         let resource = Resource {
             is_static: true,
-            active: None,
             warming: Some(Form { source, run }),
-            refused: None,
-            leaving: None,
+            ..Resource::empty()
         };
         self.all.insert(name.to_owned(), resource);
     }
@@ -135,7 +109,7 @@ impl<M: PartialEq, R> Resources<M, R> {
             if !stays && resource.active.is_some() && named(name) {
                 resource.leaving = Some(Leaving::new(now));
                 resource.warming = None;
-                resource.refused = None;
+                resource.forget_refusal();
                 kept += 1;
             }
         }
@@ -171,23 +145,23 @@ impl<M: PartialEq, R> Resources<M, R> {
         leaving.map(Leaving::due).min()
     }
 
-    /// Takes all that the control plane has of this kind. Only what changed is compiled; `wanted`
-    /// says what is asked for at all.
+    /// Takes all that the control plane has of this kind. Only what changed is compiled, and what was
+    /// refused for the sake of others; `wanted` says what is asked for at all.
     pub(super) fn replace(
         &mut self,
         set: &BTreeMap<String, Arc<M>>,
         arrival: &Arrival<'_>,
         wanted: impl Fn(&str) -> bool,
-        mut compile: impl FnMut(&M, &str) -> Result<R, ConfigErrors>,
+        mut compile: impl FnMut(&M, &str) -> Result<R, Refusal>,
     ) -> Changes {
         let mut changes = self.remove_missing(|name| set.contains_key(name) && wanted(name));
         self.shadowed.clear();
         for (name, message) in set.iter().filter(|(name, _)| wanted(name)) {
-            let path = format!("{} {name:?}", kind_text(self.kind));
             let known = self.all.get_mut(name);
             let came_back = known.and_then(|it| it.leaving.take()).is_some();
             let known = self.all.get(name);
             if known.is_some_and(|known| known.is_static) {
+                let path = format!("{} {name:?}", kind_text(self.kind));
                 let errors = ConfigErrors::one(path, "a static resource has this name");
                 self.shadowed.insert(name.clone(), refused(name, &errors));
                 changes.refused += 1;
@@ -195,29 +169,76 @@ impl<M: PartialEq, R> Resources<M, R> {
             }
             if known.is_some_and(|known| known.is_newest(message)) {
                 changes.added += u64::from(came_back);
+                if known.is_some_and(|known| known.hopes) {
+                    self.retry(name, message, arrival, &mut changes, &mut compile);
+                }
                 continue;
             }
             match known {
                 Some(_) if !came_back => changes.modified += 1,
                 _ => changes.added += 1,
             }
-            if self
-                .all
-                .get_mut(name)
-                .is_some_and(|it| it.returns_to(message))
-            {
+            let known = self.all.get_mut(name);
+            if known.is_some_and(|it| it.returns_to(message)) {
                 continue;
             }
-            let compiled = compile(message, &path).map_err(|errors| refused(name, &errors));
+            let compiled = compile(message, &format!("{} {name:?}", kind_text(self.kind)));
             changes.refused += u64::from(compiled.is_err());
-            let source = Source {
-                message: Some(Arc::clone(message)),
-                stamp: arrival.stamp_of(name),
-            };
-            let resource = self.all.entry(name.clone()).or_insert_with(Resource::empty);
-            resource.offer(source, compiled);
+            self.offer(name, message, arrival, compiled);
         }
         changes
+    }
+
+    /// Compiles again what was refused for what others were. It counts if it can be used now.
+    fn retry(
+        &mut self,
+        name: &str,
+        message: &Arc<M>,
+        arrival: &Arrival<'_>,
+        changes: &mut Changes,
+        compile: impl FnOnce(&M, &str) -> Result<R, Refusal>,
+    ) {
+        let compiled = compile(message, &format!("{} {name:?}", kind_text(self.kind)));
+        let known = self.all.get(name);
+        match (&compiled, known.is_some_and(|known| known.active.is_some())) {
+            (Ok(_), true) => changes.modified += 1,
+            (Ok(_), false) => changes.added += 1,
+            (Err(refusal), _) => {
+                let before = known.and_then(|known| known.refused.as_ref());
+                let reason = refusal.errors().to_string();
+                if before.is_some_and(|before| *before.reason == *reason) {
+                    return;
+                }
+            }
+        }
+        self.offer(name, message, arrival, compiled);
+    }
+
+    /// Takes a newer message: what compiled warms; what did not leaves everything as it is.
+    fn offer(
+        &mut self,
+        name: &str,
+        message: &Arc<M>,
+        arrival: &Arrival<'_>,
+        compiled: Result<R, Refusal>,
+    ) {
+        let source = Source {
+            message: Some(Arc::clone(message)),
+            stamp: arrival.stamp_of(name),
+        };
+        let resource = self.all.entry(name.to_owned());
+        let resource = resource.or_insert_with(Resource::empty);
+        resource.hopes = matches!(compiled, Err(Refusal::Others(_)));
+        match compiled {
+            Ok(run) => {
+                resource.warming = Some(Form { source, run });
+                resource.refused = None;
+            }
+            Err(refusal) => {
+                let reason = refused(name, refusal.errors());
+                resource.refused = Some(Refused { source, reason });
+            }
+        }
     }
 
     fn remove_missing(&mut self, kept: impl Fn(&str) -> bool) -> Changes {
@@ -230,10 +251,10 @@ impl<M: PartialEq, R> Resources<M, R> {
         }
     }
 
-    /// Whether the configuration has it.
+    /// Whether the configuration has it, in some form that was not refused.
     pub(super) fn contains(&self, name: &str) -> bool {
         let known = self.all.get(name);
-        known.is_some_and(|known| known.leaving.is_none())
+        known.is_some_and(|known| known.leaving.is_none() && known.runs().next().is_some())
     }
 
     /// Whether its first form warms.
@@ -327,6 +348,22 @@ impl<M: PartialEq, R> Resources<M, R> {
 }
 
 impl<M, R> Resource<M, R> {
+    fn empty() -> Self {
+        Self {
+            is_static: false,
+            active: None,
+            warming: None,
+            refused: None,
+            hopes: false,
+            leaving: None,
+        }
+    }
+
+    fn forget_refusal(&mut self) {
+        self.refused = None;
+        self.hopes = false;
+    }
+
     fn runs(&self) -> impl Iterator<Item = &R> + Clone {
         let forms = self.active.iter().chain(&self.warming);
         forms.map(|form| &form.run)
@@ -339,16 +376,6 @@ impl<M, R> Resource<M, R> {
 }
 
 impl<M: PartialEq, R> Resource<M, R> {
-    fn empty() -> Self {
-        Self {
-            is_static: false,
-            active: None,
-            warming: None,
-            refused: None,
-            leaving: None,
-        }
-    }
-
     /// Whether `message` is what serves already: then what came after it is forgotten.
     fn returns_to(&mut self, message: &Arc<M>) -> bool {
         let active = self.active.as_ref();
@@ -356,7 +383,7 @@ impl<M: PartialEq, R> Resource<M, R> {
         let returns = active.is_some_and(|it| Arc::ptr_eq(it, message) || it == message);
         if returns {
             self.warming = None;
-            self.refused = None;
+            self.forget_refusal();
         }
         returns
     }
@@ -372,45 +399,19 @@ impl<M: PartialEq, R> Resource<M, R> {
             .and_then(|source| source.message.as_ref())
             .is_some_and(|newest| Arc::ptr_eq(newest, message) || newest == message)
     }
+}
 
-    /// Takes a newer message: what compiled warms; what did not leaves everything as it is.
-    fn offer(&mut self, source: Source<M>, compiled: Result<R, Arc<str>>) {
-        match compiled {
-            Ok(run) => {
-                self.warming = Some(Form { source, run });
-                self.refused = None;
-            }
-            Err(reason) => self.refused = Some(Refused { source, reason }),
+impl Refusal {
+    fn errors(&self) -> &ConfigErrors {
+        match self {
+            Self::Own(errors) | Self::Others(errors) => errors,
         }
     }
 }
 
-impl<M> Clone for Source<M> {
-    fn clone(&self) -> Self {
-        Self {
-            message: self.message.clone(),
-            stamp: self.stamp.clone(),
-        }
-    }
-}
-
-impl<M> Clone for Held<M> {
-    fn clone(&self) -> Self {
-        Self {
-            name: self.name.clone(),
-            active: self.active.clone(),
-            warming: self.warming.clone(),
-            refused: self.refused.clone(),
-        }
-    }
-}
-
-impl<M> Clone for Refused<M> {
-    fn clone(&self) -> Self {
-        Self {
-            source: self.source.clone(),
-            reason: Arc::clone(&self.reason),
-        }
+impl From<ConfigErrors> for Refusal {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::Own(errors)
     }
 }
 

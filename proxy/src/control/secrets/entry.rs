@@ -18,9 +18,9 @@ use tokio::{sync::oneshot, time::Instant};
 use super::material::{Material, ValidationUse};
 use crate::{
     control::{
+        held::Stamp,
         inventory::HeldSecret,
         report::{At, ConfigErrors, Report},
-        resources::Stamp,
     },
     stats::SubscriptionStats,
 };

@@ -177,7 +177,6 @@ impl SecretStore {
         for entry in self.entries.values_mut() {
             entry.expire(now);
         }
-        self.configured.retain(|slot| slot.strong_count() > 0);
         for slot in self.configured.iter().filter_map(Weak::upgrade) {
             if slot
                 .load()
@@ -204,6 +203,7 @@ impl SecretStore {
 
     /// Forgets the secrets that no context uses any more.
     pub(super) fn collect(&mut self) {
+        self.configured.retain(|slot| slot.strong_count() > 0);
         self.entries.retain(|_, entry| entry.collect());
     }
 
