@@ -94,7 +94,7 @@ pub fn trailers<'a>(out: &mut BytesMut, fields: impl Iterator<Item = (&'a [u8], 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Limits, parse_request, parse_response};
+    use crate::{Limits, Progress, parse_request, parse_response};
 
     #[test]
     fn a_head_reads_back() {
@@ -103,7 +103,9 @@ mod tests {
         field(&mut out, b"host", b"h");
         framing(&mut out, Framing::Length(12));
         end_of_head(&mut out);
-        let head = parse_request(&mut out, Limits::default()).unwrap().unwrap();
+        let head = parse_request(&mut out, Limits::default(), &mut Progress::default())
+            .unwrap()
+            .unwrap();
         assert_eq!(
             (head.method(), head.framing),
             (&b"PUT"[..], Framing::Length(12))
@@ -114,9 +116,14 @@ mod tests {
             status_line(&mut out, Version::Http11, status);
             framing(&mut out, Framing::Chunked);
             end_of_head(&mut out);
-            let head = parse_response(&mut out, Limits::default(), b"GET")
-                .unwrap()
-                .unwrap();
+            let head = parse_response(
+                &mut out,
+                Limits::default(),
+                b"GET",
+                &mut Progress::default(),
+            )
+            .unwrap()
+            .unwrap();
             assert_eq!((head.status, head.reason()), (status, text.as_bytes()));
             assert_eq!(head.framing, Framing::Chunked);
         }

@@ -12,4 +12,6 @@ mod parse;
 pub use body::{BodyDecoder, BodyEvent};
 pub use error::ParseError;
 pub use head::{Field, Framing, Known, RequestHead, ResponseHead, Version};
-pub use parse::{Limits, MAX_FIELDS, check_target, is_authority, parse_request, parse_response};
+pub use parse::{
+    Limits, MAX_FIELDS, Progress, check_target, is_authority, parse_request, parse_response,
+};

@@ -37,6 +37,13 @@ impl Default for Limits {
     }
 }
 
+/// How far a head that comes in parts was looked at. One for each head.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes of the buffer that hold no end of the head, and no line end that is refused.
+    seen: usize,
+}
+
 /// Takes one request head off the front of `buffer`; `None` if it is not all there yet.
 ///
 /// # Errors
@@ -44,10 +51,11 @@ impl Default for Limits {
 pub fn parse_request(
     buffer: &mut BytesMut,
     limits: Limits,
+    progress: &mut Progress,
 ) -> Result<Option<RequestHead>, ParseError> {
     skip_empty_lines(buffer);
-    if is_unfinished(buffer) {
-        return incomplete(buffer, limits);
+    if is_unfinished(buffer, progress) {
+        return incomplete(buffer, limits, progress);
     }
     let mut lines = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut []);
@@ -59,8 +67,9 @@ pub fn parse_request(
             error => refusal(error),
         })?;
     let httparse::Status::Complete(length) = status else {
-        return incomplete(buffer, limits);
+        return incomplete(buffer, limits, progress);
     };
+    *progress = Progress::default();
     check_size(&buffer[..length], request.headers.len(), limits)?;
     let at = Offsets::new(buffer);
     let method = at.of(request.method.unwrap_or_default().as_bytes());
@@ -80,9 +89,10 @@ pub fn parse_response(
     buffer: &mut BytesMut,
     limits: Limits,
     request_method: &[u8],
+    progress: &mut Progress,
 ) -> Result<Option<ResponseHead>, ParseError> {
-    if is_unfinished(buffer) {
-        return incomplete(buffer, limits);
+    if is_unfinished(buffer, progress) {
+        return incomplete(buffer, limits, progress);
     }
     let mut lines = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut []);
@@ -90,8 +100,9 @@ pub fn parse_response(
         .parse_response_with_uninit_headers(&mut response, buffer, &mut lines)
         .map_err(refusal)?;
     let httparse::Status::Complete(length) = status else {
-        return incomplete(buffer, limits);
+        return incomplete(buffer, limits, progress);
     };
+    *progress = Progress::default();
     check_size(&buffer[..length], response.headers.len(), limits)?;
     let at = Offsets::new(buffer);
     let reason = at.of(response.reason.unwrap_or_default().as_bytes());
@@ -106,8 +117,11 @@ pub fn parse_response(
 /// does not cost the square of its length. Below it, what is malformed is refused at once.
 const PARSE_PARTIAL_BELOW: usize = 4 * 1024;
 
-fn is_unfinished(buffer: &[u8]) -> bool {
-    buffer.len() > PARSE_PARTIAL_BELOW && memchr::memmem::find(buffer, b"\r\n\r\n").is_none()
+fn is_unfinished(buffer: &[u8], progress: &Progress) -> bool {
+    const END: &[u8] = b"\r\n\r\n";
+    let start = progress.seen.saturating_sub(END.len() - 1);
+    buffer.len() > PARSE_PARTIAL_BELOW
+        && memchr::memmem::find(&buffer[start.min(buffer.len())..], END).is_none()
 }
 
 /// A client may send empty lines after a body (RFC 9112, section 2.2).
@@ -154,11 +168,16 @@ fn take_head(
     }
 }
 
-fn incomplete<T>(buffer: &BytesMut, limits: Limits) -> Result<Option<T>, ParseError> {
+fn incomplete<T>(
+    buffer: &[u8],
+    limits: Limits,
+    progress: &mut Progress,
+) -> Result<Option<T>, ParseError> {
     if buffer.len() > limits.head {
         return Err(ParseError::HeadTooLarge);
     }
-    check_line_ends(buffer)?;
+    check_line_ends(buffer, progress.seen)?;
+    progress.seen = buffer.len();
     Ok(None)
 }
 
@@ -169,13 +188,15 @@ fn check_size(head: &[u8], fields: usize, limits: Limits) -> Result<(), ParseErr
     if fields > limits.fields {
         return Err(ParseError::TooManyHeaders);
     }
-    check_line_ends(head)
+    check_line_ends(head, 0)
 }
 
 /// httparse takes LF alone as a line end; a peer that does not would see other lines than we do.
-fn check_line_ends(head: &[u8]) -> Result<(), ParseError> {
-    let bare = |at: usize| at == 0 || head[at - 1] != b'\r';
-    if memchr::memchr_iter(b'\n', head).any(bare) {
+/// What is before `seen` was checked.
+fn check_line_ends(head: &[u8], seen: usize) -> Result<(), ParseError> {
+    let start = seen.min(head.len());
+    let bare = |at: usize| !head[..start + at].ends_with(b"\r");
+    if memchr::memchr_iter(b'\n', &head[start..]).any(bare) {
         return Err(ParseError::BareLf);
     }
     Ok(())

@@ -41,6 +41,8 @@ pub(super) enum Client<'c, 'w> {
         watched: bool,
         /// Whether the end of the connection is what ends the response.
         closes: bool,
+        /// Of an interim head that was given up halfway: it must end before anything else.
+        unsent: Bytes,
     },
     Http2(SendResponse<Bytes>),
 }
@@ -49,7 +51,12 @@ impl<'c, 'w> Client<'c, 'w> {
     /// Sends a 1xx head other than 101.
     pub(super) async fn interim(&mut self, status: u16, headers: Headers) -> io::Result<()> {
         match self {
-            Self::Wire { wire, protocol, .. } => {
+            Self::Wire {
+                wire,
+                protocol,
+                unsent,
+                ..
+            } => {
                 if *protocol == Protocol::Http10 {
                     return Ok(());
                 }
@@ -57,7 +64,8 @@ impl<'c, 'w> Client<'c, 'w> {
                 encode::status_line(&mut head, Version::Http11, status);
                 put_fields(&mut head, &headers);
                 encode::end_of_head(&mut head);
-                wire.write(&mut [head.freeze()]).await
+                *unsent = [&unsent[..], &head].concat().into();
+                wire.write(std::slice::from_mut(unsent)).await
             }
             // A client that speaks HTTP/2 sends its body without waiting.
             Self::Http2(_) => Ok(()),
@@ -79,11 +87,16 @@ impl<'c, 'w> Client<'c, 'w> {
                 trailers,
                 watched,
                 closes,
+                unsent,
             } => {
                 let framing = downstream_framing(response.body, *protocol, &response);
                 *keep_alive &= !closing && framing != Framing::Close && !wire.is_draining();
                 let no_body = *head_request || matches!(response.status, 204 | 304);
-                let head = response_head(&response, framing, no_body, *keep_alive, *protocol);
+                let unsent = std::mem::take(unsent);
+                let mut head = response_head(&response, framing, no_body, *keep_alive, *protocol);
+                if !unsent.is_empty() {
+                    head = [&unsent[..], &head].concat().into();
+                }
                 if no_body || framing == Framing::None {
                     wire.write(&mut [head]).await?;
                     return Ok(Sink::Done);
@@ -195,5 +208,67 @@ fn response_head(
 pub(super) fn put_fields(head: &mut BytesMut, headers: &Headers) {
     for field in headers.iter() {
         encode::field(head, field.name.as_bytes(), &field.value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use ithildin_http1::Known;
+    use tokio::{io::AsyncReadExt, net::UnixStream};
+
+    use super::*;
+    use crate::{
+        io::{BufferPool, Origin, Registry, Socket, Stream},
+        testing,
+    };
+
+    /// More than the buffers of a socket hold.
+    const LARGE: usize = 4 << 20;
+
+    #[tokio::test]
+    async fn an_interim_head_that_is_given_up_ends_before_the_answer() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let registration = Registry::new(0, Arc::default()).register(Origin::Downstream {
+            listener: Arc::new(testing::tcp_listener("l", "c")),
+            chain: None,
+        });
+        let mut stream = Stream::plain(Socket::Unix(ours), registration);
+        let buffers = BufferPool::default();
+        let wire = Wire::new(&mut stream, BytesMut::new(), &buffers);
+        let mut client = Client::Wire {
+            wire: &wire,
+            protocol: Protocol::Http11,
+            keep_alive: true,
+            head_request: false,
+            trailers: false,
+            watched: false,
+            closes: false,
+            unsent: Bytes::new(),
+        };
+        let mut hints = Headers::default();
+        hints.push(Known::Other, "x-large", "a".repeat(LARGE));
+        let hints = client.interim(103, hints);
+        let given_up = tokio::time::timeout(Duration::from_millis(50), hints).await;
+        assert!(given_up.is_err(), "the client reads nothing");
+        let answer = Response {
+            status: 504,
+            headers: Headers::default(),
+            body: BodyLength::Empty,
+            upgrade: None,
+        };
+        let mut told = Vec::new();
+        let read = async {
+            while !told.ends_with(b"connection: close\r\n\r\n") {
+                assert!(theirs.read_buf(&mut told).await.unwrap() > 0);
+            }
+        };
+        let (answered, ()) = tokio::join!(client.respond(answer, true), read);
+        assert!(answered.is_ok());
+        let told = String::from_utf8(told).unwrap();
+        let (hints, answer) = told.split_once("\r\n\r\n").unwrap();
+        assert!(hints.starts_with("HTTP/1.1 103 ") && hints.len() > LARGE);
+        assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
     }
 }

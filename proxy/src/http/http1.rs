@@ -2,8 +2,8 @@
 
 use std::{rc::Rc, time::Duration};
 
-use bytes::BytesMut;
-use ithildin_http1::{Limits, ParseError, RequestHead, parse_request};
+use bytes::{Bytes, BytesMut};
+use ithildin_http1::{Limits, ParseError, Progress, RequestHead, parse_request};
 
 use super::{
     body::Source,
@@ -135,8 +135,9 @@ async fn next_head(context: &Context<'_>, wire: &Wire<'_>) -> Result<RequestHead
         fields: manager.max_headers_count as usize,
     };
     let read = async {
+        let mut progress = Progress::default();
         loop {
-            let parsed = wire.with_buffer(|buffer| parse_request(buffer, limits));
+            let parsed = wire.with_buffer(|it| parse_request(it, limits, &mut progress));
             if let Some(head) = parsed.map_err(Unread::Malformed)? {
                 return Ok(head);
             }
@@ -191,6 +192,7 @@ async fn serve_request(wire: &Wire<'_>, exchange: &mut Exchange<'_>, head: Reque
         trailers: manager.http1.enable_trailers && Exchange::wants_trailers(request),
         watched: request.body == BodyLength::Empty && !request.is_connect(),
         closes: false,
+        unsent: Bytes::new(),
     };
     if head.expect_continue
         && request.body != BodyLength::Empty
@@ -230,6 +232,7 @@ async fn answer(wire: &Wire<'_>, exchange: &mut Exchange<'_>, reply: LocalReply)
         trailers: false,
         watched: false,
         closes: false,
+        unsent: Bytes::new(),
     };
     exchange.reply_in_time(reply, &mut client, true).await;
     false

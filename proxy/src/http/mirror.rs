@@ -4,7 +4,7 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use ithildin_http1::{Limits, parse_response};
+use ithildin_http1::{Limits, Progress, parse_response};
 
 use super::{
     body::{Part, Source},
@@ -181,9 +181,11 @@ async fn over_one(
     let head = over_http1::request_head(request, request.body.framing());
     wire.write(&mut [head, body]).await.ok()?;
     let mut interims = 0;
+    let mut progress = Progress::default();
     let head = loop {
         let method = &request.method;
-        let parsed = wire.with_buffer(|it| parse_response(it, Limits::default(), method));
+        let parsed =
+            wire.with_buffer(|it| parse_response(it, Limits::default(), method, &mut progress));
         match parsed.ok()? {
             Some(head) if head.is_interim() => {
                 interims += 1;

@@ -3,7 +3,7 @@
 use std::{future::poll_fn, pin::pin};
 
 use bytes::{Bytes, BytesMut};
-use ithildin_http1::{Framing, Limits, ResponseHead, encode, parse_response};
+use ithildin_http1::{Framing, Limits, Progress, ResponseHead, encode, parse_response};
 
 use super::{
     body::{Sink, Source},
@@ -57,7 +57,7 @@ impl Exchange<'_> {
             wire: &wire,
         };
         let spoken = self
-            .speak(&wire, source, client, clock, (stale_possible, retries))
+            .speak(&wire, source, client, clock, stale_possible, retries)
             .await;
         drop(count);
         let (reusable, result) = match spoken? {
@@ -78,7 +78,8 @@ impl Exchange<'_> {
         source: &mut Source<'_, '_>,
         client: &mut Client<'_, '_>,
         clock: &Clock,
-        (stale_possible, retries): (bool, &mut Budget<'_>),
+        stale_possible: bool,
+        retries: &mut Budget<'_>,
     ) -> Result<Spoken, Broken> {
         let framing = self.request.body.framing();
         let mut up = Sink::Wire {
@@ -155,10 +156,12 @@ impl Exchange<'_> {
     ) -> Result<ResponseHead, Broken> {
         let mut interims = 0;
         let mut answered = false;
+        let mut progress = Progress::default();
+        let method = &self.request.method;
         loop {
             let parsed = wire.with_buffer(|buffer| {
                 answered |= !buffer.is_empty();
-                parse_response(buffer, Limits::default(), &self.request.method)
+                parse_response(buffer, Limits::default(), method, &mut progress)
             });
             match parsed {
                 Ok(Some(head)) if head.is_interim() => {

@@ -245,6 +245,73 @@ mod tests {
         }
     }
 
+    /// `pathNormalization` of a mesh: what of it reaches us, and what Istio's own tests expect.
+    #[test]
+    fn the_modes_of_istio() {
+        const MODES: [(&str, bool, bool, bool); 3] = [
+            ("BASE", false, true, false),
+            ("MERGE_SLASHES", false, true, true),
+            ("DECODE_AND_MERGE_SLASHES", true, true, true),
+        ];
+        for (path, expected) in [
+            ("/", ["/"; 3]),
+            ("/app/", ["/app/"; 3]),
+            ("/app/../admin", ["/admin"; 3]),
+            ("/app", ["/app"; 3]),
+            ("/app//", ["/app//", "/app/", "/app/"]),
+            ("/app/%2f", ["/app/%2f", "/app/%2f", "/app/"]),
+            ("/app%2f/", ["/app%2f/", "/app%2f/", "/app/"]),
+            (
+                "/xyz%30..//abc",
+                ["/xyz0..//abc", "/xyz0../abc", "/xyz0../abc"],
+            ),
+            ("/app/%2E./admin", ["/admin"; 3]),
+            ("/app\\admin", ["/app/admin"; 3]),
+            (
+                "/app/\\/\\/\\admin",
+                ["/app//////admin", "/app/admin", "/app/admin"],
+            ),
+            (
+                "/%2Fapp%5cadmin%5Cabc",
+                [
+                    "/%2Fapp%5cadmin%5Cabc",
+                    "/%2Fapp%5cadmin%5Cabc",
+                    "/app/admin/abc",
+                ],
+            ),
+            (
+                "/%5Capp%2f%5c%2F%2e%2e%2fadmin%5c\\abc",
+                [
+                    "/%5Capp%2f%5c%2F..%2fadmin%5c/abc",
+                    "/%5Capp%2f%5c%2F..%2fadmin%5c/abc",
+                    "/app/admin/abc",
+                ],
+            ),
+            ("/app//../admin", ["/app/admin"; 3]),
+            ("/app//../../admin", ["/admin"; 3]),
+            ("/%c0%2e%c0%2e/admin", ["/%c0.%c0./admin"; 3]),
+            (
+                "/%c0%2fadmin",
+                ["/%c0%2fadmin", "/%c0%2fadmin", "/%c0/admin"],
+            ),
+            ("/%252e%252e%252fadmin", ["/%252e%252e%252fadmin"; 3]),
+            ("/.../admin", ["/.../admin"; 3]),
+            ("/;/admin", ["/;/admin"; 3]),
+            ("/admin;a=b/xyz", ["/admin;a=b/xyz"; 3]),
+        ] {
+            for ((mode, decode, dots, merge), expected) in MODES.iter().zip(expected) {
+                let given = Bytes::from_static(path.as_bytes());
+                let decoded = decode.then(|| unescape_slashes(&given)).flatten();
+                let normal = normalise(&decoded.unwrap_or(given), *dots, *merge);
+                assert_eq!(
+                    normal.as_deref(),
+                    Some(expected.as_bytes()),
+                    "{path} {mode}"
+                );
+            }
+        }
+    }
+
     #[test]
     fn each_option_does_its_part_only() {
         let path = Bytes::from_static(b"//a/%41/../b");

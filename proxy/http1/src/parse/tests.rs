@@ -5,7 +5,16 @@ use super::*;
 use crate::{BodyDecoder, BodyEvent, Framing};
 
 fn request(text: &str) -> Result<Option<RequestHead>, ParseError> {
-    parse_request(&mut BytesMut::from(text), Limits::default())
+    take_request(&mut BytesMut::from(text))
+}
+
+fn take_request(buffer: &mut BytesMut) -> Result<Option<RequestHead>, ParseError> {
+    parse_request(buffer, Limits::default(), &mut Progress::default())
+}
+
+fn take_response(buffer: &mut BytesMut, method: &str) -> Result<Option<ResponseHead>, ParseError> {
+    let mut progress = Progress::default();
+    parse_response(buffer, Limits::default(), method.as_bytes(), &mut progress)
 }
 
 fn complete(text: &str) -> RequestHead {
@@ -15,9 +24,7 @@ fn complete(text: &str) -> RequestHead {
 #[test]
 fn a_plain_request() {
     let mut buffer = BytesMut::from("GET /a?b=c HTTP/1.1\r\nHost: h:1\r\nX-A: b \r\n\r\nrest");
-    let head = parse_request(&mut buffer, Limits::default())
-        .unwrap()
-        .unwrap();
+    let head = take_request(&mut buffer).unwrap().unwrap();
     assert_eq!(head.method(), b"GET");
     assert_eq!(head.path(), b"/a?b=c");
     assert_eq!(head.authority(), b"h:1");
@@ -213,13 +220,36 @@ fn a_head_that_comes_in_small_pieces_costs_little() {
         "a".repeat(8 * 1024)
     );
     let mut buffer = BytesMut::new();
+    let mut progress = Progress::default();
     let mut heads = 0;
-    for byte in text.as_bytes() {
-        buffer.extend_from_slice(&[*byte]);
-        let head = parse_request(&mut buffer, Limits::default()).unwrap();
+    for (at, byte) in text.bytes().enumerate() {
+        buffer.extend_from_slice(&[byte]);
+        let head = parse_request(&mut buffer, Limits::default(), &mut progress).unwrap();
         heads += usize::from(head.is_some());
+        if head.is_none() {
+            assert_eq!(progress.seen, at + 1, "nothing is looked at twice");
+        }
     }
-    assert_eq!(heads, 1);
+    assert_eq!((heads, progress.seen), (1, 0));
+}
+
+#[test]
+fn a_bare_line_feed_is_seen_in_the_part_that_brings_it() {
+    let text = format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(8 * 1024));
+    for (first, second, refused) in [("", "\n", true), ("\r", "\n", false), ("\r", "\n\n", true)] {
+        let mut buffer = BytesMut::from(&*text);
+        buffer.extend_from_slice(first.as_bytes());
+        let mut progress = Progress::default();
+        let parsed = parse_request(&mut buffer, Limits::default(), &mut progress);
+        assert!(parsed.unwrap().is_none());
+        buffer.extend_from_slice(second.as_bytes());
+        let parsed = parse_request(&mut buffer, Limits::default(), &mut progress);
+        assert_eq!(
+            parsed.err(),
+            refused.then_some(ParseError::BareLf),
+            "{second:?}"
+        );
+    }
 }
 
 #[test]
@@ -241,11 +271,7 @@ fn the_length_of_a_body_that_does_not_follow_is_known() {
 }
 
 fn response(text: &str, method: &str) -> Result<Option<ResponseHead>, ParseError> {
-    parse_response(
-        &mut BytesMut::from(text),
-        Limits::default(),
-        method.as_bytes(),
-    )
+    take_response(&mut BytesMut::from(text), method)
 }
 
 #[test]
@@ -308,6 +334,7 @@ fn the_framing_of_responses() {
 /// All of a connection's bytes as messages: heads and bodies, or the refusal that ends it.
 fn messages(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
     let mut buffer = BytesMut::new();
+    let mut progress = Progress::default();
     let mut events = Vec::new();
     let mut body: Option<BodyDecoder> = None;
     let mut data = Vec::new();
@@ -317,7 +344,7 @@ fn messages(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
         start = end;
         loop {
             let refused = match &mut body {
-                None => match parse_request(&mut buffer, Limits::default()) {
+                None => match parse_request(&mut buffer, Limits::default(), &mut progress) {
                     Ok(None) => break,
                     Ok(Some(head)) => {
                         let path = String::from_utf8_lossy(head.path()).into_owned();
@@ -396,9 +423,9 @@ proptest! {
 
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = parse_request(&mut BytesMut::from(&bytes[..]), Limits::default());
-        let _ = parse_response(&mut BytesMut::from(&bytes[..]), Limits::default(), b"GET");
+        let _ = take_request(&mut BytesMut::from(&bytes[..]));
+        let _ = take_response(&mut BytesMut::from(&bytes[..]), "GET");
         let text = [b"HTTP/1.1 200 OK\r\n", &bytes[..]].concat();
-        let _ = parse_response(&mut BytesMut::from(&text[..]), Limits::default(), b"GET");
+        let _ = take_response(&mut BytesMut::from(&text[..]), "GET");
     }
 }
