@@ -65,7 +65,7 @@ async fn collect(registry: &Registry, health: &Health) -> Result<(), prometheus:
         let refusals = vector(
             registry,
             "istio_agent_xds_refusals",
-            "How often Envoy has refused resources of a type.",
+            "How often resources of a type were refused, by Envoy or before they came to it.",
             &["type"],
         )?;
         for (kind, status) in &status.kinds {

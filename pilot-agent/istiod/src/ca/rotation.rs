@@ -1,13 +1,7 @@
-//! When a certificate is renewed, and how attempts are spaced.
+//! When a certificate is renewed.
 
 use std::time::{Duration, SystemTime};
 
-/// The pause before the second attempt (Istio's retry of CSRs).
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause while we have no certificate: somebody waits for it.
-const LONGEST_WITHOUT: Duration = Duration::from_secs(5);
-/// The longest pause while we have one.
-const LONGEST_WITH: Duration = Duration::from_secs(60);
 /// The least time between two certificates, however short they live.
 const LEAST: Duration = Duration::from_secs(1);
 
@@ -50,25 +44,6 @@ pub(super) fn chance() -> f64 {
     2.0 * fastrand::f64() - 1.0
 }
 
-/// Pauses between attempts: doubled, jittered, bounded.
-#[derive(Debug, Default)]
-pub(super) struct Pauses {
-    failures: u32,
-}
-
-impl Pauses {
-    /// The next one; shorter while we have nothing.
-    pub(super) fn next(&mut self, holding: bool) -> Duration {
-        let longest = match holding {
-            true => LONGEST_WITH,
-            false => LONGEST_WITHOUT,
-        };
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16));
-        self.failures = self.failures.saturating_add(1);
-        pause.min(longest).mul_f64(0.5 + fastrand::f64() / 2.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -105,16 +80,5 @@ mod tests {
             let due = rotation.due(SystemTime::UNIX_EPOCH, end, chance);
             prop_assert!(due <= end && due >= SystemTime::UNIX_EPOCH + LEAST);
         }
-    }
-
-    #[test]
-    fn pauses_grow_to_their_bound() {
-        let mut pauses = Pauses::default();
-        assert!(pauses.next(false) <= FIRST_PAUSE);
-        for _ in 0..40 {
-            assert!(pauses.next(false) <= LONGEST_WITHOUT);
-        }
-        let long = pauses.next(true);
-        assert!(LONGEST_WITH / 2 <= long && long <= LONGEST_WITH);
     }
 }

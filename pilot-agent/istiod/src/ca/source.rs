@@ -7,7 +7,7 @@ use std::{
 };
 
 use ithildin_spiffe::{
-    Caller, IdentitySnapshot, IdentityState, Provider, Source, X509Svid, source::expire,
+    Backoff, Caller, IdentitySnapshot, IdentityState, Provider, Source, X509Svid, source::expire,
 };
 use ithildin_xds::sds::ExtraRoots;
 use rustls_pki_types::CertificateDer;
@@ -19,11 +19,17 @@ use super::{
     expected::Expected,
     request::KeyKind,
     revocations::{self, Crls},
-    rotation::{Pauses, Rotation, chance},
+    rotation::{Rotation, chance},
     trust,
 };
 use crate::dial::Endpoint;
 
+/// The pause before the second attempt (Istio's retry of CSRs).
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause while we have no certificate: somebody waits for it.
+const LONGEST_WITHOUT: Duration = Duration::from_secs(5);
+/// The longest pause while we have one.
+const LONGEST_WITH: Duration = Duration::from_secs(60);
 /// The longest sleep until a renewal, so that a jump of the clock (a machine that was suspended) is
 /// noticed.
 const MAX_SLEEP: Duration = Duration::from_secs(10);
@@ -138,7 +144,7 @@ impl Renewer {
 
     /// Asks until there is a certificate; says when it ends.
     async fn obtain(&mut self) -> SystemTime {
-        let mut pauses = Pauses::default();
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_WITH);
         loop {
             match self.client.sign(&self.options).await {
                 Ok(issued) => {
@@ -159,8 +165,11 @@ impl Renewer {
                 }
                 Err(error) => self.complain(&error.to_string()),
             }
-            let holding = self.state.borrow().snapshot().is_some();
-            sleep(pauses.next(holding)).await;
+            let longest = match self.state.borrow().snapshot() {
+                Some(_) => LONGEST_WITH,
+                None => LONGEST_WITHOUT,
+            };
+            sleep(backoff.pause_within(longest)).await;
         }
     }
 

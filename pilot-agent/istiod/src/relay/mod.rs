@@ -14,12 +14,16 @@
 //!   clusters are sent once more, and istiod is asked for them again: Envoy waits for them.
 //! - One Envoy is served at a time; a newer stream ends the older one.
 //! - Types of Envoy and `istio.workload.Workload` are handed on, and no others.
+//! - A resource that Envoy could not decode is not handed on: it would have the whole response refused, and
+//!   the replay after a restart. Its last good form stays, istiod is told its name and type, and it counts
+//!   as refused.
 //! - A Wasm module that Envoy would have to fetch is not: a filter that allows or denies everything takes
 //!   its place, as the module's `fail_open` says, and istiod is told.
 //!
 //! Memory is one copy of the state. No queue grows: a slow Envoy gets the newest state and not each step
 //! to it, and reading one side never waits for writing to the other.
 
+mod decode;
 mod downstream;
 mod state;
 #[cfg(test)]

@@ -10,12 +10,13 @@ use ithildin_proto::pb::{envoy::config::core::v3::Node, google::protobuf::Any};
 use ithildin_xds::{
     ResourceKind, TypeUrl,
     ads::{Errand, Want},
-    subscription::{Catalog, Interest, Receipt, Resource, Update, Verdict, Version},
+    subscription::{Catalog, Incoming, Interest, Receipt, Resource, Update, Verdict, Version},
 };
 use prost::Message;
 use tokio::time::Instant;
+use tracing::warn;
 
-use super::wasm;
+use super::{decode, wasm};
 
 /// For how long a new Envoy may take to ask for what the one before had: until then it is kept.
 const LINGER: Duration = Duration::from_secs(60);
@@ -151,13 +152,11 @@ impl State {
         self.types.get_mut(url)
     }
 
-    /// Takes a response of istiod. It is judged when Envoy has judged it.
-    pub(super) fn take(&mut self, update: Update) {
+    /// Takes a response of istiod. It is judged when Envoy has judged it. Returns what we refuse of it
+    /// ourselves.
+    pub(super) fn take(&mut self, update: Update) -> Option<String> {
         let epoch = self.epoch;
-        let is_clusters = update.url.kind() == Some(ResourceKind::Cluster);
-        let Some(one) = self.types.get_mut(&update.url) else {
-            return;
-        };
+        let one = self.types.get_mut(&update.url)?;
         let ticket = Ticket {
             epoch,
             // What it brought is held already, and an answer that comes late must not undo newer ones.
@@ -178,35 +177,16 @@ impl State {
             one.catalog.retain(|name, _| named.contains(name.as_str()));
         }
         for incoming in update.resources {
-            let Some(mut body) = incoming.body else {
-                let reason = "the resource is empty".to_owned();
-                one.own.refused.insert(incoming.name, reason);
-                continue;
-            };
-            if let Some(reason) = wasm::replace(&incoming.name, &mut body) {
-                one.own.refused.insert(incoming.name.clone(), reason);
-            }
-            one.absent.remove(&incoming.name);
-            let old = one.catalog.get(&incoming.name);
-            if is_clusters && old.is_some_and(|old| old.body.value != body.value) {
-                changed.extend(endpoints_of(&body));
-            }
-            let same = old.is_some_and(|old| old.body.value == body.value);
-            let version = match old {
-                Some(old) if !same => distinct(incoming.version, &old.version),
-                _ => incoming.version,
-            };
-            if !same || old.is_none_or(|old| old.version != version) {
-                one.catalog
-                    .insert(incoming.name, Arc::new(Resource { version, body }));
-            }
+            changed.extend(one.put(&update.url, incoming));
         }
         for name in update.removed {
             one.catalog.remove(&name);
             one.absent.insert(name);
         }
         one.evict();
+        let refusal = one.own.reason();
         self.renew(changed);
+        refusal
     }
 
     fn renew(&mut self, names: BTreeSet<String>) {
@@ -256,6 +236,41 @@ impl State {
 }
 
 impl Type {
+    /// Keeps a resource, unless it can be of no use. Returns the endpoints that a changed cluster wants anew.
+    fn put(&mut self, url: &TypeUrl, incoming: Incoming) -> Option<String> {
+        let name = incoming.name;
+        let Some(mut body) = incoming.body else {
+            self.own
+                .refused
+                .insert(name, "the resource is empty".to_owned());
+            return None;
+        };
+        let old = self.catalog.get(&name);
+        let same = old.is_some_and(|old| old.body.value == body.value);
+        if !same && let Err(reason) = decode::check(url, &body) {
+            warn!(name, reason, "a resource of istiod cannot be decoded");
+            self.own.refused.insert(name, reason);
+            return None;
+        }
+        if let Some(reason) = wasm::replace(&name, &mut body) {
+            self.own.refused.insert(name.clone(), reason);
+        }
+        self.absent.remove(&name);
+        let same = old.is_some_and(|old| old.body.value == body.value);
+        let is_cluster = url.kind() == Some(ResourceKind::Cluster);
+        let changed = old.is_some() && !same && is_cluster;
+        let endpoints = changed.then(|| endpoints_of(&body)).flatten();
+        let version = match old {
+            Some(old) if !same => distinct(incoming.version, &old.version),
+            _ => incoming.version,
+        };
+        if !same || old.is_none_or(|old| old.version != version) {
+            self.catalog
+                .insert(name, Arc::new(Resource { version, body }));
+        }
+        endpoints
+    }
+
     /// Whether it is known what there is: before that, nothing is said of what there is not.
     pub(super) fn is_known(&self) -> bool {
         self.received

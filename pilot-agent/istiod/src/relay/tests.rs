@@ -114,6 +114,14 @@ impl World {
         };
     }
 
+    /// A resource whose bytes are no message.
+    fn set_broken(&mut self, kind: ResourceKind, name: &str, form: u8) {
+        let mut broken = (*resource(kind, name, form)).clone();
+        broken.body.value = vec![0xff; 3];
+        let catalog = self.catalogs.get_mut(&kind).unwrap();
+        catalog.insert(name.to_owned(), Arc::new(broken));
+    }
+
     /// istiod is gone: what is under way is lost.
     fn lose_istiod(&mut self) {
         self.connected = false;
@@ -328,6 +336,40 @@ async fn istiod_hears_what_envoy_says() {
     world.set(LISTENER, "l", 3);
     world.settle();
     assert_eq!(world.heard, [(LISTENER, None)]);
+}
+
+#[tokio::test]
+async fn what_envoy_cannot_decode_is_left_out_and_istiod_is_told() {
+    let mut world = World::new();
+    world.set(CLUSTER, "a", 1);
+    world.set_broken(CLUSTER, "b", 1);
+    world.settle();
+    assert_eq!(world.has(CLUSTER), "a1");
+    let refusal = |world: &mut World| {
+        let heard = std::mem::take(&mut world.heard);
+        let last = heard.into_iter().rfind(|(kind, _)| *kind == CLUSTER);
+        last.expect("an answer").1
+    };
+    let reason = refusal(&mut world).expect("a refusal");
+    let expected = "b: malformed envoy.config.cluster.v3.Cluster: ";
+    assert!(reason.starts_with(expected), "{reason}");
+    let status = world.shared.recorder.subscribe();
+    assert_eq!(status.borrow().kinds[&CLUSTER].refusals, 1);
+    // A good form of it is taken; the last good one outlives a broken one, and Envoy itself.
+    world.set(CLUSTER, "b", 2);
+    world.settle();
+    assert_eq!(
+        (world.has(CLUSTER).as_str(), refusal(&mut world)),
+        ("a1 b2", None)
+    );
+    world.set_broken(CLUSTER, "a", 3);
+    world.set(CLUSTER, "c", 3);
+    world.settle();
+    assert!(refusal(&mut world).is_some_and(|it| it.starts_with("a: malformed")));
+    world.lose_istiod();
+    world.restart_envoy();
+    world.settle();
+    assert_eq!(world.has(CLUSTER), "a1 b2 c3");
 }
 
 #[tokio::test]

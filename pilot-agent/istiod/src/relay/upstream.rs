@@ -37,7 +37,11 @@ impl ads::Follower for Follower {
     }
 
     fn take(&mut self, update: Update) -> Option<Verdict> {
-        self.shared.state.lock().take(update);
+        let kind = update.url.kind();
+        let refusal = self.shared.state.lock().take(update);
+        if let (Some(kind), Some(reason)) = (kind, refusal) {
+            self.shared.recorder.refused(kind, reason);
+        }
         self.shared.wake_down();
         None
     }
