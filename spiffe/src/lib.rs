@@ -2,6 +2,7 @@
 //! the Workload API, client and server, with a development authority behind it.
 
 pub mod authority;
+pub mod backoff;
 pub mod id;
 pub mod jwt;
 pub mod snapshot;
@@ -9,6 +10,7 @@ pub mod source;
 pub mod workload_api;
 pub mod x509;
 
+pub use backoff::Backoff;
 pub use id::{IdError, SpiffeId, TrustDomain};
 pub use jwt::{JwtBundle, JwtBundles, JwtError, JwtSvid};
 pub use snapshot::{IdentitySnapshot, SnapshotError, SvidSelector};

@@ -3,6 +3,7 @@
 use std::{fmt, io, path::PathBuf, time::Duration};
 
 use hyper_util::rt::TokioIo;
+use ithildin_spiffe::Backoff;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
@@ -18,6 +19,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection without traffic is asked for a sign of life after this time.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The first pause after a lost stream: short, since a socket usually appears or returns at once.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause: how late a server that comes back is noticed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The endpoint of a cluster that serves discovery.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +40,11 @@ impl fmt::Display for ServerAddress {
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
         }
     }
+}
+
+/// The pauses between streams.
+pub(crate) const fn backoff() -> Backoff {
+    Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)
 }
 
 /// A channel that connects when it is used, and again after a loss. Must be called inside a runtime.

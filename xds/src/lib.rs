@@ -5,7 +5,6 @@
 
 mod accept;
 pub mod ads;
-mod backoff;
 pub mod bootstrap;
 mod connect;
 pub mod kind;

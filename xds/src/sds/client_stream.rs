@@ -29,9 +29,7 @@ use tracing::{debug, info, warn};
 
 use super::client::SecretCheck;
 use crate::{
-    ResourceKind, SecretMessage, SecretState, ServerAddress,
-    backoff::Backoff,
-    connect,
+    ResourceKind, SecretMessage, SecretState, ServerAddress, connect,
     subscription::{Client, DeltaClient, Interest, SotwClient, Update, Verdict},
 };
 
@@ -102,7 +100,7 @@ impl Open for DeltaClient {
 impl Subscription {
     async fn follow<M: Open>(self) {
         let mut machine = M::new(ResourceKind::Secret, Interest::default());
-        let mut backoff = Backoff::new();
+        let mut backoff = connect::backoff();
         loop {
             let mut answered = None;
             let end = self.stream(&mut machine, &mut answered).await;

@@ -93,8 +93,8 @@ impl SdsServer {
     }
 
     fn session(&self, caller: Caller) -> Session {
-        let files = (self.files.clone(), self.feeds.clone());
-        Session::new(Arc::clone(&self.options), caller, files)
+        let (files, feeds) = (self.files.clone(), self.feeds.clone());
+        Session::new(Arc::clone(&self.options), caller, files, feeds)
     }
 }
 

@@ -56,7 +56,8 @@ impl Session {
     pub(super) fn new(
         options: Arc<SdsOptions>,
         caller: Caller,
-        (files, feeds): (FileSecrets, SecretFeeds),
+        files: FileSecrets,
+        feeds: SecretFeeds,
     ) -> Self {
         Self {
             options,
@@ -304,11 +305,9 @@ mod tests {
         let provider = authority.agent("domain.test").unwrap();
         let mut states = provider.identities(&Caller::default());
         let identity = states.borrow_and_update().clone();
-        let files = (
-            FileSecrets::new(FileOptions::default()),
-            SecretFeeds::default(),
-        );
-        let mut session = Session::new(Arc::default(), Caller::default(), files);
+        let files = FileSecrets::new(FileOptions::default());
+        let feeds = SecretFeeds::default();
+        let mut session = Session::new(Arc::default(), Caller::default(), files, feeds);
         let first = refresh(&mut session, &identity, Validator::Spiffe);
         assert_eq!(first.len(), 2);
         let secrets = encoded(&session);

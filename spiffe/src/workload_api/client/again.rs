@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use crate::workload_api::WorkloadEndpoint;
 
 /// The wait before the second attempt; it doubles with each further one.
-const FIRST_DELAY: Duration = Duration::from_secs(1);
+pub(super) const FIRST_DELAY: Duration = Duration::from_secs(1);
 /// The longest wait: the standard's reference client waits no longer either.
 pub(super) const MAX_DELAY: Duration = Duration::from_secs(30);
 /// The longest wait while there is no identity for us: a new registration should show soon.
@@ -17,38 +17,8 @@ pub(super) const NOT_LISTENING_MAX_DELAY: Duration = Duration::from_secs(1);
 /// The wait after an answer that says that trying again is of no use. A socket that is replaced ends
 /// it: a new server may think otherwise.
 pub(super) const HOPELESS_DELAY: Duration = Duration::from_secs(300);
-/// Each wait is longer or shorter by up to this share, so that clients do not come all at once.
-const JITTER: f64 = 0.2;
 /// How often to look whether the socket file is new.
 const SOCKET_POLL: Duration = Duration::from_millis(200);
-
-/// Counts failed attempts.
-#[derive(Debug, Default)]
-pub(super) struct Backoff {
-    failures: u32,
-}
-
-impl Backoff {
-    /// The next attempt follows at once, the one after that in [`FIRST_DELAY`].
-    pub(super) fn reset(&mut self) {
-        self.failures = 0;
-    }
-
-    /// How long to wait now, at most about `max`.
-    pub(super) fn next(&mut self, max: Duration) -> Duration {
-        let doublings = self.failures.saturating_sub(1).min(16);
-        let delay = match self.failures {
-            0 => Duration::ZERO,
-            _ => FIRST_DELAY.saturating_mul(1 << doublings).min(max),
-        };
-        self.failures = self.failures.saturating_add(1);
-        jittered(delay)
-    }
-}
-
-fn jittered(delay: Duration) -> Duration {
-    delay.mul_f64(1.0 + JITTER * (2.0 * fastrand::f64() - 1.0))
-}
 
 /// What tells one socket file from its successor; `None` while there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,13 +11,13 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     SourceOptions, WorkloadApiClient,
-    backoff::{
-        Backoff, HOPELESS_DELAY, MAX_DELAY, NO_IDENTITY_MAX_DELAY, NOT_LISTENING_MAX_DELAY,
+    again::{
+        FIRST_DELAY, HOPELESS_DELAY, MAX_DELAY, NO_IDENTITY_MAX_DELAY, NOT_LISTENING_MAX_DELAY,
         SocketFile, wait,
     },
     decode::MessageError,
 };
-use crate::workload_api::WorkloadEndpoint;
+use crate::{Backoff, workload_api::WorkloadEndpoint};
 
 /// A stream that lived shorter than this is not reconnected at once: the server may be ending each.
 const SHORT_LIVED: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ pub(super) async fn follow<S: Subscriber>(
     options: SourceOptions,
     mut subscriber: S,
 ) {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::at_once(FIRST_DELAY, MAX_DELAY);
     let mut complaints = Complaints::default();
     loop {
         let socket = SocketFile::of(&endpoint);
@@ -84,11 +84,11 @@ pub(super) async fn follow<S: Subscriber>(
             complaints = Complaints::default();
             backoff.reset();
             if started.elapsed() < SHORT_LIVED {
-                backoff.next(MAX_DELAY);
+                backoff.pause();
             }
         }
         let delay = match report(&endpoint, &mut subscriber, &end, &mut complaints) {
-            Retry::Within(max) => backoff.next(max),
+            Retry::Within(max) => backoff.pause_within(max),
             Retry::Hopeless => HOPELESS_DELAY,
         };
         wait(&endpoint, socket, delay).await;

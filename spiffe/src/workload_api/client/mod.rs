@@ -1,6 +1,6 @@
 //! The client half: single calls, and sources that follow a stream for ever.
 
-mod backoff;
+mod again;
 mod decode;
 mod follow;
 mod source;

@@ -5,7 +5,7 @@ use ithildin_proto::workload::{
 };
 use proptest::prelude::*;
 
-use super::{backoff::*, decode};
+use super::decode;
 use crate::{
     Caller, Provider, TrustDomain,
     authority::{
@@ -343,27 +343,6 @@ fn other_endpoints_are_refused() {
     ] {
         assert_eq!(kind(text), expected, "{text:?}");
     }
-}
-
-#[test]
-fn the_back_off_grows_and_is_bounded() {
-    let mut backoff = Backoff::default();
-    assert!(
-        backoff.next(MAX_DELAY).is_zero(),
-        "the first reconnect is immediate"
-    );
-    let mut previous = 0.0;
-    for expected in [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0] {
-        let delay = backoff.next(MAX_DELAY).as_secs_f64();
-        assert!(
-            (expected * 0.8..=expected * 1.2).contains(&delay),
-            "{delay} is not near {expected}"
-        );
-        assert!(delay > previous * 0.6);
-        previous = delay;
-    }
-    backoff.reset();
-    assert!(backoff.next(MAX_DELAY).is_zero());
 }
 
 fn arbitrary_svid() -> impl Strategy<Value = X509svid> {
