@@ -35,6 +35,10 @@ pub enum ApplyError {
     )]
     Differ(#[source] ToolError),
     #[error(
+        "--force-apply (FORCE_APPLY): the rules are in place, and could not be added once more: leave it out: {0}"
+    )]
+    Present(#[source] ToolError),
+    #[error(
         "{program} took the rules, but they are not in place: another program changes them at the same time"
     )]
     Vanished { program: String },
@@ -156,13 +160,15 @@ fn iptables(
         places.iter().try_for_each(Place::remove)?;
         return reopen(&places);
     }
-    if operation.force_apply || places.iter().any(|place| place.is == Is::Different) {
-        if operation.reconcile || operation.force_apply {
+    if places.iter().any(|place| place.is == Is::Different) {
+        if operation.reconcile {
             return replace(config, &places);
         }
         warn!("rules of an earlier run are in place and differ; --reconcile replaces them");
     }
-    places.iter().try_for_each(Place::add)?;
+    places
+        .iter()
+        .try_for_each(|place| place.add(operation.force_apply))?;
     reopen(&places)
 }
 
@@ -283,11 +289,12 @@ impl Place {
         })
     }
 
-    /// Adds what is not there.
-    fn add(&self) -> Result<(), ApplyError> {
+    /// Adds what is not there; by force, also what is, which iptables refuses where a chain exists already.
+    fn add(&self, by_force: bool) -> Result<(), ApplyError> {
         match self.is {
-            Is::InPlace => Ok(()),
+            Is::InPlace if !by_force => Ok(()),
             Is::Clean => Ok(self.restore()?),
+            Is::InPlace => self.restore().map_err(ApplyError::Present),
             Is::Different => self.restore().map_err(ApplyError::Differ),
         }?;
         let current = State::parse(&self.tool.save()?);

@@ -108,7 +108,7 @@ pub struct Args {
     /// Remove rules, routes and addresses of earlier runs, and add none
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub cleanup_only: Option<String>,
-    /// Apply even where the rules appear to be in place
+    /// Apply even where the rules appear to be in place, which iptables refuses where they are
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub force_apply: Option<String>,
     /// Use nft instead of iptables

@@ -132,7 +132,8 @@ fn matching(part: &Match, protocol: &str) -> String {
         Match::NotOwner(Id::User(user)) => format!("meta skuid != {user}"),
         Match::NotOwner(Id::Group(group)) => format!("meta skgid != {group}"),
         Match::Established => "ct state related,established".to_owned(),
-        Match::Invalid => "ct state invalid".to_owned(),
+        // Of TCP alone, as Istio's rules for nft have it; those for iptables do not tell protocols apart.
+        Match::Invalid => "meta l4proto tcp ct state invalid".to_owned(),
         Match::Mark(mark) => format!("meta mark {mark}"),
         Match::NotMark(mark) => format!("meta mark != {mark}"),
         Match::ConnectionMark(mark) => format!("ct mark {mark}"),
