@@ -53,6 +53,15 @@ impl Key {
         let starts_a_label = at > 0 && self.starts.contains(&as_byte(at));
         (starts_a_label && self.bytes.ends_with(&domain.bytes)).then(|| &self.bytes[..at])
     }
+
+    /// As [`Self::below`], but nothing if that ends with `domain` as well.
+    pub(crate) fn directly_below(&self, domain: &Self) -> Option<&[u8]> {
+        let above = self.below(domain)?;
+        let at = above.len().checked_sub(domain.bytes.len());
+        let again = at
+            .is_some_and(|at| self.starts.contains(&as_byte(at)) && above.ends_with(&domain.bytes));
+        (!again).then_some(above)
+    }
 }
 
 /// The name that `key` stands for.

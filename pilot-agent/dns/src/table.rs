@@ -102,7 +102,8 @@ impl Table {
     }
 
     /// What is known of `name`: as it stands, as a host with the search domain behind it, or by the
-    /// longest wildcard, again with or without the search domain.
+    /// longest wildcard, again with or without the search domain. That one is not looked for behind hosts that end
+    /// with it: a resolver appends it to full names too, and soon asks for them as they are.
     pub(crate) fn lookup(&self, name: &Name) -> Option<Found<'_>> {
         let key = Key::new(name);
         if let Some(addresses) = self.hosts.get(key.bytes()) {
@@ -111,7 +112,8 @@ impl Table {
                 alias: None,
             });
         }
-        let searched = self.search.as_ref().and_then(|search| key.below(search));
+        let searched = self.search.as_ref();
+        let searched = searched.and_then(|search| key.directly_below(search));
         if let Some(host) = searched
             && let Some(addresses) = self.hosts.get(host)
         {
