@@ -183,6 +183,8 @@ impl Connection {
     {
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD)
+            // As Go writes them: there are workloads that look for `Host` and find no `host`.
+            .title_case_headers(true)
             .handshake(TokioIo::new(stream))
             .await?;
         // It ends with the sender and the last body, or with the server.

@@ -30,7 +30,7 @@ pub use self::targets::{SCRAPE_ENV, ScrapeTarget, TargetError};
 use self::{
     format::Format,
     merge::{Merge, Workload},
-    output::{Output, takes_gzip},
+    output::{Coding, Output},
     own::{Kind, Own},
     scrape::Scrape,
 };
@@ -172,17 +172,17 @@ fn start<B>(
     request: &Request<B>,
     permit: OwnedSemaphorePermit,
 ) -> Response<Body> {
-    let gzip = takes_gzip(request.headers());
+    let coding = Coding::of(request.headers());
     let (chunks, body) = mpsc::channel(PIECES);
     let mut response = Response::new(Body::stream(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, merge.format.content_type());
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
-    if gzip {
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    if let Some(coding) = coding {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
     }
     let deadline = scrape.deadline().max(Instant::now()) + READ_TIMEOUT;
-    let output = Output::new(chunks, gzip, deadline);
+    let output = Output::new(chunks, coding, deadline);
     tokio::spawn(async move {
         merge.write(output).await;
         drop(permit);
