@@ -75,7 +75,9 @@ fn normalize(raw: &mut Map<String, Value>) -> anyhow::Result<()> {
     {
         let name = || format!("{TEXT_PREFIX}POD_PORTS");
         let parsed: Vec<PodPort> = serde_json::from_str(text).with_context(name)?;
-        *ports = serde_json::to_string(&parsed).with_context(name)?.into();
+        if !parsed.is_empty() {
+            *ports = serde_json::to_string(&parsed).with_context(name)?.into();
+        }
     }
     Ok(())
 }
@@ -120,7 +122,12 @@ impl Labels {
         all.remove(NOISE);
         let mut labels = Self { fixed, all };
         if let Some(locality) = labels.locality() {
-            labels.all.insert(LOCALITY_LABELS[1].into(), locality);
+            let label = LOCALITY_LABELS[1];
+            // Without a Pod, both are one map in Istio's agent.
+            if pod.is_none() && !labels.fixed.is_empty() {
+                labels.fixed.insert(label.into(), locality.clone());
+            }
+            labels.all.insert(label.into(), locality);
         }
         Ok(labels)
     }
@@ -176,6 +183,12 @@ impl Typed<'_> {
                 .map(|(key, value)| (key.clone(), Value::from(value.as_str())))
                 .collect::<Map<_, _>>()
         };
+        let annotations = match metadata.remove("ANNOTATIONS") {
+            Some(Value::Object(given)) => {
+                given.into_iter().chain(texts(self.annotations)).collect()
+            }
+            _ => texts(self.annotations),
+        };
         let mut set = |key: &str, value: Value| {
             let says_nothing = match &value {
                 Value::String(text) => text.is_empty(),
@@ -198,7 +211,7 @@ impl Typed<'_> {
         set("INSTANCE_IPS", ips.join(",").into());
         set("LABELS", texts(&self.labels.all).into());
         set("STATIC_LABELS", texts(&self.labels.fixed).into());
-        set("ANNOTATIONS", texts(self.annotations).into());
+        set("ANNOTATIONS", annotations.into());
         set("ISTIO_VERSION", version.into());
         set("PROXY_CONFIG", self.proxy_config.clone().into());
         set("ENVOY_STATUS_PORT", self.ports.health.into());
@@ -283,6 +296,14 @@ mod tests {
         assert_eq!((labels.all["app"].as_str(), labels.all.len()), ("web", 3));
         assert_eq!(labels.all["istio-locality"], "r/z/s");
         assert_eq!(labels.locality().as_deref(), Some("r/z/s"));
+    }
+
+    #[test]
+    fn a_machine_has_one_set_of_labels() {
+        let labels = labels(&[("ISTIO_METAJSON_LABELS", r#"{"istio-locality":"r.z.s"}"#)]);
+        let labels = labels.unwrap();
+        assert_eq!(labels.fixed["istio-locality"], "r/z/s");
+        assert_eq!(labels.fixed, labels.all);
     }
 
     #[test]

@@ -201,7 +201,10 @@ pub(super) fn transport_socket(
     };
     let names = tls.subject_alt_names.iter();
     let names: Vec<_> = names.map(|name| json!({"exact": name})).collect();
-    let mut validation = json!({"default_validation_context": {"match_subject_alt_names": names}});
+    let mut validation = json!({"default_validation_context": {}});
+    if !names.is_empty() {
+        validation["default_validation_context"]["match_subject_alt_names"] = names.into();
+    }
     if root != "file-root:" {
         validation["validation_context_sds_secret_config"] = secret(&root);
     }
@@ -219,14 +222,14 @@ pub(super) fn transport_socket(
         (TlsMode::IstioMutual, "") => host,
         (_, sni) => sni,
     };
-    Some(json!({
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            "common_tls_context": context,
-            "sni": sni,
-        },
-    }))
+    let mut config = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": context,
+    });
+    if !sni.is_empty() {
+        config["sni"] = sni.into();
+    }
+    Some(json!({"name": "envoy.transport_sockets.tls", "typed_config": config}))
 }
 
 /// A secret that we serve.

@@ -5,6 +5,7 @@
 mod addresses;
 mod clusters;
 mod listeners;
+pub(super) mod proxyless;
 mod runtime;
 mod stats;
 #[cfg(test)]
@@ -20,12 +21,14 @@ use ithildin_proto::{
         config::{
             bootstrap::v3::{Admin, Bootstrap, bootstrap::DynamicResources},
             core::v3::{
-                Address, AggregatedConfigSource, ConfigSource, Node, SocketAddress, address,
-                config_source::ConfigSourceSpecifier, socket_address::PortSpecifier,
+                Address, AggregatedConfigSource, BuildVersion, ConfigSource, Node, SocketAddress,
+                address, config_source::ConfigSourceSpecifier, node::UserAgentVersionType,
+                socket_address::PortSpecifier,
             },
             overload::v3::{OverloadManager, ResourceMonitor, resource_monitor::ConfigType},
         },
         extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig,
+        r#type::v3::SemanticVersion,
     },
 };
 use serde_json::{Map, Value, json};
@@ -65,9 +68,11 @@ pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Bootstrap> {
     };
     Ok(Bootstrap {
         node: Some(Node {
-            id: settings.node_id.clone(),
-            cluster: settings.node_cluster.clone(),
-            ..Default::default()
+            user_agent_version_type: Some(UserAgentVersionType::UserAgentBuildVersion(
+                own_version(),
+            )),
+            // With the metadata: what peers and metrics are told of the workload is in it.
+            ..settings.xds_node()
         }),
         admin: Some(Admin {
             address: Some(loopback(settings)),
@@ -91,6 +96,19 @@ pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Bootstrap> {
         }),
         ..Default::default()
     })
+}
+
+/// As numbers, which is how `istioctl` shows a version.
+fn own_version() -> BuildVersion {
+    let number = |text: &str| text.parse().expect("cargo checks versions");
+    BuildVersion {
+        version: Some(SemanticVersion {
+            major_number: number(env!("CARGO_PKG_VERSION_MAJOR")),
+            minor_number: number(env!("CARGO_PKG_VERSION_MINOR")),
+            patch: number(env!("CARGO_PKG_VERSION_PATCH")),
+        }),
+        metadata: None,
+    }
 }
 
 fn loopback(settings: &Settings) -> Address {

@@ -52,7 +52,7 @@ impl Case {
         }
     }
 
-    fn generate(&self) -> anyhow::Result<Value> {
+    fn settings(&self) -> anyhow::Result<Settings> {
         let words = ["--dataPlane=envoy"].iter().chain(self.args).copied();
         let mut args = args::tests::parse(&words.collect::<Vec<_>>())?;
         args.log_as_json = self.name == "log as JSON";
@@ -65,7 +65,11 @@ impl Case {
         host.interfaces = ips.split(',').map(interface).collect();
         let pod = [("INSTANCE_IP", ips), ("ISTIO_META_CLUSTER_ID", "c1")];
         let env = pod.iter().chain(self.env).copied().collect();
-        let settings = Settings::resolve_on(&args, &env, &host)?;
+        Settings::resolve_on(&args, &env, &host)
+    }
+
+    fn generate(&self) -> anyhow::Result<Value> {
+        let settings = self.settings()?;
         let sockets = Sockets {
             xds: "./etc/istio/proxy/XDS".into(),
             sds: "./var/run/secrets/workload-spiffe-uds/socket".into(),
@@ -800,6 +804,24 @@ fn mistakes_name_where_they_are() {
         let error = format!("{:#}", case.generate().unwrap_err());
         assert!(error.starts_with(expected), "{error}");
     }
+}
+
+#[test]
+fn the_builtin_proxy_knows_its_workload_and_version() {
+    let case = Case {
+        env: &[("ISTIO_META_WORKLOAD_NAME", "web"), ("POD_NAME", "web-1")],
+        ..Case::new("workload", vec![])
+    };
+    let settings = case.settings().unwrap();
+    let node = builtin(&settings).unwrap().node.unwrap();
+    assert!(node.user_agent_version_type.is_some());
+    let node = Node {
+        user_agent_version_type: None,
+        ..node
+    };
+    assert_eq!(node, settings.xds_node());
+    let metadata = node.metadata.unwrap().fields;
+    assert!(metadata.contains_key("WORKLOAD_NAME") && metadata.contains_key("ISTIO_VERSION"));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use ithildin_status::grpc_bootstrap;
 use ithildin_xds::{SdsServer, ads::AdsStatus, serve::Socket};
 use tokio::{sync::watch, task::JoinHandle};
 use tonic::service::Routes;
@@ -18,7 +19,7 @@ use tracing::info;
 
 pub(super) use self::process::Process;
 use super::{
-    bootstrap::Sockets,
+    bootstrap::{Sockets, proxyless},
     configuration::Configuration,
     istiod::Awaited,
     settings::{Drain, Settings},
@@ -39,6 +40,8 @@ pub(super) struct Envoy {
     ads: watch::Receiver<AdsStatus>,
     awaited: Option<Awaited>,
     servers: Servers,
+    /// The bootstrap of a workload without a proxy, if there is one.
+    proxyless: Option<PathBuf>,
 }
 
 /// Our two servers; they end with the sender.
@@ -57,6 +60,7 @@ impl Envoy {
     ) -> anyhow::Result<Self> {
         let (ads, status) = configuration.discovery();
         let (sockets, file, servers) = serve(settings, ads, sds)?;
+        let proxyless = proxyless::write(settings, &sockets.xds)?;
         let process = match settings.envoy.disabled {
             true => None,
             false => Some(Process::start(settings, &sockets, &file).await?),
@@ -66,13 +70,17 @@ impl Envoy {
             ads: status,
             awaited: configuration.awaited(),
             servers,
+            proxyless,
         })
     }
 
     /// Why it does not serve yet; empty once it does.
     pub(super) async fn waiting(&self) -> Vec<String> {
         let Some(process) = &self.process else {
-            return Vec::new();
+            let file = self.proxyless.iter();
+            return file
+                .filter_map(|path| grpc_bootstrap::missing(path))
+                .collect();
         };
         let mut reasons = Vec::new();
         {

@@ -47,8 +47,6 @@ pub(crate) struct CaSettings {
     pub(crate) grace_ratio: f64,
     pub(crate) grace_jitter: f64,
     pub(crate) key: KeyKind,
-    /// `PKCS8_KEY`: PKCS#8 in place of the algorithm's own form.
-    pub(crate) pkcs8: bool,
     /// `ISTIO_META_CERT_SIGNER`.
     pub(crate) cert_signer: Option<String>,
     /// `FILE_DEBOUNCE_DURATION`.
@@ -115,7 +113,6 @@ impl CaSettings {
             grace_ratio: ratio("SECRET_GRACE_PERIOD_RATIO", GRACE_RATIO)?,
             grace_jitter: ratio("SECRET_GRACE_PERIOD_RATIO_JITTER", GRACE_JITTER)?,
             key: KeyKind::resolve(env)?,
-            pkcs8: env.flag("PKCS8_KEY", false)?,
             cert_signer: env.owned("ISTIO_META_CERT_SIGNER"),
             debounce: env.duration("FILE_DEBOUNCE_DURATION", DEBOUNCE)?,
             crl: env.flag("PILOT_ENABLE_CA_CRL", true)?,
@@ -214,7 +211,7 @@ mod tests {
         assert_eq!(settings.ttl, TTL);
         assert_eq!((settings.grace_ratio, settings.grace_jitter), (0.5, 0.01));
         assert_eq!(settings.key, KeyKind::Rsa { bits: 2048 });
-        assert!(settings.crl && !settings.pkcs8 && !settings.files.only);
+        assert!(settings.crl && !settings.files.only);
         assert_eq!(settings.files.own.key, PathBuf::from("./etc/certs/key.pem"));
         assert_eq!((settings.output, settings.files.client), (None, None));
     }
@@ -274,7 +271,6 @@ mod tests {
             ("WORKLOAD_RSA_KEY_SIZE", "1024"),
             ("ECC_SIGNATURE_ALGORITHM", "EdDSA"),
             ("ECC_CURVE", "P521"),
-            ("PKCS8_KEY", "?"),
             ("PILOT_ENABLE_CA_CRL", "?"),
             ("FILE_DEBOUNCE_DURATION", "x"),
         ] {

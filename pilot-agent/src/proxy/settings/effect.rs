@@ -7,7 +7,9 @@ use crate::proxy::{
 };
 
 /// Variables of Istio's agent that nothing here acts on.
-const VARIABLES: [&str; 12] = [
+const VARIABLES: [&str; 14] = [
+    "ISTIO_GPRC_MAXSTREAMS",
+    "ISTIO_GPRC_MAXRECVMSGSIZE",
     "XDS_AUTH_PROVIDER",
     "TOKEN_AUDIENCES",
     "CREDENTIAL_IDENTITY_PROVIDER",

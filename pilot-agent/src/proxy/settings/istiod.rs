@@ -17,10 +17,6 @@ const THIRD_PARTY_TOKEN: &str = "./var/run/secrets/tokens/istio-token";
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the answer may take (`GRPC_KEEPALIVE_TIMEOUT`).
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Streams that one client of our sockets may open (`ISTIO_GPRC_MAXSTREAMS`, spelled as Istio does).
-const MAX_STREAMS: u32 = 100_000;
-/// Bytes of one message that we accept on our sockets (`ISTIO_GPRC_MAXRECVMSGSIZE`).
-const MAX_MESSAGE: usize = 4 << 20;
 
 /// Istio's control plane, as this agent reaches it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +41,6 @@ pub(crate) struct IstiodSettings {
     /// The token that each stream and call carries; it is read anew each time.
     pub(crate) token: PathBuf,
     pub(crate) keepalive: Keepalive,
-    pub(crate) max_streams: u32,
-    pub(crate) max_message: usize,
     /// Incremental xDS (`ISTIO_DELTA_XDS`).
     pub(crate) delta: bool,
     /// Ask istiod for a mesh-wide trust bundle (`PROXY_CONFIG_XDS_AGENT`).
@@ -103,8 +97,6 @@ impl IstiodSettings {
                 interval: env.interval("GRPC_KEEPALIVE_INTERVAL", KEEPALIVE_INTERVAL)?,
                 timeout: env.interval("GRPC_KEEPALIVE_TIMEOUT", KEEPALIVE_TIMEOUT)?,
             },
-            max_streams: env.number("ISTIO_GPRC_MAXSTREAMS", MAX_STREAMS, 1..=u32::MAX)?,
-            max_message: env.number("ISTIO_GPRC_MAXRECVMSGSIZE", MAX_MESSAGE, 1..=usize::MAX)?,
             delta: env.flag("ISTIO_DELTA_XDS", true)?,
             proxy_config_updates: env.flag("PROXY_CONFIG_XDS_AGENT", false)?,
             grpc_bootstrap: env
@@ -195,7 +187,6 @@ mod tests {
         assert_eq!(settings.auth, ControlPlaneAuth::MutualTls);
         assert!(settings.delta && !settings.proxy_config_updates);
         assert_eq!(settings.keepalive.interval, Duration::from_secs(30));
-        assert_eq!(settings.max_message, 4 << 20);
         assert!(settings.headers.is_empty());
         assert_eq!(settings.token.to_str(), Some(THIRD_PARTY_TOKEN));
     }
@@ -227,8 +218,6 @@ mod tests {
         for (name, value) in [
             ("GRPC_KEEPALIVE_INTERVAL", "0s"),
             ("GRPC_KEEPALIVE_TIMEOUT", "10"),
-            ("ISTIO_GPRC_MAXSTREAMS", "0"),
-            ("ISTIO_GPRC_MAXRECVMSGSIZE", "-1"),
             ("ISTIO_DELTA_XDS", "maybe"),
             ("PROXY_CONFIG_XDS_AGENT", "2"),
             ("XDS_HEADER_", "x"),
