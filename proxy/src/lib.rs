@@ -12,6 +12,7 @@ pub mod istio;
 pub mod log_levels;
 pub mod metadata;
 pub mod outlier;
+pub mod proxy_protocol;
 pub mod rbac;
 pub mod runtime;
 pub mod server;

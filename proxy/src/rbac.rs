@@ -66,8 +66,10 @@ pub enum Rule {
     ServerName(StringMatch),
     /// Some verified peer, or one that is named so.
     Authenticated(Option<StringMatch>),
-    /// The client's own address on the wire.
+    /// The address of who connected to us.
     DirectRemoteIp(Cidr),
+    /// The client's address by the PROXY protocol, where it is spoken, and no header.
+    SourceIp(Cidr),
     /// The client's address as its proxies tell it.
     RemoteIp(Cidr),
     /// What filters before left.
@@ -149,7 +151,8 @@ impl Rule {
                 matcher.admits(name.as_bytes())
             }
             Self::Authenticated(name) => authenticated(connection(), name.as_ref()),
-            Self::DirectRemoteIp(cidr) => cidr.contains(connection().remote.ip()),
+            Self::DirectRemoteIp(cidr) => cidr.contains(connection().direct_remote().ip()),
+            Self::SourceIp(cidr) => cidr.contains(connection().remote.ip()),
             Self::RemoteIp(cidr) => cidr.contains(subject.remote_ip()),
             Self::Metadata(matcher) => subject.metadata(matcher),
         }

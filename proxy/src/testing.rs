@@ -83,7 +83,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr]) -> Cluster {
         lb: LbPolicy::RoundRobin,
         endpoints: Arc::new(ArcSwap::from_pointee(endpoints(addresses))),
         publishing: Mutex::default(),
-        transport: Transports(vec![Transport::Plaintext]),
+        transport: Transports(vec![Transport::Plaintext.into()]),
         protocol: UpstreamProtocol::Http1,
         http: UpstreamHttp {
             idle_timeout: None,

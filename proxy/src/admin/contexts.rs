@@ -33,8 +33,8 @@ pub(super) fn each(state: &AdminState, mut visit: impl FnMut(Context)) {
     let mut clusters: Vec<_> = snapshot.clusters.values().collect();
     clusters.sort_by_key(|cluster| &cluster.name);
     let mut seen = std::collections::BTreeSet::new();
-    for transport in clusters.iter().flat_map(|cluster| &cluster.transport.0) {
-        let Transport::Tls { context, .. } = transport else {
+    for socket in clusters.iter().flat_map(|cluster| &cluster.transport.0) {
+        let Transport::Tls { context, .. } = &socket.transport else {
             continue;
         };
         if seen.insert(Arc::as_ptr(context)) {

@@ -9,6 +9,7 @@ use super::{HashTables, Map};
 use crate::{
     istio::{MeshCluster, PeerExchange, Workload},
     outlier::{Detector, Monitor, Outcome},
+    proxy_protocol,
     stats::ClusterStats,
 };
 
@@ -165,7 +166,38 @@ pub enum Health {
 /// The cluster's transport sockets: 0 is `transport_socket` (or plaintext), the others are
 /// `transport_socket_matches` in order.
 #[derive(Debug)]
-pub struct Transports(pub Vec<Transport>);
+pub struct Transports(pub Vec<TransportSocket>);
+
+/// What is spoken below the cluster's protocol.
+#[derive(Clone, Debug)]
+pub struct TransportSocket {
+    pub transport: Transport,
+    /// The header that comes before anything else, TLS included
+    /// (`envoy.transport_sockets.upstream_proxy_protocol`).
+    pub proxy_protocol: Option<proxy_protocol::Version>,
+}
+
+impl From<Transport> for TransportSocket {
+    fn from(transport: Transport) -> Self {
+        Self {
+            transport,
+            proxy_protocol: None,
+        }
+    }
+}
+
+impl Transports {
+    /// The TLS context and configured SNI of a socket that has TLS.
+    pub fn tls(
+        &self,
+        index: usize,
+    ) -> Option<(&Arc<ithildin_tls::ClientContext>, Option<&Arc<str>>)> {
+        match &self.0.get(index)?.transport {
+            Transport::Plaintext => None,
+            Transport::Tls { context, sni } => Some((context, sni.as_ref())),
+        }
+    }
+}
 
 #[derive(Clone, Debug)]
 pub enum Transport {

@@ -3,6 +3,8 @@
 
 use std::{net::SocketAddr, ops::Range, time::Duration};
 
+use crate::proxy_protocol;
+
 /// A listener's filters, and how long all of them may take.
 #[derive(Debug, Default)]
 pub struct ListenerFilters {
@@ -29,6 +31,11 @@ pub enum ListenerFilterKind {
     TlsInspector,
     /// Tells HTTP from other plaintext, and its version.
     HttpInspector,
+    /// Takes the ends of the connection from what a proxy before us says of them.
+    ProxyProtocol(proxy_protocol::Accepted),
+    /// Lets upstream connections come from the client's own address, with this SO_MARK; 0: with
+    /// none.
+    OriginalSrc { mark: u32 },
 }
 
 /// `ListenerFilterChainMatchPredicate`.

@@ -282,6 +282,7 @@ impl Exchange<'_> {
             authority: Some(&authority),
             alpn: self.alpn(),
             original_destination: self.context.connection.original_destination(),
+            downstream_end: Some(self.context.connection.end()),
         };
         let lease = self.context.worker.upstreams.http(cluster, &request);
         let lease = Self::unless_gone(client, lease).await;

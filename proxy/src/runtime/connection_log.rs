@@ -29,6 +29,7 @@ pub(super) struct ConnectionLog {
 struct Start {
     at: Instant,
     id: u64,
+    direct_remote: SocketAddr,
     remote: SocketAddr,
     local: Option<SocketAddr>,
 }
@@ -53,6 +54,7 @@ impl ConnectionLog {
             start: Start {
                 at: Instant::now(),
                 id: accepted.id,
+                direct_remote: accepted.remote,
                 remote: accepted.remote,
                 local: logged.then(|| accepted.stream.local_addr().ok()).flatten(),
             },
@@ -61,7 +63,7 @@ impl ConnectionLog {
 
     /// From here on the line is for another listener to write.
     pub(super) fn handed_to(&mut self, listener: &Arc<Listener>, arrival: &Arrival) {
-        self.start.local = Some(arrival.local);
+        self.start.moved_to(arrival);
         self.listener = Arc::clone(listener);
         self.known = listener.logs_connections.then(Box::default);
     }
@@ -76,7 +78,7 @@ impl ConnectionLog {
         if !Arc::ptr_eq(&self.listener, listener) {
             self.handed_to(listener, arrival);
         }
-        self.start.local = Some(arrival.local);
+        self.start.moved_to(arrival);
         self.note(|known| {
             known.server_name = arrival.server_name().map(Box::from);
             known.no_chain = chain.is_none();
@@ -119,6 +121,14 @@ impl ConnectionLog {
     }
 }
 
+impl Start {
+    /// The ends that the listener filters have found.
+    fn moved_to(&mut self, arrival: &Arrival) {
+        self.remote = arrival.remote;
+        self.local = Some(arrival.local);
+    }
+}
+
 impl Known {
     fn entry(&self, start: &Start) -> Entry<'_> {
         let age = start.at.elapsed();
@@ -129,7 +139,7 @@ impl Known {
         entry.downstream = match &self.connection {
             Some(connection) => connection.log_info(),
             None => Downstream {
-                direct_remote: Some(start.remote),
+                direct_remote: Some(start.direct_remote),
                 remote: Some(start.remote),
                 local: start.local,
                 server_name: self.server_name.as_deref(),

@@ -98,6 +98,7 @@ async fn connect(
     report.to(cluster);
     let request = LbRequest {
         original_destination: connection.original_destination(),
+        downstream_end: Some(connection.end()),
         ..LbRequest::default()
     };
     loop {

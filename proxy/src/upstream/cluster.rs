@@ -76,9 +76,12 @@ impl ClusterPools {
 
     pub(super) async fn http(&self, request: &LbRequest<'_>) -> Result<HttpLease, UpstreamFailure> {
         let host = self.choose(request)?;
-        let wanted = Wanted::http(&self.context.cluster, &host.endpoint, request);
-        let pool = host.pools.pool(&self.context, &wanted);
-        match wanted.protocol() {
+        let (pool, protocol) = {
+            let wanted = Wanted::http(&self.context.cluster, &host.endpoint, request);
+            let pool = host.pools.pool(&self.context, &wanted, request);
+            (pool, wanted.protocol())
+        };
+        match protocol {
             Protocol::Http1 | Protocol::Tcp => pool.http1(&host).await.map(HttpLease::Http1),
             Protocol::Http2 => pool.http2(&host).await.map(HttpLease::Http2),
             Protocol::Auto => pool.auto(&host).await,
@@ -87,7 +90,7 @@ impl ClusterPools {
 
     pub(super) async fn tcp(&self, request: &LbRequest<'_>) -> Result<TcpLease, UpstreamFailure> {
         let host = self.choose(request)?;
-        let key = Wanted::tcp(&self.context.cluster, &host.endpoint).to_key();
+        let key = Wanted::tcp(&self.context.cluster, &host.endpoint, request).to_key();
         let pending = PendingPermit::admit(&self.context)?;
         if !super::limits::admits_connection(&self.context, false) {
             return Err(FailureKind::Overflow.into());

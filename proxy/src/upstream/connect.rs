@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, OnceCell},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
     time::Instant,
@@ -12,11 +12,15 @@ use std::{
 use ithildin_tls::{ClientContext, HandshakeError, is_dns_name, verify::Role};
 use smallvec::SmallVec;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpSocket, TcpStream, UnixStream},
+};
 
 use super::{
     FailureKind,
     balance::Host,
+    carried::Source,
     cluster::Context,
     eyeballs,
     failure::{UpstreamFailure, system_text},
@@ -26,9 +30,10 @@ use super::{
 use crate::{
     config::{
         Cluster,
-        cluster::{Endpoint, EndpointAddress, Transport},
+        cluster::{Endpoint, EndpointAddress, Transport, TransportSocket},
     },
     io::{Authority, Origin, Registration, Socket, Stream, Trust, tls_stats},
+    proxy_protocol,
     stats::{ClusterBlock, milliseconds},
     tls_session::TlsSession,
 };
@@ -99,14 +104,29 @@ async fn establish(
     key: &PoolKey,
 ) -> Result<Stream, UpstreamFailure> {
     let cluster = &context.cluster;
-    let socket = open_socket(cluster, &host.endpoint)
+    let failed = |(kind, reason)| UpstreamFailure::new(kind, &host.endpoint, Some(reason));
+    let Some(TransportSocket {
+        transport,
+        proxy_protocol,
+    }) = cluster.transport.0.get(key.transport)
+    else {
+        let reason = format!("endpoint has no transport socket {}", key.transport);
+        return Err(failed((FailureKind::LocalConnectionFailure, reason)));
+    };
+    let source = key.carried.and_then(|carried| carried.source);
+    let mut socket = open_socket(cluster, &host.endpoint, source)
         .await
-        .map_err(|(kind, reason)| UpstreamFailure::new(kind, &host.endpoint, Some(reason)))?;
+        .map_err(failed)?;
+    if let Some(version) = proxy_protocol {
+        Box::pin(introduce(*version, key, &mut socket))
+            .await
+            .map_err(failed)?;
+    }
     let origin = Origin::Upstream(Arc::clone(cluster));
     let registration = context.home.registry.register(origin);
-    match cluster.transport.0.get(key.transport) {
-        Some(Transport::Plaintext) => Ok(Stream::plain(socket, registration)),
-        Some(Transport::Tls { context: tls, sni }) => {
+    match transport {
+        Transport::Plaintext => Ok(Stream::plain(socket, registration)),
+        Transport::Tls { context: tls, sni } => {
             // What a client asks for must be a DNS name; a configuration may name anything.
             let foreign = key
                 .server_name
@@ -124,12 +144,21 @@ async fn establish(
             }
             Ok(stream)
         }
-        None => {
-            let kind = FailureKind::LocalConnectionFailure;
-            let reason = format!("endpoint has no transport socket {}", key.transport);
-            Err(UpstreamFailure::new(kind, &host.endpoint, Some(reason)))
-        }
     }
+}
+
+/// Says whose connection it is, before anything else.
+async fn introduce(
+    version: proxy_protocol::Version,
+    key: &PoolKey,
+    socket: &mut Socket,
+) -> Result<(), SocketFailure> {
+    let ends = key.carried.and_then(|carried| carried.ends);
+    let header = proxy_protocol::write(version, ends);
+    socket.write_all(&header).await.map_err(|error| {
+        let reason = format!("cannot write the PROXY header: {}", system_text(&error));
+        (FailureKind::RemoteConnectionFailure, reason)
+    })
 }
 
 /// The TLS handshake; from its end on the connection lives only as long as its peer is trusted.
@@ -190,12 +219,18 @@ fn refused(context: &Context, host: &Host, error: &HandshakeError) -> UpstreamFa
 
 pub(super) type SocketFailure = (FailureKind, String);
 
-async fn open_socket(cluster: &Cluster, endpoint: &Endpoint) -> Result<Socket, SocketFailure> {
+async fn open_socket(
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    source: Option<Source>,
+) -> Result<Socket, SocketFailure> {
     match &endpoint.address {
         EndpointAddress::Socket(address) => {
             let stream = match endpoint.more.is_empty() {
-                true => open_tcp(cluster, *address).await?,
-                false => Box::pin(eyeballs::open(cluster, *address, &endpoint.more)).await?,
+                true => open_tcp(cluster, *address, source).await?,
+                false => {
+                    Box::pin(eyeballs::open(cluster, source, *address, &endpoint.more)).await?
+                }
             };
             // Only latency is lost where it fails.
             let _ = stream.set_nodelay(true);
@@ -215,8 +250,9 @@ async fn open_socket(cluster: &Cluster, endpoint: &Endpoint) -> Result<Socket, S
 pub(super) async fn open_tcp(
     cluster: &Cluster,
     address: SocketAddr,
+    source: Option<Source>,
 ) -> Result<TcpStream, SocketFailure> {
-    let socket = new_tcp_socket(cluster, address).map_err(|error| {
+    let socket = new_tcp_socket(cluster, address, source).map_err(|error| {
         let reason = format!("failed to open a socket: {}", system_text(&error));
         (FailureKind::LocalConnectionFailure, reason)
     })?;
@@ -226,16 +262,37 @@ pub(super) async fn open_tcp(
     })
 }
 
-fn new_tcp_socket(cluster: &Cluster, address: SocketAddr) -> io::Result<TcpSocket> {
+fn new_tcp_socket(
+    cluster: &Cluster,
+    address: SocketAddr,
+    source: Option<Source>,
+) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
+    if let Some(source) = source.filter(|source| source.ip.is_ipv4() == address.is_ipv4()) {
+        bind_foreign(&socket, source)?;
+        return Ok(socket);
+    }
     let same_family = |bind: &&SocketAddr| bind.is_ipv4() == address.is_ipv4();
     if let Some(bind) = cluster.bind.iter().find(same_family) {
         socket.bind(*bind)?;
     }
     Ok(socket)
+}
+
+/// Gives `socket` an address that may be no address of ours. Needs CAP_NET_ADMIN, as Envoy does.
+fn bind_foreign(socket: &TcpSocket, source: Source) -> io::Result<()> {
+    let options = SockRef::from(socket);
+    match source.ip {
+        IpAddr::V4(_) => options.set_ip_transparent_v4(true)?,
+        IpAddr::V6(_) => options.set_ip_transparent_v6(true)?,
+    }
+    if source.mark != 0 {
+        options.set_mark(source.mark)?;
+    }
+    socket.bind(SocketAddr::new(source.ip, 0))
 }
 
 fn set_keepalive(cluster: &Cluster, stream: &TcpStream) {

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 
 use super::{
     FailureKind,
+    carried::Source,
     connect::{SocketFailure, open_tcp},
 };
 use crate::config::Cluster;
@@ -20,6 +21,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(300);
 /// Within the cluster's connect timeout, which the caller keeps.
 pub(super) async fn open(
     cluster: &Cluster,
+    source: Option<Source>,
     first: SocketAddr,
     more: &[SocketAddr],
 ) -> Result<TcpStream, SocketFailure> {
@@ -31,7 +33,7 @@ pub(super) async fn open(
     );
     loop {
         match left.pop_front() {
-            Some(address) => tries.push(open_tcp(cluster, address)),
+            Some(address) => tries.push(open_tcp(cluster, address, source)),
             None if tries.is_empty() => return Err(failure),
             None => {}
         }
@@ -81,11 +83,11 @@ mod tests {
         drop(dead);
         let alive = TcpListener::bind(testing::ANY).await.unwrap();
         let address = alive.local_addr().unwrap();
-        let stream = open(&cluster, refused, &[address])
+        let stream = open(&cluster, None, refused, &[address])
             .await
             .expect("one is alive");
         assert_eq!(stream.peer_addr().unwrap(), address);
-        let (kind, reason) = open(&cluster, refused, &[refused]).await.unwrap_err();
+        let (kind, reason) = open(&cluster, None, refused, &[refused]).await.unwrap_err();
         assert_eq!(kind, FailureKind::RemoteConnectionFailure);
         assert_eq!(reason, "delayed connect error: Connection refused");
     }

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use super::LbRequest;
+use super::{LbRequest, carried::Carried};
 use crate::config::{
     Cluster,
-    cluster::{Endpoint, Transport, UpstreamProtocol},
+    cluster::{Endpoint, UpstreamProtocol},
     http::Alpn,
 };
 
@@ -23,6 +23,8 @@ pub(super) struct PoolKey {
     pub(super) alpn: Option<Alpn>,
     /// Epochs of our identity and of the validation context.
     pub(super) epochs: (u64, u64),
+    /// Of the one downstream connection that the pool is for.
+    pub(super) carried: Option<Carried>,
 }
 
 /// What may be spoken on a connection, and so which ALPN was offered.
@@ -44,6 +46,7 @@ pub(super) struct Wanted<'a> {
     server_name: Option<&'a str>,
     alpn: Option<&'a Alpn>,
     epochs: (u64, u64),
+    carried: Option<Carried>,
 }
 
 impl<'a> Wanted<'a> {
@@ -58,34 +61,38 @@ impl<'a> Wanted<'a> {
             }
             (UpstreamProtocol::Downstream, Downstream::Http2) => Protocol::Http2,
         };
-        let mut wanted = Self::new(cluster, endpoint, protocol, request.authority);
+        let mut wanted = Self::new(cluster, endpoint, protocol, request, request.authority);
         wanted.alpn = wanted.override_of(cluster, endpoint, request);
         wanted
     }
 
-    pub(super) fn tcp(cluster: &'a Cluster, endpoint: &Endpoint) -> Self {
-        Self::new(cluster, endpoint, Protocol::Tcp, None)
+    pub(super) fn tcp(cluster: &'a Cluster, endpoint: &Endpoint, request: &LbRequest<'a>) -> Self {
+        Self::new(cluster, endpoint, Protocol::Tcp, request, None)
     }
 
     fn new(
         cluster: &'a Cluster,
         endpoint: &Endpoint,
         protocol: Protocol,
+        request: &LbRequest<'a>,
         authority: Option<&'a str>,
     ) -> Self {
-        let (server_name, epochs) = match cluster.transport.0.get(endpoint.transport) {
-            Some(Transport::Tls { context, sni }) => {
+        let (server_name, epochs) = match cluster.transport.tls(endpoint.transport) {
+            Some((context, sni)) => {
                 let auto = authority.filter(|_| cluster.http.auto_sni);
-                (auto.or(sni.as_deref()), context.epochs())
+                (auto.or(sni.map(|sni| &**sni)), context.epochs())
             }
-            Some(Transport::Plaintext) | None => (None, (0, 0)),
+            None => (None, (0, 0)),
         };
+        let socket = cluster.transport.0.get(endpoint.transport);
+        let end = request.downstream_end.as_ref();
         Self {
             transport: endpoint.transport,
             protocol,
             server_name,
             alpn: None,
             epochs,
+            carried: end.and_then(|end| Carried::of(socket, end)),
         }
     }
 
@@ -97,10 +104,7 @@ impl<'a> Wanted<'a> {
         request: &LbRequest<'a>,
     ) -> Option<&'a Alpn> {
         let overrides = request.alpn.filter(|_| !cluster.mesh.keeps_alpn)?;
-        let transport = cluster.transport.0.get(endpoint.transport);
-        if !matches!(transport, Some(Transport::Tls { .. })) {
-            return None;
-        }
+        cluster.transport.tls(endpoint.transport)?;
         let is_http10 = cluster.protocol == UpstreamProtocol::Downstream
             && request.downstream == super::DownstreamProtocol::Http10;
         match self.protocol {
@@ -115,12 +119,17 @@ impl<'a> Wanted<'a> {
         self.protocol
     }
 
+    pub(super) fn carried(&self) -> Option<&Carried> {
+        self.carried.as_ref()
+    }
+
     pub(super) fn is(&self, key: &PoolKey) -> bool {
         self.transport == key.transport
             && self.protocol == key.protocol
             && self.epochs == key.epochs
             && self.server_name == key.server_name.as_deref()
             && self.alpn == key.alpn.as_ref()
+            && self.carried == key.carried
     }
 
     pub(super) fn to_key(self) -> PoolKey {
@@ -130,6 +139,7 @@ impl<'a> Wanted<'a> {
             server_name: self.server_name.map(Arc::from),
             alpn: self.alpn.cloned(),
             epochs: self.epochs,
+            carried: self.carried,
         }
     }
 }
@@ -137,9 +147,7 @@ impl<'a> Wanted<'a> {
 impl PoolKey {
     /// Whether identity and trust are still those that connections of this key were opened with.
     pub(super) fn is_current(&self, cluster: &Cluster) -> bool {
-        match cluster.transport.0.get(self.transport) {
-            Some(Transport::Tls { context, .. }) => context.epochs() == self.epochs,
-            Some(Transport::Plaintext) | None => true,
-        }
+        let tls = cluster.transport.tls(self.transport);
+        tls.is_none_or(|(context, _)| context.epochs() == self.epochs)
     }
 }

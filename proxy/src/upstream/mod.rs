@@ -5,6 +5,7 @@
 //! cluster generation, endpoint address and [`PoolKey`](key::PoolKey).
 
 mod balance;
+mod carried;
 mod cluster;
 mod connect;
 mod edf;
@@ -17,6 +18,7 @@ mod lease;
 mod limits;
 mod pool;
 
+pub use carried::DownstreamEnd;
 pub use connect::Link;
 pub use failure::{FailureKind, UpstreamFailure};
 pub use lease::{Http1Lease, Http2Lease, HttpLease, StreamPermit, TcpLease};
@@ -51,6 +53,8 @@ pub struct LbRequest<'a> {
     pub hash: Option<u64>,
     /// Where the downstream connection was going, for ORIGINAL_DST clusters.
     pub original_destination: Option<SocketAddr>,
+    /// The connection that the request came on; `None` where none waits for the answer.
+    pub downstream_end: Option<DownstreamEnd<'a>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,13 +3,15 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    rc::Rc,
+    rc::{Rc, Weak},
 };
 
 use tokio::sync::oneshot;
 
 use super::{
+    LbRequest,
     balance::Host,
+    carried::Carried,
     cluster::Context,
     connect::{self, Connected},
     failure::UpstreamFailure,
@@ -19,41 +21,69 @@ use super::{
     lease::HttpLease,
     limits::{self, PendingPermit},
 };
+use crate::{config::Map, io::Live};
 
 /// All pools of one address in one cluster generation.
 #[derive(Debug, Default)]
-pub(super) struct HostPools(RefCell<Vec<Rc<Pool>>>);
+pub(super) struct HostPools {
+    shared: RefCell<Vec<Rc<Pool>>>,
+    /// Those that are for one client only. There may be as many as there are clients.
+    own: RefCell<Map<Carried, Vec<Rc<Pool>>>>,
+}
 
 impl HostPools {
     /// The pool for `wanted`; made if it is new.
-    pub(super) fn pool(&self, context: &Rc<Context>, wanted: &Wanted<'_>) -> Rc<Pool> {
-        let mut pools = self.0.borrow_mut();
+    pub(super) fn pool(
+        &self,
+        context: &Rc<Context>,
+        wanted: &Wanted<'_>,
+        request: &LbRequest<'_>,
+    ) -> Rc<Pool> {
+        let (mut shared, mut own);
+        let pools = match wanted.carried() {
+            None => {
+                shared = self.shared.borrow_mut();
+                &mut *shared
+            }
+            Some(carried) => {
+                own = self.own.borrow_mut();
+                own.entry(*carried).or_default()
+            }
+        };
         if let Some(pool) = pools.iter().find(|pool| wanted.is(&pool.key)) {
             return Rc::clone(pool);
         }
-        let pool = Pool::new(context, wanted.to_key());
+        let pool = Pool::new(context, wanted.to_key(), request);
         pools.push(Rc::clone(&pool));
         pool
     }
 
     pub(super) fn reap(&self) {
-        self.0.borrow_mut().retain(|pool| {
-            if !pool.key.is_current(&pool.context.cluster) {
-                pool.close();
-            }
-            pool.reap();
-            !pool.is_unused()
+        let reap = |pools: &mut Vec<Rc<Pool>>| {
+            pools.retain(|pool| {
+                if !pool.is_current() {
+                    pool.close();
+                }
+                pool.reap();
+                !pool.is_unused()
+            });
+        };
+        reap(&mut self.shared.borrow_mut());
+        self.own.borrow_mut().retain(|_, pools| {
+            reap(pools);
+            !pools.is_empty()
         });
     }
 
     pub(super) fn close(&self) {
-        for pool in self.0.borrow().iter() {
+        let (shared, own) = (self.shared.borrow(), self.own.borrow());
+        for pool in shared.iter().chain(own.values().flatten()) {
             pool.close();
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+        self.shared.borrow().is_empty() && self.own.borrow().is_empty()
     }
 }
 
@@ -72,6 +102,9 @@ pub(super) struct Pool {
     pub(super) speaks_http2: Cell<bool>,
     /// Nothing comes back to this pool.
     pub(super) closed: Cell<bool>,
+    /// The downstream connection that the upstream ones tell of, and without which they are of no
+    /// use.
+    owner: Option<Weak<Live>>,
 }
 
 /// What a pool shares with its connections, so that they do not hold the pool.
@@ -153,8 +186,11 @@ impl Drop for WakeNext<'_> {
 }
 
 impl Pool {
-    fn new(context: &Rc<Context>, key: PoolKey) -> Rc<Self> {
+    fn new(context: &Rc<Context>, key: PoolKey, request: &LbRequest<'_>) -> Rc<Self> {
+        let is_owned = key.carried.is_some_and(|carried| carried.ends.is_some());
+        let owner = request.downstream_end.filter(|_| is_owned);
         Rc::new(Self {
+            owner: owner.map(|end| Rc::downgrade(end.live)),
             key,
             context: Rc::clone(context),
             usage: Rc::default(),
@@ -220,6 +256,12 @@ impl Pool {
         let connected = self.connect(host).await?;
         std::mem::forget(next);
         Ok(connected)
+    }
+
+    /// Whether its connections can still be of use.
+    fn is_current(&self) -> bool {
+        let is_owned = |owner: &Weak<Live>| owner.strong_count() > 0;
+        self.key.is_current(&self.context.cluster) && self.owner.as_ref().is_none_or(is_owned)
     }
 
     fn reap(&self) {

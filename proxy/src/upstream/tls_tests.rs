@@ -73,10 +73,13 @@ impl Fixture {
         let client = pki.client(CLIENT, &["example.org"]);
         let context = Arc::new(ClientContext::new(client).unwrap());
         let mut cluster = testing::cluster("c", &[server.address]);
-        cluster.transport = Transports(vec![Transport::Tls {
-            context: Arc::clone(&context),
-            sni: Some("configured.example.org".into()),
-        }]);
+        cluster.transport = Transports(vec![
+            Transport::Tls {
+                context: Arc::clone(&context),
+                sni: Some("configured.example.org".into()),
+            }
+            .into(),
+        ]);
         change(&mut cluster);
         let timers = Timers::new();
         let registry = Registry::new(0, Arc::default());

@@ -10,6 +10,7 @@ use crate::{
     config::{FilterChain, Listener},
     io::{Live, Stream},
     tls_session::TlsSession,
+    upstream::DownstreamEnd,
 };
 
 /// What HTTP and TCP take over. When [`Live`](crate::io::Live) says close, the stream fails at
@@ -32,8 +33,10 @@ pub struct Connection {
     pub local: SocketAddr,
     /// Whether `local` is an original destination, and not only our own address.
     pub restored: bool,
-    /// The client's own address on the wire.
+    /// The client's address, as far as a proxy before us tells of it.
     pub remote: SocketAddr,
+    /// Boxed, since most connections have none.
+    pub told: Option<Box<Told>>,
     /// Lower-case SNI of the ClientHello.
     pub server_name: Option<Box<str>>,
     pub listener: Arc<Listener>,
@@ -45,10 +48,35 @@ pub struct Connection {
     pub xfcc: OnceCell<Box<Bytes>>,
 }
 
+/// What listener filters say of a connection besides its ends.
+#[derive(Debug)]
+pub struct Told {
+    /// Who connected to us.
+    pub direct_remote: SocketAddr,
+    /// Upstream connections are to come from the client's address, with this SO_MARK.
+    pub source_mark: Option<u32>,
+}
+
 impl Connection {
+    /// Who connected to us: the client, or a proxy that told of it.
+    pub fn direct_remote(&self) -> SocketAddr {
+        let told = self.told.as_ref();
+        told.map_or(self.remote, |told| told.direct_remote)
+    }
+
     /// Where the client meant to go before the kernel redirected it; `None` if nobody asked.
     pub fn original_destination(&self) -> Option<SocketAddr> {
         self.restored.then_some(self.local)
+    }
+
+    /// What upstream connections show of it.
+    pub fn end(&self) -> DownstreamEnd<'_> {
+        DownstreamEnd {
+            live: &self.live,
+            remote: self.remote,
+            local: self.local,
+            source_mark: self.told.as_ref().and_then(|told| told.source_mark),
+        }
     }
 
     /// The verified peer, if there is one.
@@ -64,7 +92,7 @@ impl Connection {
     /// The downstream side of an access log line.
     pub fn log_info(&self) -> access_log::Downstream<'_> {
         access_log::Downstream {
-            direct_remote: Some(self.remote),
+            direct_remote: Some(self.direct_remote()),
             remote: Some(self.remote),
             local: Some(self.local),
             server_name: self.server_name.as_deref(),

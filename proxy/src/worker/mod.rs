@@ -5,7 +5,7 @@
 mod downstream;
 mod published;
 
-pub use downstream::{Connection, Downstream};
+pub use downstream::{Connection, Downstream, Told};
 pub use published::Published;
 
 use std::{

@@ -70,6 +70,58 @@ fn transparent_connections_keep_their_destination() {
     }
 }
 
+#[test]
+fn the_application_sees_its_client() {
+    const MARK: &str = "1337";
+    let Some((pod, outside)) = namespaces("the_application_sees_its_client") else {
+        return;
+    };
+    for (tables, ip, every) in [
+        ("iptables", "ip", "0.0.0.0/0"),
+        ("ip6tables", "ip -6", "::/0"),
+    ] {
+        let mangle = format!("{tables} -w -t mangle -A");
+        pod.run(&format!(
+            "{mangle} PREROUTING -i eth0 -p tcp --dport 1:20000 -j TPROXY --on-port 15006 \
+             --tproxy-mark {MARK}"
+        ));
+        // What the application answers finds its way back to the proxy by the connection's mark.
+        pod.run(&format!(
+            "{mangle} PREROUTING -i lo -p tcp -m mark --mark {MARK} -j CONNMARK --save-mark"
+        ));
+        pod.run(&format!(
+            "{mangle} OUTPUT -p tcp -m connmark --mark {MARK} -j CONNMARK --restore-mark"
+        ));
+        pod.run(&format!("{ip} rule add fwmark {MARK} lookup 133"));
+        pod.run(&format!("{ip} route add local {every} dev lo table 133"));
+    }
+    let filter = "    - name: envoy.filters.listener.original_dst\n";
+    let original_src = format!(
+        "    - {{name: original_src, typed_config: {{\"@type\": \
+         type.googleapis.com/envoy.extensions.filters.listener.original_src.v3.OriginalSrc, \
+         mark: {MARK}}}}}\n"
+    );
+    let yaml = configuration(true).replace(filter, &(filter.to_owned() + &original_src));
+    let _proxy = Inside::start(&pod, yaml);
+    for address in POD {
+        pod.serve_http(at(address, 8080));
+        pod.serve(at(address, 9999), "other");
+    }
+    let get = b"GET /app HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    for family in [0, 1] {
+        for client in [OUTSIDE[family], SERVER[family], OUTSIDE[family]] {
+            let ask = |port, sent| outside.ask_from(at(client, 0), at(POD[family], port), sent);
+            let client = client.trim_matches(['[', ']']);
+            let answer = ask(8080, get);
+            assert!(
+                answer.ends_with(&format!("\r\n\r\nhttp {client}")),
+                "{answer}"
+            );
+            assert_eq!(ask(9999, b"d"), format!("other {client} 64"));
+        }
+    }
+}
+
 /// What an application in the Pod gets.
 fn outbound(pod: &Namespace, family: usize) {
     let peer = ["10.78.0.2", "fd78::2"][family];

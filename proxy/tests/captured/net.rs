@@ -21,6 +21,7 @@ use rustix::{
         LinkNameSpaceType, move_into_link_name_space, set_thread_res_gid, set_thread_res_uid,
     },
 };
+use socket2::{Domain, Socket, Type};
 use tokio::sync::{oneshot, watch};
 
 /// How long anything may take.
@@ -99,6 +100,38 @@ impl Namespace {
         let _ = stream.write_all(sent);
         let _ = stream.read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// See [`ask`](Self::ask), for a client at an address of its own.
+    pub(crate) fn ask_from(&self, client: SocketAddr, address: SocketAddr, sent: &[u8]) -> String {
+        let socket = self.enter(|| {
+            let socket = Socket::new(Domain::for_address(client), Type::STREAM, None).unwrap();
+            socket.bind(&client.into()).unwrap();
+            socket.connect_timeout(&address.into(), PATIENCE).unwrap();
+            socket
+        });
+        let mut stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.write_all(sent);
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// An HTTP server, whose connections last, that answers with its client's address.
+    pub(crate) fn serve_http(&self, address: SocketAddr) {
+        self.accept(address, move |stream, peer| {
+            thread::spawn(move || {
+                let mut answers = stream.try_clone().unwrap();
+                let body = format!("http {peer}");
+                let length = body.len();
+                let heads = BufReader::new(stream).lines().map_while(Result::ok);
+                for _end in heads.filter(String::is_empty) {
+                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+                    let _ = answers.write_all((head + &body).as_bytes());
+                }
+            });
+        });
     }
 
     /// A server that answers the first byte with `name`, its client's address and that byte.

@@ -291,7 +291,7 @@ fn keyed(request: &str, who: &str) -> String {
 }
 
 /// The lines of an answer in one order, without what differs from one answer to the next.
-fn normal(answer: &str, proxy: SocketAddr) -> Vec<String> {
+pub(crate) fn normal(answer: &str, proxy: SocketAddr) -> Vec<String> {
     let port = proxy.port().to_string();
     let line = |line: &str| {
         let line = line.replace(&port, "PORT");

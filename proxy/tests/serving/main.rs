@@ -9,6 +9,7 @@ mod http_log;
 mod jwt;
 mod like_envoy;
 mod outlier;
+mod proxy_protocol;
 mod rate_limit;
 mod rbac;
 mod support;

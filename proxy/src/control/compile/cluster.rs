@@ -22,7 +22,7 @@ use super::{
     upstream::{bind, circuit_breakers, keepalive},
 };
 use crate::{
-    config::cluster::{Cluster, ClusterKind, EndpointSet, Transport, Transports},
+    config::cluster::{Cluster, ClusterKind, EndpointSet, Transports},
     control::{
         any,
         report::{At, no_effect, refuse},
@@ -90,8 +90,7 @@ pub(super) fn cluster(
     let (protocol, http) = protocol?;
     let (discovery, endpoints) = found?;
     let transports = transports?;
-    let mut sockets = transports.0.iter();
-    let tls = sockets.any(|socket| matches!(socket, Transport::Tls { .. }));
+    let tls = (0..transports.0.len()).any(|index| transports.tls(index).is_some());
     let stats = compiler.stats.cluster(&stat_name, tls);
     let cluster = Cluster {
         generation: compiler.next_generation(),

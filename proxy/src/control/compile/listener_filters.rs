@@ -2,6 +2,7 @@
 
 use ithildin_proto::pb::{
     envoy::{
+        config::core::v3::proxy_protocol_config::Version,
         config::listener::v3::{
             ListenerFilter as ListenerFilterProto, ListenerFilterChainMatchPredicate as Predicate,
             listener_filter,
@@ -9,6 +10,7 @@ use ithildin_proto::pb::{
         },
         extensions::filters::listener::{
             http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst,
+            original_src::v3::OriginalSrc, proxy_protocol::v3::ProxyProtocol,
             tls_inspector::v3::TlsInspector,
         },
     },
@@ -21,8 +23,9 @@ use crate::{
     },
     control::{
         any,
-        report::{At, no_effect},
+        report::{At, no_effect, refuse},
     },
+    proxy_protocol::Accepted,
 };
 
 /// The filters that are configured, and those that the rest of the listener implies.
@@ -88,6 +91,7 @@ fn by_name(name: &str, at: &At<'_>) -> Option<ListenerFilterKind> {
         "envoy.filters.listener.original_dst" => Some(ListenerFilterKind::OriginalDst),
         "envoy.filters.listener.tls_inspector" => Some(ListenerFilterKind::TlsInspector),
         "envoy.filters.listener.http_inspector" => Some(ListenerFilterKind::HttpInspector),
+        "envoy.filters.listener.proxy_protocol" => proxy_protocol(&ProxyProtocol::default(), at),
         _ => {
             at.error(format_args!("filter {name:?} has no typed_config"));
             None
@@ -103,10 +107,44 @@ fn kind(config: &Any, at: &At<'_>) -> Option<ListenerFilterKind> {
     } else if any::is::<TlsInspector>(config) {
         tls_inspector(config, &at.field("typed_config"));
         Some(ListenerFilterKind::TlsInspector)
+    } else if any::is::<ProxyProtocol>(config) {
+        let at = at.field("typed_config");
+        proxy_protocol(&any::read(config, &at)?, &at)
+    } else if any::is::<OriginalSrc>(config) {
+        let at = at.field("typed_config");
+        let OriginalSrc { bind_port, mark } = any::read(config, &at)?;
+        at.unset("bind_port", &bind_port);
+        Some(ListenerFilterKind::OriginalSrc { mark })
     } else {
         any::unsupported(config, at);
         None
     }
+}
+
+fn proxy_protocol(config: &ProxyProtocol, at: &At<'_>) -> Option<ListenerFilterKind> {
+    let ProxyProtocol {
+        rules,
+        allow_requests_without_proxy_protocol,
+        pass_through_tlvs,
+        disallowed_versions,
+        stat_prefix,
+        tlv_location,
+    } = config;
+    // Of statistics; and where that is stored which the rules would name.
+    no_effect!(stat_prefix, tlv_location);
+    refuse!(at; rules, pass_through_tlvs);
+    let mut accepted = Accepted {
+        v1: true,
+        v2: true,
+        optional: *allow_requests_without_proxy_protocol,
+    };
+    for version in disallowed_versions {
+        match at.enumeration("disallowed_versions", *version)? {
+            Version::V1 => accepted.v1 = false,
+            Version::V2 => accepted.v2 = false,
+        }
+    }
+    Some(ListenerFilterKind::ProxyProtocol(accepted))
 }
 
 fn tls_inspector(config: &Any, at: &At<'_>) {

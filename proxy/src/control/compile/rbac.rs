@@ -239,7 +239,7 @@ fn principal(config: &Principal, at: &At<'_>) -> Option<Rule> {
             })
         }
         Identifier::FilterState(state) => peer_principal(state, &at.field("filter_state"))?,
-        Identifier::SourceIp(range) => Rule::RemoteIp(cidr(range, &at.field("source_ip"))?),
+        Identifier::SourceIp(range) => Rule::SourceIp(cidr(range, &at.field("source_ip"))?),
         Identifier::RemoteIp(range) => Rule::RemoteIp(cidr(range, &at.field("remote_ip"))?),
         Identifier::DirectRemoteIp(range) => {
             Rule::DirectRemoteIp(cidr(range, &at.field("direct_remote_ip"))?)

@@ -7,8 +7,12 @@ use std::{
 
 use ithildin_proto::pb::{
     envoy::{
-        config::core::v3::{TransportSocket, transport_socket::ConfigType},
+        config::core::v3::{
+            ProxyProtocolConfig, TransportSocket as TransportSocketProto,
+            proxy_protocol_config::Version, transport_socket::ConfigType,
+        },
         extensions::transport_sockets::{
+            proxy_protocol::v3::ProxyProtocolUpstreamTransport,
             raw_buffer::v3::RawBuffer,
             tls::v3::{
                 CertificateValidationContext, DownstreamTlsContext, UpstreamTlsContext,
@@ -22,12 +26,13 @@ use ithildin_tls::{ClientAuth, ClientContext, ClientParams, ServerContext, Serve
 
 use super::tls_common::common_context;
 use crate::{
-    config::cluster::Transport,
+    config::cluster::{Transport, TransportSocket},
     control::{
         any,
-        report::{At, no_effect},
+        report::{At, no_effect, refuse},
         secrets::{SecretKey, SecretStore},
     },
+    proxy_protocol,
 };
 
 /// Contexts by what they were made from. Clusters with one TLS configuration share one, which makes
@@ -50,11 +55,45 @@ impl TlsContexts {
         self.clients.clear();
     }
 
-    /// A cluster's transport. `None` as `socket` is plaintext.
+    /// A cluster's transport socket. `None` as `socket` is plaintext.
     pub(super) fn client(
         &mut self,
         name: &Arc<str>,
-        socket: Option<&TransportSocket>,
+        socket: Option<&TransportSocketProto>,
+        match_server_name: bool,
+        secrets: &mut SecretStore,
+        at: &At<'_>,
+    ) -> Option<(TransportSocket, Vec<SecretKey>)> {
+        let Some(config) = wrapper(socket) else {
+            let (transport, keys) = self.transport(name, socket, match_server_name, secrets, at)?;
+            return Some((transport.into(), keys));
+        };
+        let at = at.field("typed_config");
+        let ProxyProtocolUpstreamTransport {
+            config,
+            transport_socket,
+            allow_unspecified_address,
+            tlv_as_pool_key,
+        } = any::read(config, &at)?;
+        // There are no TLVs, and our clients have addresses.
+        no_effect!(allow_unspecified_address, tlv_as_pool_key);
+        let version = proxy_version(config.unwrap_or_default(), &at.field("config"));
+        let (inner, at) = (transport_socket.as_ref(), at.field("transport_socket"));
+        if inner.is_none() {
+            at.error("is required");
+        }
+        let (transport, keys) = self.transport(name, inner, match_server_name, secrets, &at)?;
+        let socket = TransportSocket {
+            transport,
+            proxy_protocol: Some(version?),
+        };
+        Some((socket, keys))
+    }
+
+    fn transport(
+        &mut self,
+        name: &Arc<str>,
+        socket: Option<&TransportSocketProto>,
         match_server_name: bool,
         secrets: &mut SecretStore,
         at: &At<'_>,
@@ -82,10 +121,29 @@ impl TlsContexts {
     }
 }
 
+/// What is around a transport socket, if it tells of the client by the PROXY protocol.
+fn wrapper(socket: Option<&TransportSocketProto>) -> Option<&Any> {
+    let ConfigType::TypedConfig(config) = socket?.config_type.as_ref()?;
+    any::is::<ProxyProtocolUpstreamTransport>(config).then_some(config)
+}
+
+fn proxy_version(config: ProxyProtocolConfig, at: &At<'_>) -> Option<proxy_protocol::Version> {
+    let ProxyProtocolConfig {
+        version,
+        pass_through_tlvs,
+        added_tlvs,
+    } = &config;
+    refuse!(at; pass_through_tlvs, added_tlvs);
+    Some(match at.enumeration("version", *version)? {
+        Version::V1 => proxy_protocol::Version::V1,
+        Version::V2 => proxy_protocol::Version::V2,
+    })
+}
+
 /// A filter chain's TLS context, if it has one.
 pub(super) fn server(
     name: &Arc<str>,
-    socket: Option<&TransportSocket>,
+    socket: Option<&TransportSocketProto>,
     secrets: &mut SecretStore,
     at: &At<'_>,
 ) -> Option<Option<(Arc<ServerContext>, Vec<SecretKey>)>> {
@@ -162,8 +220,11 @@ pub(super) fn server(
 }
 
 /// `typed_config` of a TLS socket; `Some(None)` for plaintext.
-fn socket_config<'a>(socket: Option<&'a TransportSocket>, at: &At<'_>) -> Option<Option<&'a Any>> {
-    let Some(TransportSocket { name, config_type }) = socket else {
+fn socket_config<'a>(
+    socket: Option<&'a TransportSocketProto>,
+    at: &At<'_>,
+) -> Option<Option<&'a Any>> {
+    let Some(TransportSocketProto { name, config_type }) = socket else {
         return Some(None);
     };
     match config_type {

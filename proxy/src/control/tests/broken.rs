@@ -495,8 +495,12 @@ const LISTENERS: &[(&str, &str)] = &[
         ".filter_chains[0].filters[0]: must be the last filter",
     ),
     (
-        "{name: l, address: ADDRESS, filter_chains: [CHAIN], listener_filters: [{name: p, typed_config: {'@type': EXT.filters.listener.proxy_protocol.v3.ProxyProtocol}}]}",
-        ".listener_filters[0].typed_config: type envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol is not supported",
+        "{name: l, address: ADDRESS, filter_chains: [CHAIN], listener_filters: [{name: o, typed_config: {'@type': EXT.filters.listener.original_src.v3.OriginalSrc, bind_port: true}}]}",
+        ".listener_filters[0].typed_config.bind_port: is not supported",
+    ),
+    (
+        "{name: l, address: ADDRESS, filter_chains: [CHAIN], listener_filters: [{name: p, typed_config: {'@type': EXT.filters.listener.proxy_protocol.v3.ProxyProtocol, rules: [{tlv_type: 2, on_tlv_present: {key: a}}]}}]}",
+        ".listener_filters[0].typed_config.rules: is not supported",
     ),
     (
         "{name: l, address: ADDRESS, filter_chains: [{filters: [TCP], transport_socket: {name: tls, typed_config: {'@type': EXT.transport_sockets.tls.v3.DownstreamTlsContext}}}]}",

@@ -333,9 +333,7 @@ async fn a_served_context_without_roots_trusts_nobody() {
     // A first answer was there, so the cluster is live; its handshakes fail.
     bench.until("is live", |state| state.version == 1).await;
     let cluster = Arc::clone(&bench.snapshot().clusters["a"]);
-    let crate::config::cluster::Transport::Tls { context, .. } = &cluster.transport.0[0] else {
-        panic!("TLS");
-    };
+    let (context, _) = cluster.transport.tls(0).expect("it has TLS");
     assert!(context.params().validation.load().is_none());
 }
 

@@ -10,7 +10,7 @@ use std::{
     task::ready,
 };
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use http::Sniffed;
 use ithildin_sys::original_dst::original_destination;
 use ithildin_tls::{ClientHello, FirstBytes, MAX_CLIENT_HELLO, Protocols};
@@ -22,7 +22,8 @@ use crate::{
         listener::{ConnectionInfo, ListenerFilter, ListenerFilterKind},
     },
     io::Socket,
-    worker::Worker,
+    proxy_protocol::{self, Accepted, Ends, Found},
+    worker::{Told, Worker},
 };
 
 /// Room for one read, in bytes: a post-quantum ClientHello and many a request head fit.
@@ -38,7 +39,12 @@ pub(super) struct Arrival {
     pub(super) local: SocketAddr,
     /// Whether `local` is the original destination, and not only the socket's own address.
     pub(super) restored: bool,
+    /// The client, as far as a proxy before us tells of it.
     pub(super) remote: SocketAddr,
+    /// Who connected to us.
+    pub(super) direct_remote: SocketAddr,
+    /// Upstream connections are to come from the client's address, with this mark.
+    pub(super) source_mark: Option<u32>,
     pub(super) hello: Option<ClientHello>,
     /// What the HTTP inspector saw.
     sniffed: Protocols<'static>,
@@ -57,6 +63,8 @@ impl Arrival {
             local: stream.local_addr()?,
             restored: false,
             remote,
+            direct_remote: remote,
+            source_mark: None,
             socket: Socket::Tcp(stream),
             read: BytesMut::new(),
             hello: None,
@@ -98,7 +106,7 @@ impl Arrival {
         ConnectionInfo {
             local: self.local,
             remote: self.remote,
-            direct_remote: self.remote,
+            direct_remote: self.direct_remote,
             server_name: self.server_name(),
             tls: self.hello.is_some(),
             application_protocols: self.hello.as_ref().map_or(self.sniffed, ClientHello::alpn),
@@ -107,6 +115,17 @@ impl Arrival {
 
     pub(super) fn server_name(&self) -> Option<&str> {
         self.hello.as_ref()?.server_name()
+    }
+
+    /// What there is to remember of it, if anything.
+    pub(super) fn told(&self) -> Option<Box<Told>> {
+        let any = self.remote != self.direct_remote || self.source_mark.is_some();
+        any.then(|| {
+            Box::new(Told {
+                direct_remote: self.direct_remote,
+                source_mark: self.source_mark,
+            })
+        })
     }
 
     async fn run(&mut self, filters: &[ListenerFilter]) -> Result<(), Stop> {
@@ -119,6 +138,10 @@ impl Arrival {
                 ListenerFilterKind::OriginalDst => self.restore_destination(),
                 ListenerFilterKind::TlsInspector => self.inspect_tls().await?,
                 ListenerFilterKind::HttpInspector => self.inspect_http().await?,
+                ListenerFilterKind::ProxyProtocol(accepted) => {
+                    self.read_proxy_header(accepted).await?;
+                }
+                ListenerFilterKind::OriginalSrc { mark } => self.source_mark = Some(mark),
             }
         }
         Ok(())
@@ -130,6 +153,33 @@ impl Arrival {
         };
         if let Some(destination) = original_destination(socket, self.local) {
             self.local = destination;
+            self.restored = true;
+        }
+    }
+
+    async fn read_proxy_header(&mut self, accepted: Accepted) -> Result<(), Stop> {
+        loop {
+            let found = proxy_protocol::read(&self.read, accepted);
+            match found.map_err(io::Error::other)? {
+                Found::Header { length, ends } => {
+                    self.read.advance(length);
+                    ends.into_iter().for_each(|ends| self.stands_for(ends));
+                    return Ok(());
+                }
+                Found::Absent => return Ok(()),
+                Found::Incomplete => {}
+            }
+            if self.fill().await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+    }
+
+    /// Takes the ends of the connection that a proxy before us has.
+    fn stands_for(&mut self, ends: Ends) {
+        self.remote = ends.source;
+        if self.local != ends.destination {
+            self.local = ends.destination;
             self.restored = true;
         }
     }

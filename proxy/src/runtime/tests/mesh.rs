@@ -78,10 +78,13 @@ async fn client(pki: &Pki, address: SocketAddr) -> (Proxy, Arc<MeshRegistry>) {
     };
     let listener = Arc::new(testing::listener("l", testing::ANY, chain));
     let cluster = Cluster {
-        transport: Transports(vec![Transport::Tls {
-            context: Arc::new(ClientContext::new(params).unwrap()),
-            sni: None,
-        }]),
+        transport: Transports(vec![
+            Transport::Tls {
+                context: Arc::new(ClientContext::new(params).unwrap()),
+                sni: None,
+            }
+            .into(),
+        ]),
         peer_exchange: exchange("a"),
         ..testing::cluster("server", &[address])
     };
