@@ -32,4 +32,4 @@ pub use any::{UnpackError, duration, pack, to_duration, unpack};
 pub use parse::{ParseErrors, from_json, from_value, from_yaml};
 pub use pool::Pool;
 pub use print::Printer;
-pub use typed_struct::resolve;
+pub use typed_struct::{json, resolve};

@@ -55,7 +55,8 @@ fn encode(type_url: &str, value: Struct) -> Result<Vec<u8>, ParseErrors> {
     Encoder::new(&pool).encode(descriptor, document.root())
 }
 
-fn json(value: Value) -> Json {
+/// A value of a `Struct` as JSON.
+pub fn json(value: Value) -> Json {
     match value.kind {
         None | Some(Kind::NullValue(_)) => Json::Null,
         Some(Kind::BoolValue(flag)) => Json::Bool(flag),

@@ -5,6 +5,7 @@ pub mod access_log;
 pub mod admin;
 pub mod config;
 pub mod control;
+mod ext_authz;
 pub mod hashing;
 pub mod http;
 pub mod io;

@@ -7,7 +7,7 @@ use std::{net::IpAddr, ops::Range, sync::Arc};
 
 use crate::{
     config::route::{HeaderMatch, StringMatch},
-    metadata::MetadataMatch,
+    metadata::{DynamicMetadata, MetadataMatch},
     stats::RbacStats,
     worker::Connection,
 };
@@ -87,7 +87,6 @@ pub struct Cidr {
 pub trait Subject {
     fn connection(&self) -> &Connection;
     fn header(&self, matcher: &HeaderMatch) -> bool;
-    /// Where there is no request, no filter leaves anything.
     fn metadata(&self, matcher: &MetadataMatch) -> bool;
     /// `None` where there is no request.
     fn path(&self) -> Option<&[u8]>;
@@ -104,6 +103,21 @@ pub struct Verdict<'r> {
 }
 
 impl Verdict<'_> {
+    /// Leaves what shadow rules came to, for logs and for filters behind, under these
+    /// [keys](Rbac::shadow_keys) of a filter's namespace.
+    pub fn leave(
+        &self,
+        metadata: &mut DynamicMetadata,
+        namespace: &str,
+        [result, policy]: &[Box<str>; 2],
+    ) {
+        let allowed = if self.allowed { "allowed" } else { "denied" };
+        metadata.set(namespace, result, allowed.into());
+        if let Some(matched) = self.policy {
+            metadata.set(namespace, policy, (**matched).into());
+        }
+    }
+
     /// Envoy's response code details of a denial.
     pub fn details(&self) -> String {
         let policy = self.policy.map_or("none", |policy| policy);

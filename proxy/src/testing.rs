@@ -128,7 +128,7 @@ pub(crate) fn tcp_proxy(cluster: &str) -> TcpProxy {
 
 pub(crate) fn chain(name: &str, terminal: Terminal) -> FilterChain {
     FilterChain {
-        rbac: Vec::new(),
+        access: Vec::new(),
         peer_exchange: None,
         telemetry: None,
         name: name.into(),

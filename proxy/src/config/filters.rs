@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
+    ext_authz::{CheckSettings, ExtAuthz},
     http::AlpnOverrides,
     jwt::{JwtAuthn, JwtOverride},
     rate_limit::RateLimit,
@@ -38,6 +39,7 @@ pub enum FilterKind {
     Rbac(Rbac),
     Fault(Fault),
     Jwt(JwtAuthn),
+    ExtAuthz(Box<ExtAuthz>),
     RateLimit(Arc<RateLimit>, Arc<RateLimitStats>),
     /// Acts by the configuration of routes only.
     Cors,
@@ -72,6 +74,7 @@ pub enum FilterOverride {
     Fault(Fault),
     Cors(CorsPolicy),
     Jwt(JwtOverride),
+    ExtAuthz(CheckSettings),
     RateLimit(Arc<RateLimit>),
 }
 

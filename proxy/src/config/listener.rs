@@ -8,11 +8,11 @@ use std::{
 
 use ithildin_tls::Protocols;
 
-use super::http::HttpManager;
 pub use super::{
     chains::{FilterChains, OverlappingChains},
     listener_filters::{ListenerFilter, ListenerFilterKind, ListenerFilters, ListenerPredicate},
 };
+use super::{ext_authz::TcpExtAuthz, http::HttpManager};
 use crate::{
     access_log::AccessLogs,
     istio::{PeerExchange, Telemetry},
@@ -133,8 +133,8 @@ pub struct FilterChain {
     pub tls: Option<Arc<ithildin_tls::ServerContext>>,
     /// Limit of the TLS handshake (`transport_socket_connect_timeout`).
     pub handshake_timeout: Option<Duration>,
-    /// `envoy.filters.network.rbac`, in the order of the filters.
-    pub rbac: Vec<Rbac>,
+    /// Who may connect, in the order of the filters.
+    pub access: Vec<AccessFilter>,
     /// `envoy.filters.network.sni_cluster`: the SNI, where there is one, names the cluster.
     pub sni_cluster: bool,
     /// `istio.metadata_exchange`: what TCP peers tell each other first.
@@ -142,6 +142,13 @@ pub struct FilterChain {
     /// `istio.stats` on TCP.
     pub telemetry: Option<Arc<Telemetry>>,
     pub terminal: Terminal,
+}
+
+/// A network filter that lets a connection in, or does not.
+#[derive(Debug)]
+pub enum AccessFilter {
+    Rbac(Rbac),
+    ExtAuthz(TcpExtAuthz),
 }
 
 /// The network filter that ends the chain.

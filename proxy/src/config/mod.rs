@@ -5,6 +5,7 @@
 
 mod chains;
 pub mod cluster;
+pub mod ext_authz;
 pub mod filters;
 pub mod hash_policy;
 mod hash_tables;

@@ -5,7 +5,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use crate::config::{
     FilterChain, Listener, RouteTable,
-    listener::Terminal,
+    filters::FilterKind,
+    listener::{AccessFilter, Terminal},
     route::{Clusters, RouteAction},
 };
 
@@ -49,12 +50,22 @@ impl References {
 
     fn add_chain(&mut self, chain: &FilterChain) {
         self.open |= chain.sni_cluster;
+        for filter in &chain.access {
+            if let AccessFilter::ExtAuthz(filter) = filter {
+                self.names.insert(Arc::clone(&filter.service.cluster));
+            }
+        }
         match &chain.terminal {
             Terminal::Tcp(proxy) => {
                 let names = proxy.clusters.iter().map(|(name, _)| Arc::clone(name));
                 self.names.extend(names);
             }
             Terminal::Http(manager) => {
+                for filter in &manager.filters {
+                    if let FilterKind::ExtAuthz(filter) = &filter.kind {
+                        self.names.insert(Arc::clone(filter.service.cluster()));
+                    }
+                }
                 if let Some(table) = &*manager.routes.load() {
                     self.add_table(table);
                 }

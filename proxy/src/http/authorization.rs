@@ -12,7 +12,7 @@ use crate::{
     access_log::ResponseFlags,
     config::route::HeaderMatch,
     metadata::MetadataMatch,
-    rbac::{Rbac, Subject, Verdict},
+    rbac::{Rbac, Subject},
     worker::Connection,
 };
 
@@ -42,7 +42,8 @@ impl Exchange<'_> {
         }
         let verdict = filter.rules.as_ref().map(|rules| rules.judge(&subject));
         if let Some(shadow) = shadow {
-            leave(&mut self.request, &filter.shadow_keys, shadow);
+            let metadata = self.request.metadata.get_or_insert_default();
+            shadow.leave(metadata, NAMESPACE, &filter.shadow_keys);
         }
         let Some(verdict) = verdict else {
             return Ok(());
@@ -57,16 +58,6 @@ impl Exchange<'_> {
             true => Ok(()),
             false => Err(denied(verdict.details())),
         }
-    }
-}
-
-/// Leaves what shadow rules came to for logs and for filters behind.
-fn leave(request: &mut Request, [result, policy]: &[Box<str>; 2], shadow: Verdict<'_>) {
-    let metadata = request.metadata.get_or_insert_default();
-    let allowed = if shadow.allowed { "allowed" } else { "denied" };
-    metadata.set(NAMESPACE, result, allowed.into());
-    if let Some(matched) = shadow.policy {
-        metadata.set(NAMESPACE, policy, (**matched).into());
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     tape::Tape,
     wire::{Wire, WireError},
 };
+use crate::worker::Share;
 
 /// The most that is thrown away of a body so that its connection can go on, in bytes.
 const SKIP: usize = 64 * 1024;
@@ -42,6 +43,8 @@ pub(super) enum Source<'a, 'w> {
     },
     /// One that may have to be sent again.
     Taped(Box<Taped<'a, 'w>>),
+    /// One of which a part was read ahead.
+    Held(Box<Held<'a, 'w>>),
 }
 
 /// A body, and what was sent of it.
@@ -50,6 +53,25 @@ pub(super) struct Taped<'a, 'w> {
     tape: Rc<Tape>,
     /// What is left to be sent again.
     replay: Option<Bytes>,
+}
+
+/// A body, and its first part.
+pub(super) struct Held<'a, 'w> {
+    body: Source<'a, 'w>,
+    first: BytesMut,
+    /// Its trailers, if `first` is all of it.
+    end: Option<Headers>,
+    /// What `first` takes of the memory for such parts.
+    share: Share,
+}
+
+/// What is there of a body that is read ahead.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ahead {
+    More,
+    Whole,
+    /// There is no memory for more of it.
+    NoRoom,
 }
 
 /// One part of a body.
@@ -102,6 +124,32 @@ impl<'a, 'w> Source<'a, 'w> {
         }
     }
 
+    /// Makes room for parts that are read ahead of their use, as far as `share` grows.
+    pub(super) fn hold(&mut self, share: Share) {
+        *self = Self::Held(Box::new(Held {
+            body: std::mem::replace(self, Self::Empty),
+            first: BytesMut::new(),
+            end: None,
+            share,
+        }));
+    }
+
+    /// Reads one more part ahead, after [`hold`](Self::hold).
+    pub(super) async fn read_ahead(&mut self) -> Result<Ahead, BodyError> {
+        match self {
+            Self::Held(held) => Box::pin(held.read_ahead()).await,
+            _ => Ok(Ahead::NoRoom),
+        }
+    }
+
+    /// What was read ahead.
+    pub(super) fn ahead(&self) -> &[u8] {
+        match self {
+            Self::Held(held) => &held.first,
+            _ => &[],
+        }
+    }
+
     /// Whether no further data will come; there may be trailers yet.
     pub(super) fn is_ended(&self) -> bool {
         match self {
@@ -113,6 +161,13 @@ impl<'a, 'w> Source<'a, 'w> {
                 Some(left) => left.is_empty() && !taped.tape.has_trailers(),
                 None => taped.body.is_ended(),
             },
+            Self::Held(held) => {
+                held.first.is_empty()
+                    && match &held.end {
+                        Some(trailers) => trailers.is_empty(),
+                        None => held.body.is_ended(),
+                    }
+            }
         }
     }
 
@@ -122,6 +177,7 @@ impl<'a, 'w> Source<'a, 'w> {
         match self {
             Self::Http2 { stream, taken } => Ok(give_credit(stream, taken)?),
             Self::Taped(taped) => taped.body.passed(),
+            Self::Held(held) => held.body.passed(),
             Self::Empty | Self::Bytes(_) | Self::Wire { .. } => Ok(()),
         }
     }
@@ -172,6 +228,7 @@ impl<'a, 'w> Source<'a, 'w> {
             }
             // Boxed: it contains itself.
             Self::Taped(taped) => Box::pin(taped.next()).await,
+            Self::Held(held) => Box::pin(held.next()).await,
         }
     }
 }
@@ -194,6 +251,36 @@ impl Taped<'_, '_> {
         let part = self.body.next().await?;
         self.tape.record(&part, self.body.is_ended());
         Ok(part)
+    }
+}
+
+impl Held<'_, '_> {
+    async fn read_ahead(&mut self) -> Result<Ahead, BodyError> {
+        if self.end.is_some() {
+            return Ok(Ahead::Whole);
+        }
+        match self.body.next().await? {
+            Part::End(trailers) => {
+                self.end = Some(trailers);
+                Ok(Ahead::Whole)
+            }
+            // It is kept all the same, since it is read.
+            Part::Data(data) => {
+                let fits = self.share.grow(data.len());
+                self.first.extend_from_slice(&data);
+                Ok(if fits { Ahead::More } else { Ahead::NoRoom })
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Result<Part, BodyError> {
+        if !self.first.is_empty() {
+            return Ok(Part::Data(std::mem::take(&mut self.first).freeze()));
+        }
+        match &mut self.end {
+            Some(trailers) => Ok(Part::End(std::mem::take(trailers))),
+            None => self.body.next().await,
+        }
     }
 }
 

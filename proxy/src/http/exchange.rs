@@ -207,7 +207,7 @@ impl<'x> Exchange<'x> {
             let route = found.as_ref().ok();
             let route = route.map(|(host, route)| (&**table, *host, &**route));
             let way = Way::new(snapshot, route, self.outcome.weighted, cluster);
-            match self.filter_request(&way, first, client).await {
+            match self.filter_request(&way, first, source, client).await {
                 Verdict::Pass => {}
                 Verdict::Reroute(next) => return Ok(Some(next)),
                 Verdict::Reply(reply) => return Err(reply),
@@ -353,6 +353,9 @@ impl<'x> Exchange<'x> {
         }
         if !reply.is_bare {
             self.rewrite_response(&mut made);
+        }
+        for (name, _) in &reply.headers {
+            made.remove(name.as_str());
         }
         let (mut response, body) = response::local(self.context, &self.request, reply);
         response.headers.take_over(made);

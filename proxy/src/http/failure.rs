@@ -3,6 +3,7 @@
 use std::{borrow::Cow, io};
 
 use bytes::Bytes;
+use http::HeaderName;
 use ithildin_http1::ParseError;
 use ithildin_tls::HandshakeError;
 
@@ -71,7 +72,7 @@ pub(super) struct LocalReply {
     /// The route's operations on response headers do not concern it.
     pub(super) is_bare: bool,
     /// `location` of a redirect, and what filters add.
-    pub(super) headers: Vec<(&'static str, Bytes)>,
+    pub(super) headers: Vec<(HeaderName, Bytes)>,
 }
 
 impl LocalReply {

@@ -156,6 +156,11 @@ impl Headers {
         self.0.retain(|field| !is_named(field, name));
     }
 
+    /// Takes away what the next hop gets in other words.
+    pub(super) fn strip_connection(&mut self) {
+        self.0.retain(|field| !is_connection_specific(field.known));
+    }
+
     pub(super) fn retain(&mut self, keep: impl FnMut(&Field) -> bool) {
         self.0.retain(keep);
     }
@@ -202,6 +207,11 @@ impl Headers {
             value,
         });
     }
+}
+
+/// Whether a header belongs to its connection, so that no filter writes it.
+pub(super) fn is_of_connection(name: &HeaderName) -> bool {
+    is_connection_specific(Known::of(name.as_str().as_bytes()))
 }
 
 fn is_named(field: &Field, name: &str) -> bool {

@@ -2,13 +2,16 @@
 //!
 //! A request: [`http1`] or [`http2`] reads its head, [`exchange`] takes it from there.
 
+mod ask;
 mod attempts;
 mod authorization;
 mod body;
+mod call;
 mod client;
 mod exchange;
 mod failure;
 mod filters;
+mod grpc;
 mod hash;
 mod headers;
 mod http1;
@@ -38,6 +41,9 @@ mod xfcc;
 
 #[cfg(test)]
 mod tests;
+
+pub(crate) use grpc::{GrpcError, Method as GrpcMethod, unary};
+pub(crate) use xfcc::encoded_pem as url_encoded_pem;
 
 use std::rc::Rc;
 

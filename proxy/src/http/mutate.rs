@@ -79,6 +79,12 @@ impl Exchange<'_> {
         add(mutations, values, headers);
     }
 
+    /// Applies operations to a request of our own about this one.
+    pub(super) fn mutate_question(&self, mutations: &HeaderMutations, headers: &mut Headers) {
+        let values = self.values(mutations, None);
+        add(mutations, values, headers);
+    }
+
     /// The value of each addition; `None` where it is empty and must not be.
     fn values(&self, of: &HeaderMutations, response: Option<&Headers>) -> Vec<Option<Bytes>> {
         let value = |text: &HeaderText| match text {

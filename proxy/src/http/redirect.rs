@@ -17,7 +17,7 @@ pub(super) fn to_https(request: &Request) -> LocalReply {
 pub(super) fn to_normal_path(request: &Request) -> LocalReply {
     let details = "path_normalization_failed";
     LocalReply {
-        headers: vec![("location", request.path.clone())],
+        headers: vec![(http::header::LOCATION, request.path.clone())],
         ..LocalReply::new(307, "", ResponseFlags::NONE, details)
     }
 }
@@ -89,7 +89,7 @@ fn path(redirect: &Redirect, matched: &RouteMatch, request: &Request) -> String 
 
 fn reply_to(status: u16, location: String) -> LocalReply {
     LocalReply {
-        headers: vec![("location", Bytes::from(location))],
+        headers: vec![(http::header::LOCATION, Bytes::from(location))],
         ..LocalReply::new(status, "", ResponseFlags::NONE, "direct_response")
     }
 }

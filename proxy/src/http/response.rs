@@ -57,8 +57,17 @@ pub(super) fn local(
         }
         (reply.status, reply.body)
     };
-    for (name, value) in reply.headers {
-        headers.push(Known::Other, name, value);
+    // What gRPC makes of the answer stays.
+    let added = reply.headers.iter();
+    let added: Vec<_> = added
+        .filter(|(name, _)| !request.is_grpc() || headers.get(name.as_str()).is_none())
+        .cloned()
+        .collect();
+    for (name, _) in &added {
+        headers.remove(name.as_str());
+    }
+    for (name, value) in added {
+        headers.append(name, value);
     }
     if reply.overloaded {
         headers.push(Known::XEnvoy, "x-envoy-overloaded", "true");

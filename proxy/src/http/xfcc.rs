@@ -118,7 +118,7 @@ impl Element {
 }
 
 /// PEM with those characters percent-encoded that Envoy encodes.
-fn encoded_pem(der: &[u8]) -> String {
+pub(crate) fn encoded_pem(der: &[u8]) -> String {
     let text = BASE64_STANDARD.encode(der);
     let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
     for line in text.as_bytes().chunks(PEM_LINE) {

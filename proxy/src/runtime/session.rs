@@ -101,14 +101,20 @@ async fn serve(worker: &Rc<Worker>, accepted: Accepted, log: &mut ConnectionLog)
         xfcc: OnceCell::new(),
     });
     log.established(&connection);
-    if !authorization::admits(worker, &connection) {
-        return;
-    }
-    let downstream = Downstream {
+    let mut downstream = Downstream {
         connection,
         stream,
         read_ahead,
     };
+    // Boxed: most connections are asked nothing that takes its time.
+    if !chain.access.is_empty()
+        && let Err(refusal) = Box::pin(authorization::admit(worker, &mut downstream)).await
+    {
+        if let Some(record) = log.session() {
+            record.refused(refusal.flags, refusal.details);
+        }
+        return;
+    }
     match &chain.terminal {
         Terminal::Tcp(proxy) => {
             let mut unlogged = tcp::SessionRecord::default();

@@ -20,7 +20,7 @@ use crate::config::listener::TrafficDirection;
 use crate::{
     config::{
         Listener, Snapshot,
-        listener::{ListenerFilterKind, ListenerFilters, Terminal},
+        listener::{AccessFilter, ListenerFilterKind, ListenerFilters, Terminal},
     },
     rbac::{Action, Rbac, RuleSet},
     testing::{self, eventually, snapshot, tcp_listener},
@@ -279,12 +279,12 @@ async fn a_client_that_is_silent_over_a_change_meets_what_holds_then() {
         action: Action::Allow,
         policies: Vec::new(),
     };
-    chain.rbac = vec![Rbac {
+    chain.access = vec![AccessFilter::Rbac(Rbac {
         shadow_keys: Default::default(),
         stats: None,
         rules: Some(nobody),
         shadow_rules: None,
-    }];
+    })];
     let mut changed = testing::listener("l", testing::ANY, chain);
     changed.filters = ListenerFilters::only(ListenerFilterKind::TlsInspector);
     proxy

@@ -88,6 +88,33 @@ stat_block! {
 }
 
 stat_block! {
+    /// `http.<stat_prefix>.ext_authz.*`.
+    pub struct ExtAuthzBlock {
+        denied: Counter,
+        disabled: Counter,
+        error: Counter,
+        failure_mode_allowed: Counter,
+        ignored_dynamic_metadata: Counter,
+        invalid: Counter,
+        ok: Counter,
+    }
+}
+
+stat_block! {
+    /// `ext_authz.<stat_prefix>.*` of network filters.
+    pub struct TcpExtAuthzBlock {
+        cx_closed: Counter,
+        denied: Counter,
+        disabled: Counter,
+        error: Counter,
+        failure_mode_allowed: Counter,
+        ok: Counter,
+        total: Counter,
+        active: Gauge,
+    }
+}
+
+stat_block! {
     /// `<stat_prefix>.http_local_rate_limit.*`. Nothing runs in shadow mode.
     pub struct RateLimitBlock {
         enabled: Counter,

@@ -22,9 +22,10 @@ mod tests;
 mod text;
 
 pub use blocks::{
-    ClusterBlock, ClusterControl, ClusterManagerBlock, EndpointBlock, FilesystemBlock, HttpBlock,
-    JwtBlock, ListenerBlock, ListenerControl, ListenerManagerBlock, OutlierBlock, RateLimitBlock,
-    RbacBlock, ServerBlock, SubscriptionBlock, TcpBlock, TlsBlock,
+    ClusterBlock, ClusterControl, ClusterManagerBlock, EndpointBlock, ExtAuthzBlock,
+    FilesystemBlock, HttpBlock, JwtBlock, ListenerBlock, ListenerControl, ListenerManagerBlock,
+    OutlierBlock, RateLimitBlock, RbacBlock, ServerBlock, SubscriptionBlock, TcpBlock,
+    TcpExtAuthzBlock, TlsBlock,
 };
 pub use cell::{Counter, Gauge, Labelled, SharedCounter, SharedGauge};
 pub use histogram::{Histogram, HistogramSum};
@@ -32,8 +33,9 @@ pub use metric::{Metric, Tag, Value};
 pub use prometheus::{process as process_exposition, prometheus};
 pub use registry::Registry;
 pub use targets::{
-    ClusterStats, EndpointStats, FilterStats, HttpStats, JwtStats, ListenerStats, PerWorker,
-    RateLimitStats, RbacStats, SubscriptionStats, TcpStats,
+    ClusterStats, EndpointStats, ExtAuthzStats, FilterStats, HttpStats, JwtStats, ListenerStats,
+    PerWorker, RateLimitStats, RbacStats, ScopedStats, SubscriptionStats, TcpExtAuthzStats,
+    TcpStats,
 };
 pub use text::{QUANTILES, text};
 

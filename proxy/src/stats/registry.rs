@@ -8,9 +8,9 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    ClusterManagerBlock, ClusterStats, FilesystemBlock, HttpStats, JwtStats, ListenerManagerBlock,
-    ListenerStats, Metric, RateLimitStats, RbacStats, ServerBlock, SubscriptionStats, TcpStats,
-    Value,
+    ClusterManagerBlock, ClusterStats, ExtAuthzStats, FilesystemBlock, HttpStats, JwtStats,
+    ListenerManagerBlock, ListenerStats, Metric, RateLimitStats, RbacStats, ServerBlock,
+    SubscriptionStats, TcpExtAuthzStats, TcpStats, Value,
     sums::{Scope, Sums},
 };
 use crate::istio::telemetry::MeshRegistry;
@@ -27,7 +27,9 @@ pub struct Registry {
     subscriptions: Targets<Arc<str>, SubscriptionStats>,
     rbac: Targets<[Arc<str>; 3], RbacStats>,
     jwt: Targets<[Arc<str>; 2], JwtStats>,
+    ext_authz: Targets<[Arc<str>; 2], ExtAuthzStats>,
     rate_limits: Targets<Arc<str>, RateLimitStats>,
+    tcp_ext_authz: Targets<Arc<str>, TcpExtAuthzStats>,
     /// Istio's metrics.
     pub mesh: Arc<MeshRegistry>,
     pub server: ServerBlock,
@@ -48,7 +50,9 @@ impl Registry {
             subscriptions: Targets::default(),
             rbac: Targets::default(),
             jwt: Targets::default(),
+            ext_authz: Targets::default(),
             rate_limits: Targets::default(),
+            tcp_ext_authz: Targets::default(),
             mesh: Arc::default(),
             server: ServerBlock::default(),
             listener_manager: ListenerManagerBlock::default(),
@@ -101,22 +105,34 @@ impl Registry {
 
     /// The `jwt_authn` filters of the connection manager with `stat_prefix` that have this prefix.
     pub fn jwt(&self, stat_prefix: &str, own: &str) -> Arc<JwtStats> {
-        let manager = escape(stat_prefix);
-        let scope = match own.trim_end_matches('.') {
-            "" => escape("jwt_authn"),
-            own => escape(&format!("jwt_authn.{own}")),
-        };
-        self.jwt
-            .get([Arc::clone(&manager), Arc::clone(&scope)], || {
-                JwtStats::new(manager, scope, self.workers)
-            })
+        let key = of_filter(stat_prefix, "jwt_authn", own);
+        self.jwt.get(key.clone(), || {
+            let [manager, scope] = key;
+            JwtStats::new(manager, scope, self.workers)
+        })
+    }
+
+    /// The `ext_authz` filters of the connection manager with `stat_prefix` that have this prefix.
+    pub fn ext_authz(&self, stat_prefix: &str, own: &str) -> Arc<ExtAuthzStats> {
+        let key = of_filter(stat_prefix, "ext_authz", own);
+        self.ext_authz.get(key.clone(), || {
+            let [manager, scope] = key;
+            ExtAuthzStats::new(manager, scope, self.workers)
+        })
+    }
+
+    /// The `ext_authz` network filters with `stat_prefix`.
+    pub fn tcp_ext_authz(&self, stat_prefix: &str) -> Arc<TcpExtAuthzStats> {
+        let scope = escape(&format!("ext_authz.{stat_prefix}"));
+        self.tcp_ext_authz
+            .get(scope.clone(), || TcpExtAuthzStats::new(scope, self.workers))
     }
 
     /// The local rate limits with `stat_prefix`.
     pub fn rate_limit(&self, stat_prefix: &str) -> Arc<RateLimitStats> {
-        let prefix = escape(stat_prefix);
+        let scope = escape(&format!("{stat_prefix}.http_local_rate_limit"));
         self.rate_limits
-            .get(prefix.clone(), || RateLimitStats::new(prefix, self.workers))
+            .get(scope.clone(), || RateLimitStats::new(scope, self.workers))
     }
 
     /// `name` is `alt_stat_name`, else the cluster's name; `tls` whether it originates TLS.
@@ -167,8 +183,14 @@ impl Registry {
         for stats in self.jwt.live() {
             sums.add_filter(&stats);
         }
+        for stats in self.ext_authz.live() {
+            sums.add_filter(&stats);
+        }
         for stats in self.rate_limits.live() {
-            sums.add_rate_limit(&stats);
+            sums.add_scoped(&stats);
+        }
+        for stats in self.tcp_ext_authz.live() {
+            sums.add_scoped(&stats);
         }
         for stats in self.tcp.live() {
             let scope = Scope::new("tcp").tagged("envoy_tcp_prefix", &stats.prefix);
@@ -194,6 +216,15 @@ impl Registry {
         sums.add(&Scope::new("filesystem"), &*self.filesystem);
         sums.into_metrics()
     }
+}
+
+/// The connection manager, and the scope of its filters of one kind that have this prefix.
+fn of_filter(manager: &str, kind: &str, own: &str) -> [Arc<str>; 2] {
+    let scope = match own.trim_end_matches('.') {
+        "" => kind.into(),
+        own => escape(&format!("{kind}.{own}")),
+    };
+    [escape(manager), scope]
 }
 
 /// Envoy replaces colons in the variable parts of names.

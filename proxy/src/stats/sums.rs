@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, collections::btree_map::Entry, sync::Arc};
 
 use super::{
-    ClusterStats, FilterStats, HttpStats, ListenerStats, Metric, PerWorker, RateLimitStats,
-    RbacStats, Tag, Value,
+    ClusterStats, FilterStats, HttpStats, ListenerStats, Metric, PerWorker, RbacStats, ScopedStats,
+    Tag, Value,
     block::{Block, Name, Reading},
 };
 
@@ -168,9 +168,8 @@ impl Sums {
         self.add_workers(&scope.inner(&stats.scope), &stats.workers);
     }
 
-    pub(super) fn add_rate_limit(&mut self, stats: &RateLimitStats) {
-        let scope = Scope::new(&stats.prefix).inner("http_local_rate_limit");
-        self.add_workers(&scope, &stats.workers);
+    pub(super) fn add_scoped<B: Block + Default>(&mut self, stats: &ScopedStats<B>) {
+        self.add_workers(&Scope::new(&stats.scope), &stats.workers);
     }
 
     /// Adds to the metric of that name.

@@ -8,8 +8,9 @@ use std::sync::{
 use parking_lot::Mutex;
 
 use super::{
-    ClusterBlock, ClusterControl, EndpointBlock, HttpBlock, JwtBlock, ListenerBlock,
+    ClusterBlock, ClusterControl, EndpointBlock, ExtAuthzBlock, HttpBlock, JwtBlock, ListenerBlock,
     ListenerControl, OutlierBlock, RateLimitBlock, RbacBlock, SubscriptionBlock, TcpBlock,
+    TcpExtAuthzBlock,
 };
 use crate::config::cluster::CircuitBreakers;
 
@@ -89,13 +90,18 @@ pub struct FilterStats<B> {
 
 pub type JwtStats = FilterStats<JwtBlock>;
 
-/// Local rate limits of one name.
+pub type ExtAuthzStats = FilterStats<ExtAuthzBlock>;
+
+/// Filters of one kind and name, wherever they are.
 #[derive(Debug)]
-pub struct RateLimitStats {
-    /// `stat_prefix`.
-    pub(super) prefix: Arc<str>,
-    pub(super) workers: PerWorker<RateLimitBlock>,
+pub struct ScopedStats<B> {
+    /// What comes before the names: `<stat_prefix>.http_local_rate_limit`, `ext_authz.<stat_prefix>`.
+    pub(super) scope: Arc<str>,
+    pub(super) workers: PerWorker<B>,
 }
+
+pub type RateLimitStats = ScopedStats<RateLimitBlock>;
+pub type TcpExtAuthzStats = ScopedStats<TcpExtAuthzBlock>;
 
 /// One TCP proxy.
 #[derive(Debug)]
@@ -207,15 +213,15 @@ impl<B: Default> FilterStats<B> {
     }
 }
 
-impl RateLimitStats {
-    pub fn new(prefix: Arc<str>, workers: usize) -> Self {
+impl<B: Default> ScopedStats<B> {
+    pub fn new(scope: Arc<str>, workers: usize) -> Self {
         Self {
-            prefix,
+            scope,
             workers: PerWorker::new(workers),
         }
     }
 
-    pub fn worker(&self, index: usize) -> &RateLimitBlock {
+    pub fn worker(&self, index: usize) -> &B {
         self.workers.worker(index)
     }
 }

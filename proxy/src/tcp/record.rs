@@ -17,6 +17,7 @@ pub struct SessionRecord {
     endpoint: Option<Arc<Endpoint>>,
     upstream: Option<Rc<Link>>,
     transport_failure: Option<Arc<str>>,
+    details: Option<&'static str>,
     /// From downstream to upstream.
     pub(super) sent: u64,
     /// From upstream to downstream.
@@ -28,6 +29,12 @@ impl SessionRecord {
         self.endpoint = Some(Arc::clone(lease.endpoint()));
         self.upstream = lease.link().cloned();
         self.transport_failure = None;
+    }
+
+    /// A filter closed the connection before there was a session.
+    pub fn refused(&mut self, flags: ResponseFlags, details: Option<&'static str>) {
+        self.flags |= flags;
+        self.details = details;
     }
 
     pub(super) fn failed(&mut self, failure: &UpstreamFailure) {
@@ -43,6 +50,7 @@ impl SessionRecord {
             EndpointAddress::Pipe(path) => UpstreamHost::Pipe(path),
         });
         entry.flags |= self.flags;
+        entry.response_code_details = self.details;
         entry.attempts = self.attempts;
         entry.bytes = Bytes {
             received: self.sent,

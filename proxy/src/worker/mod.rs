@@ -2,17 +2,15 @@
 //!
 //! Invariant: nothing here leaves its thread. A connection lives and dies on one worker.
 
+mod budget;
 mod downstream;
 mod published;
 
+pub use budget::{Budget, Share};
 pub use downstream::{Connection, Downstream, Told};
 pub use published::Published;
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use crate::{
     config::Snapshot,
@@ -21,6 +19,14 @@ use crate::{
     stats::Gauge,
     upstream::Upstreams,
 };
+
+/// The most that the copies of one worker may hold, in bytes: a slow cluster that nobody waits for must
+/// not fill the memory. Further copies are dropped.
+const MIRRORED: usize = 32 << 20;
+
+/// The most that requests of one worker may hold while an authorization service is asked, in bytes: some
+/// thousands without a body. What is beyond counts as a service that does not answer.
+const ASKED: usize = 64 << 20;
 
 /// One worker thread's state.
 #[derive(Debug)]
@@ -37,8 +43,10 @@ pub struct Worker {
     pub mesh: SeriesTable,
     /// Of lines that downstream peers can cause.
     pub log: LogLimit,
-    /// Bytes that mirrored requests hold which were not answered yet.
-    pub mirrored: Cell<usize>,
+    /// What mirrored requests hold that were not answered yet.
+    pub mirrored: Rc<Budget>,
+    /// What is held while an authorization service is asked.
+    pub asked: Rc<Budget>,
     published: Arc<Published>,
     /// A copy that is counted without atomics.
     #[expect(
@@ -62,7 +70,8 @@ impl Worker {
             timers,
             registry,
             log: LogLimit::default(),
-            mirrored: Cell::default(),
+            mirrored: Budget::new(MIRRORED),
+            asked: Budget::new(ASKED),
             snapshot: RefCell::new(Rc::new(published.current.load_full())),
             published,
         })

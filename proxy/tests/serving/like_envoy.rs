@@ -38,6 +38,21 @@ async fn it_answers_like_envoy() {
 
 /// Both serve `yaml`, and are sent `cases`.
 pub(crate) async fn compare(binary: &Path, yaml: &str, cases: &[Case]) {
+    let (ours, envoy) = compare_answers(binary, yaml, cases).await;
+    let ours = ours.lines(cases.len()).await;
+    let envoy = envoy.lines(cases.len()).await;
+    let lines = envoy.iter().zip(&ours).zip(cases);
+    let differences: Vec<_> = lines
+        .filter(|((expected, found), _)| expected != found)
+        .collect();
+    assert!(
+        differences.is_empty(),
+        "Envoy's log, ours: {differences:#?}"
+    );
+}
+
+/// The same without their logs.
+pub(crate) async fn compare_answers(binary: &Path, yaml: &str, cases: &[Case]) -> (Bench, Envoy) {
     let ours = Bench::start(yaml).await;
     let listeners = yaml.matches("\n    filter_chains:").count();
     let envoy = Envoy::start(binary, yaml, listeners).await;
@@ -51,16 +66,7 @@ pub(crate) async fn compare(binary: &Path, yaml: &str, cases: &[Case]) {
         }
     }
     assert!(differences.is_empty(), "{}", differences.join("\n\n"));
-    let ours = ours.lines(cases.len()).await;
-    let envoy = envoy.lines(cases.len()).await;
-    let lines = envoy.iter().zip(&ours).zip(cases);
-    let differences: Vec<_> = lines
-        .filter(|((expected, found), _)| expected != found)
-        .collect();
-    assert!(
-        differences.is_empty(),
-        "Envoy's log, ours: {differences:#?}"
-    );
+    (ours, envoy)
 }
 
 fn get(path: &str, fields: &str) -> String {

@@ -1,8 +1,10 @@
 //! Whole proxies on static files, between plain sockets.
 
 mod admin;
+mod authz_server;
 mod changes;
 mod envoy;
+mod ext_authz;
 mod filters;
 mod hashing;
 mod http_log;

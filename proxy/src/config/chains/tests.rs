@@ -11,7 +11,7 @@ fn chain(name: &str, matches: ChainMatch) -> Arc<FilterChain> {
     Arc::new(FilterChain {
         peer_exchange: None,
         telemetry: None,
-        rbac: Vec::new(),
+        access: Vec::new(),
         name: name.into(),
         matches,
         tls: None,

@@ -6,7 +6,7 @@ use ithildin_proto::pb::{
     envoy::{
         config::route::v3::FilterConfig,
         extensions::filters::http::{
-            cors::v3::CorsPolicy, fault::v3::HttpFault,
+            cors::v3::CorsPolicy, ext_authz::v3::ExtAuthzPerRoute, fault::v3::HttpFault,
             jwt_authn::v3::PerRouteConfig as JwtPerRoute, local_ratelimit::v3::LocalRateLimit,
             rbac::v3::RbacPerRoute,
         },
@@ -14,7 +14,7 @@ use ithildin_proto::pb::{
     google::protobuf::Any,
 };
 
-use super::{cors, fault, jwt, rate_limit, rbac};
+use super::{cors, ext_authz, fault, jwt, rate_limit, rbac};
 use crate::{
     config::filters::{FilterOverride, FilterOverrides},
     control::{any, report::At},
@@ -65,6 +65,9 @@ fn typed(config: &Any, at: &At<'_>) -> Option<FilterOverride> {
     } else if any::is::<JwtPerRoute>(config) {
         let config = any::read(config, at)?;
         jwt::per_route(&config, at).map(FilterOverride::Jwt)
+    } else if any::is::<ExtAuthzPerRoute>(config) {
+        let config = any::read(config, at)?;
+        ext_authz::per_route(&config, at)
     } else if any::is::<LocalRateLimit>(config) {
         let config: LocalRateLimit = any::read(config, at)?;
         if config.token_bucket.is_none() {

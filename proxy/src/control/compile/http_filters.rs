@@ -12,9 +12,9 @@ use ithildin_proto::{
     pb::{
         envoy::extensions::filters::{
             http::{
-                cors::v3::Cors, fault::v3::HttpFault, grpc_stats::v3::FilterConfig as GrpcStats,
-                jwt_authn::v3::JwtAuthentication, local_ratelimit::v3::LocalRateLimit,
-                rbac::v3::Rbac, router::v3::Router,
+                cors::v3::Cors, ext_authz::v3::ExtAuthz, fault::v3::HttpFault,
+                grpc_stats::v3::FilterConfig as GrpcStats, jwt_authn::v3::JwtAuthentication,
+                local_ratelimit::v3::LocalRateLimit, rbac::v3::Rbac, router::v3::Router,
             },
             network::http_connection_manager::v3::{
                 HttpFilter as FilterProto, http_filter::ConfigType,
@@ -24,7 +24,7 @@ use ithildin_proto::{
     },
 };
 
-use super::{Compiler, alpn, fault, jwt, peer_metadata, rate_limit, rbac, telemetry};
+use super::{Compiler, alpn, ext_authz, fault, jwt, peer_metadata, rate_limit, rbac, telemetry};
 use crate::{
     config::filters::{FilterKind, HttpFilter},
     control::{
@@ -144,6 +144,10 @@ fn kind(
     } else if any::is::<JwtAuthentication>(config) {
         let config = any::read(config, &inner)?;
         jwt::filter(&config, &compiler.stats, place.stat_prefix, &inner).map(FilterKind::Jwt)
+    } else if any::is::<ExtAuthz>(config) {
+        let config = any::read(config, &inner)?;
+        let filter = ext_authz::http(&config, &compiler.stats, place.stat_prefix, &inner);
+        filter.map(|it| FilterKind::ExtAuthz(Box::new(it)))
     } else if any::is::<LocalRateLimit>(config) {
         let config: LocalRateLimit = any::read(config, &inner)?;
         let limit = rate_limit::limit(&config, &inner)?;

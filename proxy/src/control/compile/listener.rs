@@ -245,7 +245,7 @@ fn filter_chain(
             transport_socket_connect_timeout,
             None,
         ),
-        rbac: filters.rbac,
+        access: filters.access,
         sni_cluster: filters.sni_cluster,
         peer_exchange: filters.peer_exchange,
         telemetry: filters.telemetry,

@@ -17,6 +17,8 @@ mod cluster_http;
 mod cors;
 mod dns;
 mod endpoints;
+mod ext_authz;
+mod ext_authz_service;
 mod fault;
 mod filter_overrides;
 mod hash_policy;

@@ -8,28 +8,28 @@ use ithildin_proto::{
         envoy::{
             config::listener::v3::{Filter, filter},
             extensions::filters::network::{
-                http_connection_manager::v3::HttpConnectionManager, rbac::v3::Rbac as NetworkRbac,
-                sni_cluster::v3::SniCluster, tcp_proxy::v3::TcpProxy,
+                ext_authz::v3::ExtAuthz, http_connection_manager::v3::HttpConnectionManager,
+                rbac::v3::Rbac as NetworkRbac, sni_cluster::v3::SniCluster,
+                tcp_proxy::v3::TcpProxy,
             },
         },
         google::protobuf::Any,
     },
 };
 
-use super::{Compiler, ListenerParts, http, rbac, tcp, telemetry};
+use super::{Compiler, ListenerParts, ext_authz, http, rbac, tcp, telemetry};
 use crate::{
-    config::listener::Terminal,
+    config::listener::{AccessFilter, Terminal},
     control::{
         any,
         report::{At, no_effect},
     },
     istio::{PeerExchange, Telemetry},
-    rbac::Rbac,
 };
 
 /// A whole chain.
 pub(super) struct Filters {
-    pub(super) rbac: Vec<Rbac>,
+    pub(super) access: Vec<AccessFilter>,
     pub(super) sni_cluster: bool,
     pub(super) peer_exchange: Option<Arc<PeerExchange>>,
     pub(super) telemetry: Option<Arc<Telemetry>>,
@@ -39,7 +39,7 @@ pub(super) struct Filters {
 /// What comes before the end of a chain.
 #[derive(Default)]
 struct Before {
-    rbac: Vec<Rbac>,
+    access: Vec<AccessFilter>,
     sni_cluster: bool,
     peer_exchange: Option<Arc<PeerExchange>>,
     telemetry: Option<Arc<Telemetry>>,
@@ -96,7 +96,7 @@ pub(super) fn filters(
         return None;
     };
     Some(Filters {
-        rbac: before.rbac,
+        access: before.access,
         sni_cluster: before.sni_cluster,
         peer_exchange: before.peer_exchange,
         telemetry: before.telemetry,
@@ -133,7 +133,11 @@ fn passing(
     if any::is::<NetworkRbac>(config) {
         let config = any::read(config, &inner);
         let filter = config.and_then(|config| rbac::network(&config, &inner));
-        before.rbac.extend(filter);
+        before.access.extend(filter.map(AccessFilter::Rbac));
+    } else if any::is::<ExtAuthz>(config) {
+        let config = any::read(config, &inner);
+        let filter = config.and_then(|it| ext_authz::network(&it, &compiler.stats, &inner));
+        before.access.extend(filter.map(AccessFilter::ExtAuthz));
     } else if any::is::<SniCluster>(config) {
         // It has no fields.
         before.sni_cluster = true;

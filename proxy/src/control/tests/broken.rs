@@ -72,6 +72,54 @@ const MANAGER: &[(&str, &str)] = &[
         ".http_filters[0].typed_config: type envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor is not supported",
     ),
     (
+        "http_filters: [{name: a, typed_config: {'@type': EXT.filters.http.ext_authz.v3.ExtAuthz}}, ROUTER]",
+        ".http_filters[0].typed_config: one of grpc_service and http_service is required",
+    ),
+    (
+        "http_filters: [{name: a, typed_config: {'@type': EXT.filters.http.ext_authz.v3.ExtAuthz, grpc_service: {google_grpc: {target_uri: a, stat_prefix: b}}}}, ROUTER]",
+        ".http_filters[0].typed_config.grpc_service.google_grpc: is not supported; name a cluster in envoy_grpc",
+    ),
+    (
+        "http_filters: [{name: a, typed_config: {'@type': EXT.filters.http.ext_authz.v3.ExtAuthz, grpc_service: {envoy_grpc: {cluster_name: ''}}}}, ROUTER]",
+        ".http_filters[0].typed_config.grpc_service.envoy_grpc.cluster_name: is empty",
+    ),
+    (
+        "http_filters: [{name: a, typed_config: {'@type': EXT.filters.http.ext_authz.v3.ExtAuthz, grpc_service: {envoy_grpc: {cluster_name: c}, initial_metadata: [{key: a, value: b}]}}}, ROUTER]",
+        ".http_filters[0].typed_config.grpc_service.initial_metadata: is not supported",
+    ),
+    (
+        "http_filters: [{name: a, typed_config: {'@type': EXT.filters.http.ext_authz.v3.ExtAuthz, grpc_service: {envoy_grpc: {cluster_name: c}}, decoder_header_mutation_rules: {}}}, ROUTER]",
+        ".http_filters[0].typed_config.decoder_header_mutation_rules: is not supported",
+    ),
+    (
+        "http_filters: [{name: a, typed_config: {'@type': EXT.filters.http.ext_authz.v3.ExtAuthz, grpc_service: {envoy_grpc: {cluster_name: c}}, metadata_context_namespaces: [a]}}, ROUTER]",
+        ".http_filters[0].typed_config.metadata_context_namespaces: is not supported",
+    ),
+    (
+        "http_filters: [{name: a, typed_config: {'@type': EXT.filters.http.ext_authz.v3.ExtAuthz, grpc_service: {envoy_grpc: {cluster_name: c}}, with_request_body: {}}}, ROUTER]",
+        ".http_filters[0].typed_config.with_request_body.max_request_bytes: must be more than zero",
+    ),
+    (
+        "http_filters: [{name: a, typed_config: {'@type': EXT.filters.http.ext_authz.v3.ExtAuthz, grpc_service: {envoy_grpc: {cluster_name: c}}, status_on_error: {code: 100}}}, ROUTER]",
+        ".http_filters[0].typed_config.status_on_error.code: is not from 200 to 599",
+    ),
+    (
+        "http_filters: [{name: a, typed_config: {'@type': EXT.filters.http.ext_authz.v3.ExtAuthz, http_service: {}}}, ROUTER]",
+        ".http_filters[0].typed_config.http_service.server_uri: is required",
+    ),
+    (
+        "http_filters: [{name: a, typed_config: {'@type': EXT.filters.http.ext_authz.v3.ExtAuthz, http_service: {server_uri: {uri: u, cluster: c}}}}, ROUTER]",
+        ".http_filters[0].typed_config.http_service.server_uri.timeout: is required",
+    ),
+    (
+        "http_filters: [{name: a, typed_config: {'@type': EXT.filters.http.ext_authz.v3.ExtAuthz, http_service: {server_uri: {uri: u, cluster: c, timeout: 1s}, path_prefix: x}}}, ROUTER]",
+        ".http_filters[0].typed_config.http_service.path_prefix: \"x\" is not a path",
+    ),
+    (
+        "http_filters: [{name: a, typed_config: {'@type': EXT.filters.http.ext_authz.v3.ExtAuthz, http_service: {server_uri: {uri: u, cluster: c, timeout: 1s}, retry_policy: {}}}}, ROUTER]",
+        ".http_filters[0].typed_config.http_service.retry_policy: is not supported",
+    ),
+    (
         "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {remote_jwks: {http_uri: {uri: x, cluster: c, timeout: 1s}}}}}}, ROUTER]",
         ".http_filters[0].typed_config.providers[\"a\"].remote_jwks: is not supported; let istiod fetch the keys (PILOT_JWT_ENABLE_REMOTE_JWKS=istiod)",
     ),

@@ -4,6 +4,7 @@
 //! specific level's that has it.
 
 use bytes::Bytes;
+use http::{HeaderName, header};
 use ithildin_http1::Known;
 use smallvec::SmallVec;
 
@@ -17,6 +18,9 @@ use crate::{
 const ALLOW_ORIGIN: &str = "access-control-allow-origin";
 const ALLOW_CREDENTIALS: &str = "access-control-allow-credentials";
 const EXPOSE_HEADERS: &str = "access-control-expose-headers";
+
+const ALLOW_PRIVATE_NETWORK: HeaderName =
+    HeaderName::from_static("access-control-allow-private-network");
 
 const TRUE: Bytes = Bytes::from_static(b"true");
 
@@ -77,14 +81,18 @@ impl Exchange<'_> {
     /// headers.
     fn preflight(&self, policies: &Policies<'_>) -> LocalReply {
         type Part = fn(&CorsPolicy) -> Option<&Bytes>;
-        let parts: [(&'static str, Part); 3] = [
-            ("access-control-allow-methods", |it| it.methods.as_ref()),
-            ("access-control-allow-headers", |it| it.headers.as_ref()),
-            ("access-control-max-age", |it| it.max_age.as_ref()),
+        let parts: [(HeaderName, Part); 3] = [
+            (header::ACCESS_CONTROL_ALLOW_METHODS, |it| {
+                it.methods.as_ref()
+            }),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, |it| {
+                it.headers.as_ref()
+            }),
+            (header::ACCESS_CONTROL_MAX_AGE, |it| it.max_age.as_ref()),
         ];
         let mut answer = Vec::new();
         if credentials(policies) {
-            answer.push((ALLOW_CREDENTIALS, TRUE));
+            answer.push((header::ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE));
         }
         for (name, part) in parts {
             let value = policies.iter().find_map(|it| part(it));
@@ -96,7 +104,7 @@ impl Exchange<'_> {
             .get("access-control-request-private-network");
         let private = policies.iter().find_map(|it| it.private_network);
         if private.unwrap_or(false) && asked.is_some_and(|it| &it[..] == b"true") {
-            answer.push(("access-control-allow-private-network", TRUE));
+            answer.push((ALLOW_PRIVATE_NETWORK, TRUE));
         }
         let mut reply = LocalReply::new(200, "", ResponseFlags::NONE, "cors_response");
         reply.headers = answer;

@@ -3,6 +3,7 @@
 //! A connection manager without filters pays nothing here; one with filters pays for those alone.
 
 mod cors;
+mod ext_authz;
 mod fault;
 mod jwt;
 mod rate_limit;
@@ -12,9 +13,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ithildin_http1::Known;
 
-use self::{cors::CorsAnswer, fault::ActiveFault};
+use self::{cors::CorsAnswer, ext_authz::ResponseHeaders, fault::ActiveFault};
 use super::{
-    client::Client, exchange::Exchange, failure::LocalReply, headers::Headers, request::Request,
+    body::Source, client::Client, exchange::Exchange, failure::LocalReply, headers::Headers,
+    request::Request,
 };
 use crate::{
     config::{
@@ -34,6 +36,8 @@ pub(super) struct FilterState {
     fault: Option<ActiveFault>,
     /// What refused the request.
     limited: Option<Arc<RateLimit>>,
+    /// For the response, of services that let the request pass.
+    authorized: Vec<ResponseHeaders>,
     /// Index of the filter that chooses what upstream TLS offers.
     alpn: Option<usize>,
     /// The other ends, as they tell of themselves.
@@ -123,6 +127,7 @@ impl Exchange<'_> {
         &mut self,
         way: &Way<'_>,
         first: usize,
+        source: &mut Source<'_, '_>,
         client: &mut Client<'_, '_>,
     ) -> Verdict {
         let manager = self.context.manager;
@@ -138,6 +143,15 @@ impl Exchange<'_> {
                 (FilterKind::Fault(_), Some(FilterOverride::Fault(fault)))
                 | (FilterKind::Fault(fault), _) => {
                     match Box::pin(self.inject(fault, way.cluster, client)).await {
+                        Verdict::Pass => Ok(()),
+                        Verdict::Reply(reply) => Err(reply),
+                        other => return other,
+                    }
+                }
+                (FilterKind::ExtAuthz(authz), _) => {
+                    let concern = (&**authz, index + 1);
+                    let asked = self.ask_leave(concern, (way, filter), source, client);
+                    match Box::pin(asked).await {
                         Verdict::Pass => Ok(()),
                         Verdict::Reply(reply) => Err(reply),
                         other => return other,
@@ -212,6 +226,9 @@ impl Exchange<'_> {
             self.mutate_response(&limit.response_headers_to_add, headers);
         }
         self.allow_origin(headers);
+        for added in self.filters.authorized.drain(..).rev() {
+            added.apply(headers);
+        }
         let mut peers = manager.filters.iter().filter_map(|it| match &it.kind {
             FilterKind::PeerMetadata(peers) => Some(peers),
             _ => None,

@@ -125,7 +125,7 @@ async fn of_the_trusted_only_who_may_is_let_in() {
             permissions: vec![Rule::Any],
             principals: vec![principal],
         };
-        chain.rbac = vec![Rbac {
+        chain.access = vec![AccessFilter::Rbac(Rbac {
             shadow_keys: Default::default(),
             stats: None,
             rules: Some(RuleSet {
@@ -133,7 +133,7 @@ async fn of_the_trusted_only_who_may_is_let_in() {
                 policies: vec![policy],
             }),
             shadow_rules: None,
-        }];
+        })];
         let (proxy, listener) = start(testing::listener("l", testing::ANY, chain)).await;
         for (peer, admitted) in [CLIENT, FRIEND].into_iter().zip(admitted) {
             let result = connect(&proxy, pki.client(peer, trusted), None, None).await;

@@ -140,7 +140,8 @@ fn refusal(filter: &JwtAuthn, error: JwtError, realm: &[u8]) -> LocalReply {
         _ => b"\", error=\"invalid_token\"",
     };
     let challenge = [b"Bearer realm=\"", realm, hint].concat();
-    reply.headers.push(("www-authenticate", challenge.into()));
+    let challenge = (http::header::WWW_AUTHENTICATE, challenge.into());
+    reply.headers.push(challenge);
     reply
 }
 

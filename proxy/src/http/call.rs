@@ -1,0 +1,179 @@
+//! Requests of our own to a cluster: whole, over the pools that all requests share. Copies of requests
+//! (`mirror`) and questions that filters ask go this way.
+//!
+//! Invariant: of an answer no more is kept than the caller said.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use ithildin_http1::{Limits, Progress, parse_response};
+
+use super::{
+    body::{BodyError, Part, Source},
+    headers::Headers,
+    over_http1, over_http2,
+    request::Request,
+    wire::Wire,
+};
+use crate::{
+    config::Cluster,
+    upstream::{Http1Lease, Http2Lease, HttpLease, LbRequest, UpstreamFailure},
+    worker::Worker,
+};
+
+/// Interim answers taken for one request; more are a mistake or an attack.
+const MAX_INTERIM: usize = 16;
+
+/// What becomes of an answer's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    Nothing,
+    /// So many bytes; a longer body is an error.
+    UpTo(usize),
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: Headers,
+    pub(super) body: Bytes,
+    pub(super) trailers: Headers,
+}
+
+/// Why there is no whole answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    #[error(transparent)]
+    Unavailable(#[from] UpstreamFailure),
+    #[error("the request cannot be sent")]
+    Request,
+    #[error(transparent)]
+    Broken(#[from] BodyError),
+    /// `true`: a pooled connection that was closed already, so that the request had no effect.
+    #[error("the connection ended before there was an answer")]
+    Closed(bool),
+    #[error("more than {MAX_INTERIM} interim answers")]
+    Interim,
+    #[error("the answer is longer than {0} bytes")]
+    TooLong(usize),
+}
+
+/// Sends `request` with `body`, whose length it says, and waits for the whole answer: once more if the
+/// pooled connection had been closed.
+pub(super) async fn call(
+    worker: &Worker,
+    cluster: &Arc<Cluster>,
+    request: &Request,
+    body: &Bytes,
+    keep: Keep,
+) -> Result<Answer, CallError> {
+    match once(worker, cluster, request, body.clone(), keep).await {
+        Err(CallError::Closed(true)) => once(worker, cluster, request, body.clone(), keep).await,
+        other => other,
+    }
+}
+
+async fn once(
+    worker: &Worker,
+    cluster: &Arc<Cluster>,
+    request: &Request,
+    body: Bytes,
+    keep: Keep,
+) -> Result<Answer, CallError> {
+    let choice = LbRequest {
+        downstream: request.protocol.downstream(),
+        ..LbRequest::default()
+    };
+    match worker.upstreams.http(cluster, &choice).await? {
+        HttpLease::Http1(lease) => over_one(worker, lease, request, body, keep).await,
+        HttpLease::Http2(lease) => over_two(lease, request, body, keep).await,
+    }
+}
+
+async fn over_one(
+    worker: &Worker,
+    mut lease: Http1Lease,
+    request: &Request,
+    body: Bytes,
+    keep: Keep,
+) -> Result<Answer, CallError> {
+    let reused = lease.reused;
+    let read_ahead = std::mem::take(&mut lease.leftover);
+    let wire = Wire::new(&mut lease.stream, read_ahead, &worker.buffers);
+    let head = over_http1::request_head(request, request.body.framing());
+    let written = wire.write(&mut [head, body]).await;
+    written.map_err(|_| CallError::Closed(reused))?;
+    let mut interims = 0;
+    let mut progress = Progress::default();
+    let head = loop {
+        let method = &request.method;
+        let parsed =
+            wire.with_buffer(|it| parse_response(it, Limits::default(), method, &mut progress));
+        match parsed.map_err(|error| BodyError::Wire(error.into()))? {
+            Some(head) if head.is_interim() => {
+                interims += 1;
+                if interims > MAX_INTERIM {
+                    return Err(CallError::Interim);
+                }
+            }
+            Some(head) => break head,
+            None => {
+                let untouched = !wire.has_read_ahead() && interims == 0;
+                if !matches!(wire.fill().await, Ok(1..)) {
+                    return Err(CallError::Closed(reused && untouched));
+                }
+            }
+        }
+    };
+    let source = Source::wire(&wire, head.framing, true);
+    let (body, trailers) = read(source, keep).await?;
+    wire.release_buffer();
+    lease.leftover = wire.into_read_ahead();
+    if head.keep_alive {
+        lease.give_back();
+    }
+    Ok(Answer {
+        status: head.status,
+        headers: Headers::from_http1(&head.fields),
+        body,
+        trailers,
+    })
+}
+
+async fn over_two(
+    mut lease: Http2Lease,
+    request: &Request,
+    body: Bytes,
+    keep: Keep,
+) -> Result<Answer, CallError> {
+    let broken = |error: h2::Error| CallError::Broken(error.into());
+    let head = over_http2::request_head(request, false).map_err(|_| CallError::Request)?;
+    let sent = lease.send.send_request(head, body.is_empty());
+    let (response, mut stream) = sent.map_err(broken)?;
+    if !body.is_empty() {
+        stream.send_data(body, true).map_err(broken)?;
+    }
+    let (head, stream) = response.await.map_err(broken)?.into_parts();
+    let (body, trailers) = read(Source::http2(stream), keep).await?;
+    Ok(Answer {
+        status: head.status.as_u16(),
+        headers: Headers::from_map(head.headers),
+        body,
+        trailers,
+    })
+}
+
+async fn read(mut source: Source<'_, '_>, keep: Keep) -> Result<(Bytes, Headers), CallError> {
+    let mut body = BytesMut::new();
+    loop {
+        match (source.next().await?, keep) {
+            (Part::End(trailers), _) => return Ok((body.freeze(), trailers)),
+            (Part::Data(_), Keep::Nothing) => {}
+            (Part::Data(data), Keep::UpTo(limit)) if body.len() + data.len() > limit => {
+                return Err(CallError::TooLong(limit));
+            }
+            (Part::Data(data), Keep::UpTo(_)) => body.put(data),
+        }
+    }
+}
