@@ -92,6 +92,11 @@ impl Node {
         format!("spiffe://{TRUST_DOMAIN}/ns/{namespace}/sa/{account}")
     }
 
+    /// The first of its labels.
+    pub(crate) fn app_label(&self) -> &'static str {
+        self.labels.split('"').nth(1).unwrap_or_default()
+    }
+
     /// As istiod wants to hear it.
     pub(crate) fn xds_id(&self) -> String {
         let Self {

@@ -51,7 +51,7 @@ fn served(plane: DataPlane, folder: &str, variant: Variant, node: Node, refusals
     let heard = scene.istiod.heard();
     let introduced = heard.iter().find_map(|heard| heard.node.clone());
     assert_eq!(introduced, Some(node.xds_id()));
-    calls_out(&mut scene, node);
+    calls_out(&mut scene, plane, node);
     // With more in the mesh its policy lets in who has a token, and nobody here has one.
     if node.app.is_some() && refusals.is_empty() && folder != "more" {
         lets_in(&scene, node);
@@ -85,7 +85,7 @@ fn assert_refusals(scene: &Scene, expected: Refusals) {
 }
 
 /// The upstream sees the workload's identity, and only the right upstream is spoken to.
-fn calls_out(scene: &mut Scene, node: Node) {
+fn calls_out(scene: &mut Scene, plane: DataPlane, node: Node) {
     let answer = eventually("the other workload answers", || {
         scene.out().expect_status(200)
     });
@@ -93,6 +93,9 @@ fn calls_out(scene: &mut Scene, node: Node) {
     if node.name == SLEEP.name {
         let answer = scene.call(PRODUCTPAGE, "productpage:9080", "/productpage");
         assert_eq!(echoed(&answer)["peer"], node.id(), "{answer:?}");
+    }
+    if plane == DataPlane::Builtin {
+        counts_as_itself(scene, node);
     }
     let (name, address) = match node.app {
         Some(_) => ("httpbin", HTTPBIN_POD),
@@ -103,6 +106,20 @@ fn calls_out(scene: &mut Scene, node: Node) {
         let answer = scene.out();
         let refused = answer.status == 503 && scene.service_log(name).contains("fatal alert");
         refused.then_some(()).ok_or(answer)
+    });
+}
+
+/// Its metrics say which workload called.
+fn counts_as_itself(scene: &Scene, node: Node) {
+    let source = format!("source_app=\"{}\"", node.app_label());
+    eventually("its calls are counted as its own", || {
+        let metrics = scene.admin("/stats/prometheus");
+        let found = metrics.body.lines().any(|line| {
+            line.starts_with("istio_requests_total{")
+                && line.contains("reporter=\"source\"")
+                && line.contains(&source)
+        });
+        found.then_some(()).ok_or(metrics)
     });
 }
 
