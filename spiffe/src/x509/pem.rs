@@ -56,11 +56,17 @@ pub fn certificates_from_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 pub fn readable_certificates_from_pem(
     pem: &[u8],
 ) -> Result<(Vec<CertificateDer<'static>>, Vec<PemError>), PemError> {
-    let blocks =
-        CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<CertificateDer<'_>>, _>>()?;
     let mut odd = Vec::new();
-    let mut certificates = Vec::with_capacity(blocks.len());
-    for (index, certificate) in blocks.into_iter().enumerate() {
+    let mut certificates = Vec::new();
+    for (index, block) in CertificateDer::pem_slice_iter(pem).enumerate() {
+        let certificate: CertificateDer<'_> = match block {
+            Ok(certificate) => certificate,
+            Err(error @ pem::Error::MissingSectionEnd { .. }) => return Err(error.into()),
+            Err(error) => {
+                odd.push(error.into());
+                continue;
+            }
+        };
         match parse_certificate(&certificate) {
             Ok(_) => certificates.push(certificate),
             Err(source) => odd.push(PemError::Content {

@@ -207,6 +207,27 @@ async fn expired_roots_stay_in_a_bundle_and_are_not_live() {
     assert_eq!(bundle.roots.len(), 1);
 }
 
+#[tokio::test]
+async fn one_odd_root_does_not_take_the_others_along() {
+    let root = svid().chain;
+    let good = certificates_to_pem(&root);
+    for odd in [
+        "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+        "-----BEGIN CERTIFICATE-----\n-u0I\n-----END CERTIFICATE-----\n",
+        "-----BEGIN CERTIFICATE----\n",
+    ] {
+        for pem in [format!("{odd}{good}"), format!("{good}{odd}")] {
+            let (roots, refused) = readable_certificates_from_pem(pem.as_bytes()).unwrap();
+            assert_eq!((&roots, refused.len()), (&root, 1), "{pem}");
+        }
+        assert!(readable_certificates_from_pem(odd.as_bytes()).is_err());
+    }
+    // Its writer may still be at it.
+    let cut = format!("{good}-----BEGIN CERTIFICATE-----\nMIIB\n");
+    let error = readable_certificates_from_pem(cut.as_bytes()).unwrap_err();
+    assert!(matches!(error, PemError::Syntax(_)), "{error}");
+}
+
 #[test]
 fn a_private_key_is_not_printed() {
     let key = PrivateKey::from_pkcs8(vec![0xab; 8]);
