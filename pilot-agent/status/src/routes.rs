@@ -48,7 +48,10 @@ impl Routes {
         match (port, request.uri().path()) {
             (Port::Health | Port::Status, "/healthz/ready") => self.ready(),
             (Port::Prometheus, "/stats/prometheus") => {
-                self.metrics.of_the_data_plane(request).await
+                match is_local(peer, request) || !self.options.local_metrics {
+                    true => self.metrics.of_the_data_plane(request).await,
+                    false => forbidden(),
+                }
             }
             (Port::Status, path) => match clean(path) {
                 Some(path) => elsewhere(&path, request.uri().query()),

@@ -65,6 +65,9 @@ fn a_neighbour_changes_nothing() {
         );
         assert_eq!(answer.split(' ').nth(1), Some("403"), "{request}: {answer}");
     }
+    let scrape = b"GET /stats/prometheus HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let answer = raw(SocketAddr::new(ip, agent.ports.prometheus), scrape);
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     // The second of two requests is judged like the first.
     let two = "GET /healthz/ready HTTP/1.1\r\nhost: a\r\n\r\nPOST /quitquitquit HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let answer = raw(addr, two.as_bytes());

@@ -24,11 +24,10 @@ const VARIABLES: [&str; 14] = [
     "WASM_HTTP_REQUEST_MAX_RETRIES",
 ];
 /// Variables that only Envoy's process acts on.
-const ENVOY_VARIABLES: [&str; 5] = [
+const ENVOY_VARIABLES: [&str; 4] = [
     "ISTIO_BOOTSTRAP",
     "ISTIO_BOOTSTRAP_OVERRIDE",
     "ISTIO_ENVOY_ENABLE_CORE_DUMP",
-    "ENVOY_STATUS_PORT_ENABLE_PROXY_PROTOCOL",
     "HTTP_STRIP_FRAGMENT_FROM_PATH_UNSAFE_IF_DISABLED",
 ];
 /// Fields of the proxy configuration that nothing acts on: Istio deprecated them, or Envoy lost them.
