@@ -122,6 +122,7 @@ pub(crate) fn tcp_proxy(cluster: &str) -> TcpProxy {
         idle_timeout: None,
         max_connection_duration: None,
         max_connect_attempts: 1,
+        tunneling: None,
         access_log: AccessLogs::default(),
     }
 }

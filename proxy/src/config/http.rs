@@ -33,7 +33,7 @@ pub struct HttpManager {
     pub escaped_slashes: EscapedSlashes,
     pub strip_any_host_port: bool,
     pub suppress_envoy_headers: bool,
-    /// Upgrades that are passed on, lower-case (`websocket`).
+    /// Upgrades that are passed on, lower-case (`websocket`, `connect`).
     pub upgrades: Vec<Arc<str>>,
     /// What is before the router, in order.
     pub filters: Vec<HttpFilter>,
@@ -143,6 +143,8 @@ pub struct Http1Options {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Http2Options {
+    /// Clients may change protocols inside of a stream (`allow_connect`, RFC 8441).
+    pub allow_connect: bool,
     pub max_concurrent_streams: u32,
     pub initial_stream_window: u32,
     pub initial_connection_window: u32,

@@ -6,15 +6,16 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use ithildin_tls::Protocols;
 
 pub use super::{
     chains::{FilterChains, OverlappingChains},
     listener_filters::{ListenerFilter, ListenerFilterKind, ListenerFilters, ListenerPredicate},
 };
-use super::{ext_authz::TcpExtAuthz, http::HttpManager};
+use super::{ext_authz::TcpExtAuthz, http::HttpManager, route::HeaderMutations};
 use crate::{
-    access_log::AccessLogs,
+    access_log::{AccessLogs, Template},
     istio::{PeerExchange, Telemetry},
     rbac::Rbac,
     stats::{ListenerStats, TcpStats},
@@ -169,5 +170,17 @@ pub struct TcpProxy {
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
     pub max_connect_attempts: u32,
+    /// The cluster's hosts are proxies, which are asked for a tunnel.
+    pub tunneling: Option<Tunneling>,
     pub access_log: AccessLogs,
+}
+
+/// What a proxy is asked for (`tunneling_config`).
+#[derive(Debug)]
+pub struct Tunneling {
+    /// Host and port that the tunnel leads to.
+    pub hostname: Template,
+    /// The path of a POST, where it takes the place of CONNECT.
+    pub post_path: Option<Bytes>,
+    pub headers: HeaderMutations,
 }

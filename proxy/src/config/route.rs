@@ -238,6 +238,8 @@ pub struct Forward {
     pub mirrors: Vec<Mirror>,
     /// Overrides of the connection manager's list: lower-case type, and whether it is passed on.
     pub upgrades: Vec<(Arc<str>, bool)>,
+    /// CONNECT ends here: the cluster gets the bytes inside (`connect_config`).
+    pub terminates_connect: bool,
     /// The request's `grpc-timeout` limits the stream in place of `max_stream_duration`, to at most
     /// this much; zero: no cap (`grpc_timeout_header_max`).
     pub grpc_timeout_max: Option<Duration>,

@@ -158,6 +158,9 @@ impl Exchange<'_> {
         clock: &Clock,
         retries: &mut Budget<'_>,
     ) -> Result<(), Broken> {
+        if forward.terminates_connect && self.request.is_connect() {
+            return Box::pin(self.over_tcp(cluster, client, clock, retries)).await;
+        }
         let lease = self.lease(cluster, client, retries).await?;
         let worker = self.context.worker.index;
         cluster.record(lease.endpoint(), worker, Outcome::Connected);
@@ -167,10 +170,6 @@ impl Exchange<'_> {
         match lease {
             HttpLease::Http1(lease) => {
                 Box::pin(self.over_http1(lease, source, client, clock, retries)).await
-            }
-            // Extended CONNECT (RFC 8441) is not spoken: what was asked for must not become a plain request.
-            HttpLease::Http2(_) if self.request.upgrade.is_some() => {
-                Err(Broken::BadRequest(LocalReply::upgrade_failed()))
             }
             HttpLease::Http2(lease) => {
                 Box::pin(self.over_http2(lease, source, client, clock, retries)).await
@@ -298,14 +297,17 @@ impl Exchange<'_> {
         clock: &Clock,
     ) -> Poll<()> {
         let silent = self.request.body == BodyLength::Empty || clock.is_complete();
-        match silent || matches!(client, Client::Http2(_)) {
+        match silent || matches!(client, Client::Http2 { .. }) {
             true => client.poll_gone(cx),
             false => Poll::Pending,
         }
     }
 
     /// `future`, unless the client goes away first.
-    async fn unless_gone<F: Future>(client: &mut Client<'_, '_>, future: F) -> Option<F::Output> {
+    pub(super) async fn unless_gone<F: Future>(
+        client: &mut Client<'_, '_>,
+        future: F,
+    ) -> Option<F::Output> {
         let mut gone = std::pin::pin!(poll_fn(|cx| client.poll_gone(cx)));
         Beside::new(gone.as_mut()).with(future, |()| true).await
     }

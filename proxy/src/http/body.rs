@@ -101,6 +101,11 @@ impl<'a, 'w> Source<'a, 'w> {
         }
     }
 
+    /// All that comes until the end of the connection.
+    pub(super) fn raw(wire: &'a Wire<'w>) -> Self {
+        Self::wire(wire, Framing::Close, false)
+    }
+
     pub(super) fn http2(stream: RecvStream) -> Self {
         match stream.is_end_stream() {
             true => Self::Empty,
@@ -296,6 +301,8 @@ pub(super) enum Sink<'a, 'w> {
         watched: bool,
     },
     Http2(SendStream<Bytes>),
+    /// As it is, and its end is the end of our direction.
+    Raw(&'a Wire<'w>),
     /// The head said that there is no body.
     Done,
 }
@@ -310,7 +317,7 @@ impl Sink<'_, '_> {
                 ..
             } => wire.poll_closed(cx),
             Self::Http2(stream) => stream.poll_reset(cx).map(|_| ()),
-            Self::Wire { .. } | Self::Done => Poll::Pending,
+            Self::Wire { .. } | Self::Raw(_) | Self::Done => Poll::Pending,
         }
     }
 
@@ -345,6 +352,13 @@ impl Sink<'_, '_> {
             }
             Self::Wire { wire, head, .. } => wire.write(&mut [std::mem::take(head), data]).await,
             Self::Http2(stream) => send_data(stream, data, last).await,
+            Self::Raw(wire) => {
+                wire.write(&mut [data]).await?;
+                match last {
+                    true => wire.shutdown().await,
+                    false => Ok(()),
+                }
+            }
             Self::Done => Ok(()),
         }
     }
@@ -371,6 +385,7 @@ impl Sink<'_, '_> {
             Self::Http2(stream) => stream
                 .send_trailers(ending.into_map())
                 .map_err(io::Error::other),
+            Self::Raw(wire) => wire.shutdown().await,
             Self::Done => Ok(()),
         }
     }

@@ -6,14 +6,15 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use h2::server::SendResponse;
+use h2::{RecvStream, server::SendResponse};
 use http::StatusCode;
 use ithildin_http1::{Framing, Version, encode};
 
 use super::{
-    body::Sink,
+    body::{Sink, Source},
     headers::Headers,
     request::{BodyLength, Protocol},
+    tunnel::End,
     wire::Wire,
 };
 
@@ -23,8 +24,19 @@ pub(super) struct Response {
     pub(super) status: u16,
     pub(super) headers: Headers,
     pub(super) body: BodyLength,
-    /// 101: what the connection changes to.
-    pub(super) upgrade: Option<Bytes>,
+    /// The upstream's `Upgrade`.
+    pub(super) protocol: Option<Bytes>,
+    /// After this head nothing of HTTP follows.
+    pub(super) switch: Option<Switch>,
+}
+
+/// What a connection, or an HTTP/2 stream, changes to.
+#[derive(Debug)]
+pub(super) enum Switch {
+    /// Bytes for whom CONNECT named.
+    Tunnel,
+    /// What `Upgrade` names.
+    Protocol(Bytes),
 }
 
 /// Who asked.
@@ -44,7 +56,11 @@ pub(super) enum Client<'c, 'w> {
         /// Of an interim head that was given up halfway: it must end before anything else.
         unsent: Bytes,
     },
-    Http2(SendResponse<Bytes>),
+    Http2 {
+        respond: SendResponse<Bytes>,
+        /// What comes of a client that asked for a tunnel.
+        tunnel: Option<RecvStream>,
+    },
 }
 
 impl<'c, 'w> Client<'c, 'w> {
@@ -68,7 +84,7 @@ impl<'c, 'w> Client<'c, 'w> {
                 wire.write(std::slice::from_mut(unsent)).await
             }
             // A client that speaks HTTP/2 sends its body without waiting.
-            Self::Http2(_) => Ok(()),
+            Self::Http2 { .. } => Ok(()),
         }
     }
 
@@ -110,8 +126,8 @@ impl<'c, 'w> Client<'c, 'w> {
                     watched: *watched || !closing,
                 })
             }
-            Self::Http2(respond) => {
-                let end = response.body == BodyLength::Empty;
+            Self::Http2 { respond, .. } => {
+                let end = response.body == BodyLength::Empty && response.switch.is_none();
                 let mut head = http::Response::new(());
                 *head.status_mut() =
                     StatusCode::from_u16(response.status).map_err(io::Error::other)?;
@@ -130,11 +146,33 @@ impl<'c, 'w> Client<'c, 'w> {
         }
     }
 
+    /// The status that tells the client of a change of protocol (RFC 8441, section 5).
+    pub(super) fn switching_status(&self) -> u16 {
+        match self {
+            Self::Wire { .. } => 101,
+            Self::Http2 { .. } => 200,
+        }
+    }
+
+    /// Sends the head after which nothing of HTTP follows.
+    pub(super) async fn enter(&mut self, response: Response) -> io::Result<End<'c, 'w>> {
+        if let Self::Wire { keep_alive, .. } = self {
+            *keep_alive = false;
+        }
+        let sink = self.respond(response, false).await?;
+        Ok(match self {
+            Self::Wire { wire, .. } => End::Wire(wire),
+            Self::Http2 { tunnel, .. } => {
+                End::Bodies(tunnel.take().map_or(Source::Empty, Source::http2), sink)
+            }
+        })
+    }
+
     /// Whether the client went away while it waits.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Wire { wire, .. } => wire.poll_closed(cx),
-            Self::Http2(respond) => respond.poll_reset(cx).map(|_| ()),
+            Self::Http2 { respond, .. } => respond.poll_reset(cx).map(|_| ()),
         }
     }
 
@@ -153,14 +191,14 @@ impl<'c, 'w> Client<'c, 'w> {
                     wire.reset();
                 }
             }
-            Self::Http2(respond) => respond.send_reset(h2::Reason::INTERNAL_ERROR),
+            Self::Http2 { respond, .. } => respond.send_reset(h2::Reason::INTERNAL_ERROR),
         }
     }
 }
 
 fn downstream_framing(body: BodyLength, protocol: Protocol, response: &Response) -> Framing {
     match body {
-        _ if response.upgrade.is_some() => Framing::None,
+        _ if response.switch.is_some() => Framing::None,
         // HTTP/1.0 knows no chunks: the end of the connection ends the body.
         BodyLength::Unknown if protocol == Protocol::Http10 => Framing::Close,
         body => body.framing(),
@@ -181,9 +219,11 @@ fn response_head(
     };
     encode::status_line(&mut head, version, response.status);
     put_fields(&mut head, &response.headers);
-    if let Some(upgrade) = &response.upgrade {
-        encode::field(&mut head, b"connection", b"upgrade");
-        encode::field(&mut head, b"upgrade", upgrade);
+    if let Some(switch) = &response.switch {
+        if let Switch::Protocol(protocol) = switch {
+            encode::field(&mut head, b"connection", b"upgrade");
+            encode::field(&mut head, b"upgrade", protocol);
+        }
     } else {
         match framing {
             // No body, but the client waits for one unless it is told its length.

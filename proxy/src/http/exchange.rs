@@ -226,9 +226,7 @@ impl<'x> Exchange<'x> {
                 return Err(reply.clone());
             }
         };
-        if let Some(upgrade) = &self.request.upgrade
-            && !is_allowed(upgrade, manager, &route.action)
-        {
+        if self.request.asks_for_tunnel() && !is_allowed(&self.request, manager, &route.action) {
             return Err(LocalReply::upgrade_failed());
         }
         match &route.action {
@@ -246,9 +244,6 @@ impl<'x> Exchange<'x> {
                     &route.matches,
                     &self.request,
                 ))
-            }
-            RouteAction::Forward(_) if self.request.is_connect() => {
-                Err(LocalReply::upgrade_failed())
             }
             RouteAction::Forward(forward) => {
                 let way = (&**table, &table.hosts[host], &**route);
@@ -428,8 +423,9 @@ impl<'x> Exchange<'x> {
     }
 }
 
-/// Whether a connection may change to the protocol `upgrade`: the route has the last word.
-fn is_allowed(upgrade: &[u8], manager: &HttpManager, action: &RouteAction) -> bool {
+/// Whether a connection may change to what the request asks for: the route has the last word.
+fn is_allowed(request: &Request, manager: &HttpManager, action: &RouteAction) -> bool {
+    let upgrade = request.upgrade.as_deref().unwrap_or(b"connect");
     let is_it = |name: &str| name.as_bytes().eq_ignore_ascii_case(upgrade);
     let of_route = match action {
         RouteAction::Forward(forward) => forward.upgrades.iter().find(|(name, _)| is_it(name)),

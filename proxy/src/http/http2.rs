@@ -50,7 +50,11 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream
         stream: downstream.stream,
     };
     let options = &manager.http2;
-    let handshake = h2::server::Builder::new()
+    let mut builder = h2::server::Builder::new();
+    if options.allow_connect {
+        builder.enable_connect_protocol();
+    }
+    let handshake = builder
         .max_concurrent_streams(options.max_concurrent_streams)
         .initial_window_size(options.initial_stream_window)
         .initial_connection_window_size(options.initial_connection_window)
@@ -173,8 +177,11 @@ async fn serve_stream(
         respond.send_reset(h2::Reason::PROTOCOL_ERROR);
         return true;
     };
-    let mut client = Client::Http2(respond);
-    let mut source = Source::http2(body);
+    let (tunnel, mut source) = match request.asks_for_tunnel() {
+        true => (Some(body), Source::Empty),
+        false => (None, Source::http2(body)),
+    };
+    let mut client = Client::Http2 { respond, tunnel };
     let meter = Meter::start(&manager.access_log);
     let mut exchange = Exchange::new(&context, request, &meter);
     exchange.serve(&mut source, &mut client).await;
@@ -185,7 +192,9 @@ async fn serve_stream(
 }
 
 fn request_of(head: http::request::Parts, body: &RecvStream) -> Option<Request> {
-    let connect = head.method == http::Method::CONNECT;
+    let upgrade = head.extensions.get::<h2::ext::Protocol>();
+    let upgrade = upgrade.map(|protocol| Bytes::copy_from_slice(protocol.as_ref()));
+    let connect = head.method == http::Method::CONNECT && upgrade.is_none();
     let host = head.headers.get(http::header::HOST).cloned();
     let authority = match (head.uri.authority(), host) {
         (Some(authority), _) => Bytes::copy_from_slice(authority.as_str().as_bytes()),
@@ -202,7 +211,7 @@ fn request_of(head: http::request::Parts, body: &RecvStream) -> Option<Request> 
     }
     let length = head.headers.get(http::header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    let body = match (body.is_end_stream(), length) {
+    let body = match (body.is_end_stream() || connect || upgrade.is_some(), length) {
         (true, _) => BodyLength::Empty,
         (false, Some(length)) if length > 0 => BodyLength::Known(length),
         (false, _) => BodyLength::Unknown,
@@ -210,13 +219,16 @@ fn request_of(head: http::request::Parts, body: &RecvStream) -> Option<Request> 
     let mut headers = Headers::from_map(head.headers);
     headers.remove_known(Known::Host);
     Some(Request {
-        method: Bytes::copy_from_slice(head.method.as_str().as_bytes()),
+        method: match upgrade {
+            Some(_) => Bytes::from_static(b"GET"),
+            None => Bytes::copy_from_slice(head.method.as_str().as_bytes()),
+        },
         scheme: None,
         authority,
         path,
         headers,
         body,
-        upgrade: None,
+        upgrade,
         protocol: Protocol::Http2,
         metadata: None,
     })

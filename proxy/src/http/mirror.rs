@@ -44,7 +44,7 @@ impl Exchange<'_> {
         snapshot: &Snapshot,
         source: &mut Source<'_, '_>,
     ) -> Option<Mirrors> {
-        if forward.mirrors.is_empty() || self.request.upgrade.is_some() {
+        if forward.mirrors.is_empty() || self.request.asks_for_tunnel() {
             return None;
         }
         let mirrors = forward.mirrors.iter().filter(|it| it.percent.hits());

@@ -24,6 +24,7 @@ mod mirror;
 mod mutate;
 mod over_http1;
 mod over_http2;
+mod over_tcp;
 mod path;
 mod prepare;
 mod race;

@@ -17,10 +17,10 @@ use super::{
     request::{BodyLength, Protocol, Request},
     retry::Budget,
     timeouts::Clock,
-    tunnel,
+    tunnel::End,
     wire::Wire,
 };
-use crate::{access_log::ResponseFlags, upstream::Http1Lease};
+use crate::upstream::Http1Lease;
 
 /// Interim responses taken for one request; more are a mistake or an attack.
 const MAX_INTERIM: usize = 16;
@@ -105,8 +105,13 @@ impl Exchange<'_> {
             return Ok(Spoken::Refused { reusable });
         }
         clock.response_begins();
-        if head.is_upgrade() && self.request.upgrade.is_some() {
-            self.upgrade(answer, wire, client, clock).await?;
+        let switches = match &self.request.upgrade {
+            Some(_) => head.is_upgrade(),
+            None => self.request.is_connect() && (200..300).contains(&head.status),
+        };
+        if switches {
+            self.enter_tunnel(answer, End::Wire(wire), client, clock)
+                .await?;
             return Ok(Spoken::Done { reusable: false });
         }
         if head.status == 101 {
@@ -116,34 +121,6 @@ impl Exchange<'_> {
         self.pass_on(answer, body, &mut send, client, clock).await?;
         let reusable = head.keep_alive && relay::is_sent(&send);
         Ok(Spoken::Done { reusable })
-    }
-
-    /// Passes bytes both ways until both sides end.
-    async fn upgrade(
-        &mut self,
-        answer: Response,
-        wire: &Wire<'_>,
-        client: &mut Client<'_, '_>,
-        clock: &Clock,
-    ) -> Result<(), Broken> {
-        let response = self.finish_head(answer);
-        let Client::Wire {
-            wire: down,
-            keep_alive,
-            ..
-        } = client
-        else {
-            let details = "upstream_reset_after_response_started{protocol_error}";
-            let flags = ResponseFlags::UPSTREAM_PROTOCOL_ERROR;
-            return Err(Broken::Midway(flags, details));
-        };
-        let down = *down;
-        *keep_alive = false;
-        let head = client.respond(response, false).await;
-        head.map_err(|_| Broken::Client)?;
-        tunnel::run(self.context.worker, down, wire, clock, self.meter).await;
-        self.meter.response_is_sent();
-        Ok(())
     }
 
     /// The final response head; interim ones are passed on.
@@ -252,10 +229,11 @@ fn response(head: &ResponseHead) -> Response {
             (Framing::None, Some(length)) if length > 0 => BodyLength::Known(length),
             (framing, _) => BodyLength::of(framing),
         },
-        upgrade: head
+        protocol: head
             .is_upgrade()
             .then(|| head.fields.known(ithildin_http1::Known::Upgrade))
             .flatten()
             .map(Bytes::copy_from_slice),
+        switch: None,
     }
 }

@@ -16,6 +16,7 @@ use super::{
     request::{BodyLength, Protocol, Request},
     retry::Budget,
     timeouts::Clock,
+    tunnel::End,
 };
 use crate::access_log::ResponseFlags;
 use crate::upstream::Http2Lease;
@@ -34,6 +35,11 @@ impl Exchange<'_> {
         self.outcome.upstream = lease.permit.link().cloned();
         self.outcome.upstream_protocol = Some(Protocol::Http2);
         let head = request_head(&self.request, self.context.connection.tls.is_some())?;
+        if self.request.asks_for_tunnel() {
+            return self
+                .tunnel_over_http2(lease, head, client, clock, retries)
+                .await;
+        }
         let empty = self.request.body == BodyLength::Empty;
         let (response, stream) = lease
             .send
@@ -58,7 +64,8 @@ impl Exchange<'_> {
             status: head.status.as_u16(),
             headers: Headers::from_map(head.headers),
             body,
-            upgrade: None,
+            protocol: None,
+            switch: None,
         };
         if self.refuses(answer.status, &answer.headers, retries) {
             return Err(Broken::Refused);
@@ -66,6 +73,53 @@ impl Exchange<'_> {
         clock.response_begins();
         let body = Source::http2(stream);
         self.pass_on(answer, body, &mut send, client, clock).await
+    }
+
+    /// CONNECT, for a tunnel or for another protocol (RFC 9113, section 8.5; RFC 8441).
+    async fn tunnel_over_http2(
+        &mut self,
+        mut lease: Http2Lease,
+        head: http::Request<()>,
+        client: &mut Client<'_, '_>,
+        clock: &Clock,
+        retries: &mut Budget<'_>,
+    ) -> Result<(), Broken> {
+        if self.request.upgrade.is_some() {
+            let takes = Self::unless_gone(client, lease.takes_extended_connect()).await;
+            // What was asked for must not become a plain request.
+            if !takes.ok_or(Broken::Client)? {
+                return Err(Broken::BadRequest(LocalReply::upgrade_failed()));
+            }
+        }
+        let sent = lease.send.send_request(head, false);
+        let (response, to_server) = sent.map_err(|error| broken(&error))?;
+        let head = self.head_or_client_gone(response, client, clock).await?;
+        let (head, stream) = head.into_parts();
+        let body = length(&head, &stream, false);
+        let answer = Response {
+            status: head.status.as_u16(),
+            headers: Headers::from_map(head.headers),
+            body,
+            protocol: None,
+            switch: None,
+        };
+        if self.refuses(answer.status, &answer.headers, retries) {
+            return Err(Broken::Refused);
+        }
+        let from_server = Source::http2(stream);
+        if answer.status == 200 {
+            let server = End::Bodies(from_server, Sink::Http2(to_server));
+            return self.enter_tunnel(answer, server, client, clock).await;
+        }
+        clock.response_begins();
+        let mut nothing = pin!(std::future::ready(Ok(())));
+        let mut sent = Beside::new(nothing.as_mut());
+        let passed = self
+            .pass_on(answer, from_server, &mut sent, client, clock)
+            .await;
+        // Not before: without its end, it takes the response along.
+        drop(to_server);
+        passed
     }
 
     async fn head_or_client_gone(
@@ -102,7 +156,15 @@ pub(super) fn request_head(request: &Request, secure: bool) -> Result<http::Requ
     let uri = uri.authority(authority.map_err(|_| malformed())?).build();
     let mut head = http::Request::new(());
     *head.uri_mut() = uri.map_err(|_| malformed())?;
-    *head.method_mut() = Method::from_bytes(&request.method).map_err(|_| malformed())?;
+    *head.method_mut() = match &request.upgrade {
+        None => Method::from_bytes(&request.method).map_err(|_| malformed())?,
+        Some(protocol) => {
+            let protocol = std::str::from_utf8(protocol).map_err(|_| malformed())?;
+            head.extensions_mut()
+                .insert(h2::ext::Protocol::from(protocol));
+            Method::CONNECT
+        }
+    };
     *head.version_mut() = Version::HTTP_2;
     *head.headers_mut() = request.headers.clone().into_map();
     if let BodyLength::Known(length) = request.body {

@@ -19,7 +19,8 @@ pub(super) struct Request {
     pub(super) path: Bytes,
     pub(super) headers: Headers,
     pub(super) body: BodyLength,
-    /// The protocol to change to: `Upgrade` in HTTP/1, `:protocol` in HTTP/2.
+    /// The protocol to change to: `Upgrade` in HTTP/1, `:protocol` in HTTP/2, whose CONNECT with it is
+    /// a GET here, as in Envoy.
     pub(super) upgrade: Option<Bytes>,
     pub(super) protocol: Protocol,
     /// What filters left; `None` before the first did.
@@ -114,6 +115,11 @@ impl Request {
 
     pub(super) fn is_connect(&self) -> bool {
         self.method == Method::CONNECT.as_str()
+    }
+
+    /// Whether bytes without an end that we know follow, and not a body.
+    pub(super) fn asks_for_tunnel(&self) -> bool {
+        self.upgrade.is_some() || self.is_connect()
     }
 
     pub(super) fn is_head(&self) -> bool {

@@ -80,7 +80,8 @@ pub(super) fn local(
             0 => BodyLength::Empty,
             length => BodyLength::Known(length as u64),
         },
-        upgrade: None,
+        protocol: None,
+        switch: None,
     };
     match request.is_head() {
         true => (response, Bytes::new()),

@@ -70,7 +70,7 @@ impl Clock {
             Some(limit) => Some(limit),
             None => context.manager.timeouts.stream_idle,
         };
-        let is_upgrade = request.upgrade.is_some();
+        let is_upgrade = request.asks_for_tunnel();
         let has_body = request.body != BodyLength::Empty;
         let is_complete = !has_body && !is_upgrade;
         let arrival = context.manager.timeouts.request.filter(|_| has_body);

@@ -184,7 +184,7 @@ impl<'w> Wire<'w> {
 
     /// Lets the connection end in a reset when it is dropped.
     pub(super) fn reset(&self) {
-        self.stream.borrow().reset_on_close();
+        self.stream.borrow_mut().reset_on_close();
         self.is_reset.set(true);
     }
 

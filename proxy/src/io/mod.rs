@@ -12,6 +12,7 @@ pub mod stream;
 pub mod timers;
 pub mod tls_stats;
 pub mod trust;
+pub mod tunnel;
 
 pub use buffers::BufferPool;
 pub use live::{CloseReason, Live};
@@ -21,3 +22,4 @@ pub use socket::Socket;
 pub use stream::Stream;
 pub use timers::{Deadline, Timers};
 pub use trust::{Authority, Trust};
+pub use tunnel::Tunnel;

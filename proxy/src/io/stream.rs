@@ -1,5 +1,5 @@
-//! A byte stream of the data path: plaintext or TLS over a socket, under the control of its
-//! [`Live`] cell.
+//! A byte stream of the data path: plaintext or TLS over a socket, or the inside of a tunnel, under
+//! the control of its [`Live`] cell.
 
 use std::{
     future::{Future, poll_fn},
@@ -15,7 +15,7 @@ use bytes::{BufMut, BytesMut};
 use ithildin_tls::{Peer, TlsStream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::{Live, Registration, Socket};
+use super::{Live, Registration, Socket, Tunnel};
 
 /// A connection that carries bytes.
 pub struct Stream {
@@ -26,6 +26,7 @@ pub struct Stream {
 enum Transport {
     Plain(Socket),
     Tls(Box<TlsStream<Socket>>),
+    Tunnel(Box<Tunnel>),
 }
 
 impl Stream {
@@ -43,25 +44,36 @@ impl Stream {
         }
     }
 
+    pub fn tunnel(tunnel: Tunnel, registration: Registration) -> Self {
+        Self {
+            transport: Transport::Tunnel(Box::new(tunnel)),
+            registration,
+        }
+    }
+
     /// The cell through which the connection is drained or closed.
     pub fn live(&self) -> &Rc<Live> {
         self.registration.live()
     }
 
-    /// Our address; `None` for a Unix socket.
+    /// Our address; `None` for a Unix socket and a tunnel.
     pub fn local(&self) -> Option<SocketAddr> {
-        self.socket().local()
+        self.socket()?.local()
     }
 
-    /// See [`Socket::reset_on_close`].
-    pub fn reset_on_close(&self) {
-        self.socket().reset_on_close();
+    /// See [`Socket::reset_on_close`]; a tunnel is cut off at once.
+    pub fn reset_on_close(&mut self) {
+        match &mut self.transport {
+            Transport::Plain(socket) => socket.reset_on_close(),
+            Transport::Tls(stream) => stream.get_ref().reset_on_close(),
+            Transport::Tunnel(tunnel) => tunnel.reset(),
+        }
     }
 
     /// The TLS session, if there is one.
     pub fn session(&self) -> Option<&TlsStream<Socket>> {
         match &self.transport {
-            Transport::Plain(_) => None,
+            Transport::Plain(_) | Transport::Tunnel(_) => None,
             Transport::Tls(stream) => Some(stream),
         }
     }
@@ -83,6 +95,7 @@ impl Stream {
         let ready = match &mut self.transport {
             Transport::Plain(socket) => socket.poll_readable(cx),
             Transport::Tls(stream) => stream.poll_readable(cx),
+            Transport::Tunnel(tunnel) => tunnel.poll_readable(cx),
         };
         self.pending(cx, ready)
     }
@@ -123,13 +136,15 @@ impl Stream {
             // The reactor may remember readiness of bytes that were read since.
             Transport::Plain(socket) => socket.poll_arrived(cx).is_pending(),
             Transport::Tls(stream) => stream.poll_readable(cx).is_pending(),
+            Transport::Tunnel(_) => false,
         }
     }
 
-    fn socket(&self) -> &Socket {
+    fn socket(&self) -> Option<&Socket> {
         match &self.transport {
-            Transport::Plain(socket) => socket,
-            Transport::Tls(stream) => stream.get_ref(),
+            Transport::Plain(socket) => Some(socket),
+            Transport::Tls(stream) => Some(stream.get_ref()),
+            Transport::Tunnel(_) => None,
         }
     }
 
@@ -153,6 +168,7 @@ impl AsyncRead for Stream {
         let read = match &mut this.transport {
             Transport::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+            Transport::Tunnel(tunnel) => tunnel.poll_read(cx, buf),
         };
         this.pending(cx, read)
     }
@@ -169,6 +185,7 @@ impl AsyncWrite for Stream {
         let written = match &mut this.transport {
             Transport::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+            Transport::Tunnel(tunnel) => tunnel.poll_write(cx, buf),
         };
         this.pending(cx, written)
     }
@@ -183,6 +200,10 @@ impl AsyncWrite for Stream {
         let written = match &mut this.transport {
             Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+            Transport::Tunnel(tunnel) => {
+                let first = bufs.iter().find(|part| !part.is_empty());
+                tunnel.poll_write(cx, first.map_or(&[], |part| part))
+            }
         };
         this.pending(cx, written)
     }
@@ -191,6 +212,7 @@ impl AsyncWrite for Stream {
         match &self.transport {
             Transport::Plain(socket) => socket.is_write_vectored(),
             Transport::Tls(stream) => stream.is_write_vectored(),
+            Transport::Tunnel(_) => false,
         }
     }
 
@@ -200,6 +222,7 @@ impl AsyncWrite for Stream {
         let flushed = match &mut this.transport {
             Transport::Plain(_) => Poll::Ready(Ok(())),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            Transport::Tunnel(tunnel) => tunnel.poll_flush(cx),
         };
         this.pending(cx, flushed)
     }
@@ -209,6 +232,7 @@ impl AsyncWrite for Stream {
         let shut = match &mut this.transport {
             Transport::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            Transport::Tunnel(tunnel) => tunnel.poll_shutdown(cx),
         };
         this.pending(cx, shut)
     }

@@ -6,6 +6,7 @@ pub(crate) mod peer_exchange;
 pub(crate) mod pump;
 mod record;
 mod telemetry;
+mod tunneling;
 
 use std::{
     future::poll_fn,
@@ -50,7 +51,7 @@ pub async fn serve(
 async fn session(
     worker: &Rc<Worker>,
     proxy: &TcpProxy,
-    downstream: Downstream,
+    mut downstream: Downstream,
     record: &mut SessionRecord,
 ) {
     let mut report = Report::new(worker, &downstream.connection);
@@ -101,8 +102,19 @@ async fn connect(
         downstream_end: Some(connection.end()),
         ..LbRequest::default()
     };
+    let asked = proxy.tunneling.as_ref();
+    let asked = asked.map(|tunneling| tunneling.request(connection));
     loop {
-        let failure = match worker.upstreams.tcp(cluster, &request).await {
+        let connected = match &asked {
+            None => worker.upstreams.tcp(cluster, &request).await,
+            Some(asked) => {
+                let connect = Box::pin(worker.upstreams.tunnel(cluster, &request, asked));
+                // A proxy may take as long as its way takes, but not for ever.
+                let connected = worker.timers.timeout(proxy.idle_timeout, connect).await;
+                connected.unwrap_or_else(|| Err(FailureKind::ConnectionTimeout.into()))
+            }
+        };
+        let failure = match connected {
             Ok(lease) => {
                 record.attempts += 1;
                 return Ok(lease);
@@ -199,7 +211,8 @@ async fn greet(
     let exchange = connection.chain.peer_exchange.as_ref();
     let downstream = Greeting::begin(exchange, client, read_ahead).await;
     let exchange = lease.cluster().peer_exchange.clone();
-    let upstream = Greeting::begin(exchange.as_ref(), &mut lease.stream, BytesMut::new()).await;
+    let read_ahead = std::mem::take(&mut lease.read_ahead);
+    let upstream = Greeting::begin(exchange.as_ref(), &mut lease.stream, read_ahead).await;
     Ok([
         downstream.map_err(Broken::Client)?,
         upstream.map_err(Broken::Upstream)?,

@@ -4,12 +4,16 @@
 //! closes when its last stream is over.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     rc::{Rc, Weak},
 };
 
 use bytes::Bytes;
-use h2::client::{Builder, SendRequest};
+use h2::{
+    Ping, PingPong,
+    client::{Builder, SendRequest},
+};
+use tokio::sync::OnceCell;
 
 use super::{
     FailureKind,
@@ -21,7 +25,7 @@ use super::{
     limits::{self, PendingPermit, RequestPermit},
     pool::Pool,
 };
-use crate::{config::cluster::UpstreamHttp, io::Stream};
+use crate::{config::cluster::UpstreamHttp, io::Stream, stats::ClusterBlock};
 
 /// Largest DATA frame that we take: fewer headers and wake-ups on bulk than with 16 KiB, and no
 /// frame holds up others for long.
@@ -45,11 +49,30 @@ pub(super) struct SharedConnection {
     streams: Cell<u32>,
     /// Reap rounds without streams.
     idle_rounds: Cell<u64>,
+    /// For one question, whose answer comes behind the peer's SETTINGS.
+    ping: RefCell<Option<PingPong>>,
+    settled: OnceCell<()>,
 }
 
 impl SharedConnection {
     pub(super) fn link(&self) -> Option<&Rc<Link>> {
         self.count.link()
+    }
+
+    /// Resolves when the peer's SETTINGS are known.
+    pub(super) async fn settled(&self) {
+        let ask = || async {
+            let ping = self.ping.borrow_mut().take();
+            if let Some(mut ping) = ping {
+                // A connection that broke fails whoever uses it next.
+                let _ = ping.ping(Ping::opaque()).await;
+            }
+        };
+        self.settled.get_or_init(ask).await;
+    }
+
+    pub(super) fn stats(&self) -> &ClusterBlock {
+        self.count.stats()
     }
 
     /// A stream is over.
@@ -85,7 +108,7 @@ impl Pool {
         let Connected { stream, count } = connected;
         count.is_http2();
         let handshake = builder(&self.context.cluster.http).handshake::<_, Bytes>(stream);
-        let (send, connection) = handshake.await.map_err(|error| {
+        let (send, mut connection) = handshake.await.map_err(|error| {
             let endpoint = &count.host().endpoint;
             let kind = FailureKind::RemoteConnectionFailure;
             UpstreamFailure::new(kind, endpoint, Some(error.to_string()))
@@ -95,6 +118,8 @@ impl Pool {
             count,
             streams: Cell::new(0),
             idle_rounds: Cell::new(0),
+            ping: RefCell::new(connection.ping_pong()),
+            settled: OnceCell::new(),
         });
         self.shared.borrow_mut().push(Rc::clone(&shared));
         let drive = drive(connection, Rc::downgrade(&shared), Rc::downgrade(self));

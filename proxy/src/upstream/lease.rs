@@ -102,6 +102,16 @@ pub struct StreamPermit {
     request: RequestPermit,
 }
 
+impl Http2Lease {
+    /// Whether the peer changes protocols inside of a stream (RFC 8441, section 3).
+    pub async fn takes_extended_connect(&self) -> bool {
+        if !self.send.is_extended_connect_protocol_enabled() {
+            self.permit.connection.settled().await;
+        }
+        self.send.is_extended_connect_protocol_enabled()
+    }
+}
+
 impl StreamPermit {
     /// Counts the stream that `connection` has admitted.
     pub(super) fn new(connection: Rc<SharedConnection>, request: RequestPermit) -> Self {
@@ -132,12 +142,22 @@ impl Drop for StreamPermit {
     }
 }
 
-/// A connection of its own for one TCP session.
+/// A connection of its own for one TCP session, or a tunnel through a proxy.
 #[derive(Debug)]
 pub struct TcpLease {
     pub stream: Stream,
+    /// What the upstream sent with the proxy's answer.
+    pub read_ahead: BytesMut,
     cluster: Arc<Cluster>,
-    count: ConnectionCount,
+    carrier: Carrier,
+}
+
+/// What counts the session.
+#[derive(Debug)]
+enum Carrier {
+    Connection(ConnectionCount),
+    Http1(ConnectionCount, RequestPermit),
+    Http2(StreamPermit),
 }
 
 impl TcpLease {
@@ -150,17 +170,51 @@ impl TcpLease {
         Self {
             cluster: Arc::clone(cluster),
             stream: connected.stream,
-            count: connected.count,
+            read_ahead: BytesMut::new(),
+            carrier: Carrier::Connection(connected.count),
+        }
+    }
+
+    /// A whole HTTP/1 connection, which is a tunnel from here on; `enter` makes its stream the
+    /// session's, with what was read ahead.
+    pub(super) fn over_http1(
+        lease: Http1Lease,
+        cluster: &Arc<Cluster>,
+        enter: impl FnOnce(Stream) -> (Stream, BytesMut),
+    ) -> Self {
+        let (stream, read_ahead) = enter(lease.stream);
+        Self {
+            stream,
+            read_ahead,
+            cluster: Arc::clone(cluster),
+            carrier: Carrier::Http1(lease.count, lease.request),
+        }
+    }
+
+    /// One stream of a shared HTTP/2 connection.
+    pub(super) fn over_http2(stream: Stream, cluster: &Arc<Cluster>, permit: StreamPermit) -> Self {
+        Self {
+            stream,
+            read_ahead: BytesMut::new(),
+            cluster: Arc::clone(cluster),
+            carrier: Carrier::Http2(permit),
         }
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.count.host().endpoint
+        match &self.carrier {
+            Carrier::Connection(count) => &count.host().endpoint,
+            Carrier::Http1(_, request) => &request.host().endpoint,
+            Carrier::Http2(permit) => permit.endpoint(),
+        }
     }
 
     /// The connection, for logs.
     pub fn link(&self) -> Option<&Rc<Link>> {
-        self.count.link()
+        match &self.carrier {
+            Carrier::Connection(count) | Carrier::Http1(count, _) => count.link(),
+            Carrier::Http2(permit) => permit.link(),
+        }
     }
 
     /// Our address; `None` for a Unix socket.
@@ -170,7 +224,10 @@ impl TcpLease {
 
     /// Counts bytes that passed: to the endpoint, and from it.
     pub fn count_bytes(&self, sent: u64, received: u64) {
-        let stats = self.count.stats();
+        let stats = match &self.carrier {
+            Carrier::Connection(count) | Carrier::Http1(count, _) => count.stats(),
+            Carrier::Http2(permit) => permit.connection.stats(),
+        };
         stats.upstream_cx_tx_bytes_total.add(sent);
         stats.upstream_cx_rx_bytes_total.add(received);
     }

@@ -17,12 +17,14 @@ mod key;
 mod lease;
 mod limits;
 mod pool;
+mod tunnel;
 
 pub use carried::DownstreamEnd;
 pub use connect::Link;
 pub use failure::{FailureKind, UpstreamFailure};
 pub use lease::{Http1Lease, Http2Lease, HttpLease, StreamPermit, TcpLease};
 pub use limits::RetryPermit;
+pub use tunnel::TunnelRequest;
 
 use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
@@ -112,6 +114,17 @@ impl Upstreams {
         request: &LbRequest<'_>,
     ) -> Result<TcpLease, UpstreamFailure> {
         self.pools(cluster).tcp(request).await
+    }
+
+    /// The same, through a proxy: one of the cluster's hosts.
+    pub async fn tunnel(
+        &self,
+        cluster: &Arc<Cluster>,
+        request: &LbRequest<'_>,
+        asked: &TunnelRequest,
+    ) -> Result<TcpLease, UpstreamFailure> {
+        let lease = self.http(cluster, request).await?;
+        tunnel::open(&self.home, cluster, lease, asked).await
     }
 
     /// Leave to retry a request, kept until the retry is over; `None` when `max_retries` says no.

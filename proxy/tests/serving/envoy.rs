@@ -35,6 +35,7 @@ impl Envoy {
             .arg("--admin-address-path")
             .arg(path("admin"))
             .args(["--concurrency", "1", "--disable-hot-restart", "-l", "warn"])
+            .args(["--file-flush-interval-msec", "100"])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

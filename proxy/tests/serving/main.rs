@@ -16,3 +16,4 @@ mod rate_limit;
 mod rbac;
 mod support;
 mod tcp;
+mod tunnels;

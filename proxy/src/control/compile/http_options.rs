@@ -182,9 +182,6 @@ pub(super) fn http2_options(config: Option<&Http2ProtocolOptions>, at: &At<'_>) 
         "override_stream_error_on_invalid_http_message",
         override_stream_error_on_invalid_http_message,
     );
-    if *allow_connect {
-        at.field("allow_connect").error("is not supported");
-    }
     let bounded = |name: &str, value: Option<u32>, min: u32, default: u32| {
         let value = value.unwrap_or(default);
         if !(min..=MAX_WINDOW).contains(&value) {
@@ -194,6 +191,7 @@ pub(super) fn http2_options(config: Option<&Http2ProtocolOptions>, at: &At<'_>) 
         value
     };
     Http2Options {
+        allow_connect: *allow_connect,
         max_concurrent_streams: bounded(
             "max_concurrent_streams",
             max_concurrent_streams.map(|value| value.value),

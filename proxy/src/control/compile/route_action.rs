@@ -9,7 +9,7 @@ use ithildin_proto::pb::envoy::{
         RouteAction as RouteActionProto,
         route_action::{
             ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration,
-            UpgradeConfig,
+            UpgradeConfig, upgrade_config::ConnectConfig,
         },
     },
     r#type::matcher::v3::RegexMatchAndSubstitute,
@@ -98,6 +98,7 @@ pub(super) fn forward(
         stream_durations(max_stream_duration.as_ref(), at);
     let (prefix_rewrite, regex_rewrite) = path_rewrites(prefix_rewrite, regex_rewrite, at)?;
     let (host_rewrite, auto_host_rewrite) = host_rewrite(host_rewrite_specifier.as_ref(), at)?;
+    let (upgrades, terminates_connect) = upgrades(upgrade_configs, at);
     Some(RouteAction::Forward(Box::new(Forward {
         clusters: clusters(cluster_specifier.as_ref(), at)?,
         cluster_not_found: cluster_not_found(*cluster_not_found_response_code, at)?,
@@ -112,7 +113,8 @@ pub(super) fn forward(
         retry,
         hash: hash_policy::policies(hash_policy, at),
         mirrors: mirror::mirrors(request_mirror_policies, at)?,
-        upgrades: upgrades(upgrade_configs, at),
+        upgrades,
+        terminates_connect,
         grpc_timeout_max,
         max_grpc_timeout,
     })))
@@ -240,32 +242,44 @@ fn clusters(specifier: Option<&ClusterSpecifier>, at: &At<'_>) -> Option<Cluster
     }
 }
 
-fn upgrades(configs: &[UpgradeConfig], at: &At<'_>) -> Vec<(Arc<str>, bool)> {
+/// Which protocols may be changed to, and whether CONNECT ends here.
+fn upgrades(configs: &[UpgradeConfig], at: &At<'_>) -> (Vec<(Arc<str>, bool)>, bool) {
+    let mut terminates = false;
     let configs = configs.iter().enumerate();
-    configs
-        .map(|(i, config)| {
-            let UpgradeConfig {
-                upgrade_type,
-                enabled,
-                connect_config,
-            } = config;
-            let at = at.index("upgrade_configs", i);
-            refuse!(at; connect_config);
-            upgrade_type_is_known(upgrade_type, &at);
-            (
-                upgrade_type.to_ascii_lowercase().into(),
-                enabled.is_none_or(|enabled| enabled.value),
-            )
-        })
-        .collect()
+    let upgrades = configs.map(|(i, config)| {
+        let UpgradeConfig {
+            upgrade_type,
+            enabled,
+            connect_config,
+        } = config;
+        let at = at.index("upgrade_configs", i);
+        upgrade_type_is_known(upgrade_type, &at);
+        let name = upgrade_type.to_ascii_lowercase();
+        let enabled = enabled.is_none_or(|enabled| enabled.value);
+        if let Some(ConnectConfig {
+            proxy_protocol_config,
+            allow_post,
+        }) = connect_config
+        {
+            let at = at.field("connect_config");
+            refuse!(at; proxy_protocol_config, allow_post);
+            if name != "connect" {
+                at.error("goes with upgrade_type CONNECT alone");
+            }
+            terminates |= enabled;
+        }
+        (name.into(), enabled)
+    });
+    let upgrades = upgrades.collect();
+    (upgrades, terminates)
 }
 
-/// What becomes of CONNECT is not an upgrade of a connection, and is not supported.
+/// Refuses what is known to be something else than an upgrade of a connection.
 pub(super) fn upgrade_type_is_known(upgrade_type: &str, at: &At<'_>) {
     let at = at.field("upgrade_type");
     if upgrade_type.is_empty() {
         at.error("is empty");
-    } else if ["connect", "connect-udp"].contains(&&*upgrade_type.to_ascii_lowercase()) {
+    } else if upgrade_type.eq_ignore_ascii_case("connect-udp") {
         at.error(format_args!("{upgrade_type:?} is not supported"));
     }
 }

@@ -2,14 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use ithildin_http1::{check_target, is_authority};
 use ithildin_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
     TcpProxy as TcpProxyProto,
-    tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
+    tcp_proxy::{
+        ClusterSpecifier, TunnelingConfig, WeightedCluster, weighted_cluster::ClusterWeight,
+    },
 };
 
-use super::{Compiler, access_log};
+use super::{Compiler, access_log, headers};
 use crate::{
-    config::listener::TcpProxy,
+    config::listener::{TcpProxy, Tunneling},
     control::report::{At, no_effect, refuse},
 };
 
@@ -50,7 +54,7 @@ pub(super) fn proxy(
     refuse!(
         at;
         on_demand, metadata_match, downstream_idle_timeout, upstream_idle_timeout,
-        backoff_options, hash_policy, tunneling_config,
+        backoff_options, hash_policy,
         max_downstream_connection_duration_jitter_percentage, access_log_flush_interval,
         flush_access_log_on_connected, access_log_options, proxy_protocol_tlvs,
         upstream_connect_mode, max_early_data_bytes, check_drain_close,
@@ -74,7 +78,54 @@ pub(super) fn proxy(
             None,
         ),
         max_connect_attempts: attempts,
+        tunneling: match tunneling_config {
+            Some(config) => Some(tunneling(config, &at.field("tunneling_config"))?),
+            None => None,
+        },
         access_log: access_log::loggers(access_log, compiler, at),
+    })
+}
+
+fn tunneling(config: &TunnelingConfig, at: &At<'_>) -> Option<Tunneling> {
+    let TunnelingConfig {
+        hostname,
+        use_post,
+        headers_to_add,
+        propagate_response_headers,
+        post_path,
+        propagate_response_trailers,
+        request_id_extension,
+        request_id_header,
+        request_id_metadata_key,
+        formatters,
+    } = config;
+    // What is propagated, only internal listeners see, which are refused.
+    no_effect!(propagate_response_headers, propagate_response_trailers);
+    refuse!(
+        at;
+        request_id_extension, request_id_header, request_id_metadata_key, formatters,
+    );
+    let at_hostname = at.field("hostname");
+    let hostname = at_hostname.check(access_log::template(hostname))?;
+    let literal = hostname.as_literal();
+    if literal.is_some_and(|text| !is_authority(text)) {
+        at_hostname.error(format_args!("{:?} is not a host and port", config.hostname));
+    }
+    let at_path = at.field("post_path");
+    if !post_path.is_empty() && !use_post {
+        at_path.error("may only be set with use_post");
+    }
+    let path = match post_path.as_str() {
+        "" => "/",
+        path => path,
+    };
+    if !path.starts_with('/') || check_target(path.as_bytes()).is_err() {
+        at_path.error(format_args!("{path:?} is not a path"));
+    }
+    Some(Tunneling {
+        hostname,
+        post_path: use_post.then(|| Bytes::copy_from_slice(path.as_bytes())),
+        headers: headers::additions("headers_to_add", headers_to_add, at),
     })
 }
 

@@ -56,6 +56,10 @@ const MANAGER: &[(&str, &str)] = &[
         ".set_current_client_cert_details.issuer: is not supported",
     ),
     (
+        "upgrade_configs: [{upgrade_type: CONNECT-UDP}]",
+        ".upgrade_configs[0].upgrade_type: \"CONNECT-UDP\" is not supported",
+    ),
+    (
         "upgrade_configs: [{upgrade_type: ''}]",
         ".upgrade_configs[0].upgrade_type: is empty",
     ),
@@ -288,6 +292,14 @@ const HOSTS: &[(&str, &str)] = &[
     (
         "{name: v, domains: ['*'], routes: [{match: {prefix: /}}]}",
         ".virtual_hosts[0].routes[0]: one of route, redirect and direct_response is required",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {connect_matcher: {}}, route: {cluster: c, upgrade_configs: [{upgrade_type: CONNECT, connect_config: {allow_post: true}}]}}]}",
+        ".virtual_hosts[0].routes[0].route.upgrade_configs[0].connect_config.allow_post: is not supported",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, upgrade_configs: [{upgrade_type: websocket, connect_config: {}}]}}]}",
+        ".virtual_hosts[0].routes[0].route.upgrade_configs[0].connect_config: goes with upgrade_type CONNECT alone",
     ),
     (
         "{name: v, domains: ['*'], routes: [{match: {}, route: {cluster: c}}]}",
@@ -537,6 +549,14 @@ const LISTENERS: &[(&str, &str)] = &[
     (
         "{name: l, address: ADDRESS, filter_chains: [{filter_chain_match: {source_ports: [65536]}, filters: [TCP]}]}",
         ".filter_chains[0].filter_chain_match.source_ports[0]: 65536 is not a port",
+    ),
+    (
+        "{name: l, address: ADDRESS, filter_chains: [{filters: [{name: t, typed_config: {'@type': EXT.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, cluster: c, tunneling_config: {hostname: 'a b'}}}]}]}",
+        ".filter_chains[0].filters[0].typed_config.tunneling_config.hostname: \"a b\" is not a host and port",
+    ),
+    (
+        "{name: l, address: ADDRESS, filter_chains: [{filters: [{name: t, typed_config: {'@type': EXT.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, cluster: c, tunneling_config: {hostname: 'a:1', post_path: /}}}]}]}",
+        ".filter_chains[0].filters[0].typed_config.tunneling_config.post_path: may only be set with use_post",
     ),
     (
         "{name: l, address: ADDRESS, filter_chains: [{filters: [TCP, TCP]}]}",

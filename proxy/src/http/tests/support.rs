@@ -82,6 +82,7 @@ pub(super) fn manager(table: RouteTable) -> HttpManager {
             enable_trailers: false,
         },
         http2: Http2Options {
+            allow_connect: false,
             max_concurrent_streams: 100,
             initial_stream_window: 65_535,
             initial_connection_window: 1 << 20,
@@ -154,6 +155,7 @@ pub(super) fn forward(cluster: &str) -> Forward {
         retry: None,
         mirrors: Vec::new(),
         upgrades: Vec::new(),
+        terminates_connect: false,
         grpc_timeout_max: None,
         max_grpc_timeout: None,
     }
