@@ -1,6 +1,10 @@
 //! Configuration built by hand, for tests of the data path.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use ithildin_spiffe::{
@@ -19,7 +23,7 @@ use crate::{
         Cluster, FilterChain, FilterChains, Listener, Snapshot,
         cluster::{
             CircuitBreakers, ClusterKind, Endpoint, EndpointAddress, EndpointSet, Health, LbPolicy,
-            Transport, Transports, UpstreamHttp, UpstreamProtocol,
+            OriginalDst, Transport, Transports, UpstreamHttp, UpstreamProtocol,
         },
         listener::{
             ChainMatch, DrainType, ListenerFilters, SocketOptions, TcpProxy, Terminal,
@@ -53,6 +57,7 @@ pub(crate) fn endpoint(address: EndpointAddress) -> Endpoint {
         more: Box::default(),
         weight: 1,
         health: Health::Healthy,
+        healthy_since: Instant::now(),
         locality: "".into(),
         locality_weight: 0,
         transport: 0,
@@ -107,9 +112,14 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr]) -> Cluster {
         buffer_limit: 1 << 20,
         panic_threshold: 50,
         locality_weighted: false,
+        zone_aware: None,
+        local: None,
+        slow_start: None,
+        original_dst: OriginalDst::default(),
         mesh: MeshCluster::default(),
         peer_exchange: None,
         outlier: None,
+        error_statuses: None,
         stats: Arc::new(ClusterStats::new("test".into(), true, WORKERS)),
     }
 }
@@ -122,6 +132,7 @@ pub(crate) fn tcp_proxy(cluster: &str) -> TcpProxy {
         idle_timeout: None,
         max_connection_duration: None,
         max_connect_attempts: 1,
+        hash_source_ip: false,
         tunneling: None,
         access_log: AccessLogs::default(),
     }

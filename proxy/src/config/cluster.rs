@@ -1,11 +1,17 @@
 //! Clusters and endpoints (`envoy.config.cluster.v3`, `envoy.config.endpoint.v3`).
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
+use http::HeaderName;
 use parking_lot::Mutex;
 
-use super::{HashTables, Map};
+use super::{HashTables, LocalCluster, Map};
 use crate::{
     istio::{MeshCluster, PeerExchange, Workload},
     outlier::{Detector, Monitor, Outcome},
@@ -40,28 +46,55 @@ pub struct Cluster {
     pub panic_threshold: u32,
     /// `locality_weighted_lb_config`.
     pub locality_weighted: bool,
+    /// Where the localities of our own cluster count.
+    pub zone_aware: Option<ZoneAware>,
+    /// Where this is that cluster.
+    pub local: Option<Arc<LocalCluster>>,
+    /// Hosts that are new get less at first.
+    pub slow_start: Option<SlowStart>,
+    /// Of ORIGINAL_DST clusters.
+    pub original_dst: OriginalDst,
     /// For Istio's filters.
     pub mesh: MeshCluster,
     /// What TCP peers tell each other first (`filters`).
     pub peer_exchange: Option<Arc<PeerExchange>>,
     pub outlier: Option<Arc<Detector>>,
+    /// Statuses that outlier detection takes for errors, in place of 5xx (`error_matcher`).
+    pub error_statuses: Option<Box<[u16]>>,
     pub stats: Arc<ClusterStats>,
 }
 
 impl Cluster {
+    /// What outlier detection takes a response for that has `status`, and `judged` by default.
+    pub fn outlier_status(&self, status: u16, judged: u16) -> u16 {
+        match &self.error_statuses {
+            None => judged,
+            Some(errors) if !errors.contains(&status) => 200,
+            Some(_) => match status {
+                500..600 => status,
+                _ => 500,
+            },
+        }
+    }
+
     /// Puts `set` in place of the endpoints; on the control runtime only.
     pub fn store_endpoints(&self, set: EndpointSet) {
         let _turn = self.publishing.lock();
-        let set = set.with_tables(self.lb, self.locality_weighted);
-        self.endpoints.store(Arc::new(set));
+        self.publish(set);
     }
 
     /// The health of some endpoints changed: workers balance anew. On the control runtime only.
     pub fn rebalance(&self) {
         let _turn = self.publishing.lock();
-        let set = EndpointSet::clone(&self.endpoints.load());
-        let set = set.with_tables(self.lb, self.locality_weighted);
-        self.endpoints.store(Arc::new(set));
+        self.publish(EndpointSet::clone(&self.endpoints.load()));
+    }
+
+    fn publish(&self, set: EndpointSet) {
+        let set = Arc::new(set.with_tables(self.lb, self.locality_weighted));
+        if let Some(local) = &self.local {
+            local.endpoints.store(Arc::clone(&set));
+        }
+        self.endpoints.store(set);
     }
 
     /// Notes how a request to `endpoint` went, on the thread of `worker`.
@@ -98,6 +131,48 @@ pub enum LbPolicy {
     ClusterProvided,
 }
 
+/// `slow_start_config`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SlowStart {
+    /// How long a host is new.
+    pub window: Duration,
+    /// 1: its share grows evenly; more: faster at first.
+    pub aggression: f64,
+    /// The least share of its weight that a host has, of 1.
+    pub min_weight: f64,
+}
+
+impl SlowStart {
+    /// The share of its weight that a host has which is healthy for so long. Source: Envoy, "Slow
+    /// start mode".
+    pub fn share(&self, healthy_for: Duration) -> f64 {
+        if healthy_for >= self.window {
+            return 1.0;
+        }
+        let passed = healthy_for.max(Duration::from_millis(1)).as_secs_f64();
+        let time = passed / self.window.as_secs_f64();
+        time.powf(1.0 / self.aggression).clamp(self.min_weight, 1.0)
+    }
+}
+
+/// `zone_aware_lb_config`, which holds by default where there is a local cluster.
+#[derive(Clone, Debug)]
+pub struct ZoneAware {
+    /// Of a hundred requests so many are routed by it.
+    pub routing_enabled: f64,
+    /// With fewer healthy hosts, localities do not count.
+    pub min_cluster_size: u64,
+    pub local: Arc<LocalCluster>,
+}
+
+/// Where an ORIGINAL_DST cluster leads to (`original_dst_lb_config`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OriginalDst {
+    /// Of the request, with an address that goes before the connection's.
+    pub header: Option<HeaderName>,
+    pub port: Option<u16>,
+}
+
 /// All endpoints at one instant.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointSet {
@@ -118,6 +193,8 @@ pub struct Endpoint {
     pub hostname: Arc<str>,
     pub weight: u32,
     pub health: Health,
+    /// Since when it is healthy, or known.
+    pub healthy_since: Instant,
     pub locality: Arc<str>,
     /// Of the locality in its priority; 0: it gets no load where localities are weighted.
     pub locality_weight: u32,
@@ -271,3 +348,33 @@ pub struct TcpKeepalive {
 
 /// Endpoint metadata that chooses a transport socket (`envoy.transport_socket_match`).
 pub type TransportMatch = Map<String, String>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Source: Envoy, "Slow start mode".
+    #[test]
+    fn a_share_grows_with_time() {
+        for (aggression, min_weight, seconds, expected) in [
+            (1.0, 0.1, 0, 0.1),
+            (1.0, 0.1, 30, 0.5),
+            (1.0, 0.6, 30, 0.6),
+            (2.0, 0.1, 15, 0.5),
+            (0.5, 0.1, 30, 0.25),
+            (1.0, 0.1, 60, 1.0),
+            (5.0, 0.1, 600, 1.0),
+        ] {
+            let config = SlowStart {
+                window: Duration::from_secs(60),
+                aggression,
+                min_weight,
+            };
+            let share = config.share(Duration::from_secs(seconds));
+            assert!(
+                (share - expected).abs() < 1e-6,
+                "{config:?} {seconds} {share}"
+            );
+        }
+    }
+}

@@ -170,6 +170,8 @@ pub struct TcpProxy {
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
     pub max_connect_attempts: u32,
+    /// For clusters that balance by hash: the client's address is what counts (`hash_policy`).
+    pub hash_source_ip: bool,
     /// The cluster's hosts are proxies, which are asked for a tunnel.
     pub tunneling: Option<Tunneling>,
     pub access_log: AccessLogs,

@@ -14,6 +14,7 @@ pub mod jwt;
 pub mod listener;
 mod listener_filters;
 mod listeners;
+mod local_cluster;
 pub mod rate_limit;
 pub mod route;
 
@@ -24,6 +25,7 @@ pub use hash_tables::{HashTables, Placed};
 pub use http::HttpManager;
 pub use listener::{FilterChain, FilterChains, Listener};
 pub use listeners::Listeners;
+pub use local_cluster::LocalCluster;
 pub use route::RouteTable;
 
 /// Hash map of the data path: fast, and keyed by strings that a control plane sent.

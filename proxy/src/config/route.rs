@@ -290,6 +290,9 @@ pub struct RetryPolicy {
     /// Do not retry on a host that was tried (`previous_hosts`).
     pub avoid_previous_hosts: bool,
     pub host_selection_attempts: u32,
+    /// After each so many tries, the priorities of the hosts tried so far are avoided
+    /// (`previous_priorities`); 0: they are not.
+    pub avoid_priorities_every: u32,
 }
 
 /// The conditions of `retry_on`.

@@ -8,7 +8,7 @@ use std::{
 use super::report::{At, ConfigErrors, Report, no_effect, refuse};
 use ithildin_proto::pb::envoy::config::{
     bootstrap::v3::{
-        Admin, Bootstrap,
+        Admin, Bootstrap, ClusterManager,
         bootstrap::{DynamicResources, StaticResources},
     },
     cluster::v3::Cluster,
@@ -23,6 +23,8 @@ pub(super) struct Statics {
     pub(super) listeners: Vec<(String, Listener)>,
     pub(super) clusters: Vec<(String, Cluster)>,
     pub(super) secrets: BTreeMap<String, Arc<SecretMessage>>,
+    /// The cluster that we belong to.
+    pub(super) local_cluster: Option<String>,
     /// Listeners and clusters also come from a control plane.
     pub(super) dynamic: bool,
 }
@@ -33,6 +35,9 @@ pub(super) fn statics(config: Bootstrap) -> (Statics, Result<(), ConfigErrors>) 
     let report = Report::default();
     let mut statics = Statics::default();
     check(&config, &report);
+    let manager = config.cluster_manager.as_ref();
+    let name = manager.map(|manager| manager.local_cluster_name.clone());
+    statics.local_cluster = name.filter(|name| !name.is_empty());
     if let Some(config) = &config.dynamic_resources {
         let DynamicResources {
             lds_config,
@@ -131,7 +136,9 @@ fn check(config: &Bootstrap, report: &Report) {
         stats_eviction,
     );
     let at = Top(report);
-    at.refuse("cluster_manager", cluster_manager);
+    if let Some(config) = cluster_manager {
+        cluster_manager_fields(config, &report.root("cluster_manager"));
+    }
     at.refuse("hds_config", hds_config);
     at.refuse("header_prefix", header_prefix);
     at.refuse("use_tcp_for_dns_lookups", use_tcp_for_dns_lookups);
@@ -154,6 +161,25 @@ fn check(config: &Bootstrap, report: &Report) {
     if let Some(admin) = admin {
         admin_fields(admin, &report.root("admin"));
     }
+}
+
+/// Only which cluster is our own matters.
+fn cluster_manager_fields(config: &ClusterManager, at: &At<'_>) {
+    let ClusterManager {
+        local_cluster_name,
+        outlier_detection,
+        upstream_bind_config,
+        load_stats_config,
+        enable_deferred_cluster_creation,
+    } = config;
+    // The name is read by `statics`; the others are of logs, of load reports, and of when clusters
+    // are made.
+    no_effect!(
+        local_cluster_name,
+        load_stats_config,
+        enable_deferred_cluster_creation
+    );
+    refuse!(at; outlier_detection, upstream_bind_config);
 }
 
 #[allow(deprecated)]

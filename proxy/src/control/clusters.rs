@@ -48,6 +48,8 @@ impl ClusterRun {
         match &run.compiled.discovery {
             Discovery::Fixed => {
                 run.discovered = true;
+                // For who goes by our own cluster's localities.
+                cluster.rebalance();
                 count_members(cluster, &cluster.endpoints.load());
             }
             Discovery::Eds { timeout, .. } => {

@@ -92,6 +92,9 @@ impl Controller {
             published,
             state: watch::Sender::new(Arc::default()),
         };
+        if let Some(name) = &statics.local_cluster {
+            controller.compiler.belong_to(name);
+        }
         controller.add_statics(statics, &mut errors);
         if errors.is_empty() {
             Ok(controller)

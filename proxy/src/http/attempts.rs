@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    net::SocketAddr,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -220,7 +221,8 @@ impl Exchange<'_> {
         let grpc = headers.get("grpc-status");
         let grpc = grpc.and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
         let judged = grpc.map_or(status, grpc_to_http);
-        self.record(retries.cluster(), Outcome::Response(judged));
+        let outcome = Outcome::Response(retries.cluster().outlier_status(status, judged));
+        self.record(retries.cluster(), outcome);
         self.count_for_host(|host| match judged {
             500..600 => host.rq_error.inc(),
             _ => host.rq_success.inc(),
@@ -277,15 +279,24 @@ impl Exchange<'_> {
             downstream: self.request.protocol.downstream(),
             excluded: retries.excluded(),
             selection_attempts: retries.selection_attempts(),
+            avoid_priorities_every: retries.avoid_priorities_every(),
             hash: retries.hash(),
             authority: Some(&authority),
             alpn: self.alpn(),
-            original_destination: self.context.connection.original_destination(),
+            original_destination: self.original_destination(cluster),
             downstream_end: Some(self.context.connection.end()),
         };
         let lease = self.context.worker.upstreams.http(cluster, &request);
         let lease = Self::unless_gone(client, lease).await;
         lease.ok_or(Broken::Client)?.map_err(Broken::Unavailable)
+    }
+
+    /// Where an ORIGINAL_DST cluster leads to: what the request's own header says goes first.
+    pub(super) fn original_destination(&self, cluster: &Cluster) -> Option<SocketAddr> {
+        let header = cluster.original_dst.header.as_ref();
+        let told = header.and_then(|name| self.request.headers.get(name.as_str()));
+        let told = told.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+        told.or(self.context.connection.original_destination())
     }
 
     /// Whether the client went away while its answer is waited for. While its body is read, an

@@ -296,7 +296,8 @@ mod tests {
             status: 504,
             headers: Headers::default(),
             body: BodyLength::Empty,
-            upgrade: None,
+            protocol: None,
+            switch: None,
         };
         let mut told = Vec::new();
         let read = async {

@@ -29,8 +29,10 @@ impl Exchange<'_> {
         let request = LbRequest {
             excluded: retries.excluded(),
             selection_attempts: retries.selection_attempts(),
+            avoid_priorities_every: retries.avoid_priorities_every(),
             hash: retries.hash(),
-            original_destination: self.context.connection.original_destination(),
+            original_destination: self.original_destination(cluster),
+            downstream_end: Some(self.context.connection.end()),
             ..LbRequest::default()
         };
         let lease = self.context.worker.upstreams.tcp(cluster, &request);

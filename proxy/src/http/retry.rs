@@ -106,8 +106,14 @@ impl<'p> Budget<'p> {
     }
 
     pub(super) fn selection_attempts(&self) -> u32 {
+        let policy = self.policy.filter(|policy| policy.avoid_previous_hosts);
+        policy.map_or(0, |policy| policy.host_selection_attempts)
+    }
+
+    /// See [`LbRequest::avoid_priorities_every`](crate::upstream::LbRequest::avoid_priorities_every).
+    pub(super) fn avoid_priorities_every(&self) -> u32 {
         self.policy
-            .map_or(0, |policy| policy.host_selection_attempts)
+            .map_or(0, |policy| policy.avoid_priorities_every)
     }
 
     /// Whether the request is sent again after a try that failed, on `endpoint` if one was chosen.
@@ -137,7 +143,7 @@ impl<'p> Budget<'p> {
         }
         self.retries += 1;
         if let Some(endpoint) = endpoint
-            && policy.avoid_previous_hosts
+            && (policy.avoid_previous_hosts || policy.avoid_priorities_every > 0)
         {
             self.tried.push(Arc::clone(endpoint));
         }

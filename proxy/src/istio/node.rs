@@ -41,6 +41,11 @@ impl Node {
         }
     }
 
+    /// Where it runs, as far as the bootstrap says.
+    pub fn locality(&self) -> Option<&Locality> {
+        self.locality.as_ref()
+    }
+
     /// What we tell HTTP peers of ourselves, with `labels` besides the usual ones.
     pub fn for_http_peers(&self, labels: &[String]) -> Workload {
         self.for_tcp_peers(labels).located(self.locality.as_ref())

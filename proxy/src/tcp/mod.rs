@@ -26,6 +26,7 @@ pub use record::SessionRecord;
 use crate::{
     access_log::ResponseFlags,
     config::listener::TcpProxy,
+    hashing::xxh64,
     io::Stream,
     upstream::{FailureKind, LbRequest, TcpLease, UpstreamFailure},
     worker::{Connection, Downstream, Worker},
@@ -100,6 +101,10 @@ async fn connect(
     let request = LbRequest {
         original_destination: connection.original_destination(),
         downstream_end: Some(connection.end()),
+        hash: proxy.hash_source_ip.then(|| {
+            let address = connection.remote.ip().to_string();
+            xxh64(address.as_bytes(), 0)
+        }),
         ..LbRequest::default()
     };
     let asked = proxy.tunneling.as_ref();

@@ -3,39 +3,26 @@
 //! What depends on the endpoint set alone is computed once per set; a choice costs no allocation.
 //! Source: Envoy, "Priority levels" and "Panic threshold".
 
-use std::{collections::BTreeSet, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
-use super::{LbRequest, cluster::Context, edf::Edf, pool::HostPools};
-use crate::{
-    config::{
-        Cluster, HashTables, Placed,
-        cluster::{Endpoint, EndpointSet, Health, LbPolicy},
-    },
-    stats::EndpointBlock,
+use super::{
+    LbRequest,
+    cluster::Context,
+    hosts::{ByHash, Host, Hosts, Turn, Zones, localities},
+    pool::HostPools,
 };
-
-/// One endpoint with its pools. The pools outlive the endpoint set, as long as the address is in it.
-#[derive(Debug)]
-pub(super) struct Host {
-    pub(super) endpoint: Arc<Endpoint>,
-    pub(super) pools: Rc<HostPools>,
-}
-
-impl Host {
-    pub(super) fn stats(&self, context: &Context) -> &EndpointBlock {
-        self.endpoint.stats.worker(context.home.worker)
-    }
-}
+use crate::config::{
+    Cluster, HashTables,
+    cluster::{Endpoint, EndpointSet, Health, LbPolicy},
+};
 
 /// The state of one cluster's load balancing in one worker.
 #[derive(Debug)]
 pub(super) struct Balancer {
     priorities: Vec<Priority>,
     shares: Vec<Share>,
+    overprovisioning: u32,
 }
-
-/// The request's hash, and how many hosts were refused before.
-type ByHash = (Option<u64>, u32);
 
 /// A part of the load: `until` percent, after the shares before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +44,7 @@ impl Balancer {
     pub(super) fn new(
         cluster: &Cluster,
         set: &EndpointSet,
+        local: Option<&EndpointSet>,
         pools: impl Fn(&Endpoint) -> Rc<HostPools>,
     ) -> Self {
         let host = |endpoint: &Arc<Endpoint>| {
@@ -75,13 +63,27 @@ impl Balancer {
                 None => Priority::new(hosts, cluster.lb),
             }
         };
-        let priorities: Vec<_> = set.priorities.iter().enumerate().map(priority).collect();
+        let mut priorities: Vec<_> = set.priorities.iter().enumerate().map(priority).collect();
+        if let (Some(zone_aware), Some(local), Some(first)) =
+            (&cluster.zone_aware, local, priorities.first_mut())
+        {
+            first.healthy.zones = Zones::new(&first.healthy, cluster.lb, zone_aware, local);
+        }
+        if let Some(slow_start) = cluster.slow_start {
+            for priority in &mut priorities {
+                priority.healthy.start_slowly(slow_start, cluster.lb);
+            }
+        }
         let shares = shares(
             &priorities,
             set.overprovisioning_factor,
             cluster.panic_threshold,
         );
-        Self { priorities, shares }
+        Self {
+            priorities,
+            shares,
+            overprovisioning: set.overprovisioning_factor,
+        }
     }
 
     /// The endpoint for one request; `None` if none may be used.
@@ -91,15 +93,56 @@ impl Balancer {
         request: &LbRequest<'_>,
     ) -> Option<Rc<Host>> {
         let hash = request.hash;
-        let mut host = self.choose_once(context, (hash, 0))?;
+        // Nearly always there is nothing to avoid.
+        let others = self.without_previous(request);
+        let others = others.as_deref();
+        let mut host = self.choose_once(context, (hash, 0), others)?;
         for attempt in 1..=request.selection_attempts {
             let address = &host.endpoint.address;
             if !request.excluded.iter().any(|seen| seen.address == *address) {
                 break;
             }
-            host = self.choose_once(context, (hash, attempt))?;
+            host = self.choose_once(context, (hash, attempt), others)?;
         }
         Some(Rc::clone(host))
+    }
+
+    /// The load without the priorities that were tried, if that is wanted; once none is left, all of
+    /// them are there again. Source: Envoy's previous priorities.
+    fn without_previous(&self, request: &LbRequest<'_>) -> Option<Vec<Share>> {
+        let every = request.avoid_priorities_every as usize;
+        if every == 0 || request.excluded.len() < every {
+            return None;
+        }
+        let available = |priority: &Priority| {
+            let of = |hosts| priority.availability(hosts, self.overprovisioning);
+            (of(&priority.healthy), of(&priority.degraded))
+        };
+        let all: Vec<_> = self.priorities.iter().map(available).collect();
+        let mut left = all.clone();
+        for tried in request.excluded.chunks_exact(every) {
+            for endpoint in tried {
+                let holds = |priority: &Priority| {
+                    let mut hosts = priority.all.hosts.iter();
+                    hosts.any(|host| host.endpoint.address == endpoint.address)
+                };
+                if let Some(index) = self.priorities.iter().position(holds) {
+                    left[index] = (0, 0);
+                }
+            }
+            if left.iter().all(|available| *available == (0, 0)) {
+                left.clone_from(&all);
+            }
+        }
+        let total: u32 = left
+            .iter()
+            .map(|(healthy, degraded)| healthy + degraded)
+            .sum();
+        let panics = |priority| {
+            let mut shares = self.shares.iter();
+            shares.any(|it| it.priority == priority && it.tier == Tier::Panic)
+        };
+        Some(spread(&left, total.min(100), panics)).filter(|shares| !shares.is_empty())
     }
 
     pub(super) fn hosts(&self) -> impl Iterator<Item = &Rc<Host>> {
@@ -108,8 +151,13 @@ impl Balancer {
             .flat_map(|priority| &priority.all.hosts)
     }
 
-    fn choose_once(&mut self, context: &Context, by_hash: ByHash) -> Option<&Rc<Host>> {
-        let share = match &self.shares[..] {
+    fn choose_once(
+        &mut self,
+        context: &Context,
+        by_hash: ByHash,
+        others: Option<&[Share]>,
+    ) -> Option<&Rc<Host>> {
+        let share = match others.unwrap_or(&self.shares) {
             [] => return None,
             [only] => *only,
             several => {
@@ -219,6 +267,11 @@ fn shares(priorities: &[Priority], overprovisioning: u32, threshold: u32) -> Vec
     if !priorities.is_empty() && priorities.iter().all(panics) {
         return total_panic(priorities);
     }
+    spread(&health, total, |priority| panics(&priorities[priority]))
+}
+
+/// The load by the healthy and degraded hosts of each priority, of which `total` are there in all.
+fn spread(health: &[(u32, u32)], total: u32, panics: impl Fn(usize) -> bool) -> Vec<Share> {
     let mut until = 0;
     let mut shares = Vec::new();
     let tiers = [Tier::Healthy, Tier::Degraded];
@@ -234,11 +287,7 @@ fn shares(priorities: &[Priority], overprovisioning: u32, threshold: u32) -> Vec
         if available == 0 || until == 100 {
             continue;
         }
-        let tier = if panics(&priorities[priority]) {
-            Tier::Panic
-        } else {
-            tier
-        };
+        let tier = if panics(priority) { Tier::Panic } else { tier };
         until = (until + (available * 100).div_ceil(total)).min(100);
         shares.push(Share {
             until,
@@ -266,146 +315,6 @@ fn total_panic(priorities: &[Priority]) -> Vec<Share> {
         }
     })
     .collect()
-}
-
-/// The localities of `tier`, of all that are in `all`; `None` if none has a weight.
-fn localities(
-    tier: &[Rc<Host>],
-    all: &[Rc<Host>],
-    policy: LbPolicy,
-    overprovisioning: u32,
-) -> Option<Localities> {
-    let count = |hosts: &[Rc<Host>], locality: &str| {
-        let of_locality = hosts.iter().filter(|it| *it.endpoint.locality == *locality);
-        u64::try_from(of_locality.count()).unwrap_or(u64::MAX)
-    };
-    let mut groups: Vec<(u64, Hosts)> = Vec::new();
-    let names: BTreeSet<&Arc<str>> = tier.iter().map(|host| &host.endpoint.locality).collect();
-    for name in names {
-        let hosts = tier.iter().filter(|host| host.endpoint.locality == *name);
-        let hosts: Vec<_> = hosts.cloned().collect();
-        let weight = hosts
-            .first()
-            .map_or(0, |host| host.endpoint.locality_weight);
-        let fit = u64::from(overprovisioning) * count(tier, name) / count(all, name).max(1);
-        let weight = u64::from(weight) * fit.min(100);
-        if weight > 0 {
-            groups.push((weight, Hosts::new(hosts, policy)));
-        }
-    }
-    let edf = Edf::new(groups.iter().map(|(weight, _)| *weight));
-    (!groups.is_empty()).then_some(Localities { edf, groups })
-}
-
-/// Endpoints of like health, and whose turn it is.
-#[derive(Debug)]
-struct Hosts {
-    hosts: Vec<Rc<Host>>,
-    turn: Turn,
-    localities: Option<Localities>,
-}
-
-/// First a locality by weight, then one of its hosts.
-#[derive(Debug)]
-struct Localities {
-    edf: Edf,
-    groups: Vec<(u64, Hosts)>,
-}
-
-#[derive(Debug)]
-enum Turn {
-    RoundRobin {
-        next: usize,
-    },
-    /// The least loaded of this many random ones.
-    LeastRequest {
-        choices: u32,
-    },
-    Random,
-    /// By the table, whose entries are indices of `all`.
-    Hash {
-        all: Rc<[Rc<Host>]>,
-        table: Option<Arc<Placed>>,
-    },
-    /// By weight; with `by_load`, a busy endpoint's weight counts less.
-    Weighted {
-        edf: Edf,
-        by_load: bool,
-    },
-}
-
-impl Hosts {
-    fn new(hosts: Vec<Rc<Host>>, policy: LbPolicy) -> Self {
-        let weights = || hosts.iter().map(|host| host.endpoint.weight);
-        let equal = weights().all(|weight| Some(weight) == weights().next());
-        let turn = match policy {
-            // Who balances by hash has tables: see `Priority::by_hash`.
-            LbPolicy::Random
-            | LbPolicy::ClusterProvided
-            | LbPolicy::RingHash { .. }
-            | LbPolicy::Maglev(_) => Turn::Random,
-            LbPolicy::RoundRobin if equal => Turn::RoundRobin {
-                next: fastrand::usize(..hosts.len().max(1)),
-            },
-            LbPolicy::LeastRequest(choices) if equal => Turn::LeastRequest {
-                choices: choices.max(1),
-            },
-            LbPolicy::RoundRobin | LbPolicy::LeastRequest(_) => Turn::Weighted {
-                edf: Edf::new(weights().map(u64::from)),
-                by_load: policy != LbPolicy::RoundRobin,
-            },
-        };
-        Self {
-            hosts,
-            turn,
-            localities: None,
-        }
-    }
-
-    fn len(&self) -> u32 {
-        u32::try_from(self.hosts.len()).unwrap_or(u32::MAX)
-    }
-
-    fn next(&mut self, context: &Context, by_hash: ByHash) -> Option<&Rc<Host>> {
-        let hosts = &self.hosts;
-        if let Some(Localities { edf, groups }) = &mut self.localities {
-            let index = edf.next(|index| (groups[index].0, 0))?;
-            return groups[index].1.next(context, by_hash);
-        }
-        if hosts.len() <= 1 {
-            return hosts.first();
-        }
-        let active = |index: usize| hosts[index].stats(context).rq_active.get();
-        let random = || fastrand::usize(..hosts.len());
-        let index = match &mut self.turn {
-            Turn::RoundRobin { next } => {
-                *next = (*next + 1) % hosts.len();
-                *next
-            }
-            Turn::Random => random(),
-            Turn::Hash { all, table } => {
-                let (hash, attempt) = by_hash;
-                let hash = hash.unwrap_or_else(|| fastrand::u64(..));
-                return all.get(table.as_ref()?.host(hash, attempt)?);
-            }
-            Turn::LeastRequest { choices } => {
-                let mut best = random();
-                for _ in 1..*choices {
-                    let other = random();
-                    if active(other) < active(best) {
-                        best = other;
-                    }
-                }
-                best
-            }
-            Turn::Weighted { edf, by_load } => edf.next(|index| {
-                let active = if *by_load { active(index) } else { 0 };
-                let active = u32::try_from(active.max(0)).unwrap_or(u32::MAX);
-                (hosts[index].endpoint.weight.into(), active)
-            })?,
-        };
-        hosts.get(index)
-    }
 }
 
 #[cfg(test)]

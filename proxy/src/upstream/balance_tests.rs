@@ -1,7 +1,10 @@
 //! Expected shares are Envoy's, from its documentation of priority levels and panic.
 
+use std::{collections::BTreeMap, time::Instant};
+
 use super::*;
 use crate::{
+    config::cluster::SlowStart,
     io::{Registry, Timers},
     testing,
     upstream::Home,
@@ -151,7 +154,7 @@ fn hosts_that_were_tried_are_avoided_as_often_as_asked() {
     let context = context();
     let set = testing::endpoints(&[([192, 0, 2, 1], 1).into(), ([192, 0, 2, 1], 2).into()]);
     let cluster = &context.cluster;
-    let mut balancer = Balancer::new(cluster, &set, |_| Rc::default());
+    let mut balancer = Balancer::new(cluster, &set, None, |_| Rc::default());
     let tried = [Arc::clone(&set.priorities[0][0])];
     let request = LbRequest {
         excluded: &tried,
@@ -192,7 +195,7 @@ fn localities_share_the_load_by_weight_as_far_as_they_are_fit() {
     };
     let count = |hosts: Vec<Vec<Rc<Host>>>| {
         let mut priority = Priority::weighted(hosts.concat(), LbPolicy::RoundRobin, 140);
-        let mut counts = std::collections::BTreeMap::<String, u32>::new();
+        let mut counts = BTreeMap::<String, u32>::new();
         for _ in 0..1000 {
             let host = priority.healthy.next(&context, (None, 0)).unwrap();
             *counts
@@ -201,7 +204,7 @@ fn localities_share_the_load_by_weight_as_far_as_they_are_fit() {
         }
         counts
     };
-    let near = |counts: &std::collections::BTreeMap<String, u32>, name: &str, expected: u32| {
+    let near = |counts: &BTreeMap<String, u32>, name: &str, expected: u32| {
         let found = counts.get(name).copied().unwrap_or(0);
         assert!(found.abs_diff(expected) <= 5, "{name} {counts:?}");
     };
@@ -221,4 +224,93 @@ fn localities_share_the_load_by_weight_as_far_as_they_are_fit() {
     near(&counts, "b", 1000);
     let counts = count(vec![locality("a", 0, 1..2, 0), locality("b", 0, 10..19, 0)]);
     near(&counts, "a", 100);
+}
+
+/// A host that is healthy for so long, in hours, and its weight.
+fn aged(port: u16, hours: u64, weight: u32) -> Rc<Host> {
+    let mut host = host(port, Health::Healthy, weight);
+    let host_mut = Rc::get_mut(&mut host).expect("it is new");
+    let endpoint = Arc::get_mut(&mut host_mut.endpoint).expect("it is new");
+    let age = std::time::Duration::from_secs(3600 * hours);
+    endpoint.healthy_since = Instant::now().checked_sub(age).expect("a clock that runs");
+    host
+}
+
+/// Of a thousand choices, those of the first host.
+fn picks(hosts: &mut Hosts, list: &[Rc<Host>]) -> usize {
+    let context = context();
+    let pick = |_| Rc::ptr_eq(hosts.next(&context, (None, 0)).unwrap(), &list[0]);
+    (0..1000).map(pick).filter(|first| *first).count()
+}
+
+#[test]
+fn a_new_host_gets_less_until_it_is_warm() {
+    let window = std::time::Duration::from_secs(3600 * 10);
+    let config = SlowStart {
+        window,
+        aggression: 1.0,
+        min_weight: 0.1,
+    };
+    for policy in [LbPolicy::RoundRobin, LbPolicy::LeastRequest(2)] {
+        // The age and weight of one host beside an old one of weight 1, and its share.
+        for (age, weight, expected) in [(0, 1, 91), (5, 1, 333), (5, 2, 500), (20, 1, 500)] {
+            let list = vec![aged(1, age, weight), aged(2, 20, 1)];
+            let mut hosts = Hosts::new(list.clone(), policy);
+            hosts.start_slowly(config, policy);
+            let found = picks(&mut hosts, &list);
+            // Who is warm is chosen by chance where loads are compared.
+            assert!(found.abs_diff(expected) < 80, "{policy:?} {age} {found}");
+        }
+    }
+}
+
+#[test]
+fn slow_start_ends() {
+    let config = SlowStart {
+        window: std::time::Duration::from_millis(1),
+        aggression: 1.0,
+        min_weight: 0.0,
+    };
+    let list = vec![host(1, Health::Healthy, 1), aged(2, 1, 1)];
+    let mut hosts = Hosts::new(list.clone(), LbPolicy::RoundRobin);
+    hosts.start_slowly(config, LbPolicy::RoundRobin);
+    let begun = Instant::now();
+    while begun.elapsed() < config.window {
+        std::hint::spin_loop();
+    }
+    assert_eq!(picks(&mut hosts, &list), 500);
+    assert!(matches!(hosts.turn, Turn::RoundRobin { .. }));
+}
+
+#[test]
+fn retries_go_to_priorities_that_were_not_tried() {
+    let context = context();
+    let mut set = testing::endpoints(&[]);
+    set.priorities = (1..=3)
+        .map(|port| vec![Arc::clone(&host(port, Health::Healthy, 1).endpoint)])
+        .collect();
+    let mut balancer = Balancer::new(&context.cluster, &set, None, |_| Rc::default());
+    let all: Vec<_> = set.priorities.concat();
+    // The hosts tried, how often priorities are chosen anew, and where it goes.
+    for (tried, every, expected) in [
+        (&all[..0], 1, 0),
+        (&all[..1], 0, 0),
+        (&all[..1], 1, 1),
+        (&all[..2], 1, 2),
+        (&all[..1], 2, 0),
+        (&all[..2], 2, 2),
+        // None is left: all are there again.
+        (&all[..3], 1, 0),
+    ] {
+        let request = LbRequest {
+            excluded: tried,
+            avoid_priorities_every: every,
+            ..LbRequest::default()
+        };
+        for _ in 0..20 {
+            let chosen = balancer.choose(&context, &request).unwrap();
+            let address = &chosen.endpoint.address;
+            assert_eq!(*address, all[expected].address, "{} {every}", tried.len());
+        }
+    }
 }

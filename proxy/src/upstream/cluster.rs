@@ -1,12 +1,13 @@
 //! One cluster in one worker: its load balancing and the pools of its hosts.
 
-use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
 use super::{
     FailureKind, Home, HttpLease, LbRequest, RetryPermit, TcpLease,
-    balance::{Balancer, Host},
+    balance::Balancer,
     connect,
     failure::UpstreamFailure,
+    hosts::Host,
     key::{Protocol, Wanted},
     limits::PendingPermit,
     pool::{HostPools, Usage},
@@ -44,6 +45,8 @@ pub(super) struct ClusterPools {
 struct State {
     /// The set that `balancer` was made from.
     set: Arc<EndpointSet>,
+    /// And those of our own cluster, where they count.
+    local: Option<Arc<EndpointSet>>,
     balancer: Balancer,
     /// Pools by address: they outlive endpoint sets.
     hosts: Map<EndpointAddress, Rc<HostPools>>,
@@ -54,8 +57,9 @@ struct State {
 impl ClusterPools {
     pub(super) fn new(home: &Home, cluster: &Arc<Cluster>) -> Rc<Self> {
         let set = cluster.endpoints.load_full();
+        let local = local(cluster);
         let mut hosts = Map::default();
-        let balancer = balancer(cluster, &set, &mut hosts);
+        let balancer = balancer(cluster, &set, local.as_deref(), &mut hosts);
         Rc::new(Self {
             context: Rc::new(Context {
                 cluster: Arc::clone(cluster),
@@ -63,6 +67,7 @@ impl ClusterPools {
             }),
             state: RefCell::new(State {
                 set,
+                local,
                 balancer,
                 hosts,
                 original: Map::default(),
@@ -139,7 +144,12 @@ impl ClusterPools {
     fn choose(&self, request: &LbRequest<'_>) -> Result<Rc<Host>, UpstreamFailure> {
         let chosen = if self.context.cluster.kind == ClusterKind::OriginalDst {
             let address = request.original_destination;
-            address.map(|address| self.original(address))
+            address.map(|mut address| {
+                if let Some(port) = self.context.cluster.original_dst.port {
+                    address.set_port(port);
+                }
+                self.original(address)
+            })
         } else {
             self.refresh();
             let state = &mut *self.state.borrow_mut();
@@ -153,14 +163,17 @@ impl ClusterPools {
 
     /// Takes a new endpoint set into use, if there is one.
     fn refresh(&self) {
-        let current = self.context.cluster.endpoints.load();
+        let cluster = &*self.context.cluster;
+        let current = cluster.endpoints.load();
         let state = &mut *self.state.borrow_mut();
-        if Arc::ptr_eq(&state.set, &current) {
+        if Arc::ptr_eq(&state.set, &current) && is_current(cluster, state.local.as_ref()) {
             return;
         }
         state.set = Arc::clone(&current);
+        state.local = local(cluster);
         let mut hosts = std::mem::take(&mut state.hosts);
-        state.balancer = balancer(&self.context.cluster, &current, &mut hosts);
+        let local = state.local.as_deref();
+        state.balancer = balancer(cluster, &current, local, &mut hosts);
         for host in state.balancer.hosts() {
             let address = &host.endpoint.address;
             state.hosts.insert(address.clone(), Rc::clone(&host.pools));
@@ -182,6 +195,7 @@ impl ClusterPools {
                     hostname: address.to_string().into(),
                     weight: 1,
                     health: Health::Healthy,
+                    healthy_since: Instant::now(),
                     locality: "".into(),
                     locality_weight: 0,
                     transport: 0,
@@ -196,16 +210,31 @@ impl ClusterPools {
     }
 }
 
+/// The endpoints of our own cluster, where `cluster` goes by their localities.
+fn local(cluster: &Cluster) -> Option<Arc<EndpointSet>> {
+    let zone_aware = cluster.zone_aware.as_ref()?;
+    Some(zone_aware.local.endpoints.load_full())
+}
+
+fn is_current(cluster: &Cluster, known: Option<&Arc<EndpointSet>>) -> bool {
+    match (&cluster.zone_aware, known) {
+        (Some(zone_aware), Some(known)) => Arc::ptr_eq(&zone_aware.local.endpoints.load(), known),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
 /// The balancer of a set. Pools of known addresses are kept, others are added to `hosts`.
 fn balancer(
     cluster: &Cluster,
     set: &EndpointSet,
+    local: Option<&EndpointSet>,
     hosts: &mut Map<EndpointAddress, Rc<HostPools>>,
 ) -> Balancer {
     for endpoint in set.priorities.iter().flatten() {
         hosts.entry(endpoint.address.clone()).or_default();
     }
-    Balancer::new(cluster, set, |endpoint| {
+    Balancer::new(cluster, set, local, |endpoint| {
         hosts.get(&endpoint.address).cloned().unwrap_or_default()
     })
 }

@@ -19,11 +19,11 @@ use tokio::{
 
 use super::{
     FailureKind,
-    balance::Host,
     carried::Source,
     cluster::Context,
     eyeballs,
     failure::{UpstreamFailure, system_text},
+    hosts::Host,
     key::{PoolKey, Protocol},
     pool::Usage,
 };

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use super::{
-    balance::Host,
     connect::{Connected, ConnectionCount},
     failure::UpstreamFailure,
+    hosts::Host,
     lease::Http1Lease,
     limits::{self, PendingPermit, RequestPermit},
     pool::Pool,

@@ -17,9 +17,9 @@ use tokio::sync::OnceCell;
 
 use super::{
     FailureKind,
-    balance::Host,
     connect::{Connected, ConnectionCount, Link},
     failure::UpstreamFailure,
+    hosts::Host,
     key::Protocol,
     lease::{Http2Lease, StreamPermit},
     limits::{self, PendingPermit, RequestPermit},

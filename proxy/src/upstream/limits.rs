@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use super::{FailureKind, balance::Host, cluster::Context, failure::UpstreamFailure};
+use super::{FailureKind, cluster::Context, failure::UpstreamFailure, hosts::Host};
 use crate::{
     config::Cluster,
     stats::{ClusterBlock, Gauge},

@@ -11,6 +11,7 @@ mod connect;
 mod edf;
 mod eyeballs;
 mod failure;
+mod hosts;
 mod http1;
 mod http2;
 mod key;
@@ -18,6 +19,7 @@ mod lease;
 mod limits;
 mod pool;
 mod tunnel;
+mod zones;
 
 pub use carried::DownstreamEnd;
 pub use connect::Link;
@@ -47,6 +49,8 @@ pub struct LbRequest<'a> {
     pub excluded: &'a [Arc<Endpoint>],
     /// `host_selection_retry_max_attempts`.
     pub selection_attempts: u32,
+    /// After each so many of `excluded`, their priorities are avoided, too; 0: they are not.
+    pub avoid_priorities_every: u32,
     /// What TLS offers by ALPN in place of what the transport socket says.
     pub alpn: Option<&'a AlpnOverrides>,
     /// Host of the request without its port, lower-case, for `auto_sni` and `auto_san_validation`.

@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 
 use super::{
     LbRequest,
-    balance::Host,
     carried::Carried,
     cluster::Context,
     connect::{self, Connected},
     failure::UpstreamFailure,
+    hosts::Host,
     http1::IdleConnection,
     http2::SharedConnection,
     key::{PoolKey, Wanted},

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
-use ithildin_http1::{Framing, Limits, ResponseHead, encode, is_authority, parse_response};
+use ithildin_http1::{
+    Framing, Limits, Progress, ResponseHead, encode, is_authority, parse_response,
+};
 use tokio::io::AsyncWriteExt;
 
 use super::{FailureKind, Home, Http1Lease, Http2Lease, HttpLease, TcpLease, UpstreamFailure};
@@ -80,7 +82,12 @@ async fn over_http1(
     lease.stream.flush().await?;
     let mut ahead = std::mem::take(&mut lease.leftover);
     let head = response_head(&mut lease.stream, &mut ahead, request).await?;
-    if !(200..300).contains(&head.status) {
+    // Any 2xx is a tunnel where CONNECT asked for it (RFC 9110, section 9.3.6), as with Envoy.
+    let opens = match request.post {
+        None => (200..300).contains(&head.status),
+        Some(_) => head.status == 200,
+    };
+    if !opens {
         return Err(Refusal::Status(head.status));
     }
     Ok(TcpLease::over_http1(lease, cluster, |stream| {
@@ -122,8 +129,9 @@ async fn response_head(
         Some(_) => b"POST",
     };
     let mut interims = 0;
+    let mut progress = Progress::default();
     loop {
-        match parse_response(ahead, Limits::default(), method)? {
+        match parse_response(ahead, Limits::default(), method, &mut progress)? {
             Some(head) if head.is_interim() && interims < MAX_INTERIM => interims += 1,
             Some(head) => return Ok(head),
             None => {

@@ -21,7 +21,7 @@ async fn requests_go_where_envoy_sends_them() {
     };
     let yaml = yaml();
     let ours = Bench::start(&yaml).await;
-    let envoy = Envoy::start(&binary, &yaml, 1).await;
+    let envoy = Envoy::start(&binary, &yaml, 2).await;
     let sides = [envoy.address("front"), ours.address("front")];
     let mut differences = Vec::new();
     let mut chosen = std::collections::BTreeSet::new();
@@ -40,6 +40,46 @@ async fn requests_go_where_envoy_sends_them() {
         "Envoy's host, ours: {differences:#?}"
     );
     assert_eq!(chosen.len(), 3, "all hosts are used");
+}
+
+/// Sessions of a TCP proxy, by their client's address.
+#[tokio::test]
+async fn sessions_of_one_address_go_where_envoy_sends_them() {
+    let yaml = yaml();
+    let ours = Bench::start(&yaml).await;
+    let envoy = match std::env::var_os("ENVOY_BIN").map(PathBuf::from) {
+        Some(binary) => Some(Envoy::start(&binary, &yaml, 2).await),
+        None => {
+            eprintln!("SKIPPED sessions_of_one_address with Envoy: ENVOY_BIN is not set");
+            None
+        }
+    };
+    let mut chosen = std::collections::BTreeSet::new();
+    for last in 1..20 {
+        let client = [127, 0, 0, last];
+        let host = session(client, ours.address("tcp")).await;
+        assert_eq!(host, session(client, ours.address("tcp")).await, "{last}");
+        if let Some(envoy) = &envoy {
+            assert_eq!(host, session(client, envoy.address("tcp")).await, "{last}");
+        }
+        chosen.insert(host);
+    }
+    assert_eq!(chosen.len(), 3, "all hosts are used");
+}
+
+/// The host that answers a client at this address.
+async fn session(client: [u8; 4], front: SocketAddr) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((client, 0).into()).unwrap();
+    let mut stream = socket.connect(front).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let count = stream.read_buf(&mut answer).await.unwrap();
+        assert!(count > 0, "{}", String::from_utf8_lossy(&answer));
+    }
+    host(&String::from_utf8_lossy(&answer))
 }
 
 #[tokio::test]
@@ -66,6 +106,7 @@ fn cases() -> Vec<Case> {
     for i in 0..12 {
         cases.push((format!("X-Key: value {i}\r\n"), "/ring".to_owned()));
         cases.push((format!("X-Key: value {i}\r\n"), "/weighted".to_owned()));
+        cases.push((format!("X-Key: value {i}\r\n"), "/located".to_owned()));
         cases.push((format!("Cookie: a=b; s={i}; c=d\r\n"), "/cookie".to_owned()));
         cases.push((String::new(), format!("/query?a=b&q={i}")));
         cases.push((format!("X-Key: {i}\r\nCookie: s=1\r\n"), "/both".to_owned()));

@@ -17,3 +17,4 @@ mod rbac;
 mod support;
 mod tcp;
 mod tunnels;
+mod zones;

@@ -9,7 +9,7 @@ use crate::{
     support::{Bench, dead_address, exchange, read_head, server},
 };
 
-/// Name, hosts (`g`ood, `b`ad, `d`ead), outlier detection, other settings.
+/// Name, hosts (`g`ood, `b`ad, `n`ot found, `d`ead), outlier detection, other settings.
 const CLUSTERS: &[(&str, &str, &str, &str)] = &[
     // Ten percent of two hosts is none.
     ("few", "gb", "consecutive_5xx: 3", ""),
@@ -79,6 +79,31 @@ const CLUSTERS: &[(&str, &str, &str, &str)] = &[
         "b",
         "consecutive_5xx: 2, max_ejection_percent: 100",
         "common_lb_config: {healthy_panic_threshold: {value: 0}}",
+    ),
+    // Statuses that count as errors, in place of 5xx.
+    (
+        "matched",
+        "gn",
+        "consecutive_5xx: 3, max_ejection_percent: 100",
+        "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http_protocol_options: {}}, outlier_detection: {error_matcher: {http_response_headers_match: {headers: [{name: ':status', string_match: {exact: '404'}}]}}}}}",
+    ),
+    (
+        "one-of-two",
+        "gb",
+        "consecutive_5xx: 3, max_ejection_percent: 100",
+        "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http_protocol_options: {}}, outlier_detection: {error_matcher: {or_match: {rules: [{http_response_headers_match: {headers: [{name: ':status', string_match: {exact: '404'}}]}}, {http_response_headers_match: {headers: [{name: ':status', string_match: {exact: '503'}}]}}]}}}}}",
+    ),
+    (
+        "not-matched",
+        "gb",
+        "consecutive_5xx: 3, max_ejection_percent: 100",
+        "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http_protocol_options: {}}, outlier_detection: {error_matcher: {http_response_headers_match: {headers: [{name: ':status', string_match: {exact: '404'}}]}}}}}",
+    ),
+    (
+        "matched-gateway",
+        "gb",
+        "consecutive_5xx: 0, consecutive_gateway_failure: 2, enforcing_consecutive_gateway_failure: 100, max_ejection_percent: 100",
+        "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http_protocol_options: {}}, outlier_detection: {error_matcher: {http_response_headers_match: {headers: [{name: ':status', string_match: {exact: '503'}}]}}}}}",
     ),
     // Fewer than half are left.
     (
@@ -232,6 +257,7 @@ fn yaml() -> String {
             let port = match host {
                 'g' => answer("200"),
                 'b' => answer("503"),
+                'n' => answer("404"),
                 _ => dead_address(),
             };
             let port = port.port();

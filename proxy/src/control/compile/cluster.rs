@@ -13,7 +13,8 @@ use ithildin_proto::{
 use parking_lot::Mutex;
 
 use super::{
-    Compiler, ads_source, cluster_http,
+    Compiler, ads_source,
+    cluster_http::{self, HttpOptions},
     dns::{self, DnsSpec},
     endpoints::{self, Placement},
     listener::DEFAULT_BUFFER_LIMIT,
@@ -69,7 +70,9 @@ pub(super) fn cluster(
     let name: Arc<str> = config.name.as_str().into();
     let kind = kind(config, at);
     let protocol = cluster_http::options(config, at);
-    let match_name = protocol.is_some_and(|(_, http)| http.auto_san_validation);
+    let match_name = protocol
+        .as_ref()
+        .is_some_and(|it| it.http.auto_san_validation);
     let mut secrets = Vec::new();
     let (transports, mut placement) =
         transports(config, &name, match_name, compiler, &mut secrets, at);
@@ -82,14 +85,24 @@ pub(super) fn cluster(
     let bind = bind(config.upstream_bind_config.as_ref(), at);
     let connection = config.upstream_connection_options.as_ref();
     let keepalive = connection.and_then(|config| keepalive(config, at));
-    let common_lb = common_lb(config.common_lb_config.as_ref(), at);
+    let common_lb = common_lb(
+        config.common_lb_config.as_ref(),
+        lb.as_ref().map(|lb| lb.policy),
+        compiler.local.as_ref(),
+        at,
+    );
     let stat_name: Arc<str> = match config.alt_stat_name.as_str() {
         "" => Arc::clone(&name),
         other => other.into(),
     };
-    let (protocol, http) = protocol?;
+    let HttpOptions {
+        protocol,
+        http,
+        error_statuses,
+    } = protocol?;
     let (discovery, endpoints) = found?;
     let transports = transports?;
+    let lb = lb?;
     let tls = (0..transports.0.len()).any(|index| transports.tls(index).is_some());
     let stats = compiler.stats.cluster(&stat_name, tls);
     let cluster = Cluster {
@@ -102,9 +115,11 @@ pub(super) fn cluster(
                 Some(DEFAULT_CONNECT_TIMEOUT),
             )
             .unwrap_or(DEFAULT_CONNECT_TIMEOUT),
-        lb: lb?,
+        lb: lb.policy,
+        slow_start: lb.slow_start,
+        original_dst: lb.original_dst,
         endpoints: Arc::new(ArcSwap::from_pointee(
-            endpoints.with_tables(lb?, common_lb.locality_weighted),
+            endpoints.with_tables(lb.policy, common_lb.locality_weighted),
         )),
         publishing: Mutex::default(),
         transport: transports,
@@ -118,12 +133,15 @@ pub(super) fn cluster(
             .map_or(DEFAULT_BUFFER_LIMIT, |value| value.value),
         panic_threshold: common_lb.panic_threshold,
         locality_weighted: common_lb.locality_weighted,
+        zone_aware: common_lb.zone_aware,
+        local: compiler.local.clone().filter(|local| local.name == name),
         peer_exchange: peer_exchange(&config.filters, compiler, at),
         mesh: MeshCluster::new(config.metadata.as_ref()),
         outlier: outlier.map(|settings| {
             let wake = Arc::clone(&compiler.outliers);
             Arc::new(Detector::new(settings, Arc::clone(&stats), wake))
         }),
+        error_statuses,
         stats,
         stat_name,
         name,

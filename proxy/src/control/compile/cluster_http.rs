@@ -29,7 +29,10 @@ use ithildin_proto::pb::{
 };
 use prost::Name;
 
-use super::http_options::{http1_unsupported, http2_options};
+use super::{
+    error_matcher,
+    http_options::{http1_unsupported, http2_options},
+};
 use crate::{
     config::{
         cluster::{UpstreamHttp, UpstreamProtocol},
@@ -44,16 +47,34 @@ use crate::{
 /// Envoy's default for connections without requests.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// The version that is spoken, and its settings.
-pub(super) fn options(
-    config: &ClusterProto,
-    at: &At<'_>,
-) -> Option<(UpstreamProtocol, UpstreamHttp)> {
+/// How HTTP is spoken with a cluster's hosts.
+pub(super) struct HttpOptions {
+    /// The version that is spoken, and its settings.
+    pub(super) protocol: UpstreamProtocol,
+    pub(super) http: UpstreamHttp,
+    /// Statuses that outlier detection takes for errors, in place of the usual ones.
+    pub(super) error_statuses: Option<Box<[u16]>>,
+}
+
+pub(super) fn options(config: &ClusterProto, at: &At<'_>) -> Option<HttpOptions> {
     match extension(&config.typed_extension_protocol_options, at) {
-        Extension::None => Some(deprecated(config, at)),
+        Extension::None => {
+            let (protocol, http) = deprecated(config, at);
+            Some(HttpOptions {
+                protocol,
+                http,
+                error_statuses: None,
+            })
+        }
         Extension::Http(options, key) => {
             let at = at.key("typed_extension_protocol_options", key);
-            Some(typed(&options, &at))
+            let (protocol, http) = typed(&options, &at);
+            let outlier = options.outlier_detection.as_ref();
+            Some(HttpOptions {
+                protocol,
+                http,
+                error_statuses: error_matcher::statuses(outlier, &at),
+            })
         }
         Extension::Bad => None,
     }
@@ -91,7 +112,7 @@ fn typed(config: &HttpProtocolOptions, at: &At<'_>) -> (UpstreamProtocol, Upstre
         upstream_http_protocol_options,
         http_filters,
         header_validation_config,
-        outlier_detection,
+        outlier_detection: _,
         request_mirror_policies,
         hash_policy,
         retry_policy,
@@ -99,8 +120,7 @@ fn typed(config: &HttpProtocolOptions, at: &At<'_>) -> (UpstreamProtocol, Upstre
     } = config;
     refuse!(
         at;
-        header_validation_config, outlier_detection, request_mirror_policies, hash_policy,
-        retry_policy,
+        header_validation_config, request_mirror_policies, hash_policy, retry_policy,
     );
     for (i, filter) in http_filters.iter().enumerate() {
         upstream_filter(filter, &at.index("http_filters", i));

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Instant,
 };
 
 use ithildin_proto::pb::{
@@ -258,6 +259,10 @@ impl Builder {
                 hostname: Arc::clone(&traits.hostname),
                 weight: traits.weight,
                 health: traits.health,
+                healthy_since: match known {
+                    Some(known) if known.health == Health::Healthy => known.healthy_since,
+                    _ => Instant::now(),
+                },
                 locality: Arc::clone(&traits.locality),
                 locality_weight: traits.locality_weight,
                 transport: traits.transport,
@@ -419,7 +424,8 @@ fn policy(config: &ClusterLoadAssignment, at: &At<'_>) -> u32 {
     overprovisioning_factor.map_or(DEFAULT_OVERPROVISIONING, |value| value.value)
 }
 
-fn locality_text(locality: Option<&Locality>) -> Arc<str> {
+/// `region/zone/sub_zone`, without empty parts at the end.
+pub(super) fn locality_text(locality: Option<&Locality>) -> Arc<str> {
     let Some(Locality {
         region,
         zone,

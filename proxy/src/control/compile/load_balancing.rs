@@ -1,12 +1,16 @@
 //! How a cluster chooses among its endpoints.
 
+use std::sync::Arc;
+
+use http::HeaderName;
 use ithildin_proto::pb::{
     envoy::{
         config::cluster::v3::{
             Cluster as ClusterProto, LoadBalancingPolicy,
             cluster::{
                 CommonLbConfig, LbConfig, LbPolicy as LbPolicyProto, MaglevLbConfig,
-                OriginalDstLbConfig, RingHashLbConfig, common_lb_config::LocalityConfigSpecifier,
+                OriginalDstLbConfig, RingHashLbConfig, SlowStartConfig,
+                common_lb_config::{LocalityConfigSpecifier, ZoneAwareLbConfig},
                 ring_hash_lb_config::HashFunction,
             },
         },
@@ -18,7 +22,10 @@ use ithildin_proto::pb::{
 };
 
 use crate::{
-    config::cluster::{ClusterKind, LbPolicy},
+    config::{
+        LocalCluster,
+        cluster::{ClusterKind, LbPolicy, OriginalDst, SlowStart, ZoneAware},
+    },
     control::{
         any,
         report::{At, no_effect, refuse},
@@ -30,17 +37,38 @@ const DEFAULT_PANIC_THRESHOLD: f64 = 50.0;
 const DEFAULT_CHOICE_COUNT: u32 = 2;
 const DEFAULT_MIN_RING: u64 = 1024;
 const DEFAULT_MAGLEV: u32 = 65_537;
+/// Percent.
+const DEFAULT_MIN_WEIGHT: f64 = 10.0;
+const DEFAULT_MIN_CLUSTER_SIZE: u64 = 6;
+const ORIGINAL_DST_HEADER: &str = "x-envoy-original-dst-host";
 /// Envoy's limits.
 const MAX_RING: u64 = 8 << 20;
 const MAX_MAGLEV: u32 = 5_000_011;
+
+/// How hosts are chosen.
+pub(super) struct Lb {
+    pub(super) policy: LbPolicy,
+    pub(super) slow_start: Option<SlowStart>,
+    pub(super) original_dst: OriginalDst,
+}
+
+impl Lb {
+    fn of(policy: LbPolicy) -> Self {
+        Self {
+            policy,
+            slow_start: None,
+            original_dst: OriginalDst::default(),
+        }
+    }
+}
 
 pub(super) fn lb_policy(
     config: &ClusterProto,
     kind: Option<ClusterKind>,
     at: &At<'_>,
-) -> Option<LbPolicy> {
+) -> Option<Lb> {
     if let Some(policy) = &config.load_balancing_policy {
-        return typed_lb_policy(policy, &at.field("load_balancing_policy"));
+        return typed_lb_policy(policy, &at.field("load_balancing_policy")).map(Lb::of);
     }
     let policy = match at.enumeration("lb_policy", config.lb_policy)? {
         LbPolicyProto::RoundRobin => LbPolicy::RoundRobin,
@@ -66,43 +94,97 @@ pub(super) fn lb_policy(
     lb_config(config.lb_config.as_ref(), policy, at)
 }
 
-fn lb_config(config: Option<&LbConfig>, policy: LbPolicy, at: &At<'_>) -> Option<LbPolicy> {
+fn lb_config(config: Option<&LbConfig>, policy: LbPolicy, at: &At<'_>) -> Option<Lb> {
+    let mut lb = Lb::of(policy);
     match config {
-        None => Some(policy),
+        None => {}
         Some(LbConfig::LeastRequestLbConfig(config)) => {
             let at = at.field("least_request_lb_config");
             at.unset("active_request_bias", &config.active_request_bias);
-            at.unset("slow_start_config", &config.slow_start_config);
             let count = config.choice_count.map(|value| value.value);
-            choices(policy, count, &at)
+            lb.policy = choices(policy, count, &at)?;
+            lb.slow_start = slow_start(config.slow_start_config.as_ref(), &at)
+                .filter(|_| matches!(policy, LbPolicy::LeastRequest(_)));
         }
         Some(LbConfig::RoundRobinLbConfig(config)) => {
             let at = at.field("round_robin_lb_config");
-            at.unset("slow_start_config", &config.slow_start_config);
-            Some(policy)
+            lb.slow_start = slow_start(config.slow_start_config.as_ref(), &at)
+                .filter(|_| policy == LbPolicy::RoundRobin);
         }
         Some(LbConfig::OriginalDstLbConfig(config)) => {
-            let OriginalDstLbConfig {
-                use_http_header,
-                http_header_name,
-                upstream_port_override,
-                metadata_key,
-            } = config;
-            let at = at.field("original_dst_lb_config");
-            refuse!(
-                at;
-                use_http_header, http_header_name, upstream_port_override, metadata_key,
-            );
-            Some(policy)
+            lb.original_dst = original_dst(config, &at.field("original_dst_lb_config"))?;
         }
         Some(LbConfig::RingHashLbConfig(config)) => {
             let at = at.field("ring_hash_lb_config");
-            Some(ring_hash(policy, config, &at))
+            lb.policy = ring_hash(policy, config, &at);
         }
         Some(LbConfig::MaglevLbConfig(config)) => {
-            maglev(policy, config, &at.field("maglev_lb_config"))
+            lb.policy = maglev(policy, config, &at.field("maglev_lb_config"))?;
         }
     }
+    Some(lb)
+}
+
+fn slow_start(config: Option<&SlowStartConfig>, at: &At<'_>) -> Option<SlowStart> {
+    let SlowStartConfig {
+        slow_start_window,
+        aggression,
+        min_weight_percent,
+    } = config?;
+    let at = at.field("slow_start_config");
+    let Some(window) = at.limit("slow_start_window", slow_start_window, None) else {
+        at.field("slow_start_window")
+            .error("is required, and must be more than 0");
+        return None;
+    };
+    // Its runtime key is a name that nothing sets here.
+    let aggression = aggression.as_ref().map_or(1.0, |value| value.default_value);
+    if aggression.is_nan() || aggression <= 0.0 {
+        at.field("aggression")
+            .error(format_args!("{aggression} is not more than 0"));
+    }
+    let percent = min_weight_percent.map_or(DEFAULT_MIN_WEIGHT, |value| value.value);
+    if !(0.0..=100.0).contains(&percent) {
+        at.field("min_weight_percent")
+            .error(format_args!("{percent} is not from 0 to 100"));
+    }
+    Some(SlowStart {
+        window,
+        aggression,
+        min_weight: percent.clamp(0.0, 100.0) / 100.0,
+    })
+}
+
+fn original_dst(config: &OriginalDstLbConfig, at: &At<'_>) -> Option<OriginalDst> {
+    let OriginalDstLbConfig {
+        use_http_header,
+        http_header_name,
+        upstream_port_override,
+        metadata_key,
+    } = config;
+    refuse!(at; metadata_key);
+    let name = match http_header_name.as_str() {
+        "" => ORIGINAL_DST_HEADER,
+        name => name,
+    };
+    let header = at
+        .field("http_header_name")
+        .check(HeaderName::try_from(name))?;
+    let port = match upstream_port_override {
+        Some(port) => {
+            let at = at.field("upstream_port_override");
+            let found = u16::try_from(port.value).ok();
+            if found.is_none() {
+                at.error(format_args!("{} is not a port", port.value));
+            }
+            found
+        }
+        None => None,
+    };
+    Some(OriginalDst {
+        header: use_http_header.then_some(header),
+        port,
+    })
 }
 
 fn ring_hash(policy: LbPolicy, config: &RingHashLbConfig, at: &At<'_>) -> LbPolicy {
@@ -216,9 +298,16 @@ pub(super) struct CommonLb {
     /// Percent.
     pub(super) panic_threshold: u32,
     pub(super) locality_weighted: bool,
+    pub(super) zone_aware: Option<ZoneAware>,
 }
 
-pub(super) fn common_lb(config: Option<&CommonLbConfig>, at: &At<'_>) -> CommonLb {
+/// `local` is the cluster that we belong to, if the bootstrap names one.
+pub(super) fn common_lb(
+    config: Option<&CommonLbConfig>,
+    policy: Option<LbPolicy>,
+    local: Option<&Arc<LocalCluster>>,
+    at: &At<'_>,
+) -> CommonLb {
     let config = config.cloned().unwrap_or_default();
     let CommonLbConfig {
         healthy_panic_threshold,
@@ -236,14 +325,24 @@ pub(super) fn common_lb(config: Option<&CommonLbConfig>, at: &At<'_>) -> CommonL
         at;
         close_connections_on_host_set_change, override_host_status, consistent_hashing_lb_config,
     );
-    let locality_weighted = match locality_config_specifier {
-        None => false,
-        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => true,
-        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) => {
-            at.field("zone_aware_lb_config").error("is not supported");
-            false
-        }
+    let (locality_weighted, zones) = match locality_config_specifier {
+        None => (false, Some(ZoneAwareLbConfig::default())),
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => (true, None),
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(config)) => (false, Some(*config)),
     };
+    let zone_aware = zones.and_then(|config| {
+        let (routing_enabled, min_cluster_size) =
+            zone_aware(&config, &at.field("zone_aware_lb_config"));
+        let uses_zones = matches!(
+            policy?,
+            LbPolicy::RoundRobin | LbPolicy::LeastRequest(_) | LbPolicy::Random
+        );
+        Some(ZoneAware {
+            routing_enabled,
+            min_cluster_size,
+            local: Arc::clone(local.filter(|_| uses_zones)?),
+        })
+    });
     let percent = healthy_panic_threshold.map_or(DEFAULT_PANIC_THRESHOLD, |value| value.value);
     if !(0.0..=100.0).contains(&percent) {
         at.field("healthy_panic_threshold")
@@ -253,5 +352,22 @@ pub(super) fn common_lb(config: Option<&CommonLbConfig>, at: &At<'_>) -> CommonL
         // The comparison is of whole percents in Envoy too.
         panic_threshold: percent as u32,
         locality_weighted,
+        zone_aware,
     }
+}
+
+fn zone_aware(config: &ZoneAwareLbConfig, at: &At<'_>) -> (f64, u64) {
+    let ZoneAwareLbConfig {
+        routing_enabled,
+        min_cluster_size,
+        fail_traffic_on_panic,
+    } = config;
+    refuse!(at; fail_traffic_on_panic);
+    let percent = routing_enabled.map_or(100.0, |value| value.value);
+    if !(0.0..=100.0).contains(&percent) {
+        at.field("routing_enabled")
+            .error(format_args!("{percent} is not from 0 to 100"));
+    }
+    let size = min_cluster_size.map_or(DEFAULT_MIN_CLUSTER_SIZE, |value| value.value);
+    (percent, size)
 }

@@ -17,6 +17,7 @@ mod cluster_http;
 mod cors;
 mod dns;
 mod endpoints;
+mod error_matcher;
 mod ext_authz;
 mod ext_authz_service;
 mod fault;
@@ -57,7 +58,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use ithildin_proto::pb::envoy::config::{
     cluster::v3::Cluster as ClusterProto,
     core::v3::{ConfigSource, config_source::ConfigSourceSpecifier},
@@ -80,7 +81,7 @@ use super::{
 };
 use crate::{
     access_log::LogWriter,
-    config::{Listener, RouteTable, cluster::EndpointSet},
+    config::{Listener, LocalCluster, RouteTable, cluster::EndpointSet},
     istio::{Node, Telemetry},
     stats::{Registry, SubscriptionStats},
 };
@@ -98,6 +99,8 @@ pub(super) struct Compiler {
     pub(super) tls: TlsContexts,
     /// Who we are.
     pub(super) node: Arc<Node>,
+    /// The cluster that we belong to, if the bootstrap names it.
+    pub(super) local: Option<Arc<LocalCluster>>,
     telemetry: HashMap<telemetry::Key, Weak<Telemetry>>,
     routes: HashMap<Arc<str>, Weak<ArcSwapOption<RouteTable>>>,
     /// Told when a host of any cluster is to be ejected.
@@ -143,6 +146,7 @@ impl Compiler {
     ) -> Self {
         Self {
             node,
+            local: None,
             telemetry: HashMap::new(),
             stats,
             logs,
@@ -152,6 +156,16 @@ impl Compiler {
             outliers: Arc::default(),
             generation: 0,
         }
+    }
+
+    /// Names the cluster that we belong to.
+    pub(super) fn belong_to(&mut self, cluster: &str) {
+        let locality = endpoints::locality_text(self.node.locality());
+        self.local = Some(Arc::new(LocalCluster {
+            name: cluster.into(),
+            locality,
+            endpoints: ArcSwap::default(),
+        }));
     }
 
     pub(super) fn listener(

@@ -6,9 +6,15 @@ use http::StatusCode;
 use ithildin_proto::pb::envoy::{
     config::route::v3::{
         RetryPolicy as RetryPolicyProto,
-        retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate::ConfigType},
+        retry_policy::{
+            RetryBackOff, RetryHostPredicate, RetryPriority, retry_host_predicate::ConfigType,
+            retry_priority,
+        },
     },
-    extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate,
+    extensions::retry::{
+        host::previous_hosts::v3::PreviousHostsPredicate,
+        priority::previous_priorities::v3::PreviousPrioritiesConfig,
+    },
 };
 use prost::Name;
 
@@ -45,7 +51,7 @@ pub(super) fn retry_policy(config: &RetryPolicyProto, at: &At<'_>) -> Option<Ret
     let errors = at.errors();
     refuse!(
         at;
-        per_try_idle_timeout, retry_priority, retry_options_predicates,
+        per_try_idle_timeout, retry_options_predicates,
         rate_limited_retry_back_off, retriable_headers, retriable_request_headers,
         refresh_cluster_on_retry,
     );
@@ -62,8 +68,35 @@ pub(super) fn retry_policy(config: &RetryPolicyProto, at: &At<'_>) -> Option<Ret
         max_interval,
         avoid_previous_hosts: !retry_host_predicate.is_empty(),
         host_selection_attempts: attempts(*host_selection_retry_max_attempts, at),
+        avoid_priorities_every: match retry_priority {
+            Some(config) => previous_priorities(config, &at.field("retry_priority"))?,
+            None => 0,
+        },
     };
     (at.errors() == errors).then_some(policy)
+}
+
+/// After how many tries priorities are chosen anew.
+fn previous_priorities(config: &RetryPriority, at: &At<'_>) -> Option<u32> {
+    let RetryPriority { name, config_type } = config;
+    let Some(retry_priority::ConfigType::TypedConfig(config)) = config_type else {
+        at.error(format_args!("{name:?} has no typed_config"));
+        return None;
+    };
+    if !any::is::<PreviousPrioritiesConfig>(config) {
+        any::unsupported(config, at);
+        return None;
+    }
+    let at = at.field("typed_config");
+    let PreviousPrioritiesConfig { update_frequency } = any::read(config, &at)?;
+    match u32::try_from(update_frequency) {
+        Ok(frequency @ 1..) => Some(frequency),
+        _ => {
+            at.field("update_frequency")
+                .error(format_args!("{update_frequency} is not more than 0"));
+            None
+        }
+    }
 }
 
 fn host_predicate(predicate: &RetryHostPredicate, at: &At<'_>) {

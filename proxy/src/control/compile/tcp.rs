@@ -10,6 +10,7 @@ use ithildin_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
         ClusterSpecifier, TunnelingConfig, WeightedCluster, weighted_cluster::ClusterWeight,
     },
 };
+use ithildin_proto::pb::envoy::r#type::v3::{HashPolicy, hash_policy::PolicySpecifier};
 
 use super::{Compiler, access_log, headers};
 use crate::{
@@ -54,7 +55,7 @@ pub(super) fn proxy(
     refuse!(
         at;
         on_demand, metadata_match, downstream_idle_timeout, upstream_idle_timeout,
-        backoff_options, hash_policy,
+        backoff_options,
         max_downstream_connection_duration_jitter_percentage, access_log_flush_interval,
         flush_access_log_on_connected, access_log_options, proxy_protocol_tlvs,
         upstream_connect_mode, max_early_data_bytes, check_drain_close,
@@ -78,12 +79,30 @@ pub(super) fn proxy(
             None,
         ),
         max_connect_attempts: attempts,
+        hash_source_ip: hashes_source_ip(hash_policy, at),
         tunneling: match tunneling_config {
             Some(config) => Some(tunneling(config, &at.field("tunneling_config"))?),
             None => None,
         },
         access_log: access_log::loggers(access_log, compiler, at),
     })
+}
+
+/// Whether sessions are told apart by their client's address; Envoy takes one policy at most.
+fn hashes_source_ip(policies: &[HashPolicy], at: &At<'_>) -> bool {
+    let mut source_ip = false;
+    for (i, HashPolicy { policy_specifier }) in policies.iter().enumerate() {
+        let at = at.index("hash_policy", i);
+        match policy_specifier {
+            _ if i > 0 => at.error("there may be one policy at most"),
+            Some(PolicySpecifier::SourceIp(_)) => source_ip = true,
+            Some(PolicySpecifier::FilterState(_)) => {
+                at.field("filter_state").error("is not supported");
+            }
+            None => at.error("has no policy"),
+        }
+    }
+    source_ip
 }
 
 fn tunneling(config: &TunnelingConfig, at: &At<'_>) -> Option<Tunneling> {

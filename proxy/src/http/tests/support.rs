@@ -176,6 +176,7 @@ pub(super) fn retry(on: RetryOn, attempts: u32) -> RetryPolicy {
         max_interval: Duration::from_millis(50),
         avoid_previous_hosts: false,
         host_selection_attempts: 1,
+        avoid_priorities_every: 0,
     }
 }
 
