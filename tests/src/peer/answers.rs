@@ -100,6 +100,8 @@ impl Service {
         let mut body = json!({
             "method": request.method().as_str(),
             "path": path,
+            "query": request.uri().query(),
+            "version": format!("{:?}", request.version()),
             "headers": headers(request.headers()),
             "peer": connection.peer,
             "address": connection.address,

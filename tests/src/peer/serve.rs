@@ -3,7 +3,7 @@
 //! `/` is a page, `/status/N` answers with N, `/delay/N` after N seconds, `/flaky/N/...` with 500 the first
 //! N times, `/broken/ADDRESS` with 500 where that is its own address, `/count/PATH` with how often PATH was
 //! asked for. All else, and the bodies of these, tell what the request was: JSON with `method`, `path`,
-//! `headers`, its own `address` and, over mTLS, `peer`. A service that calls others first adds `calls`,
+//! `query`, `version`, `headers`, its own `address` and, over mTLS, `peer`. A service that calls others first adds `calls`,
 //! what each of them answered. A call of gRPC gets an empty message and trailers; an upgrade is taken, and
 //! then bytes come back as they are.
 

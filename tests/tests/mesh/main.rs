@@ -1,6 +1,7 @@
 //! A mesh under an unmodified istiod, on both data planes, with identities from SPIRE.
 
 mod bookinfo;
+mod cases;
 mod east_west;
 mod egress;
 mod everyday;

@@ -44,11 +44,10 @@ pub(super) fn redirect(config: &RedirectAction, at: &At<'_>) -> Option<RouteActi
             .error(format_args!("{port_redirect} is not a port"));
     }
     let path = match path_rewrite_specifier {
-        None => RedirectPath::Keep,
-        Some(PathRewriteSpecifier::PathRedirect(path)) => {
+        Some(PathRewriteSpecifier::PathRedirect(path)) if !path.is_empty() => {
             RedirectPath::Replace(path.as_str().into())
         }
-        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => {
+        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) if !prefix.is_empty() => {
             RedirectPath::Prefix(prefix.as_str().into())
         }
         Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => {
@@ -59,6 +58,9 @@ pub(super) fn redirect(config: &RedirectAction, at: &At<'_>) -> Option<RouteActi
             at.field("path_rewrite").error("is not supported");
             return None;
         }
+        // An empty one, as istiod sends it, is none.
+        Some(PathRewriteSpecifier::PathRedirect(_) | PathRewriteSpecifier::PrefixRewrite(_))
+        | None => RedirectPath::Keep,
     };
     Some(RouteAction::Redirect(Box::new(Redirect {
         status,
