@@ -43,7 +43,7 @@ const SOCKETS: &str = "var/run/secrets/workload-spiffe-uds";
 /// What the data plane may lag behind the agent of SPIRE.
 const LAG: Duration = Duration::from_secs(1);
 /// SPIRE's agent asks its server for news every few seconds.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// An agent in a Pod whose identity is at `endpoint`; SDS for the Pod is beside it.
 struct Pod {

@@ -35,7 +35,7 @@ server {{
   data_dir = "{dir}/data"
   ca_key_type = "{key}"
   ca_ttl = "10m"
-  default_x509_svid_ttl = "60s"
+  default_x509_svid_ttl = "90s"
   experimental {{ cache_reload_interval = "1s" }}
 }}
 plugins {{
