@@ -2,20 +2,24 @@
 
 use std::{
     io,
-    os::fd::OwnedFd,
     process::{Command, Stdio},
     sync::Arc,
 };
 
 use anyhow::Context;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use parking_lot::Mutex;
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid},
+};
 use tokio::sync::{oneshot, watch};
 
 /// A running child.
 #[derive(Debug)]
 pub(super) struct Child {
-    /// Names this process and no other, even once it is gone.
-    pidfd: OwnedFd,
+    /// Its number until it is reaped: from then on that may be another's. Kernels before 5.3 have nothing
+    /// else to name a process by.
+    unreaped: Arc<Mutex<Option<Pid>>>,
     pub(super) pid: u32,
     /// How it ended, once it did.
     ended: watch::Receiver<Option<Arc<str>>>,
@@ -29,19 +33,25 @@ impl Child {
         ithildin_sys::process::die_with_parent(&mut command);
         let (started_sender, started) = oneshot::channel();
         let (ended_sender, ended) = watch::channel(None);
+        let unreaped = Arc::new(Mutex::new(None));
+        let reaped = Arc::clone(&unreaped);
         // The kernel kills the child when the thread that spawned it ends: this one waits for it.
         std::thread::Builder::new()
             .name("child".into())
-            .spawn(move || supervise(command, started_sender, &ended_sender))?;
+            .spawn(move || supervise(command, started_sender, &reaped, &ended_sender))?;
         let started = started
             .await
             .context("the thread that starts the child has ended")?;
-        let (pid, pidfd) = started.with_context(|| {
+        let pid = started.with_context(|| {
             format!(
                 "cannot start {program:?}; set ENVOY_BIN, or binaryPath in PROXY_CONFIG, to Envoy's binary"
             )
         })?;
-        Ok(Self { pidfd, pid, ended })
+        Ok(Self {
+            unreaped,
+            pid: pid.as_raw_pid().unsigned_abs(),
+            ended,
+        })
     }
 
     /// Waits for the end, and says how it was.
@@ -54,7 +64,9 @@ impl Child {
 
     /// Ends it at once. It may be gone already.
     pub(super) fn kill(&self) {
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        if let Some(pid) = *self.unreaped.lock() {
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 }
 
@@ -66,7 +78,8 @@ impl Drop for Child {
 
 fn supervise(
     mut command: Command,
-    started: oneshot::Sender<io::Result<(u32, OwnedFd)>>,
+    started: oneshot::Sender<io::Result<Pid>>,
+    unreaped: &Mutex<Option<Pid>>,
     ended: &watch::Sender<Option<Arc<str>>>,
 ) {
     let mut child = match command.spawn() {
@@ -76,17 +89,13 @@ fn supervise(
             return;
         }
     };
-    // It is not reaped before `wait`, so the number is still its own.
-    let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
-    let failed = pidfd.is_err();
-    let _ = started.send(
-        pidfd
-            .map(|pidfd| (child.id(), pidfd))
-            .map_err(io::Error::from),
-    );
-    if failed {
-        let _ = child.kill();
-    }
+    let pid = Pid::from_child(&child);
+    *unreaped.lock() = Some(pid);
+    let _ = started.send(Ok(pid));
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    // Any other error is one of `wait` too, which tells of it.
+    while let Err(Errno::INTR) = waitid(WaitId::Pid(pid), options) {}
+    *unreaped.lock() = None;
     let end: Arc<str> = match child.wait() {
         Ok(status) => status.to_string().into(),
         Err(error) => error.to_string().into(),
