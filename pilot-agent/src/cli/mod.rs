@@ -144,9 +144,11 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
+    share_arena();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
+        .on_thread_start(share_arena)
         .enable_all()
         .build()?;
     let result = runtime.block_on(async {
@@ -169,6 +171,13 @@ fn run(command: Command) -> anyhow::Result<()> {
     // Tasks that read files may still be at it; nothing waits for them.
     runtime.shutdown_background();
     result
+}
+
+/// Traffic has threads of its own; what these free, the next of them shall use.
+fn share_arena() {
+    if let Err(error) = ithildin_sys::alloc::share_arena() {
+        tracing::debug!(%error, "a control thread keeps an arena of its own");
+    }
 }
 
 #[cfg(test)]

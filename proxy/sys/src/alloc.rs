@@ -4,7 +4,7 @@
 //! before `main`; `_RJEM_MALLOC_CONF` in the environment overrides them.
 
 use std::{
-    ffi::{CStr, c_char, c_void},
+    ffi::{CStr, c_char, c_uint, c_void},
     io, ptr,
 };
 
@@ -44,32 +44,51 @@ static MALLOC_CONF: &c_char = {
 /// jemalloc's name for all arenas together (`MALLCTL_ARENAS_ALL`).
 const PURGE_ALL_ARENAS: &CStr = c"arena.4096.purge";
 
+/// The arena of the threads that share one.
+const SHARED_ARENA: c_uint = 0;
+
+/// Takes this thread's memory from one arena with the others that ask for that, and without a cache of its
+/// own. For the control plane's threads: they allocate little, and each would keep what it freed.
+///
+/// # Errors
+/// jemalloc's error code.
+pub fn share_arena() -> io::Result<()> {
+    set(c"thread.arena", SHARED_ARENA)?;
+    set(c"thread.tcache.enabled", false)
+}
+
 /// Gives free pages back to the kernel at once. Worth a call after start-up or after a large
 /// configuration was compiled.
 ///
 /// # Errors
 /// jemalloc's error code.
 pub fn purge() -> io::Result<()> {
-    flush_thread_cache()?;
+    // It fails for a thread without a cache, which pins no pages by one.
+    let _ = control(c"thread.tcache.flush");
     control(PURGE_ALL_ARENAS)
-}
-
-/// Empties this thread's cache, so that the pages it pins become free.
-fn flush_thread_cache() -> io::Result<()> {
-    control(c"thread.tcache.flush")
 }
 
 /// Triggers a control that neither takes nor yields a value.
 fn control(name: &CStr) -> io::Result<()> {
-    // SAFETY: the name ends in NUL; null pointers say that no value is read or written.
+    write(name, ptr::null_mut(), 0)
+}
+
+/// Sets a value, of the type that jemalloc's manual gives it.
+fn set<T>(name: &CStr, mut value: T) -> io::Result<()> {
+    write(name, (&raw mut value).cast(), size_of::<T>())
+}
+
+fn write(name: &CStr, value: *mut c_void, size: usize) -> io::Result<()> {
+    // SAFETY: the name ends in NUL, and `value` is null or `size` bytes long; null pointers say that no
+    // value is read. jemalloc refuses a size that is not that of the control's type.
     #[expect(unsafe_code, reason = "jemalloc is a C library")]
     let code = unsafe {
         tikv_jemalloc_sys::mallctl(
             name.as_ptr(),
             ptr::null_mut::<c_void>(),
             ptr::null_mut(),
-            ptr::null_mut(),
-            0,
+            value,
+            size,
         )
     };
     match code {
@@ -110,24 +129,6 @@ mod tests {
         assert!(option::<bool>(c"opt.background_thread"));
     }
 
-    /// Stops the decay that would give the pages back without being asked, and with it the one
-    /// purge at a time that jemalloc allows.
-    #[expect(unsafe_code, reason = "jemalloc is a C library")]
-    fn stop_decay() {
-        let mut never: isize = -1;
-        // SAFETY: the control takes an `isize`, and `never` is one.
-        let code = unsafe {
-            tikv_jemalloc_sys::mallctl(
-                c"arena.4096.dirty_decay_ms".as_ptr(),
-                ptr::null_mut(),
-                ptr::null_mut(),
-                (&raw mut never).cast(),
-                size_of::<isize>(),
-            )
-        };
-        assert_eq!(code, 0);
-    }
-
     /// Bytes, counted page by page: `statm` may lag by megabytes on a machine with many processors.
     fn resident() -> usize {
         let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
@@ -137,10 +138,26 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_may_share() {
+        let shared = std::thread::spawn(|| {
+            share_arena().unwrap();
+            purge().unwrap();
+            let own: Vec<u8> = vec![1; 100];
+            assert_eq!(option::<c_uint>(c"thread.arena"), SHARED_ARENA);
+            assert!(!option::<bool>(c"thread.tcache.enabled"));
+            own.len()
+        });
+        assert_eq!(shared.join().unwrap(), 100);
+        assert!(option::<bool>(c"thread.tcache.enabled"));
+    }
+
+    #[test]
     fn purging_returns_memory() {
         const BLOCKS: usize = 512;
         const BLOCK: usize = 64 * 1024;
-        stop_decay();
+        // Without decay, which would give the pages back without being asked, and with it the one purge
+        // at a time that jemalloc allows.
+        set(c"arena.4096.dirty_decay_ms", -1_isize).unwrap();
         let blocks: Vec<Vec<u8>> = (0..BLOCKS).map(|_| vec![1; BLOCK]).collect();
         drop(blocks);
         let freed = resident();
