@@ -7,7 +7,6 @@
 
 use std::{
     env,
-    ffi::OsString,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -49,5 +48,5 @@ fn lld() -> Option<PathBuf> {
 }
 
 fn variable(name: &str) -> PathBuf {
-    env::var_os(name).unwrap_or_else(OsString::new).into()
+    env::var_os(name).unwrap_or_default().into()
 }
