@@ -19,7 +19,11 @@ fn found_out(mesh: &Mesh) {
     ] {
         let request = echoed(&expect(mesh, "http://web:81/get", arguments, 200));
         if tells_protocols(mesh) {
-            assert_eq!(callers(&request), [sleep.id.clone()], "{arguments:?}");
+            assert_eq!(
+                callers(&request),
+                std::slice::from_ref(&sleep.id),
+                "{arguments:?}"
+            );
         }
         assert_eq!(version(&request), expected, "as the client speaks");
     }

@@ -158,7 +158,7 @@ fn alias(mesh: &Mesh) {
     let id = mesh.pod(SLEEP.name).id.clone();
     let to = "alias:80:10.96.5.11:80";
     let answer = expect(mesh, "http://alias/get", &["--connect-to", to], 200);
-    assert_eq!(callers(&echoed(&answer)), [id.clone()]);
+    assert_eq!(callers(&echoed(&answer)), std::slice::from_ref(&id));
     let answer = expect(mesh, "http://routed/get", &[], 200);
     assert_eq!(callers(&echoed(&answer)), [id]);
 }
