@@ -1,7 +1,6 @@
 //! The parts of `ithildin-test-peer`, which runs beside the proxies in their namespaces.
 
 mod answers;
-pub mod authz;
 mod calls;
 pub mod echo;
 pub mod load;

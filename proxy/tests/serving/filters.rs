@@ -77,6 +77,11 @@ fn cases() -> Vec<Case> {
         "/tree/a/b/leaf/c",
         "/tree/a/leaf/",
         "/tree//leaf/b",
+        "/store//cart",
+        "/store/cart",
+        "/store/foo/cart",
+        "/store/foo/bar/cart",
+        "/store/foo/cart/bar",
         "/open",
         "/",
     ] {

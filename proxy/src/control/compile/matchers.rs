@@ -45,8 +45,8 @@ pub(super) fn substitution(
     Some((regex, text))
 }
 
-/// What a path template matches: `*` is one segment, `**` at the end all that follows
-/// (Envoy, `UriTemplateMatchConfig`). Named variables are refused.
+/// What a path template matches: `*` is one segment, `**` any number of them, after which there are
+/// only literal ones (Envoy, `UriTemplateMatchConfig`). Named variables are refused.
 pub(super) fn path_template(template: &str, at: &At<'_>) -> Option<Regex> {
     // What may stand in a path (RFC 3986, section 3.3), but for stars.
     const LITERAL: &str = r"a-zA-Z0-9._~%!$&'()+,;:@=-";
@@ -54,17 +54,20 @@ pub(super) fn path_template(template: &str, at: &At<'_>) -> Option<Regex> {
         at.error(format_args!("{template:?} must start with a slash"));
         return None;
     };
-    let segments: Vec<_> = path.split('/').collect();
     let mut pattern = String::new();
-    for (i, segment) in segments.iter().enumerate() {
+    let mut has_rest = false;
+    for segment in path.split('/') {
         pattern.push('/');
-        match *segment {
-            "*" => pattern.push_str(&format!("[{LITERAL}]+")),
-            "**" if i + 1 == segments.len() => pattern.push_str(&format!("[/{LITERAL}]*")),
+        match segment {
+            "*" if !has_rest => pattern.push_str(&format!("[{LITERAL}]+")),
+            "**" if !has_rest => {
+                has_rest = true;
+                pattern.push_str(&format!("[/{LITERAL}]*"));
+            }
             literal if literal.contains(['*', '{', '}']) => {
                 at.error(format_args!(
                     "{template:?}: the segment {literal:?} is not supported; a segment is literal, \
-                     \"*\", or a last \"**\""
+                     \"*\", or \"**\", which no other star follows"
                 ));
                 return None;
             }

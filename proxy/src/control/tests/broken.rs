@@ -124,6 +124,10 @@ const MANAGER: &[(&str, &str)] = &[
         ".http_filters[0].typed_config.http_service.retry_policy: is not supported",
     ),
     (
+        "http_filters: [{name: r, typed_config: {'@type': EXT.filters.http.rbac.v3.RBAC, rules: {policies: {p: {permissions: [{uri_template: {name: t, typed_config: {'@type': EXT.path.match.uri_template.v3.UriTemplateMatchConfig, path_template: '/a/**/*'}}}], principals: [{any: true}]}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.rules.policies[\"p\"].permissions[0].uri_template.typed_config.path_template: \"/a/**/*\": the segment \"*\" is not supported; a segment is literal, \"*\", or \"**\", which no other star follows",
+    ),
+    (
         "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {remote_jwks: {http_uri: {uri: x, cluster: c, timeout: 1s}}}}}}, ROUTER]",
         ".http_filters[0].typed_config.providers[\"a\"].remote_jwks: is not supported; let istiod fetch the keys (PILOT_JWT_ENABLE_REMOTE_JWKS=istiod)",
     ),

@@ -1,5 +1,6 @@
 //! The connection manager in process, between peers that see every byte.
 
+mod authorization;
 mod basics;
 mod failures;
 mod headers;

@@ -1,7 +1,10 @@
 //! The part of a request's body that the service gets: it is read ahead, and sent on later.
 
+use ithildin_http1::{Known, ParseError};
+
 use super::Question;
 use crate::{
+    access_log::ResponseFlags,
     config::ext_authz::CheckBody,
     http::{
         body::{Ahead, BodyError, Source},
@@ -13,9 +16,6 @@ use crate::{
         wire::WireError,
     },
 };
-
-use crate::access_log::ResponseFlags;
-use ithildin_http1::{Known, ParseError};
 
 impl Exchange<'_> {
     /// Reads ahead what the service is to get of the body. `false`: there is no memory for it. An error
