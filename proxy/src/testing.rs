@@ -25,6 +25,7 @@ use crate::{
             CircuitBreakers, ClusterKind, Endpoint, EndpointAddress, EndpointSet, Health, LbPolicy,
             OriginalDst, Transport, Transports, UpstreamHttp, UpstreamProtocol,
         },
+        http::HeaderFormat,
         listener::{
             ChainMatch, DrainType, ListenerFilters, SocketOptions, TcpProxy, Terminal,
             TrafficDirection,
@@ -91,6 +92,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr]) -> Cluster {
         transport: Transports(vec![Transport::Plaintext.into()]),
         protocol: UpstreamProtocol::Http1,
         http: UpstreamHttp {
+            header_format: HeaderFormat::Lower,
             idle_timeout: None,
             max_connection_duration: None,
             max_requests_per_connection: 0,

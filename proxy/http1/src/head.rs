@@ -96,6 +96,8 @@ pub struct Field {
 pub struct Fields {
     pub(crate) bytes: Bytes,
     pub(crate) list: SmallVec<[Field; INLINE_FIELDS]>,
+    /// The bytes before names were changed to lower case, where somebody asked for them.
+    pub(crate) sent: Option<Box<[u8]>>,
 }
 
 impl Fields {
@@ -130,6 +132,16 @@ impl Fields {
     pub fn shared_name(&self, field: &Field) -> Bytes {
         self.bytes
             .slice(field.name.0 as usize..field.name.1 as usize)
+    }
+
+    /// All names as they came, hop-by-hop ones too; none unless
+    /// [`keeps_names`](crate::Limits::keeps_names) was set.
+    pub fn sent_names(&self) -> impl Iterator<Item = &[u8]> {
+        let sent = self.sent.iter();
+        sent.flat_map(|sent| {
+            let names = self.list.iter().map(|field| field.name);
+            names.map(|(start, end)| &sent[start as usize..end as usize])
+        })
     }
 
     /// Whether there is no header at all.
@@ -178,7 +190,8 @@ impl RequestHead {
         self.fields.slice(self.target)
     }
 
-    /// Never empty: a request without one is refused.
+    /// Empty only where it [may be](crate::Limits::host_is_optional): else a request without one is
+    /// refused.
     pub fn authority(&self) -> &[u8] {
         self.fields.slice(self.authority)
     }

@@ -18,13 +18,17 @@ use crate::{
 /// The most header lines that can be parsed: no more can be configured.
 pub const MAX_FIELDS: usize = 256;
 
-/// Bounds of one head.
+/// Bounds of one head, and what else its reader wants of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of the whole head.
     pub head: usize,
     /// Header lines.
     pub fields: usize,
+    /// Whether a request of HTTP/1.0 may name no host.
+    pub host_is_optional: bool,
+    /// Whether names are also kept as they came, for [`Fields::sent_names`].
+    pub keeps_names: bool,
 }
 
 impl Default for Limits {
@@ -33,6 +37,8 @@ impl Default for Limits {
         Self {
             head: 60 * 1024,
             fields: 100,
+            host_is_optional: false,
+            keeps_names: false,
         }
     }
 }
@@ -76,8 +82,8 @@ pub fn parse_request(
     let target = at.of(request.path.unwrap_or_default().as_bytes());
     let version = version(request.version)?;
     let list = at.fields(request.headers);
-    let fields = take_head(buffer, length, list);
-    finish_request(fields, version, method, target).map(Some)
+    let fields = take_head(buffer, length, list, limits);
+    finish_request(fields, version, method, target, limits).map(Some)
 }
 
 /// Takes one response head off the front of `buffer`; `None` if it is not all there yet. The
@@ -109,7 +115,7 @@ pub fn parse_response(
     let version = version(response.version)?;
     let status = response.code.ok_or(ParseError::Malformed)?;
     let list = at.fields(response.headers);
-    let fields = take_head(buffer, length, list);
+    let fields = take_head(buffer, length, list, limits);
     finish_response(fields, version, status, reason, request_method).map(Some)
 }
 
@@ -155,8 +161,10 @@ fn take_head(
     buffer: &mut BytesMut,
     length: usize,
     mut list: SmallVec<[Field; INLINE_FIELDS]>,
+    limits: Limits,
 ) -> Fields {
     let mut bytes = buffer.split_to(length);
+    let sent = limits.keeps_names.then(|| Box::from(&bytes[..]));
     for field in &mut list {
         let name = &mut bytes[field.name.0 as usize..field.name.1 as usize];
         name.make_ascii_lowercase();
@@ -165,6 +173,7 @@ fn take_head(
     Fields {
         bytes: bytes.freeze(),
         list,
+        sent,
     }
 }
 

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use http::HeaderName;
 use parking_lot::Mutex;
 
-use super::{HashTables, LocalCluster, Map};
+use super::{HashTables, LocalCluster, Map, http::HeaderFormat};
 use crate::{
     istio::{MeshCluster, PeerExchange, Workload},
     outlier::{Detector, Monitor, Outcome},
@@ -299,6 +299,7 @@ pub enum UpstreamProtocol {
 
 #[derive(Clone, Copy, Debug)]
 pub struct UpstreamHttp {
+    pub header_format: HeaderFormat,
     /// Idle pooled connections; Envoy's default is one hour.
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,

@@ -1,12 +1,12 @@
 //! The HTTP connection manager
 //! (`envoy.extensions.filters.network.http_connection_manager.v3`).
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 
 use super::{filters::HttpFilter, route::RouteTable};
-use crate::{access_log::AccessLogs, stats::HttpStats};
+use crate::{access_log::AccessLogs, rbac::Cidr, stats::HttpStats};
 
 /// One HTTP connection manager, compiled.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub struct HttpManager {
     pub server_name: Arc<str>,
     pub server_header: ServerHeader,
     pub use_remote_address: bool,
+    /// Clients that are believed more than others (`internal_address_config`).
+    pub internal_addresses: Box<[Cidr]>,
     pub skip_xff_append: bool,
     pub xff_num_trusted_hops: u32,
     pub append_x_forwarded_port: bool,
@@ -42,6 +44,8 @@ pub struct HttpManager {
     pub http2: Http2Options,
     /// Largest request head, in KiB (`max_request_headers_kb`, 60).
     pub max_request_headers_kb: u32,
+    /// After so many requests a connection ends.
+    pub max_requests_per_connection: Option<NonZeroU32>,
     /// Most request headers (`max_headers_count`, 100).
     pub max_headers_count: u32,
     pub headers_with_underscores: UnderscoreAction,
@@ -108,6 +112,26 @@ pub struct ClientCertDetails {
     pub uri: bool,
 }
 
+/// How header names are written in HTTP/1 (`header_key_format`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeaderFormat {
+    #[default]
+    Lower,
+    /// `proper_case_words`: `Content-Type`.
+    ProperWords,
+    /// `envoy.http.stateful_header_formatters.preserve_case`: messages that come in by this side
+    /// are passed on with the names as they came. Names that did not come are in lower case, or
+    /// have the case of words.
+    Preserve { proper_others: bool },
+}
+
+impl HeaderFormat {
+    /// Whether it matters how the names of a message came.
+    pub fn keeps_names(self) -> bool {
+        matches!(self, Self::Preserve { .. })
+    }
+}
+
 /// `headers_with_underscores_action`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnderscoreAction {
@@ -122,6 +146,8 @@ pub struct HttpTimeouts {
     /// A connection without requests (`common_http_protocol_options.idle_timeout`, 1 h).
     pub idle: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
+    /// A stream in all, where the route does not say (`max_stream_duration`).
+    pub max_stream_duration: Option<Duration>,
     /// A stream without progress (`stream_idle_timeout`, 5 min).
     pub stream_idle: Option<Duration>,
     /// A whole request to arrive (`request_timeout`).
@@ -134,9 +160,12 @@ pub struct HttpTimeouts {
     pub delayed_close: Option<Duration>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Http1Options {
     pub accept_http_10: bool,
+    /// The authority of HTTP/1.0 requests that name none; without it they are refused.
+    pub default_host: Option<Arc<str>>,
+    pub header_format: HeaderFormat,
     pub allow_absolute_url: bool,
     pub enable_trailers: bool,
 }

@@ -225,6 +225,7 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// Zero: no limit; `None`: the connection manager's.
     pub idle_timeout: Option<Duration>,
+    /// Zero: no limit; `None`: the connection manager's.
     pub max_stream_duration: Option<Duration>,
     pub prefix_rewrite: Option<Box<str>>,
     pub regex_rewrite: Option<(Regex, Box<str>)>,

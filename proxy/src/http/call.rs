@@ -16,7 +16,7 @@ use super::{
     wire::Wire,
 };
 use crate::{
-    config::Cluster,
+    config::{Cluster, http::HeaderFormat},
     upstream::{Http1Lease, Http2Lease, HttpLease, LbRequest, UpstreamFailure},
     worker::Worker,
 };
@@ -98,10 +98,10 @@ async fn over_one(
     body: Bytes,
     keep: Keep,
 ) -> Result<Answer, CallError> {
-    let reused = lease.reused;
+    let (reused, format) = (lease.reused, lease.header_format());
     let read_ahead = std::mem::take(&mut lease.leftover);
     let wire = Wire::new(&mut lease.stream, read_ahead, &worker.buffers);
-    let head = over_http1::request_head(request, request.body.framing());
+    let head = over_http1::request_head(request, request.body.framing(), format);
     let written = wire.write(&mut [head, body]).await;
     written.map_err(|_| CallError::Closed(reused))?;
     let mut interims = 0;
@@ -135,7 +135,8 @@ async fn over_one(
     }
     Ok(Answer {
         status: head.status,
-        headers: Headers::from_http1(&head.fields),
+        // How names were written is for those who pass an answer on.
+        headers: Headers::from_http1(&head.fields, HeaderFormat::Lower),
         body,
         trailers,
     })

@@ -13,10 +13,12 @@ use ithildin_http1::{Framing, Version, encode};
 use super::{
     body::{Sink, Source},
     headers::Headers,
+    names,
     request::{BodyLength, Protocol},
     tunnel::End,
     wire::Wire,
 };
+use crate::config::http::HeaderFormat;
 
 /// A response head on its way to the client.
 #[derive(Debug)]
@@ -55,6 +57,7 @@ pub(super) enum Client<'c, 'w> {
         closes: bool,
         /// Of an interim head that was given up halfway: it must end before anything else.
         unsent: Bytes,
+        format: HeaderFormat,
     },
     Http2 {
         respond: SendResponse<Bytes>,
@@ -71,6 +74,7 @@ impl<'c, 'w> Client<'c, 'w> {
                 wire,
                 protocol,
                 unsent,
+                format,
                 ..
             } => {
                 if *protocol == Protocol::Http10 {
@@ -80,6 +84,7 @@ impl<'c, 'w> Client<'c, 'w> {
                 encode::status_line(&mut head, Version::Http11, status);
                 put_fields(&mut head, &headers);
                 encode::end_of_head(&mut head);
+                names::format(&mut head, &headers, *format);
                 *unsent = [&unsent[..], &head].concat().into();
                 wire.write(std::slice::from_mut(unsent)).await
             }
@@ -104,12 +109,15 @@ impl<'c, 'w> Client<'c, 'w> {
                 watched,
                 closes,
                 unsent,
+                format,
             } => {
                 let framing = downstream_framing(response.body, *protocol, &response);
                 *keep_alive &= !closing && framing != Framing::Close && !wire.is_draining();
                 let no_body = *head_request || matches!(response.status, 204 | 304);
                 let unsent = std::mem::take(unsent);
                 let mut head = response_head(&response, framing, no_body, *keep_alive, *protocol);
+                names::format(&mut head, &response.headers, *format);
+                let mut head = head.freeze();
                 if !unsent.is_empty() {
                     head = [&unsent[..], &head].concat().into();
                 }
@@ -211,7 +219,7 @@ fn response_head(
     no_body: bool,
     keep_alive: bool,
     protocol: Protocol,
-) -> Bytes {
+) -> BytesMut {
     let mut head = BytesMut::with_capacity(512);
     let version = match protocol {
         Protocol::Http10 => Version::Http10,
@@ -242,7 +250,7 @@ fn response_head(
         }
     }
     encode::end_of_head(&mut head);
-    head.freeze()
+    head
 }
 
 pub(super) fn put_fields(head: &mut BytesMut, headers: &Headers) {
@@ -286,6 +294,7 @@ mod tests {
             watched: false,
             closes: false,
             unsent: Bytes::new(),
+            format: HeaderFormat::Lower,
         };
         let mut hints = Headers::default();
         hints.push(Known::Other, "x-large", "a".repeat(LARGE));

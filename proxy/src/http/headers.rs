@@ -1,8 +1,13 @@
 //! A header list that both protocols share: names and values as bytes that nobody copies.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header::COOKIE};
 use ithildin_http1::Known;
+
+use super::names::Names;
+use crate::config::http::HeaderFormat;
 
 /// One header. `known` is found once, where the head is parsed.
 #[derive(Clone, Debug)]
@@ -41,14 +46,18 @@ impl Name {
 
 /// The headers of one message, in order.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Headers(Vec<Field>);
+pub(super) struct Headers {
+    list: Vec<Field>,
+    /// How the sender wrote their names, where that goes on.
+    names: Option<Arc<Names>>,
+}
 
 /// Room for what we add to a request or response.
 const ADDED: usize = 6;
 
 impl Headers {
     /// Of an HTTP/1 message, without what concerns its connection only.
-    pub(super) fn from_http1(fields: &ithildin_http1::head::Fields) -> Self {
+    pub(super) fn from_http1(fields: &ithildin_http1::head::Fields, format: HeaderFormat) -> Self {
         let mut list = Vec::with_capacity(fields.len() + ADDED);
         for (field, ..) in fields.iter() {
             if !field.hop_by_hop && !is_connection_specific(field.known) {
@@ -59,7 +68,10 @@ impl Headers {
                 });
             }
         }
-        Self(list)
+        Self {
+            list,
+            names: Names::of(fields, format).map(Arc::new),
+        }
     }
 
     /// Of an HTTP/2 message, whose connection-specific headers `h2` has refused. The crumbs of a cookie
@@ -92,13 +104,13 @@ impl Headers {
                 value: Bytes::copy_from_slice(value.as_bytes()),
             });
         }
-        Self(list)
+        Self { list, names: None }
     }
 
     /// For an HTTP/2 message.
     pub(super) fn into_map(self) -> HeaderMap {
-        let mut map = HeaderMap::with_capacity(self.0.len());
-        for field in self.0 {
+        let mut map = HeaderMap::with_capacity(self.list.len());
+        for field in self.list {
             let value = HeaderValue::from_maybe_shared(field.value);
             if let (Some(name), Ok(value)) = (field.name.to_typed(), value) {
                 map.append(name, value);
@@ -107,25 +119,30 @@ impl Headers {
         map
     }
 
+    /// How the sender wrote the names.
+    pub(super) fn names(&self) -> Option<&Names> {
+        self.names.as_deref()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Field> {
-        self.0.iter()
+        self.list.iter()
     }
 
     /// The first value of a known header.
     pub(super) fn known(&self, known: Known) -> Option<&Bytes> {
-        let field = self.0.iter().find(|field| field.known == known)?;
+        let field = self.list.iter().find(|field| field.known == known)?;
         Some(&field.value)
     }
 
     /// The first value under `name`, in any case.
     pub(super) fn get(&self, name: &str) -> Option<&Bytes> {
-        let field = self.0.iter().find(|field| is_named(field, name))?;
+        let field = self.list.iter().find(|field| is_named(field, name))?;
         Some(&field.value)
     }
 
     /// The values under `name`, in any case.
     pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &Bytes> {
-        let named = self.0.iter().filter(move |field| is_named(field, name));
+        let named = self.list.iter().filter(move |field| is_named(field, name));
         named.map(|field| &field.value)
     }
 
@@ -145,29 +162,33 @@ impl Headers {
     /// Those of `names`, which are lower-case.
     pub(super) fn only(&self, names: &[Box<str>]) -> Self {
         let wanted = |field: &&Field| names.iter().any(|name| is_named(field, name));
-        Self(self.0.iter().filter(wanted).cloned().collect())
+        Self {
+            list: self.list.iter().filter(wanted).cloned().collect(),
+            names: None,
+        }
     }
 
     pub(super) fn remove_known(&mut self, known: Known) {
-        self.0.retain(|field| field.known != known);
+        self.list.retain(|field| field.known != known);
     }
 
     pub(super) fn remove(&mut self, name: &str) {
-        self.0.retain(|field| !is_named(field, name));
+        self.list.retain(|field| !is_named(field, name));
     }
 
     /// Takes away what the next hop gets in other words.
     pub(super) fn strip_connection(&mut self) {
-        self.0.retain(|field| !is_connection_specific(field.known));
+        self.list
+            .retain(|field| !is_connection_specific(field.known));
     }
 
     pub(super) fn retain(&mut self, keep: impl FnMut(&Field) -> bool) {
-        self.0.retain(keep);
+        self.list.retain(keep);
     }
 
     /// Adds without looking for others of that name.
     pub(super) fn push(&mut self, known: Known, name: &'static str, value: impl Into<Bytes>) {
-        self.0.push(Field {
+        self.list.push(Field {
             known,
             name: Name::Static(name),
             value: value.into(),
@@ -175,7 +196,7 @@ impl Headers {
     }
 
     pub(super) fn push_raw(&mut self, known: Known, name: Bytes, value: Bytes) {
-        self.0.push(Field {
+        self.list.push(Field {
             known,
             name: Name::Raw(name),
             value,
@@ -183,7 +204,7 @@ impl Headers {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 
     /// Replaces all of that name.
@@ -197,11 +218,11 @@ impl Headers {
         if others.known(Known::ContentType).is_some() {
             self.remove_known(Known::ContentType);
         }
-        self.0.extend(others.0);
+        self.list.extend(others.list);
     }
 
     pub(super) fn append(&mut self, name: HeaderName, value: Bytes) {
-        self.0.push(Field {
+        self.list.push(Field {
             known: Known::of(name.as_str().as_bytes()),
             name: Name::Typed(name),
             value,

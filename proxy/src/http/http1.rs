@@ -1,6 +1,6 @@
 //! The HTTP/1 server side: one request after the other on a connection.
 
-use std::{rc::Rc, time::Duration};
+use std::{num::NonZeroU32, rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use ithildin_http1::{Limits, ParseError, Progress, RequestHead, parse_request};
@@ -40,9 +40,12 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, mut downst
         downstream.read_ahead,
         &worker.buffers,
     );
+    let mut left = manager.max_requests_per_connection.map(NonZeroU32::get);
     while begins(&context, &wire).await {
+        left = left.map(|left| left - 1);
+        let is_last = left == Some(0);
         // Boxed: an idle connection holds none of it.
-        if !Box::pin(serve_next(&context, &wire)).await {
+        if !Box::pin(serve_next(&context, &wire, is_last)).await {
             break;
         }
         wire.release_buffer();
@@ -73,18 +76,18 @@ async fn begins(context: &Context<'_>, wire: &Wire<'_>) -> bool {
 }
 
 /// One request, and its log line; whether the connection can carry another.
-async fn serve_next(context: &Context<'_>, wire: &Wire<'_>) -> bool {
+async fn serve_next(context: &Context<'_>, wire: &Wire<'_>, is_last: bool) -> bool {
     let meter = Meter::start(&context.manager.access_log);
     let before = wire.passed();
     let mut exchange = Exchange::new(context, Request::unreadable(), &meter);
-    let goes_on = read_and_serve(wire, &mut exchange).await;
+    let goes_on = read_and_serve(wire, &mut exchange, is_last).await;
     let (read, written) = wire.passed();
     let passed = (read - before.0, written - before.1);
     meter.downstream_wire.set(Some(passed));
     goes_on
 }
 
-async fn read_and_serve(wire: &Wire<'_>, exchange: &mut Exchange<'_>) -> bool {
+async fn read_and_serve(wire: &Wire<'_>, exchange: &mut Exchange<'_>, is_last: bool) -> bool {
     let stats = exchange.context.stats;
     let head = next_head(exchange.context, wire).await;
     if head.is_err() {
@@ -94,7 +97,10 @@ async fn read_and_serve(wire: &Wire<'_>, exchange: &mut Exchange<'_>) -> bool {
     match head {
         Ok(head) => {
             stats.downstream_rq_http1_total.inc();
-            serve_request(wire, exchange, head).await
+            if is_last {
+                stats.downstream_cx_max_requests_reached.inc();
+            }
+            serve_request(wire, exchange, head, is_last).await
         }
         Err(Unread::Gone) => {
             exchange.client_gone();
@@ -108,6 +114,10 @@ async fn read_and_serve(wire: &Wire<'_>, exchange: &mut Exchange<'_>) -> bool {
             stats.downstream_rq_timeout.inc();
             answer(wire, exchange, LocalReply::request_timeout()).await
         }
+        Err(Unread::LowVersion) => {
+            stats.downstream_cx_protocol_error.inc();
+            answer(wire, exchange, LocalReply::low_version()).await
+        }
         Err(Unread::Malformed(error)) => {
             stats.downstream_cx_protocol_error.inc();
             tracing::debug!(%error, "a request was refused");
@@ -119,6 +129,8 @@ async fn read_and_serve(wire: &Wire<'_>, exchange: &mut Exchange<'_>) -> bool {
 /// Why there is no request head.
 enum Unread {
     Malformed(ParseError),
+    /// HTTP/1.0, where that is not taken.
+    LowVersion,
     /// The client went away in the middle.
     Gone,
     /// `request_headers_timeout` is over.
@@ -127,18 +139,35 @@ enum Unread {
     TooLate,
 }
 
+impl Unread {
+    /// Clients old enough to speak HTTP/1.0 may be so old that they end lines their own way: they
+    /// are told of the version, as Envoy does.
+    fn refused(manager: &HttpManager, buffer: &[u8], error: ParseError) -> Self {
+        let end = memchr::memchr(b'\n', buffer).unwrap_or(0);
+        let is_old = buffer[..end].trim_ascii_end().ends_with(b" HTTP/1.0");
+        match is_old && error == ParseError::BareLf && !manager.http1.accept_http_10 {
+            true => Self::LowVersion,
+            false => Self::Malformed(error),
+        }
+    }
+}
+
 /// The request head that has begun.
 async fn next_head(context: &Context<'_>, wire: &Wire<'_>) -> Result<RequestHead, Unread> {
     let manager = context.manager;
     let limits = Limits {
         head: manager.max_request_headers_kb as usize * 1024,
         fields: manager.max_headers_count as usize,
+        // Whether the version is taken comes first.
+        host_is_optional: true,
+        keeps_names: manager.http1.header_format.keeps_names(),
     };
     let read = async {
         let mut progress = Progress::default();
         loop {
             let parsed = wire.with_buffer(|it| parse_request(it, limits, &mut progress));
-            if let Some(head) = parsed.map_err(Unread::Malformed)? {
+            let refused = |error| wire.with_buffer(|it| Unread::refused(manager, it, error));
+            if let Some(head) = parsed.map_err(refused)? {
                 return Ok(head);
             }
             match wire.fill().await {
@@ -172,13 +201,22 @@ fn is_too_old(context: &Context<'_>) -> bool {
 }
 
 /// Whether the connection can carry another request.
-async fn serve_request(wire: &Wire<'_>, exchange: &mut Exchange<'_>, head: RequestHead) -> bool {
+async fn serve_request(
+    wire: &Wire<'_>,
+    exchange: &mut Exchange<'_>,
+    head: RequestHead,
+    is_last: bool,
+) -> bool {
     let manager = exchange.context.manager;
     if head.version == ithildin_http1::Version::Http10 && !manager.http1.accept_http_10 {
         exchange.context.stats.downstream_cx_protocol_error.inc();
         return answer(wire, exchange, LocalReply::low_version()).await;
     }
-    exchange.request = Request::from_http1(&head);
+    exchange.request = Request::from_http1(&head, &manager.http1);
+    if exchange.request.authority.is_empty() {
+        exchange.context.stats.downstream_cx_protocol_error.inc();
+        return answer(wire, exchange, LocalReply::refused(ParseError::NoHost)).await;
+    }
     let request = &exchange.request;
     let mut client = Client::Wire {
         wire,
@@ -187,12 +225,14 @@ async fn serve_request(wire: &Wire<'_>, exchange: &mut Exchange<'_>, head: Reque
         keep_alive: head.keep_alive
             && request.upgrade.is_none()
             && !request.is_connect()
+            && !is_last
             && !is_too_old(exchange.context),
         head_request: request.is_head(),
         trailers: manager.http1.enable_trailers && Exchange::wants_trailers(request),
         watched: request.body == BodyLength::Empty && !request.is_connect(),
         closes: false,
         unsent: Bytes::new(),
+        format: manager.http1.header_format,
     };
     if head.expect_continue
         && request.body != BodyLength::Empty
@@ -233,6 +273,7 @@ async fn answer(wire: &Wire<'_>, exchange: &mut Exchange<'_>, reply: LocalReply)
         watched: false,
         closes: false,
         unsent: Bytes::new(),
+        format: exchange.context.manager.http1.header_format,
     };
     exchange.reply_in_time(reply, &mut client, true).await;
     false

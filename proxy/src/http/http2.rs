@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    num::NonZeroU32,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -71,6 +72,7 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream
     let mut resets = Resets::default();
     let mut draining = std::pin::pin!(live.draining());
     let mut goaway = false;
+    let mut left = manager.max_requests_per_connection.map(NonZeroU32::get);
     loop {
         let limit = wait_limit(manager, &connection, goaway, streams.is_empty());
         tokio::select! {
@@ -88,6 +90,13 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream
                 Some(Some(Ok((request, respond)))) => {
                     let stream = serve_stream(Rc::clone(worker), Rc::clone(&connection), request, respond);
                     streams.spawn_local(stream);
+                    // Others may be on their way still.
+                    left = left.map(|left| left.saturating_sub(1));
+                    if left == Some(0) && !goaway {
+                        goaway = true;
+                        manager.stats.worker(worker.index).downstream_cx_max_requests_reached.inc();
+                        http2.graceful_shutdown();
+                    }
                 }
                 Some(Some(Err(error))) => {
                     if error.is_remote() || error.is_library() {

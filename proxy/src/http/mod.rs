@@ -22,6 +22,7 @@ mod messages;
 mod meter;
 mod mirror;
 mod mutate;
+mod names;
 mod over_http1;
 mod over_http2;
 mod over_tcp;

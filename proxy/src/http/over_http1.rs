@@ -12,6 +12,7 @@ use super::{
     failure::{LocalReply, client_broke},
     headers::Headers,
     meter::WireCount,
+    names,
     race::Beside,
     relay,
     request::{BodyLength, Protocol, Request},
@@ -20,7 +21,7 @@ use super::{
     tunnel::End,
     wire::Wire,
 };
-use crate::upstream::Http1Lease;
+use crate::{config::http::HeaderFormat, upstream::Http1Lease};
 
 /// Interim responses taken for one request; more are a mistake or an attack.
 const MAX_INTERIM: usize = 16;
@@ -50,6 +51,7 @@ impl Exchange<'_> {
         self.outcome.upstream_protocol = Some(Protocol::Http11);
         // Who closes without a word may still have done what it was asked for.
         let stale_possible = lease.reused && is_idempotent(&self.request.method);
+        let format = lease.header_format();
         let read_ahead = std::mem::take(&mut lease.leftover);
         let wire = Wire::new(&mut lease.stream, read_ahead, &self.context.worker.buffers);
         let count = WireCount {
@@ -57,7 +59,14 @@ impl Exchange<'_> {
             wire: &wire,
         };
         let spoken = self
-            .speak(&wire, source, client, clock, stale_possible, retries)
+            .speak(
+                &wire,
+                source,
+                client,
+                clock,
+                (stale_possible, format),
+                retries,
+            )
             .await;
         drop(count);
         let (reusable, result) = match spoken? {
@@ -78,14 +87,14 @@ impl Exchange<'_> {
         source: &mut Source<'_, '_>,
         client: &mut Client<'_, '_>,
         clock: &Clock,
-        stale_possible: bool,
+        (stale_possible, format): (bool, HeaderFormat),
         retries: &mut Budget<'_>,
     ) -> Result<Spoken, Broken> {
         let framing = self.request.body.framing();
         let mut up = Sink::Wire {
             wire,
             framing,
-            head: request_head(&self.request, framing),
+            head: request_head(&self.request, framing, format),
             trailers: true,
             // Its answer may come before our whole request is there.
             watched: false,
@@ -93,12 +102,12 @@ impl Exchange<'_> {
         let mut send = pin!(relay::send(source, &mut up, clock, self.meter));
         let mut send = Beside::new(send.as_mut());
 
-        let head = self.response_head(wire, client, clock, stale_possible);
+        let head = self.response_head(wire, client, clock, (stale_possible, format));
         let head = send
             .with(head, relay::client_failed)
             .await
             .ok_or_else(|| client_broke(send.output()))??;
-        let answer = response(&head);
+        let answer = response(&head, format);
         if self.refuses(head.status, &answer.headers, retries) {
             let reusable =
                 head.keep_alive && head.framing == Framing::None && relay::is_sent(&send);
@@ -129,7 +138,7 @@ impl Exchange<'_> {
         wire: &Wire<'_>,
         client: &mut Client<'_, '_>,
         clock: &Clock,
-        stale_possible: bool,
+        (stale_possible, format): (bool, HeaderFormat),
     ) -> Result<ResponseHead, Broken> {
         let mut interims = 0;
         let mut answered = false;
@@ -138,7 +147,7 @@ impl Exchange<'_> {
         loop {
             let parsed = wire.with_buffer(|buffer| {
                 answered |= !buffer.is_empty();
-                parse_response(buffer, Limits::default(), method, &mut progress)
+                parse_response(buffer, limits(format), method, &mut progress)
             });
             match parsed {
                 Ok(Some(head)) if head.is_interim() => {
@@ -146,7 +155,7 @@ impl Exchange<'_> {
                     if interims > MAX_INTERIM {
                         return Err(broken(LocalReply::upstream_protocol_error()));
                     }
-                    let headers = Headers::from_http1(&head.fields);
+                    let headers = Headers::from_http1(&head.fields, format);
                     self.interim(head.status, headers, client).await?;
                 }
                 Ok(Some(head)) => return Ok(head),
@@ -193,7 +202,7 @@ fn broken(reply: LocalReply) -> Broken {
     }
 }
 
-pub(super) fn request_head(request: &Request, framing: Framing) -> Bytes {
+pub(super) fn request_head(request: &Request, framing: Framing, format: HeaderFormat) -> Bytes {
     let mut head = BytesMut::with_capacity(1024);
     let target = if request.is_connect() {
         &request.authority
@@ -212,6 +221,7 @@ pub(super) fn request_head(request: &Request, framing: Framing) -> Bytes {
         encode::field(&mut head, b"upgrade", upgrade);
     }
     encode::end_of_head(&mut head);
+    names::format(&mut head, &request.headers, format);
     head.freeze()
 }
 
@@ -220,10 +230,17 @@ fn expects_length(method: &[u8]) -> bool {
     matches!(method, b"POST" | b"PUT" | b"PATCH" | b"OPTIONS")
 }
 
-fn response(head: &ResponseHead) -> Response {
+fn limits(format: HeaderFormat) -> Limits {
+    Limits {
+        keeps_names: format.keeps_names(),
+        ..Limits::default()
+    }
+}
+
+fn response(head: &ResponseHead, format: HeaderFormat) -> Response {
     Response {
         status: head.status,
-        headers: Headers::from_http1(&head.fields),
+        headers: Headers::from_http1(&head.fields, format),
         // To HEAD, and in a 304, the length is told without a body.
         body: match (head.framing, head.length) {
             (Framing::None, Some(length)) if length > 0 => BodyLength::Known(length),

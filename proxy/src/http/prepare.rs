@@ -29,9 +29,8 @@ pub(super) fn request(
 ) -> Result<(), LocalReply> {
     underscores(manager, &mut request.headers)?;
     target(manager, request)?;
-    // Nobody is internal: who is would stand in `internal_address_config`, which the compiler
-    // refuses.
-    let edge = manager.use_remote_address;
+    let internal = is_internal(manager, connection, &request.headers);
+    let edge = manager.use_remote_address && !internal;
     forwarded_for(manager, connection, &mut request.headers);
     scheme(manager, connection, request);
     sanitise(edge, &mut request.headers);
@@ -39,6 +38,10 @@ pub(super) fn request(
         let address = trusted_address(manager, connection, &request.headers);
         let name = "x-envoy-external-address";
         request.headers.set(Known::XEnvoy, name, address);
+    }
+    if internal {
+        let name = "x-envoy-internal";
+        request.headers.set(Known::XEnvoy, name, "true");
     }
     request_id(manager, edge, &mut request.headers);
     xfcc::apply(manager, connection, &mut request.headers);
@@ -148,6 +151,24 @@ fn underscores(manager: &HttpManager, headers: &mut Headers) -> Result<(), Local
     }
 }
 
+/// Whether the client is one of our own: no proxy stands between, or one that tells of it alone.
+fn is_internal(manager: &HttpManager, connection: &Connection, headers: &Headers) -> bool {
+    if manager.internal_addresses.is_empty() {
+        return false;
+    }
+    let list = headers.joined("x-forwarded-for");
+    let address = match (manager.use_remote_address, list) {
+        (true, None) => Some(connection.remote.ip()),
+        (true, Some(_)) | (false, None) => None,
+        (false, Some(list)) => {
+            let alone = manager.xff_num_trusted_hops == 0 && !list.contains(&b',');
+            alone.then(|| told_address(manager, headers)).flatten()
+        }
+    };
+    let mut networks = manager.internal_addresses.iter();
+    address.is_some_and(|address| networks.any(|network| network.contains(address)))
+}
+
 /// `x-forwarded-for`: the client's own address behind what it told, at the edge.
 fn forwarded_for(manager: &HttpManager, connection: &Connection, headers: &mut Headers) {
     if !manager.use_remote_address || manager.skip_xff_append {
@@ -207,7 +228,8 @@ fn scheme(manager: &HttpManager, connection: &Connection, request: &mut Request)
     }
 }
 
-/// Headers that steer Envoy, and so are not for strangers to send.
+/// Headers that steer Envoy, and so are not for strangers to send. What our own clients ask by
+/// them is not done, either, and so goes no further.
 const INTERNAL: &[&str] = &[
     "x-envoy-expected-rq-timeout-ms",
     "x-envoy-force-trace",

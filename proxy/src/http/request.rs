@@ -5,7 +5,7 @@ use http::Method;
 use ithildin_http1::{Framing, Known, RequestHead};
 
 use super::headers::Headers;
-use crate::{metadata::DynamicMetadata, upstream::DownstreamProtocol};
+use crate::{config::http::Http1Options, metadata::DynamicMetadata, upstream::DownstreamProtocol};
 
 /// What is routed and sent on.
 #[derive(Debug)]
@@ -74,17 +74,22 @@ impl BodyLength {
 }
 
 impl Request {
-    pub(super) fn from_http1(head: &RequestHead) -> Self {
+    pub(super) fn from_http1(head: &RequestHead, options: &Http1Options) -> Self {
         let protocol = match head.version {
             ithildin_http1::Version::Http10 => Protocol::Http10,
             ithildin_http1::Version::Http11 => Protocol::Http11,
         };
-        let mut headers = Headers::from_http1(&head.fields);
+        let mut headers = Headers::from_http1(&head.fields, options.header_format);
         headers.remove_known(Known::Host);
         Self {
             method: head.shared(head.method()),
             scheme: head.scheme,
-            authority: head.shared(head.authority()),
+            authority: match &options.default_host {
+                Some(host) if head.authority().is_empty() => {
+                    Bytes::copy_from_slice(host.as_bytes())
+                }
+                _ => head.shared(head.authority()),
+            },
             path: if head.is_connect() {
                 Bytes::new()
             } else {

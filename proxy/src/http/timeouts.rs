@@ -79,7 +79,11 @@ impl Clock {
             started,
             response: limit(response_limit(forward, request)),
             idle: limit(idle),
-            duration: limit(duration_limit(forward, request)),
+            duration: limit(duration_limit(
+                forward,
+                request,
+                context.manager.timeouts.max_stream_duration,
+            )),
             request: limit(arrival),
             per_try: limit(per_try),
             is_complete: Cell::new(is_complete),
@@ -209,14 +213,23 @@ fn is_over(limit: &Limit, cx: &TaskContext<'_>) -> bool {
 }
 
 /// How long the stream may live: what a gRPC client asks for counts where the route says so.
-fn duration_limit(forward: &Forward, request: &Request) -> Option<Duration> {
+fn duration_limit(
+    forward: &Forward,
+    request: &Request,
+    default: Option<Duration>,
+) -> Option<Duration> {
+    let own = match forward.max_stream_duration {
+        Some(Duration::ZERO) => None,
+        Some(limit) => Some(limit),
+        None => default,
+    };
     let Some(most) = forward.grpc_timeout_max else {
-        return forward.max_stream_duration;
+        return own;
     };
     match grpc_timeout(request) {
         Some(asked) if most.is_zero() => Some(asked),
         Some(asked) => Some(asked.min(most)),
-        None => forward.max_stream_duration,
+        None => own,
     }
 }
 
@@ -236,7 +249,7 @@ pub(super) fn tell_grpc_timeout(forward: &Forward, request: &mut Request) {
     let told = match (forward.grpc_timeout_max, forward.max_grpc_timeout) {
         (None, None) => return,
         _ if !request.is_grpc() => return,
-        (Some(_), _) => grpc_timeout(request).and_then(|_| duration_limit(forward, request)),
+        (Some(_), _) => grpc_timeout(request).and_then(|_| duration_limit(forward, request, None)),
         (None, Some(_)) => response_limit(forward, request),
     };
     if let Some(limit) = told {

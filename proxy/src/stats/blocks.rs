@@ -144,6 +144,7 @@ stat_block! {
         downstream_cx_protocol_error: Counter,
         downstream_cx_idle_timeout: Counter,
         downstream_cx_max_duration_reached: Counter,
+        downstream_cx_max_requests_reached: Counter,
         downstream_cx_rx_bytes_total: Counter,
         downstream_cx_tx_bytes_total: Counter,
         downstream_flow_control_paused_reading_total: Counter,

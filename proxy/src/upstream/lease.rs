@@ -13,7 +13,7 @@ use super::{
     pool::Pool,
 };
 use crate::{
-    config::{Cluster, cluster::Endpoint},
+    config::{Cluster, cluster::Endpoint, http::HeaderFormat},
     io::Stream,
 };
 
@@ -65,6 +65,11 @@ impl Http1Lease {
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.request.host().endpoint
+    }
+
+    /// How the names of headers are to be written, and read.
+    pub fn header_format(&self) -> HeaderFormat {
+        self.pool.context.cluster.http.header_format
     }
 
     /// The connection, for logs.

@@ -3,10 +3,12 @@
 mod admin;
 mod authz_server;
 mod changes;
+mod edges;
 mod envoy;
 mod ext_authz;
 mod filters;
 mod hashing;
+mod http1;
 mod http_log;
 mod jwt;
 mod like_envoy;

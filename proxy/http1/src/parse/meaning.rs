@@ -2,7 +2,10 @@
 
 use smallvec::SmallVec;
 
-use super::target::{is_authority, split_target};
+use super::{
+    Limits,
+    target::{is_authority, split_target},
+};
 use crate::{
     error::ParseError,
     head::{Fields, Framing, Known, RequestHead, ResponseHead, Version},
@@ -13,6 +16,7 @@ pub(super) fn finish_request(
     version: Version,
     method: (u32, u32),
     target: (u32, u32),
+    limits: Limits,
 ) -> Result<RequestHead, ParseError> {
     let connection = Connection::read(&mut fields);
     if connection.names_too_much {
@@ -32,9 +36,11 @@ pub(super) fn finish_request(
         (_, HostField::Missing) if version == Version::Http11 => return Err(ParseError::NoHost),
         (Some(authority), _) => authority,
         (None, HostField::One(host)) => host,
+        (None, HostField::Missing) if limits.host_is_optional => (0, 0),
         (None, HostField::Missing) => return Err(ParseError::NoHost),
     };
-    if !is_authority(fields.slice(authority)) {
+    let is_named = authority != (0, 0) || !limits.host_is_optional;
+    if is_named && !is_authority(fields.slice(authority)) {
         return Err(ParseError::InvalidHost);
     }
     let keep_alive = match version {

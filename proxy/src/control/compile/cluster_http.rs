@@ -31,12 +31,12 @@ use prost::Name;
 
 use super::{
     error_matcher,
-    http_options::{http1_unsupported, http2_options},
+    http_options::{header_format, http1_unsupported, http2_options},
 };
 use crate::{
     config::{
         cluster::{UpstreamHttp, UpstreamProtocol},
-        http::Http2Options,
+        http::{HeaderFormat, Http2Options},
     },
     control::{
         any,
@@ -125,16 +125,13 @@ fn typed(config: &HttpProtocolOptions, at: &At<'_>) -> (UpstreamProtocol, Upstre
     for (i, filter) in http_filters.iter().enumerate() {
         upstream_filter(filter, &at.index("http_filters", i));
     }
-    let (protocol, http2) = protocol(upstream_protocol_options.as_ref(), at);
-    let mut http = settings(common_http_protocol_options.as_ref(), http2, at);
+    let (protocol, versions) = protocol(upstream_protocol_options.as_ref(), at);
+    let mut http = settings(common_http_protocol_options.as_ref(), versions, at);
     upstream_options(upstream_http_protocol_options.as_ref(), &mut http, at);
     (protocol, http)
 }
 
-fn protocol(
-    config: Option<&UpstreamProtocolOptions>,
-    at: &At<'_>,
-) -> (UpstreamProtocol, Http2Options) {
+fn protocol(config: Option<&UpstreamProtocolOptions>, at: &At<'_>) -> (UpstreamProtocol, Versions) {
     let (name, protocol, http1, http2) = match config {
         None => {
             at.error(
@@ -180,29 +177,32 @@ fn protocol(
         }
     };
     let at = at.field(name);
-    http1_options(http1.as_ref(), &at);
+    let format = http1_options(http1.as_ref(), &at);
     let http2 = http2_options(http2.as_ref(), &at.field("http2_protocol_options"));
-    (protocol, http2)
+    (protocol, (format, http2))
 }
 
-fn explicit(config: Option<&ProtocolConfig>, at: &At<'_>) -> (UpstreamProtocol, Http2Options) {
-    let http2_field = at.field("http2_protocol_options");
+/// What is set for each version of HTTP.
+type Versions = (HeaderFormat, Http2Options);
+
+fn explicit(config: Option<&ProtocolConfig>, at: &At<'_>) -> (UpstreamProtocol, Versions) {
+    let http2 = |config| http2_options(config, &at.field("http2_protocol_options"));
+    let lower = HeaderFormat::Lower;
     match config {
-        Some(ProtocolConfig::Http2ProtocolOptions(config)) => (
-            UpstreamProtocol::Http2,
-            http2_options(Some(config), &http2_field),
-        ),
+        Some(ProtocolConfig::Http2ProtocolOptions(config)) => {
+            (UpstreamProtocol::Http2, (lower, http2(Some(config))))
+        }
         Some(ProtocolConfig::HttpProtocolOptions(config)) => {
-            http1_options(Some(config), at);
-            (UpstreamProtocol::Http1, http2_options(None, &http2_field))
+            let format = http1_options(Some(config), at);
+            (UpstreamProtocol::Http1, (format, http2(None)))
         }
         Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
             at.field("http3_protocol_options").error("is not supported");
-            (UpstreamProtocol::Http1, http2_options(None, &http2_field))
+            (UpstreamProtocol::Http1, (lower, http2(None)))
         }
         None => {
             at.error("one of http_protocol_options and http2_protocol_options is required");
-            (UpstreamProtocol::Http1, http2_options(None, &http2_field))
+            (UpstreamProtocol::Http1, (lower, http2(None)))
         }
     }
 }
@@ -216,9 +216,10 @@ fn deprecated(config: &ClusterProto, at: &At<'_>) -> (UpstreamProtocol, Upstream
         (false, Some(_)) => UpstreamProtocol::Http2,
         (false, None) => UpstreamProtocol::Http1,
     };
-    http1_options(config.http_protocol_options.as_ref(), at);
+    let format = http1_options(config.http_protocol_options.as_ref(), at);
     let http2 = http2_options(http2, &at.field("http2_protocol_options"));
-    let mut http = settings(config.common_http_protocol_options.as_ref(), http2, at);
+    let common = config.common_http_protocol_options.as_ref();
+    let mut http = settings(common, (format, http2), at);
     upstream_options(
         config.upstream_http_protocol_options.as_ref(),
         &mut http,
@@ -230,16 +231,21 @@ fn deprecated(config: &ClusterProto, at: &At<'_>) -> (UpstreamProtocol, Upstream
     (protocol, http)
 }
 
-fn http1_options(config: Option<&Http1ProtocolOptions>, at: &At<'_>) {
+fn http1_options(config: Option<&Http1ProtocolOptions>, at: &At<'_>) -> HeaderFormat {
     let Some(config) = config else {
-        return;
+        return HeaderFormat::Lower;
     };
     let at = at.field("http_protocol_options");
     // `allow_absolute_url` and HTTP/1.0 are of servers; trailers are passed on either way.
     http1_unsupported(config, &at);
+    header_format(config.header_key_format.as_ref(), &at)
 }
 
-fn settings(config: Option<&CommonOptions>, http2: Http2Options, at: &At<'_>) -> UpstreamHttp {
+fn settings(
+    config: Option<&CommonOptions>,
+    (header_format, http2): Versions,
+    at: &At<'_>,
+) -> UpstreamHttp {
     let at = at.field("common_http_protocol_options");
     let config = config.copied().unwrap_or_default();
     let CommonOptions {
@@ -260,6 +266,7 @@ fn settings(config: Option<&CommonOptions>, http2: Http2Options, at: &At<'_>) ->
         max_stream_duration,
     );
     UpstreamHttp {
+        header_format,
         idle_timeout: at.limit("idle_timeout", idle_timeout, Some(DEFAULT_IDLE_TIMEOUT)),
         max_connection_duration: at.limit("max_connection_duration", max_connection_duration, None),
         max_requests_per_connection: max_requests_per_connection.map_or(0, |value| value.value),

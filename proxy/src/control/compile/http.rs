@@ -1,6 +1,6 @@
 //! The HTTP connection manager.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use ithildin_proto::pb::envoy::{
@@ -9,9 +9,9 @@ use ithildin_proto::pb::envoy::{
         filters::network::http_connection_manager::v3::{
             HttpConnectionManager, Rds, RequestIdExtension,
             http_connection_manager::{
-                CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
-                ServerHeaderTransformation, SetCurrentClientCertDetails, StripPortMode, Tracing,
-                UpgradeConfig,
+                CodecType, ForwardClientCertDetails, InternalAddressConfig,
+                PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation,
+                SetCurrentClientCertDetails, StripPortMode, Tracing, UpgradeConfig,
             },
         },
         request_id::uuid::v3::UuidRequestIdConfig,
@@ -19,7 +19,7 @@ use ithildin_proto::pb::envoy::{
 };
 
 use super::{
-    Compiler, ListenerParts, RouteDependency, access_log, http_filters,
+    Compiler, ListenerParts, RouteDependency, access_log, address, http_filters,
     http_options::{
         common_options, http1_options, http2_options, max_headers, max_headers_kb, underscores,
     },
@@ -34,6 +34,7 @@ use crate::{
         any,
         report::{At, no_effect, refuse},
     },
+    rbac::Cidr,
 };
 
 /// Envoy's defaults.
@@ -81,6 +82,7 @@ pub(super) fn manager(
         path_with_escaped_slashes_action,
         append_x_forwarded_port,
         strip_port_mode,
+        internal_address_config,
         ..
     } = config;
     if stat_prefix.is_empty() {
@@ -100,6 +102,7 @@ pub(super) fn manager(
         server_name: non_empty(server_name, DEFAULT_SERVER_NAME).into(),
         server_header: server_header(*server_header_transformation, at)?,
         use_remote_address: use_remote_address.is_some_and(|value| value.value),
+        internal_addresses: internal_addresses(internal_address_config.as_ref(), at),
         skip_xff_append: *skip_xff_append,
         xff_num_trusted_hops: *xff_num_trusted_hops,
         append_x_forwarded_port: *append_x_forwarded_port,
@@ -124,6 +127,9 @@ pub(super) fn manager(
             &at.field("http2_protocol_options"),
         ),
         max_request_headers_kb: max_headers_kb(config, at),
+        max_requests_per_connection: common
+            .max_requests_per_connection
+            .and_then(|value| NonZeroU32::new(value.value)),
         max_headers_count: max_headers(&common, at),
         headers_with_underscores: underscores(&common, at)?,
         access_log: access_log::loggers(access_log, compiler, at),
@@ -152,7 +158,7 @@ fn unsupported(config: &HttpConnectionManager, at: &At<'_>) {
         scheme_header_transformation, stream_flush_timeout, drain_timeout_jitter,
         access_log_flush_interval, flush_access_log_on_new_request, access_log_options,
         original_ip_detection_extensions, early_header_mutation_extensions,
-        internal_address_config, forward_client_cert_matcher,
+        internal_address_config: _, forward_client_cert_matcher,
         represent_ipv4_remote_address_as_ipv4_mapped_ipv6, path_with_escaped_slashes_action: _,
         request_id_extension, local_reply_config, strip_matching_host_port,
         stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot,
@@ -166,7 +172,7 @@ fn unsupported(config: &HttpConnectionManager, at: &At<'_>) {
         scheme_header_transformation, stream_flush_timeout, drain_timeout_jitter,
         http1_safe_max_connection_duration, access_log_flush_interval,
         flush_access_log_on_new_request, access_log_options, original_ip_detection_extensions,
-        early_header_mutation_extensions, internal_address_config, forward_client_cert_matcher,
+        early_header_mutation_extensions, forward_client_cert_matcher,
         represent_ipv4_remote_address_as_ipv4_mapped_ipv6, local_reply_config,
         strip_matching_host_port, path_normalization_options, strip_trailing_host_dot,
         proxy_status_config, typed_header_validation_config, append_local_overload,
@@ -244,6 +250,26 @@ fn rds_slot(
         stats,
     });
     Some(slot)
+}
+
+fn internal_addresses(config: Option<&InternalAddressConfig>, at: &At<'_>) -> Box<[Cidr]> {
+    let Some(InternalAddressConfig {
+        unix_sockets,
+        cidr_ranges,
+    }) = config
+    else {
+        return Box::default();
+    };
+    // No client of ours comes by a Unix socket.
+    no_effect!(unix_sockets);
+    let at = at.field("internal_address_config");
+    let ranges = cidr_ranges.iter().enumerate();
+    ranges
+        .filter_map(|(i, range)| {
+            let (address, prefix) = address::cidr(range, &at.index("cidr_ranges", i))?;
+            Some(Cidr { address, prefix })
+        })
+        .collect()
 }
 
 fn codec(value: i32, at: &At<'_>) -> Option<Codec> {
@@ -340,6 +366,11 @@ fn timeouts(
         max_connection_duration: common_at.limit(
             "max_connection_duration",
             &common.max_connection_duration,
+            None,
+        ),
+        max_stream_duration: common_at.limit(
+            "max_stream_duration",
+            &common.max_stream_duration,
             None,
         ),
         stream_idle: at.limit(

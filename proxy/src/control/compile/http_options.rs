@@ -1,16 +1,30 @@
 //! Options of the HTTP codecs, of connection managers and of clusters.
 
+use std::sync::Arc;
+
 use ithildin_proto::pb::envoy::{
     config::core::v3::{
-        Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions,
+        Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, TypedExtensionConfig,
         http_protocol_options::HeadersWithUnderscoresAction,
+        http1_protocol_options::{
+            HeaderKeyFormat, header_key_format::HeaderFormat as HeaderFormatProto,
+        },
     },
-    extensions::filters::network::http_connection_manager::v3::HttpConnectionManager,
+    extensions::{
+        filters::network::http_connection_manager::v3::HttpConnectionManager,
+        http::header_formatters::preserve_case::v3::{
+            PreserveCaseFormatterConfig,
+            preserve_case_formatter_config::FormatterTypeOnEnvoyHeaders,
+        },
+    },
 };
 
 use crate::{
-    config::http::{Http1Options, Http2Options, UnderscoreAction},
-    control::report::{At, no_effect, refuse},
+    config::http::{HeaderFormat, Http1Options, Http2Options, UnderscoreAction},
+    control::{
+        any,
+        report::{At, no_effect, refuse},
+    },
 };
 
 /// Envoy's defaults and limits.
@@ -80,13 +94,11 @@ pub(super) fn common_options(config: &HttpProtocolOptions, at: &At<'_>) {
         idle_timeout,
         max_connection_duration,
         max_headers_count,
+        max_stream_duration,
         headers_with_underscores_action,
+        max_requests_per_connection,
     );
-    refuse!(at; max_connection_duration_jitter, max_response_headers_kb, max_stream_duration);
-    if max_requests_per_connection.is_some_and(|value| value.value > 0) {
-        at.field("max_requests_per_connection")
-            .error("is not supported");
-    }
+    refuse!(at; max_connection_duration_jitter, max_response_headers_kb);
 }
 
 /// HTTP/1 options of a connection manager.
@@ -98,7 +110,20 @@ pub(super) fn http1_options(config: Option<&Http1ProtocolOptions>, at: &At<'_>) 
         accept_http_10: config.accept_http_10,
         allow_absolute_url: config.allow_absolute_url.is_none_or(|value| value.value),
         enable_trailers: config.enable_trailers,
+        default_host: default_host(&config.default_host_for_http_10, &at),
+        header_format: header_format(config.header_key_format.as_ref(), &at),
     }
+}
+
+fn default_host(host: &str, at: &At<'_>) -> Option<Arc<str>> {
+    if host.is_empty() {
+        return None;
+    }
+    if !ithildin_http1::is_authority(host.as_bytes()) {
+        at.field("default_host_for_http_10")
+            .error(format_args!("{host:?} is no host"));
+    }
+    Some(host.into())
 }
 
 /// Refuses what neither side does.
@@ -116,23 +141,65 @@ pub(super) fn http1_unsupported(config: &Http1ProtocolOptions, at: &At<'_>) {
         allow_custom_methods,
         ignore_http_11_upgrade,
     } = config;
-    // The first three are read by the caller; the choice of a parser is Envoy's own affair.
+    // The first five are read by the caller; the choice of a parser is Envoy's own affair.
     no_effect!(
         allow_absolute_url,
         accept_http_10,
+        default_host_for_http_10,
+        header_key_format,
         enable_trailers,
         use_balsa_parser,
         allow_custom_methods,
     );
     refuse!(
         at;
-        default_host_for_http_10, header_key_format, allow_chunked_length,
-        send_fully_qualified_url, ignore_http_11_upgrade,
+        allow_chunked_length, send_fully_qualified_url, ignore_http_11_upgrade,
     );
     at.not_true(
         "override_stream_error_on_invalid_http_message",
         override_stream_error_on_invalid_http_message,
     );
+}
+
+/// How header names are written, and whether those that come in are kept.
+pub(super) fn header_format(config: Option<&HeaderKeyFormat>, at: &At<'_>) -> HeaderFormat {
+    let at = at.field("header_key_format");
+    match config.map(|config| &config.header_format) {
+        None => HeaderFormat::Lower,
+        Some(Some(HeaderFormatProto::ProperCaseWords(_))) => HeaderFormat::ProperWords,
+        Some(Some(HeaderFormatProto::StatefulFormatter(config))) => {
+            preserve_case(config, &at.field("stateful_formatter")).unwrap_or_default()
+        }
+        Some(None) => {
+            at.error("one of proper_case_words and stateful_formatter is required");
+            HeaderFormat::Lower
+        }
+    }
+}
+
+fn preserve_case(config: &TypedExtensionConfig, at: &At<'_>) -> Option<HeaderFormat> {
+    let TypedExtensionConfig { name, typed_config } = config;
+    // There is one: the type says which.
+    no_effect!(name);
+    let at_config = at.field("typed_config");
+    let Some(config) = typed_config else {
+        at_config.error("is required");
+        return None;
+    };
+    if !any::is::<PreserveCaseFormatterConfig>(config) {
+        any::unsupported(config, at);
+        return None;
+    }
+    let PreserveCaseFormatterConfig {
+        forward_reason_phrase,
+        formatter_type_on_envoy_headers,
+    } = any::read(config, &at_config)?;
+    at_config.unset("forward_reason_phrase", &forward_reason_phrase);
+    let field = "formatter_type_on_envoy_headers";
+    let others: FormatterTypeOnEnvoyHeaders =
+        at_config.enumeration(field, formatter_type_on_envoy_headers)?;
+    let proper_others = others == FormatterTypeOnEnvoyHeaders::ProperCase;
+    Some(HeaderFormat::Preserve { proper_others })
 }
 
 /// HTTP/2 options of either side, with Envoy's defaults.

@@ -157,7 +157,7 @@ fn stream_durations(
     let at = at.field("max_stream_duration");
     refuse!(at; grpc_timeout_header_offset);
     (
-        at.limit("max_stream_duration", max_stream_duration, None),
+        at.duration("max_stream_duration", max_stream_duration),
         at.duration("grpc_timeout_header_max", grpc_timeout_header_max),
     )
 }

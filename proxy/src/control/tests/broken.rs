@@ -36,8 +36,24 @@ const MANAGER: &[(&str, &str)] = &[
         ".stream_idle_timeout: is not a duration of zero or more seconds",
     ),
     (
-        "common_http_protocol_options: {max_requests_per_connection: 5}",
-        ".common_http_protocol_options.max_requests_per_connection: is not supported",
+        "common_http_protocol_options: {max_response_headers_kb: 5}",
+        ".common_http_protocol_options.max_response_headers_kb: is not supported",
+    ),
+    (
+        "http_protocol_options: {header_key_format: {}}",
+        ".http_protocol_options.header_key_format: one of proper_case_words and stateful_formatter is required",
+    ),
+    (
+        "http_protocol_options: {header_key_format: {stateful_formatter: {name: p, typed_config: {'@type': EXT.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig, forward_reason_phrase: true}}}}",
+        ".http_protocol_options.header_key_format.stateful_formatter.typed_config.forward_reason_phrase: is not supported",
+    ),
+    (
+        "http_protocol_options: {default_host_for_http_10: 'a b'}",
+        ".http_protocol_options.default_host_for_http_10: \"a b\" is no host",
+    ),
+    (
+        "internal_address_config: {cidr_ranges: [{address_prefix: 10.0.0.x}]}",
+        ".internal_address_config.cidr_ranges[0].address_prefix: \"10.0.0.x\" is not an IP address",
     ),
     (
         "http2_protocol_options: {initial_stream_window_size: 1}",

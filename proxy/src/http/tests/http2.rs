@@ -1,6 +1,6 @@
 //! HTTP/2 on either side: the same requests, with flow control.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, num::NonZeroU32};
 
 use bytes::Bytes;
 use h2::{RecvStream, client::SendRequest};
@@ -281,6 +281,25 @@ async fn responses_without_a_body_and_head() {
     let (status, headers, body) = answer(response.await.unwrap()).await;
     assert_eq!((status, &*body), (StatusCode::OK, ""));
     assert_eq!(headers["content-length"], "12");
+}
+
+#[tokio::test]
+async fn a_connection_ends_after_as_many_requests_as_it_may_carry() {
+    let origin = Origin::start(|_| ok("done")).await;
+    let most = NonZeroU32::new(2);
+    let site = before(origin.address, UpstreamProtocol::Http1, |manager| {
+        manager.max_requests_per_connection = most;
+    })
+    .await;
+    let stream = TcpStream::connect(site.address).await.unwrap();
+    let (send, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let client = Client { send };
+    assert_eq!(client.get("/").await.2, "done");
+    assert_eq!(client.get("/").await.2, "done");
+    let ended = tokio::time::timeout(SOON, connection).await.unwrap();
+    ended.unwrap().unwrap();
+    assert_eq!(site.stats().downstream_cx_max_requests_reached.get(), 1);
 }
 
 #[tokio::test]

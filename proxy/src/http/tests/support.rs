@@ -23,8 +23,8 @@ use crate::{
     config::{
         Cluster, FilterChain, HttpManager, Listener,
         http::{
-            ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, Http1Options,
-            Http2Options, HttpTimeouts, ServerHeader, UnderscoreAction,
+            ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HeaderFormat,
+            Http1Options, Http2Options, HttpTimeouts, ServerHeader, UnderscoreAction,
         },
         listener::Terminal,
         route::{
@@ -51,6 +51,7 @@ pub(super) fn manager(table: RouteTable) -> HttpManager {
         server_name: "envoy".into(),
         server_header: ServerHeader::Overwrite,
         use_remote_address: false,
+        internal_addresses: Box::default(),
         skip_xff_append: false,
         xff_num_trusted_hops: 0,
         append_x_forwarded_port: false,
@@ -73,6 +74,7 @@ pub(super) fn manager(table: RouteTable) -> HttpManager {
             stream_idle: Some(Duration::from_secs(300)),
             request: None,
             request_headers: None,
+            max_stream_duration: None,
             drain: Duration::from_secs(5),
             delayed_close: Some(Duration::from_secs(1)),
         },
@@ -80,6 +82,8 @@ pub(super) fn manager(table: RouteTable) -> HttpManager {
             accept_http_10: false,
             allow_absolute_url: true,
             enable_trailers: false,
+            default_host: None,
+            header_format: HeaderFormat::Lower,
         },
         http2: Http2Options {
             allow_connect: false,
@@ -88,6 +92,7 @@ pub(super) fn manager(table: RouteTable) -> HttpManager {
             initial_connection_window: 1 << 20,
         },
         max_request_headers_kb: 60,
+        max_requests_per_connection: None,
         max_headers_count: 100,
         headers_with_underscores: UnderscoreAction::Allow,
         access_log: AccessLogs::default(),
