@@ -101,6 +101,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr]) -> Cluster {
             max_concurrent_streams: 100,
             initial_stream_window: 1 << 20,
             initial_connection_window: 4 << 20,
+            http2_keepalive: None,
         },
         limits: CircuitBreakers {
             max_connections: u32::MAX,

@@ -11,7 +11,10 @@ use arc_swap::ArcSwap;
 use http::HeaderName;
 use parking_lot::Mutex;
 
-use super::{HashTables, LocalCluster, Map, http::HeaderFormat};
+use super::{
+    HashTables, LocalCluster, Map,
+    http::{HeaderFormat, Http2Keepalive},
+};
 use crate::{
     istio::{MeshCluster, PeerExchange, Workload},
     outlier::{Detector, Monitor, Outcome},
@@ -310,6 +313,7 @@ pub struct UpstreamHttp {
     pub max_concurrent_streams: u32,
     pub initial_stream_window: u32,
     pub initial_connection_window: u32,
+    pub http2_keepalive: Option<Http2Keepalive>,
 }
 
 /// Thresholds of the default priority.

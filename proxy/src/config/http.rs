@@ -177,4 +177,17 @@ pub struct Http2Options {
     pub max_concurrent_streams: u32,
     pub initial_stream_window: u32,
     pub initial_connection_window: u32,
+    /// Of upstream connections alone.
+    pub keepalive: Option<Http2Keepalive>,
+}
+
+/// Pings that show whether the other side is still there
+/// (`envoy.config.core.v3.KeepaliveSettings`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Http2Keepalive {
+    pub interval: Duration,
+    /// Of the answer; then the connection is closed.
+    pub timeout: Duration,
+    /// Up to this share of the interval is added by chance.
+    pub jitter: f64,
 }

@@ -4,7 +4,8 @@
 //! closes when its last stream is over.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
+    future::poll_fn,
     rc::{Rc, Weak},
 };
 
@@ -13,7 +14,10 @@ use h2::{
     Ping, PingPong,
     client::{Builder, SendRequest},
 };
-use tokio::sync::OnceCell;
+use tokio::{
+    sync::{Mutex, OnceCell},
+    time::{sleep, timeout},
+};
 
 use super::{
     FailureKind,
@@ -25,7 +29,11 @@ use super::{
     limits::{self, PendingPermit, RequestPermit},
     pool::Pool,
 };
-use crate::{config::cluster::UpstreamHttp, io::Stream, stats::ClusterBlock};
+use crate::{
+    config::{cluster::UpstreamHttp, http::Http2Keepalive},
+    io::Stream,
+    stats::ClusterBlock,
+};
 
 /// Largest DATA frame that we take: fewer headers and wake-ups on bulk than with 16 KiB, and no
 /// frame holds up others for long.
@@ -41,6 +49,9 @@ const SEND_BUFFER: usize = 256 * 1024;
 /// a peer allows no fewer.
 const STREAMS_BEFORE_SETTINGS: usize = 100;
 
+/// One ping at a time is under way.
+type Pings = Mutex<Option<PingPong>>;
+
 /// One HTTP/2 connection.
 #[derive(Debug)]
 pub(super) struct SharedConnection {
@@ -49,8 +60,7 @@ pub(super) struct SharedConnection {
     streams: Cell<u32>,
     /// Reap rounds without streams.
     idle_rounds: Cell<u64>,
-    /// For one question, whose answer comes behind the peer's SETTINGS.
-    ping: RefCell<Option<PingPong>>,
+    pings: Rc<Pings>,
     settled: OnceCell<()>,
 }
 
@@ -61,12 +71,9 @@ impl SharedConnection {
 
     /// Resolves when the peer's SETTINGS are known.
     pub(super) async fn settled(&self) {
+        // The answer comes behind them. A connection that broke fails whoever uses it next.
         let ask = || async {
-            let ping = self.ping.borrow_mut().take();
-            if let Some(mut ping) = ping {
-                // A connection that broke fails whoever uses it next.
-                let _ = ping.ping(Ping::opaque()).await;
-            }
+            let _ = ping(&self.pings).await;
         };
         self.settled.get_or_init(ask).await;
     }
@@ -113,15 +120,18 @@ impl Pool {
             let kind = FailureKind::RemoteConnectionFailure;
             UpstreamFailure::new(kind, endpoint, Some(error.to_string()))
         })?;
+        let pings = Rc::new(Mutex::new(connection.ping_pong()));
         let shared = Rc::new(SharedConnection {
             send,
             count,
             streams: Cell::new(0),
             idle_rounds: Cell::new(0),
-            ping: RefCell::new(connection.ping_pong()),
+            pings: Rc::clone(&pings),
             settled: OnceCell::new(),
         });
         self.shared.borrow_mut().push(Rc::clone(&shared));
+        let keepalive = self.context.cluster.http.http2_keepalive;
+        let connection = kept_alive(connection, keepalive, pings);
         let drive = drive(connection, Rc::downgrade(&shared), Rc::downgrade(self));
         tokio::task::spawn_local(drive);
         Ok(())
@@ -247,9 +257,52 @@ impl Pool {
     }
 }
 
+/// A connection, which ends too when its peer does not answer pings.
+async fn kept_alive(
+    connection: h2::client::Connection<Stream, Bytes>,
+    keepalive: Option<Http2Keepalive>,
+    pings: Rc<Pings>,
+) -> Result<(), h2::Error> {
+    let Some(keepalive) = keepalive else {
+        return connection.await;
+    };
+    tokio::select! {
+        ended = connection => ended,
+        () = answers_stop(&pings, keepalive) => {
+            tracing::debug!("an upstream http/2 connection does not answer pings");
+            Ok(())
+        }
+    }
+}
+
+/// Pings until no answer comes in time.
+async fn answers_stop(pings: &Pings, keepalive: Http2Keepalive) {
+    loop {
+        let share = 1.0 + keepalive.jitter * fastrand::f64();
+        sleep(keepalive.interval.mul_f64(share)).await;
+        // The connection says itself how it ends.
+        if timeout(keepalive.timeout, ping(pings)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Pings, and waits for the answer; also for the one to a ping that nobody waits for any more.
+async fn ping(pings: &Pings) -> Result<(), h2::Error> {
+    let mut pings = pings.lock().await;
+    let Some(pings) = &mut *pings else {
+        return Ok(());
+    };
+    if pings.send_ping(Ping::opaque()).is_err() {
+        poll_fn(|cx| pings.poll_pong(cx)).await?;
+        pings.send_ping(Ping::opaque())?;
+    }
+    poll_fn(|cx| pings.poll_pong(cx)).await.map(drop)
+}
+
 /// Runs a connection to its end, then takes it out of its pool.
 async fn drive(
-    connection: h2::client::Connection<Stream, Bytes>,
+    connection: impl Future<Output = Result<(), h2::Error>>,
     shared: Weak<SharedConnection>,
     pool: Weak<Pool>,
 ) {

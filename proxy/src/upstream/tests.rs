@@ -3,7 +3,7 @@
 #[path = "tls_tests.rs"]
 mod tls;
 
-use std::{cell::Cell, time::Instant};
+use std::{cell::Cell, future::poll_fn, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
@@ -16,7 +16,10 @@ use tokio::{
 use super::*;
 use crate::{
     access_log::ResponseFlags,
-    config::cluster::{ClusterKind, EndpointAddress, RetryBudget, UpstreamProtocol},
+    config::{
+        cluster::{ClusterKind, EndpointAddress, RetryBudget, UpstreamProtocol},
+        http::Http2Keepalive,
+    },
     testing::{self, eventually},
 };
 
@@ -623,4 +626,46 @@ async fn a_warm_request_holds_little() {
     let future = upstreams.http(&cluster, &request);
     let size = size_of_val(&future);
     assert!(size <= 1024, "{size}");
+}
+
+/// One connection, to a server that stops to read and write after the greeting, or goes on.
+async fn pinged(goes_on: bool) -> Result<(), h2::Error> {
+    let listener = TcpListener::bind(testing::ANY).await.unwrap();
+    let mut cluster = testing::cluster("c", &[listener.local_addr().unwrap()]);
+    cluster.protocol = UpstreamProtocol::Http2;
+    cluster.http.http2_keepalive = Some(Http2Keepalive {
+        interval: Duration::from_millis(20),
+        timeout: Duration::from_millis(200),
+        jitter: 0.0,
+    });
+    let upstreams = upstreams();
+    let cluster = Arc::new(cluster);
+    let answer = async {
+        let lease = http2(&upstreams, &cluster).await.unwrap();
+        exchange(lease).await
+    };
+    let server = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+        if !goes_on {
+            return std::future::pending().await;
+        }
+        // For several pings.
+        let several = Duration::from_millis(400);
+        let _ = tokio::time::timeout(several, poll_fn(|cx| connection.poll_closed(cx))).await;
+        respond.send_response(Response::new(()), true).unwrap();
+        let _ = poll_fn(|cx| connection.poll_closed(cx)).await;
+    };
+    tokio::select! {
+        answer = answer => answer,
+        () = server => panic!("the server ends first"),
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn an_http2_connection_ends_when_pings_have_no_answer() {
+    pinged(true).await.expect("a slow answer is an answer");
+    let ended = tokio::time::timeout(Duration::from_secs(10), pinged(false));
+    ended.await.expect("not for ever").expect_err("no answer");
 }

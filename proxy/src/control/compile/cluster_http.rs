@@ -275,6 +275,7 @@ fn settings(
         max_concurrent_streams: http2.max_concurrent_streams,
         initial_stream_window: http2.initial_stream_window,
         initial_connection_window: http2.initial_connection_window,
+        http2_keepalive: http2.keepalive,
     }
 }
 

@@ -21,7 +21,7 @@ use ithildin_proto::pb::envoy::{
 use super::{
     Compiler, ListenerParts, RouteDependency, access_log, address, http_filters,
     http_options::{
-        common_options, http1_options, http2_options, max_headers, max_headers_kb, underscores,
+        common_options, downstream_http2, http1_options, max_headers, max_headers_kb, underscores,
     },
     route_action, routes,
 };
@@ -122,10 +122,7 @@ pub(super) fn manager(
         upgrades: upgrades(upgrade_configs, at),
         timeouts: timeouts(config, &common, at),
         http1: http1_options(http_protocol_options.as_ref(), at),
-        http2: http2_options(
-            http2_protocol_options.as_ref(),
-            &at.field("http2_protocol_options"),
-        ),
+        http2: downstream_http2(http2_protocol_options.as_ref(), at),
         max_request_headers_kb: max_headers_kb(config, at),
         max_requests_per_connection: common
             .max_requests_per_connection

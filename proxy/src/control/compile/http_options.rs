@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use ithildin_proto::pb::envoy::{
     config::core::v3::{
-        Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, TypedExtensionConfig,
+        Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, KeepaliveSettings,
+        TypedExtensionConfig,
         http_protocol_options::HeadersWithUnderscoresAction,
         http1_protocol_options::{
             HeaderKeyFormat, header_key_format::HeaderFormat as HeaderFormatProto,
@@ -20,7 +21,7 @@ use ithildin_proto::pb::envoy::{
 };
 
 use crate::{
-    config::http::{HeaderFormat, Http1Options, Http2Options, UnderscoreAction},
+    config::http::{HeaderFormat, Http1Options, Http2Keepalive, Http2Options, UnderscoreAction},
     control::{
         any,
         report::{At, no_effect, refuse},
@@ -36,6 +37,8 @@ const MAX_HEADERS_KB: u32 = 8192;
 const DEFAULT_MAX_STREAMS: u32 = 1024;
 const DEFAULT_STREAM_WINDOW: u32 = 16 << 20;
 const DEFAULT_CONNECTION_WINDOW: u32 = 24 << 20;
+/// Envoy's: pings come up to so much later, as a share of their interval.
+const DEFAULT_KEEPALIVE_JITTER: f64 = 0.15;
 /// Smallest and largest window (RFC 9113, section 6.9.2, and Envoy's lower bound).
 const MIN_WINDOW: u32 = 65_535;
 const MAX_WINDOW: u32 = (1 << 31) - 1;
@@ -202,6 +205,16 @@ fn preserve_case(config: &TypedExtensionConfig, at: &At<'_>) -> Option<HeaderFor
     Some(HeaderFormat::Preserve { proper_others })
 }
 
+/// HTTP/2 options of a server.
+pub(super) fn downstream_http2(config: Option<&Http2ProtocolOptions>, at: &At<'_>) -> Http2Options {
+    let at = at.field("http2_protocol_options");
+    let options = http2_options(config, &at);
+    if options.keepalive.is_some() {
+        at.field("connection_keepalive").error("is not supported");
+    }
+    options
+}
+
 /// HTTP/2 options of either side, with Envoy's defaults.
 pub(super) fn http2_options(config: Option<&Http2ProtocolOptions>, at: &At<'_>) -> Http2Options {
     let config = config.cloned().unwrap_or_default();
@@ -241,7 +254,7 @@ pub(super) fn http2_options(config: Option<&Http2ProtocolOptions>, at: &At<'_>) 
         allow_metadata, max_outbound_frames, max_outbound_control_frames,
         max_consecutive_inbound_frames_with_empty_payload, max_inbound_priority_frames_per_stream,
         max_inbound_window_update_frames_per_data_frame_sent,
-        stream_error_on_invalid_http_messaging, custom_settings_parameters, connection_keepalive,
+        stream_error_on_invalid_http_messaging, custom_settings_parameters,
         max_header_field_size_kb, stream_reset_burst, stream_reset_rate,
     );
     at.not_true("disallow_obs_text", disallow_obs_text);
@@ -277,5 +290,33 @@ pub(super) fn http2_options(config: Option<&Http2ProtocolOptions>, at: &At<'_>) 
             MIN_WINDOW,
             DEFAULT_CONNECTION_WINDOW,
         ),
+        keepalive: connection_keepalive
+            .as_ref()
+            .and_then(|config| keepalive(config, &at.field("connection_keepalive"))),
     }
+}
+
+/// Without an interval there are no pings.
+fn keepalive(config: &KeepaliveSettings, at: &At<'_>) -> Option<Http2Keepalive> {
+    let KeepaliveSettings {
+        interval,
+        timeout,
+        interval_jitter,
+        connection_idle_interval,
+    } = config;
+    refuse!(at; connection_idle_interval);
+    let jitter = interval_jitter.map_or(DEFAULT_KEEPALIVE_JITTER, |percent| percent.value / 100.0);
+    if !(0.0..=1.0).contains(&jitter) {
+        at.field("interval_jitter").error("is not from 0 to 100");
+    }
+    let timeout = at.limit("timeout", timeout, None);
+    if timeout.is_none() {
+        at.field("timeout")
+            .error("is required, and must be more than 0");
+    }
+    Some(Http2Keepalive {
+        interval: at.limit("interval", interval, None)?,
+        timeout: timeout?,
+        jitter,
+    })
 }

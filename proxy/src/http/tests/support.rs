@@ -90,6 +90,7 @@ pub(super) fn manager(table: RouteTable) -> HttpManager {
             max_concurrent_streams: 100,
             initial_stream_window: 65_535,
             initial_connection_window: 1 << 20,
+            keepalive: None,
         },
         max_request_headers_kb: 60,
         max_requests_per_connection: None,
