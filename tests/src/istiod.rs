@@ -152,6 +152,8 @@ impl Istiod {
             .env("SERVICE_ACCOUNT", "istiod")
             .env("CLUSTER_ID", "Kubernetes")
             .env("PILOT_CERT_PROVIDER", "istiod")
+            // A workload may ask several services.
+            .env("PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS", "true")
             .env("REVISION", "default")
             .envs(self.options.dialect.env().iter().copied())
             // It runs as root, in a cgroup that is not its own.

@@ -1,6 +1,7 @@
 //! The parts of `ithildin-test-peer`, which runs beside the proxies in their namespaces.
 
 mod answers;
+pub mod authz;
 mod calls;
 pub mod echo;
 pub mod load;

@@ -5,12 +5,13 @@
 //!     ithildin-test-peer echo 0.0.0.0:9000 "220 welcome"
 //!     ithildin-test-peer talk mail:9000 "<220" ">hello" "<hello"
 //!     ithildin-test-peer relay 10.0.1.50:8000 127.0.0.1:8080 (or unix:/run/istiod.sock)
+//!     ithildin-test-peer authz 0.0.0.0:9000 0.0.0.0:8000
 //!     ithildin-test-peer load 127.0.0.1:8000 app.example.org /status/200
 
 use std::{env, net::SocketAddr, process::ExitCode};
 
 use anyhow::{Context, bail};
-use ithildin_tests::peer::{echo, load, relay, serve, talk};
+use ithildin_tests::peer::{authz, echo, load, relay, serve, talk};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -42,10 +43,12 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
         ["echo", on, greeting] => echo::run(address(on)?, greeting).await,
         ["talk", to, ref steps @ ..] => talk::run(to, steps).await,
         ["relay", from, to] => relay::run(address(from)?, target(to)?).await,
+        ["authz", grpc, http] => authz::run(address(grpc)?, address(http)?).await,
         ["load", to, host, path] => load::run(address(to)?, host, path).await,
         _ => bail!(
             "serve ADDRESS [--tls DIR | --call URL...] | echo ADDRESS GREETING | \
-             talk HOST:PORT (<EXPECTED | >SENT)... | relay FROM TO | load ADDRESS HOST PATH"
+             talk HOST:PORT (<EXPECTED | >SENT)... | relay FROM TO | authz GRPC HTTP | \
+             load ADDRESS HOST PATH"
         ),
     }
 }

@@ -2,6 +2,7 @@
 
 mod bookinfo;
 mod cases;
+mod custom;
 mod east_west;
 mod egress;
 mod everyday;
