@@ -85,11 +85,16 @@ pub(crate) fn judge(
     }
     let ours =
         matches!(kind, RecordType::A | RecordType::AAAA) && question.query_class() == DNSClass::IN;
-    let found = table.filter(|_| ours);
-    if let Some(found) = found.and_then(|table| table.lookup(question.name())) {
-        let mut reply = Reply::new(&message, ResponseCode::NoError);
-        reply.answer(records(question.name(), kind, found));
-        return Verdict::Reply(reply.encode(limit));
+    if let Some(table) = table.filter(|_| ours) {
+        let name = question.name();
+        if let Some(found) = table.lookup(name) {
+            let mut reply = Reply::new(&message, ResponseCode::NoError);
+            reply.answer(records(name, kind, found));
+            return Verdict::Reply(reply.encode(limit));
+        }
+        if table.is_nobodys(name) {
+            return Verdict::Reply(Reply::new(&message, ResponseCode::NXDomain).encode(limit));
+        }
     }
     Verdict::Forward(Query {
         message,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    iter,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
@@ -39,6 +40,8 @@ pub struct Table {
     /// By what follows `*.`.
     wildcards: Hosts,
     search: Option<Key>,
+    /// That and the domains above it.
+    searched: Vec<Key>,
     source: Arc<NameTable>,
 }
 
@@ -67,6 +70,7 @@ impl Table {
             hosts: Hosts::default(),
             wildcards: Hosts::default(),
             search: place.search.as_deref().and_then(Key::of_host),
+            searched: place.search.iter().flat_map(|it| searched(it)).collect(),
             source: Arc::clone(&source),
         };
         let domain = domain(place);
@@ -102,8 +106,8 @@ impl Table {
     }
 
     /// What is known of `name`: as it stands, as a host with the search domain behind it, or by the
-    /// longest wildcard, again with or without the search domain. That one is not looked for behind hosts that end
-    /// with it: a resolver appends it to full names too, and soon asks for them as they are.
+    /// longest wildcard, again with or without the search domain. That one is not looked for behind hosts
+    /// that end with it.
     pub(crate) fn lookup(&self, name: &Name) -> Option<Found<'_>> {
         let key = Key::new(name);
         if let Some(addresses) = self.hosts.get(key.bytes()) {
@@ -129,6 +133,18 @@ impl Table {
         let appended = searched.map_or(0, |host| key.bytes().len() - host.len());
         key.parents()
             .find_map(|parent| self.wildcard(parent, appended))
+    }
+
+    /// Whether this is a host with a domain behind it that it ends with already: the search domain, or one
+    /// that the cluster searches next. Resolvers append them to full names too; nobody has such a name, and
+    /// who is told so at once soon asks for the host as it is.
+    pub(crate) fn is_nobodys(&self, name: &Name) -> bool {
+        let key = Key::new(name);
+        self.searched.iter().any(|domain| {
+            let host = key.below(domain);
+            let host = host.filter(|_| key.directly_below(domain).is_none());
+            host.is_some_and(|host| self.hosts.contains_key(host))
+        })
     }
 
     /// The wildcard above, of which the last `appended` bytes may be the search domain.
@@ -175,6 +191,14 @@ impl Addresses {
             v6: v6.into(),
         })
     }
+}
+
+/// The search domain and those above it, as a cluster's resolvers have them: `ns.svc.cluster.local`,
+/// `svc.cluster.local` and `cluster.local`.
+fn searched(search: &str) -> impl Iterator<Item = Key> {
+    let domains = iter::successors(Some(search), |domain| Some(domain.split_once('.')?.1));
+    let domains = domains.filter(|domain| domain.contains('.'));
+    domains.filter_map(Key::of_host)
 }
 
 /// The domain that services of the workload's cluster are in, as `svc.cluster.local`.

@@ -103,6 +103,32 @@ fn names_are_found_in_all_their_forms() {
 }
 
 #[test]
+fn a_search_domain_is_not_appended_twice() {
+    let table = table();
+    for (name, is_nobodys) in [
+        ("page.ns1.svc.cluster.local.ns1.svc.cluster.local.", true),
+        ("PAGE.ns1.svc.cluster.local.NS1.svc.cluster.local.", true),
+        ("reviews.ns2.svc.cluster.local.svc.cluster.local.", true),
+        ("reviews.ns2.svc.cluster.local.cluster.local.", true),
+        ("reviews.ns2.svc.cluster.local.local.", false),
+        ("page.svc.cluster.local.", false),
+        ("page.ns1.svc.cluster.local.", false),
+        ("page.ns1.ns1.svc.cluster.local.", false),
+        (
+            "elsewhere.ns1.svc.cluster.local.ns1.svc.cluster.local.",
+            false,
+        ),
+        ("www.example.com.ns1.svc.cluster.local.", false),
+    ] {
+        assert_eq!(
+            table.is_nobodys(&Name::from_ascii(name).unwrap()),
+            is_nobodys,
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn other_names_are_for_others() {
     let table = table();
     for question in [
