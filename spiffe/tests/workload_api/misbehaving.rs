@@ -26,6 +26,7 @@ use tempfile::tempdir;
 use tokio::{
     io::AsyncReadExt,
     net::UnixListener,
+    runtime::Runtime,
     task::JoinHandle,
     time::{Instant, sleep},
 };
@@ -147,6 +148,15 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// A server that sends one message, and that dies with its runtime: all at once, as a killed process does.
+fn doomed(path: &Path, message: X509svidResponse) -> (Runtime, Running) {
+    let runtime = Runtime::new().unwrap();
+    let inside = runtime.enter();
+    let running = Running::start(path, vec![vec![Act::Send(message), Act::Stall]]);
+    drop(inside);
+    (runtime, running)
 }
 
 fn message(authority: &Authority) -> X509svidResponse {
@@ -271,6 +281,54 @@ async fn a_denial_in_the_middle_of_a_stream_withdraws_and_is_asked_again() {
     withdrawn(&mut states).await;
     ready(&mut states, |_| true).await;
     assert_eq!(running.opened(), 3);
+}
+
+/// SPIRE's agent denies everybody when it has just started.
+#[tokio::test]
+async fn a_server_that_comes_back_and_denies_takes_nothing_at_once() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("agent.sock");
+    let (first, second) = two_messages();
+    let denied = || vec![Act::Fail(Status::permission_denied("no identity issued"))];
+    let (dying, _running) = doomed(&path, first);
+    let source = WorkloadApiSource::start(endpoint(&path), SourceOptions::default());
+    let mut states = source.subscribe();
+    ready(&mut states, |_| true).await;
+    dying.shutdown_background();
+    std::fs::remove_file(&path).unwrap();
+    let script = vec![
+        denied(),
+        denied(),
+        vec![Act::Send(second.clone()), Act::Stall],
+    ];
+    let running = Running::start(&path, script);
+    let end = until(&mut states, |state| match state {
+        IdentityState::Ready(now) => now.svids[0].leaf().as_ref() == leaf(&second),
+        _ => true,
+    });
+    assert!(matches!(end.await, IdentityState::Ready(_)));
+    assert_eq!(running.opened(), 3);
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_and_goes_on_to_deny_is_believed() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("agent.sock");
+    let (first, _) = two_messages();
+    let denied = || vec![Act::Fail(Status::permission_denied("no identity issued"))];
+    let (dying, _running) = doomed(&path, first);
+    let options = SourceOptions {
+        restart_grace: Duration::from_millis(500),
+        ..SourceOptions::default()
+    };
+    let source = WorkloadApiSource::start(endpoint(&path), options);
+    let mut states = source.subscribe();
+    ready(&mut states, |_| true).await;
+    dying.shutdown_background();
+    std::fs::remove_file(&path).unwrap();
+    let _running = Running::start(&path, (0..20).map(|_| denied()).collect());
+    let reason = withdrawn(&mut states).await;
+    assert!(reason.contains("PermissionDenied"), "{reason}");
 }
 
 #[tokio::test]

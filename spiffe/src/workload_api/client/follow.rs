@@ -75,6 +75,7 @@ pub(super) async fn follow<S: Subscriber>(
 ) {
     let mut backoff = Backoff::at_once(FIRST_DELAY, MAX_DELAY);
     let mut complaints = Complaints::default();
+    let mut absence = Absence::default();
     loop {
         let socket = SocketFile::of(&endpoint);
         let started = Instant::now();
@@ -82,12 +83,21 @@ pub(super) async fn follow<S: Subscriber>(
         let end = run(&endpoint, &options, &mut subscriber, &mut accepted).await;
         if accepted {
             complaints = Complaints::default();
+            absence = Absence::default();
             backoff.reset();
             if started.elapsed() < SHORT_LIVED {
                 backoff.pause();
             }
         }
-        let delay = match report(&endpoint, &mut subscriber, &end, &mut complaints) {
+        let retry = if absence.excuses(&end, options.restart_grace) && subscriber.holds_material() {
+            let reason =
+                "a server that was away knows nothing of us yet; what we have is kept for a while";
+            complaints.log::<S>(&endpoint, reason);
+            Retry::Within(FIRST_DELAY)
+        } else {
+            report(&endpoint, &mut subscriber, &end, &mut complaints)
+        };
+        let delay = match retry {
             Retry::Within(max) => backoff.pause_within(max),
             Retry::Hopeless => HOPELESS_DELAY,
         };
@@ -148,6 +158,32 @@ fn patience(overdue: Option<SystemTime>, opened: Instant, options: &SourceOption
         .duration_since(SystemTime::now())
         .unwrap_or(Duration::ZERO);
     until_overdue.max(options.overdue_retry.saturating_sub(opened.elapsed()))
+}
+
+/// Whether the server was away since we last heard from it.
+///
+/// SPIRE's agent denies all callers while it starts, until its server has told it of their entries. That
+/// takes nothing from anybody; only a denial that goes on does.
+#[derive(Default)]
+struct Absence {
+    was_away: bool,
+    denied_since: Option<Instant>,
+}
+
+impl Absence {
+    /// Takes note of how a stream ended; whether that is a denial which means nothing yet.
+    fn excuses(&mut self, end: &End, grace: Duration) -> bool {
+        match end {
+            End::NotConnected(_) => self.was_away = true,
+            End::Status(status) if status.source().is_some() => self.was_away = true,
+            End::Status(status) if status.code() == Code::PermissionDenied && self.was_away => {
+                let since = self.denied_since.get_or_insert_with(Instant::now);
+                return since.elapsed() < grace;
+            }
+            _ => {}
+        }
+        false
+    }
 }
 
 /// What was logged of an outage already: an hour without SPIRE is not an hour of equal lines.

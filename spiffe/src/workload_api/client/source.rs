@@ -33,6 +33,9 @@ pub struct SourceOptions {
     pub first_message_timeout: Duration,
     /// How long a stream is given at least, before it is opened anew because a renewal is overdue.
     pub overdue_retry: Duration,
+    /// For how long a server that was away may deny us before that is believed. SPIRE's agent denies all
+    /// until it is in sync with its server, which it asks every 5 s.
+    pub restart_grace: Duration,
 }
 
 impl Default for SourceOptions {
@@ -41,12 +44,14 @@ impl Default for SourceOptions {
             keep_alive_interval: KEEP_ALIVE_INTERVAL,
             first_message_timeout: Duration::from_secs(30),
             overdue_retry: Duration::from_secs(20),
+            restart_grace: Duration::from_secs(30),
         }
     }
 }
 
 /// Our identities from a Workload API. It follows the stream until it is dropped: an outage keeps the
-/// last good snapshot until it expires, a denial withdraws it.
+/// last good snapshot until it expires, a denial withdraws it: at once, or if it goes on where the server
+/// has only just come back.
 ///
 /// As a [`Provider`] it gives each caller the identities of this process.
 #[derive(Debug)]
