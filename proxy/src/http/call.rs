@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use ithildin_http1::{Limits, Progress, parse_response};
+use ithildin_http1::{Known, Limits, Progress, parse_response};
 
 use super::{
     body::{BodyError, Part, Source},
@@ -133,10 +133,13 @@ async fn over_one(
     if head.keep_alive {
         lease.give_back();
     }
+    // How names were written is for those who pass an answer on.
+    let mut headers = Headers::from_http1(&head.fields, HeaderFormat::Lower);
+    // A request has one already, and an answer none over HTTP/2 either.
+    headers.remove_known(Known::Host);
     Ok(Answer {
         status: head.status,
-        // How names were written is for those who pass an answer on.
-        headers: Headers::from_http1(&head.fields, HeaderFormat::Lower),
+        headers,
         body,
         trailers,
     })

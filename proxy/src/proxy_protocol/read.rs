@@ -154,7 +154,10 @@ fn text_end(family: &str, ip: &str, port: &str) -> Option<SocketAddr> {
         "TCP6" => ip.parse::<Ipv6Addr>().ok()?.into(),
         _ => return None,
     };
-    Some(SocketAddr::new(ip, port.parse().ok()?))
+    // A sign would be taken for none.
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = is_number.then(|| port.parse().ok())??;
+    Some(SocketAddr::new(ip, port))
 }
 
 /// Whether a TCP connection can have these ends.

@@ -40,6 +40,8 @@ fn lines_are_judged_like_envoys() {
         ("PROXY TCP6 1.2.3.4 6.7.8.9 5 10\r\n", Err(Error::Line)),
         ("PROXY UDP4 1.2.3.4 6.7.8.9 5 10\r\n", Err(Error::Line)),
         ("PROXY TCP4 1.2.3.4 6.7.8.9 5 65536\r\n", Err(Error::Line)),
+        ("PROXY TCP4 1.2.3.4 6.7.8.9 +5 10\r\n", Err(Error::Line)),
+        ("PROXY TCP4 1.2.3.4 6.7.8.9 5 \r\n", Err(Error::Line)),
         ("PROXY TCP4 0.0.0.0 6.7.8.9 5 10\r\n", Err(Error::Address)),
         ("PROXY TCP4 1.2.3.4 224.0.0.1 5 10\r\n", Err(Error::Address)),
         ("PROXY TCP6 ff02::1 ::1 5 10\r\n", Err(Error::Address)),

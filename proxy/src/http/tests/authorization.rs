@@ -14,7 +14,7 @@ use crate::{
     config::{
         ext_authz::{AuthzService, CheckBody, CheckPath, ExtAuthz, HttpService, NameMatches},
         filters::{FilterKind, HttpFilter, Percent},
-        route::HeaderMutations,
+        route::{HeaderMutations, StringMatch, StringPattern},
     },
     stats::ExtAuthzStats,
     testing::{self, eventually},
@@ -27,12 +27,22 @@ const SMALL: usize = 8 << 20;
 
 async fn site(service: &Origin, stream_idle: Option<Duration>) -> Site {
     let origin = Origin::start(|_| ok("origin")).await;
+    site_of(&origin, service, stream_idle, NameMatches::default()).await
+}
+
+/// `told`: what of the service's answer the origin gets.
+async fn site_of(
+    origin: &Origin,
+    service: &Origin,
+    stream_idle: Option<Duration>,
+    told: NameMatches,
+) -> Site {
     let mut manager = manager(table(vec![route("/", to("origin"))]));
     manager.timeouts.stream_idle = stream_idle;
     manager.filters = vec![HttpFilter {
         name: "authz".into(),
         disabled: false,
-        kind: FilterKind::ExtAuthz(Box::new(filter())),
+        kind: FilterKind::ExtAuthz(Box::new(filter(told))),
     }];
     let clusters = vec![
         testing::cluster("authz", &[service.address]),
@@ -41,7 +51,7 @@ async fn site(service: &Origin, stream_idle: Option<Duration>) -> Site {
     Site::start(manager, clusters).await
 }
 
-fn filter() -> ExtAuthz {
+fn filter(told: NameMatches) -> ExtAuthz {
     let none = NameMatches::default;
     ExtAuthz {
         service: AuthzService::Http(HttpService {
@@ -49,7 +59,7 @@ fn filter() -> ExtAuthz {
             timeout: None,
             path: CheckPath::Prefix("".into()),
             headers_to_add: HeaderMutations::default(),
-            upstream_headers: none(),
+            upstream_headers: told,
             upstream_headers_to_append: none(),
             client_headers: None,
             client_headers_on_success: none(),
@@ -102,6 +112,25 @@ async fn what_waits_is_bounded() {
     eventually("the first is gone", || asked() == 0).await;
     let _third = ask(SMALL).await;
     eventually("the third waits", || asked() == 1).await;
+}
+
+/// A request has one host, whatever of an answer it is to get.
+#[tokio::test]
+async fn the_host_of_an_answer_does_not_become_a_second_one() {
+    let answer = "HTTP/1.1 200 OK\r\nHost: other\r\nX-New: 1\r\nContent-Length: 0\r\n\r\n";
+    let service = Origin::start(move |_| Act::Send(answer.into())).await;
+    let origin = Origin::start(|_| ok("origin")).await;
+    let all = NameMatches(vec![StringMatch::new(
+        StringPattern::Prefix("".into()),
+        false,
+    )]);
+    let site = site_of(&origin, &service, None, all).await;
+    let answer = site.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(answer.body, "origin");
+    let request = origin.requests().remove(0).to_ascii_lowercase();
+    assert!(request.contains("\r\nx-new: 1\r\n"), "{request}");
+    assert!(request.contains("\r\nhost: a\r\n"), "{request}");
+    assert!(!request.contains("other"), "{request}");
 }
 
 #[tokio::test]
