@@ -18,7 +18,7 @@ use std::{
 };
 
 use ithildin_tests::{
-    DataPlane, Identities, Mesh, eventually,
+    DataPlane, Mesh, eventually,
     mesh::{App, PodSpec, Program},
 };
 use serde_json::json;
@@ -85,14 +85,10 @@ fn main() {
 }
 
 fn measure(name: &str, program: Program) {
-    let Some(identities) = Identities::of_mesh(name) else {
-        return;
-    };
     // What istiod sends must suit a stock Envoy, so that all have the same to do.
     let mesh = Mesh::start(
         name,
         Program::Ithildin(DataPlane::Envoy),
-        identities,
         &["httpbin.yaml"],
         &[HTTPBIN],
     );

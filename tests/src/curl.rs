@@ -2,6 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
+use serde_json::Value;
+
 use crate::{Net, clusters};
 
 /// One answer, or why there is none.
@@ -23,6 +25,20 @@ impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(key, _)| key == name);
         found.map(|(_, value)| value.as_str())
+    }
+
+    /// The request as a service of the tests has seen it and told it.
+    #[track_caller]
+    pub fn echoed(&self) -> Value {
+        let body = serde_json::from_str(&self.body);
+        body.unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The address of the service that answered.
+    #[track_caller]
+    pub fn address(&self) -> String {
+        let address = self.echoed()["address"].as_str().map(str::to_owned);
+        address.unwrap_or_default()
     }
 
     /// `Ok` with itself for a status, so that it can be polled for.

@@ -184,6 +184,7 @@ impl Istiod {
         let folder = self.net.dir().join("objects");
         // Written beside it first: the API looks at the folder while we write.
         let new = self.net.dir().join("new-objects");
+        let objects = self.options.adapt(objects);
         fs::write(&new, objects).expect("the scratch folder is writable");
         fs::rename(new, folder.join(name)).expect("the scratch folder is writable");
     }

@@ -20,6 +20,7 @@ pub mod process;
 pub mod replay;
 pub mod sds;
 pub mod spire;
+pub mod tokens;
 mod unix;
 pub mod wait;
 pub mod workload_api;

@@ -3,6 +3,7 @@
 //! sidecar template with our `spire` on top.
 
 mod pod;
+mod spec;
 
 use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
 
@@ -13,7 +14,8 @@ use crate::{
     peers,
 };
 
-pub use pod::{App, Pod, PodSpec, Program, serve, talk};
+pub use pod::{Pod, Program, serve, talk};
+pub use spec::{App, EGRESS, INGRESS, PodSpec, SLEEP};
 
 /// The trust domain of a mesh if nothing else is said, and the cluster of its [`Identities`].
 pub const TRUST_DOMAIN: &str = "example.org";
@@ -72,15 +74,16 @@ enum Place {
 }
 
 impl Mesh {
-    /// istiod with the objects of `files` in `tests/data/mesh`, and `pods`, all of which are ready.
-    /// `None`, said by name, if a peer is missing or we are not root: Pods have two users.
+    /// istiod with the objects of `files` in `tests/data/mesh`, and `pods`, all of which are ready, with
+    /// identities of one trust domain. `None`, said by name, if a peer is missing or we are not root: Pods
+    /// have two users.
     pub fn start(
         test: &str,
         program: Program,
-        identities: Identities,
         files: &[&str],
         pods: &[PodSpec<'static>],
     ) -> Option<Self> {
+        let identities = Identities::of_mesh(test)?;
         let mut mesh = Self::start_in(test, program, identities, Cluster::ONLY, files)?;
         for spec in pods {
             mesh.add(spec);
@@ -89,7 +92,7 @@ impl Mesh {
         Some(mesh)
     }
 
-    /// The same as `cluster`, and without Pods.
+    /// The same as `cluster`, with these identities and without Pods.
     pub fn start_in(
         test: &str,
         program: Program,

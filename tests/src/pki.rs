@@ -1,11 +1,17 @@
 //! Certificates for tests that speak TLS without an authority: roots, and SVIDs that they sign.
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
-};
+use std::{fs, path::PathBuf};
 
-/// A root with the SPIFFE ID of its trust domain.
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber, string::Ia5String,
+};
+use time::{Duration, OffsetDateTime};
+
+use crate::authority::Files;
+
+/// A root, and what it signs.
 pub struct Ca {
     /// Of the root.
     pub pem: String,
@@ -19,9 +25,20 @@ pub struct Svid {
 }
 
 impl Ca {
+    /// A root with the SPIFFE ID of its trust domain.
     pub fn new(trust_domain: &str) -> Self {
+        Self::of(parameters(&format!("spiffe://{trust_domain}")))
+    }
+
+    /// A root of the web's kind, which knows nothing of SPIFFE.
+    pub fn plain(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        Self::of(params)
+    }
+
+    fn of(mut params: CertificateParams) -> Self {
         let key = KeyPair::generate().expect("a key");
-        let mut params = parameters(&format!("spiffe://{trust_domain}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let root = params.self_signed(&key).expect("a root");
@@ -45,6 +62,27 @@ impl Ca {
         self.leaf(params)
     }
 
+    /// A list, in PEM, of what is no longer valid.
+    pub fn revoke(&self, revoked: &[&Svid]) -> String {
+        let now = OffsetDateTime::now_utc();
+        let revoked = revoked.iter().map(|leaf| RevokedCertParams {
+            serial_number: leaf.serial(),
+            revocation_time: now - Duration::HOUR,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: now - Duration::HOUR,
+            next_update: now + Duration::DAY,
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer).expect("a list");
+        list.pem().expect("it is DER")
+    }
+
     fn leaf(&self, mut params: CertificateParams) -> Svid {
         let key = KeyPair::generate().expect("a key");
         params.is_ca = IsCa::ExplicitNoCa;
@@ -55,6 +93,28 @@ impl Ca {
         ];
         let certificate = params.signed_by(&key, &self.issuer).expect("a leaf");
         Svid { certificate, key }
+    }
+}
+
+impl Svid {
+    /// As PEM files in a folder, beside what `ca` vouches for.
+    pub fn write(&self, folder: PathBuf, ca: &Ca) -> Files {
+        fs::create_dir_all(&folder).expect("the scratch folder is writable");
+        let files = Files::in_dir(folder);
+        for (path, text) in [
+            (&files.chain, self.certificate.pem()),
+            (&files.key, self.key.serialize_pem()),
+            (&files.bundle, ca.pem.clone()),
+        ] {
+            fs::write(path, text).expect("the scratch folder is writable");
+        }
+        files
+    }
+
+    fn serial(&self) -> SerialNumber {
+        let der = self.certificate.der();
+        let (_, parsed) = x509_parser::parse_x509_certificate(der).expect("it has just been made");
+        SerialNumber::from_slice(parsed.raw_serial())
     }
 }
 

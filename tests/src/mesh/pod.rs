@@ -8,9 +8,9 @@ use std::{
     time::Instant,
 };
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::Cluster;
+use super::{Cluster, PodSpec};
 use crate::{
     DataPlane, Identities, Istiod, Lan, Net, Process,
     agent::Identity,
@@ -22,7 +22,6 @@ use crate::{
 
 /// The user of the proxy container, whose traffic is not captured.
 const PROXY_USER: u32 = 1337;
-const FIRST_GROUP: u32 = 2000;
 const ADMIN: &str = "http://127.0.0.1:15000";
 const READY: &str = "http://127.0.0.1:15021/healthz/ready";
 /// Programs, which the proxy's user may not reach where they were built.
@@ -31,29 +30,6 @@ const BIN: &str = "/run/bin";
 const ROOT: &str = "/run/pod";
 /// Where the CSI driver mounts the folder of the SPIRE agent's socket, below [`ROOT`].
 const SOCKETS: &str = "var/run/secrets/workload-spiffe-uds";
-
-/// What a Pod is.
-#[derive(Clone, Copy, Debug)]
-pub struct PodSpec<'a> {
-    pub name: &'a str,
-    pub namespace: &'a str,
-    pub account: &'a str,
-    pub ip: [u8; 4],
-    /// `sidecar`, whose traffic is captured, or `router`.
-    pub role: &'a str,
-    pub labels: &'a [(&'a str, &'a str)],
-    pub app: Option<App<'a>>,
-    /// Further variables of the proxy's container.
-    pub env: &'a [(&'a str, &'a str)],
-}
-
-/// The application's container.
-#[derive(Clone, Copy, Debug)]
-pub struct App<'a> {
-    pub port: u16,
-    /// What it asks, in order, before it answers.
-    pub calls: &'a [&'a str],
-}
 
 /// The program in the proxy's container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,68 +58,6 @@ pub struct Pod {
     program: Program,
     /// Its SPIFFE ID.
     pub id: String,
-}
-
-impl PodSpec<'_> {
-    /// The Kubernetes objects: the Pod and its service account. Services lead to it once it is `ready`.
-    pub(super) fn object(&self, ready: bool) -> String {
-        let mut labels: serde_json::Map<String, Value> = self
-            .labels
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).into()))
-            .collect();
-        if self.role == "sidecar" {
-            labels.insert("security.istio.io/tlsMode".into(), "istio".into());
-        }
-        let ports: Vec<Value> = self
-            .app
-            .iter()
-            .map(|app| json!({"containerPort": app.port}))
-            .collect();
-        let app = self.labels.iter().find(|(name, _)| *name == "app");
-        let pod = json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": self.name, "namespace": self.namespace, "labels": labels},
-            "spec": {
-                "serviceAccountName": self.account,
-                // As of a StatefulSet.
-                "hostname": self.name,
-                "subdomain": app.map(|(_, app)| app),
-                "containers": [{"name": "app", "image": "app", "ports": ports}],
-            },
-            "status": {
-                "podIP": self.address(),
-                "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
-            },
-        });
-        let items = [self.account_object(), pod];
-        json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
-    }
-
-    pub(super) fn account_object(&self) -> Value {
-        json!({
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": {"name": self.account, "namespace": self.namespace},
-        })
-    }
-
-    fn address(&self) -> String {
-        std::net::Ipv4Addr::from(self.ip).to_string()
-    }
-
-    /// The group of its proxy, by which SPIRE of the tests knows it, as SPIRE of a cluster knows Pods.
-    fn group(&self) -> u32 {
-        FIRST_GROUP + u32::from(self.ip[3])
-    }
-
-    /// The Deployment's name.
-    fn workload(&self) -> &str {
-        self.name
-            .rsplit_once('-')
-            .map_or(self.name, |(name, _)| name)
-    }
 }
 
 impl Pod {

@@ -2,33 +2,16 @@
 //! agent, and policies by principal hold.
 
 use ithildin_tests::{
-    DataPlane, Identities, Mesh,
+    Mesh,
     curl::Answer,
     eventually,
-    mesh::{App, PodSpec, Program},
+    mesh::{App, INGRESS, PodSpec, Program},
 };
 use serde_json::Value;
 
-use crate::support::caller;
+use crate::support::{caller, on_each};
 
-#[test]
-fn on_builtin() {
-    bookinfo(
-        "bookinfo::on_builtin",
-        Program::Ithildin(DataPlane::Builtin),
-    );
-}
-
-#[test]
-fn on_envoy() {
-    bookinfo("bookinfo::on_envoy", Program::Ithildin(DataPlane::Envoy));
-}
-
-/// That the scene is right.
-#[test]
-fn on_istios_agent() {
-    bookinfo("bookinfo::on_istios_agent", Program::Stock);
-}
+on_each!(bookinfo, and_istios_agent);
 
 const PRODUCTPAGE: PodSpec<'static> = PodSpec {
     name: "productpage-v1-0",
@@ -94,17 +77,6 @@ const RATINGS: PodSpec<'static> = PodSpec {
     ..DETAILS
 };
 
-const GATEWAY: PodSpec<'static> = PodSpec {
-    name: "istio-ingressgateway-0",
-    namespace: "istio-system",
-    account: "istio-ingressgateway",
-    ip: [10, 0, 4, 10],
-    role: "router",
-    labels: &[("istio", "ingressgateway")],
-    app: None,
-    env: &[],
-};
-
 const ALL: [PodSpec<'static>; 7] = [
     PRODUCTPAGE,
     DETAILS,
@@ -112,15 +84,12 @@ const ALL: [PodSpec<'static>; 7] = [
     REVIEWS_V2,
     REVIEWS_V3,
     RATINGS,
-    GATEWAY,
+    INGRESS,
 ];
-const INGRESS: &str = "http://10.0.4.10:8080";
+const FRONT: &str = "http://10.0.4.10:8080";
 
 fn bookinfo(test: &str, program: Program) {
-    let Some(identities) = Identities::of_mesh(test) else {
-        return;
-    };
-    let mesh = Mesh::start(test, program, identities, &["bookinfo.yaml"], &ALL);
+    let mesh = Mesh::start(test, program, &["bookinfo.yaml"], &ALL);
     let Some(mesh) = mesh else {
         return;
     };
@@ -131,9 +100,9 @@ fn bookinfo(test: &str, program: Program) {
 
 /// The page through the gateway: every service answers, and has seen the identity of its caller.
 fn front_page(mesh: &Mesh) {
-    let from = "istio-ingressgateway-0";
+    let from = INGRESS.name;
     let page = eventually("the front page", || {
-        let answer = mesh.curl(from, &format!("{INGRESS}/productpage"), &[]);
+        let answer = mesh.curl(from, &format!("{FRONT}/productpage"), &[]);
         whole(&answer).ok_or(answer)
     });
     assert_eq!(caller(&page), mesh.pod(from).id);
@@ -144,7 +113,7 @@ fn front_page(mesh: &Mesh) {
     assert_eq!(caller(&ratings["body"]), mesh.pod("reviews-v3-0").id);
 
     let user = ["-H", "end-user: jason"];
-    let answer = mesh.curl(from, &format!("{INGRESS}/productpage"), &user);
+    let answer = mesh.curl(from, &format!("{FRONT}/productpage"), &user);
     assert!(whole(&answer).is_some(), "{answer:?}");
     // Istio's agent waits for the cluster's name server here, and there is none.
     if mesh.program != Program::Stock {
@@ -152,7 +121,7 @@ fn front_page(mesh: &Mesh) {
         let answer = mesh.curl("productpage-v1-0", url, &[]);
         assert_eq!(answer.status, 200, "{answer:?}");
     }
-    let unknown = mesh.curl(from, &format!("{INGRESS}/elsewhere"), &[]);
+    let unknown = mesh.curl(from, &format!("{FRONT}/elsewhere"), &[]);
     assert_eq!(unknown.status, 404, "{unknown:?}");
 }
 
@@ -196,6 +165,6 @@ fn policies(mesh: &Mesh) {
 /// Without mTLS nobody gets in.
 fn strict(mesh: &Mesh) {
     // The gateway's own traffic is not captured, so this is plain text to the Pod.
-    let answer = mesh.curl("istio-ingressgateway-0", "http://10.0.4.2:9080/", &[]);
+    let answer = mesh.curl(INGRESS.name, "http://10.0.4.2:9080/", &[]);
     assert_ne!(answer.exit, 0, "{answer:?}");
 }

@@ -10,61 +10,34 @@ use ithildin_tests::{
     DataPlane, Identities, Mesh, Net, Process,
     curl::Answer,
     eventually,
-    mesh::{App, Cluster, PodSpec, Program, serve},
-};
-use serde_json::Value;
-
-const SLEEP: PodSpec<'static> = PodSpec {
-    name: "sleep-0",
-    namespace: "default",
-    account: "sleep",
-    ip: [10, 0, 4, 1],
-    role: "sidecar",
-    labels: &[("app", "sleep")],
-    app: None,
-    env: &[],
+    mesh::{Cluster, INGRESS, PodSpec, Program, SLEEP, serve},
 };
 
-const FIRST: PodSpec<'static> = PodSpec {
-    name: "web-0",
-    account: "web",
-    ip: [10, 0, 4, 2],
-    labels: &[("app", "web"), ("version", "v1")],
-    app: Some(App {
-        port: 8080,
-        calls: &[],
-    }),
-    ..SLEEP
-};
+use crate::support::on_each;
 
-const SECOND: PodSpec<'static> = PodSpec {
-    name: "web-1",
-    ip: [10, 0, 4, 3],
-    labels: &[("app", "web"), ("version", "v2")],
-    ..FIRST
-};
+const FIRST: PodSpec<'static> = PodSpec::server(
+    "web-0",
+    "web",
+    [10, 0, 4, 2],
+    &[("app", "web"), ("version", "v1")],
+);
 
-const BIND: PodSpec<'static> = PodSpec {
-    name: "bind-0",
-    account: "bind",
-    ip: [10, 0, 4, 4],
-    labels: &[("app", "bind")],
-    ..FIRST
-};
+const SECOND: PodSpec<'static> = PodSpec::server(
+    "web-1",
+    "web",
+    [10, 0, 4, 3],
+    &[("app", "web"), ("version", "v2")],
+);
+
+const BIND: PodSpec<'static> = PodSpec::server("bind-0", "bind", [10, 0, 4, 4], &[("app", "bind")]);
 
 const GATEWAY: PodSpec<'static> = PodSpec {
-    name: "istio-ingressgateway-0",
-    namespace: "istio-system",
-    account: "istio-ingressgateway-service-account",
-    ip: [10, 0, 4, 10],
-    role: "router",
-    labels: &[("istio", "ingressgateway")],
-    app: None,
     // As the operator of a gateway behind two trusted proxies writes it.
     env: &[(
         "PROXY_CONFIG",
         r#"{"binaryPath": "/run/bin/envoy", "concurrency": 1, "gatewayTopology": {"numTrustedProxies": 2}}"#,
     )],
+    ..INGRESS
 };
 
 const FIRST_IP: &str = "10.0.4.2";
@@ -72,15 +45,7 @@ const FIRST_IP: &str = "10.0.4.2";
 const MACHINE: [u8; 4] = [10, 0, 4, 60];
 const MACHINE_IP: &str = "10.0.4.60";
 
-#[test]
-fn on_builtin() {
-    cases("cases::on_builtin", Program::Ithildin(DataPlane::Builtin));
-}
-
-#[test]
-fn on_envoy() {
-    cases("cases::on_envoy", Program::Ithildin(DataPlane::Envoy));
-}
+on_each!(cases);
 
 fn cases(test: &str, program: Program) {
     let Some(identities) = Identities::of_mesh(test) else {
@@ -146,18 +111,4 @@ fn expect(mesh: &Mesh, url: &str, arguments: &[&str], status: u16) -> Answer {
         "{url} {arguments:?}: {answer:?}"
     );
     answer
-}
-
-/// The request as the service saw it.
-#[track_caller]
-fn echoed(answer: &Answer) -> Value {
-    let body = serde_json::from_str(&answer.body);
-    body.unwrap_or_else(|error| panic!("{error}: {answer:?}"))
-}
-
-/// Who answered.
-#[track_caller]
-fn address(answer: &Answer) -> String {
-    let address = echoed(answer)["address"].as_str().map(str::to_owned);
-    address.unwrap_or_default()
 }

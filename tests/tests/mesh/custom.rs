@@ -1,42 +1,18 @@
 //! CUSTOM policies: a sidecar asks a service of the mesh, by gRPC or by plain HTTP, who may come.
 
 use ithildin_tests::{
-    DataPlane, Identities, Mesh, Process,
+    Mesh, Process,
     curl::Answer,
     eventually,
-    mesh::{App, PodSpec, Program},
+    mesh::{PodSpec, Program, SLEEP},
 };
 
-const SLEEP: PodSpec<'static> = PodSpec {
-    name: "sleep-0",
-    namespace: "default",
-    account: "sleep",
-    ip: [10, 0, 5, 1],
-    role: "sidecar",
-    labels: &[("app", "sleep")],
-    app: None,
-    env: &[],
-};
+use crate::support::on_each;
 
-const WEB: PodSpec<'static> = PodSpec {
-    name: "web-0",
-    account: "web",
-    ip: [10, 0, 5, 2],
-    labels: &[("app", "web")],
-    app: Some(App {
-        port: 8080,
-        calls: &[],
-    }),
-    ..SLEEP
-};
+const WEB: PodSpec<'static> = PodSpec::server("web-0", "web", [10, 0, 4, 2], &[("app", "web")]);
 
-const AUTHZ: PodSpec<'static> = PodSpec {
-    name: "authz-0",
-    account: "authz",
-    ip: [10, 0, 5, 3],
-    labels: &[("app", "authz")],
-    ..SLEEP
-};
+const AUTHZ: PodSpec<'static> =
+    PodSpec::client("authz-0", "authz", [10, 0, 4, 3], &[("app", "authz")]);
 
 const GREETING: &str = "220 welcome";
 /// What is said to the service behind the port of TCP, and heard back.
@@ -45,28 +21,11 @@ const LEAVE: [&str; 2] = ["-H", "x-ext-authz: allow"];
 const RESULT: &str = "x-ext-authz-check-result";
 const RECEIVED: &str = "x-ext-authz-check-received";
 
-#[test]
-fn on_builtin() {
-    custom("custom::on_builtin", Program::Ithildin(DataPlane::Builtin));
-}
-
-#[test]
-fn on_envoy() {
-    custom("custom::on_envoy", Program::Ithildin(DataPlane::Envoy));
-}
-
-/// That the scene is right.
-#[test]
-fn on_istios_agent() {
-    custom("custom::on_istios_agent", Program::Stock);
-}
+on_each!(custom, and_istios_agent);
 
 fn custom(test: &str, program: Program) {
-    let Some(identities) = Identities::of_mesh(test) else {
-        return;
-    };
     let pods = [SLEEP, WEB, AUTHZ];
-    let Some(mesh) = Mesh::start(test, program, identities, &["custom.yaml"], &pods) else {
+    let Some(mesh) = Mesh::start(test, program, &["custom.yaml"], &pods) else {
         return;
     };
     let _echo = mesh

@@ -2,77 +2,48 @@
 //! passes on TLS that it cannot read.
 
 use ithildin_tests::{
-    DataPlane, Identities, Mesh, eventually,
-    mesh::{App, PodSpec, Program},
+    Mesh, eventually,
+    mesh::{self, INGRESS, PodSpec, Program},
 };
-use serde_json::Value;
+
+use crate::support::on_each;
 
 const SLEEP: PodSpec<'static> = PodSpec {
-    name: "sleep-0",
-    namespace: "default",
-    account: "sleep",
-    ip: [10, 0, 4, 1],
-    role: "sidecar",
     labels: &[("app", "sleep"), ("topology.istio.io/network", "first")],
-    app: None,
     env: &[("ISTIO_META_NETWORK", "first")],
+    ..mesh::SLEEP
 };
 
 const HTTPBIN: PodSpec<'static> = PodSpec {
-    name: "httpbin-0",
-    account: "httpbin",
-    ip: [10, 0, 4, 2],
-    labels: &[("app", "httpbin"), ("topology.istio.io/network", "second")],
-    app: Some(App {
-        port: 8080,
-        calls: &[],
-    }),
     env: &[("ISTIO_META_NETWORK", "second")],
-    ..SLEEP
+    ..PodSpec::server(
+        "httpbin-0",
+        "httpbin",
+        [10, 0, 4, 2],
+        &[("app", "httpbin"), ("topology.istio.io/network", "second")],
+    )
 };
 
 const GATEWAY: PodSpec<'static> = PodSpec {
     name: "istio-eastwestgateway-0",
-    namespace: "istio-system",
     account: "istio-eastwestgateway",
     ip: [10, 0, 4, 12],
-    role: "router",
     labels: &[
         ("istio", "eastwestgateway"),
         ("topology.istio.io/network", "second"),
     ],
-    app: None,
     env: &[
         ("ISTIO_META_NETWORK", "second"),
         ("ISTIO_META_REQUESTED_NETWORK_VIEW", "second"),
     ],
+    ..INGRESS
 };
 
-#[test]
-fn on_builtin() {
-    east_west(
-        "east_west::on_builtin",
-        Program::Ithildin(DataPlane::Builtin),
-    );
-}
-
-#[test]
-fn on_envoy() {
-    east_west("east_west::on_envoy", Program::Ithildin(DataPlane::Envoy));
-}
-
-/// That the scene is right.
-#[test]
-fn on_istios_agent() {
-    east_west("east_west::on_istios_agent", Program::Stock);
-}
+on_each!(east_west, and_istios_agent);
 
 fn east_west(test: &str, program: Program) {
-    let Some(identities) = Identities::of_mesh(test) else {
-        return;
-    };
     let pods = [SLEEP, HTTPBIN, GATEWAY];
-    let mesh = Mesh::start(test, program, identities, &["east-west.yaml"], &pods);
+    let mesh = Mesh::start(test, program, &["east-west.yaml"], &pods);
     let Some(mesh) = mesh else {
         return;
     };
@@ -80,7 +51,7 @@ fn east_west(test: &str, program: Program) {
         let url = "http://httpbin:8000/headers";
         mesh.curl("sleep-0", url, &[]).expect_status(200)
     });
-    let request: Value = serde_json::from_str(&answer.body).expect("it echoes");
+    let request = answer.echoed();
     let seen = request["headers"]["x-forwarded-client-cert"].as_str();
     let seen = seen.unwrap_or_default();
     // The gateway is in between, and still it is the Pod that httpbin's sidecar has met.

@@ -2,62 +2,24 @@
 //! sidecar itself, and through an egress gateway. All else is closed.
 
 use ithildin_tests::{
-    DataPlane, Identities, Mesh, Net, Process,
+    Mesh, Net, Process,
     authority::Files,
     eventually,
-    mesh::{PodSpec, Program, TRUST_DOMAIN},
+    mesh::{EGRESS, Program, SLEEP, TRUST_DOMAIN},
 };
 
-use crate::support::read;
-
-const SLEEP: PodSpec<'static> = PodSpec {
-    name: "sleep-0",
-    namespace: "default",
-    account: "sleep",
-    ip: [10, 0, 4, 1],
-    role: "sidecar",
-    labels: &[("app", "sleep")],
-    app: None,
-    env: &[],
-};
-
-const EGRESS: PodSpec<'static> = PodSpec {
-    name: "istio-egressgateway-0",
-    namespace: "istio-system",
-    account: "istio-egressgateway",
-    ip: [10, 0, 4, 11],
-    role: "router",
-    labels: &[("istio", "egressgateway")],
-    ..SLEEP
-};
+use crate::support::{on_each, read};
 
 const EXTERNAL: [u8; 4] = [10, 0, 4, 50];
 const EXTERNAL_ID: &str = "spiffe://example.org/external";
 /// As much of the SNI `spiffe://example.org/my-sni` as openssl prints on a line.
 const SNI_START: &str = "spiffe://ex";
 
-#[test]
-fn on_builtin() {
-    egress("egress::on_builtin", Program::Ithildin(DataPlane::Builtin));
-}
-
-#[test]
-fn on_envoy() {
-    egress("egress::on_envoy", Program::Ithildin(DataPlane::Envoy));
-}
-
-/// That the scene is right.
-#[test]
-fn on_istios_agent() {
-    egress("egress::on_istios_agent", Program::Stock);
-}
+on_each!(egress, and_istios_agent);
 
 fn egress(test: &str, program: Program) {
-    let Some(identities) = Identities::of_mesh(test) else {
-        return;
-    };
     let files = ["egress.yaml"];
-    let Some(mesh) = Mesh::start(test, program, identities, &files, &[SLEEP, EGRESS]) else {
+    let Some(mesh) = Mesh::start(test, program, &files, &[SLEEP, EGRESS]) else {
         return;
     };
     let svid = mesh.identities.mint(TRUST_DOMAIN, EXTERNAL_ID);

@@ -8,49 +8,32 @@ mod services;
 mod traffic;
 
 use ithildin_tests::{
-    DataPlane, Identities, Mesh, Net, Process,
+    Identities, Mesh, Net, Process,
     curl::Answer,
     eventually,
-    mesh::{App, Cluster, PodSpec, Program, serve},
+    mesh::{Cluster, PodSpec, Program, SLEEP, serve},
 };
-use serde_json::Value;
 
-use crate::support::read;
+use crate::support::{on_each, read};
 
 const CLUSTER: Cluster = Cluster {
     host_aliases: &["10.0.4.60 machine.corp.test direct.test closed.test"],
     ..Cluster::ONLY
 };
 
-const SLEEP: PodSpec<'static> = PodSpec {
-    name: "sleep-0",
-    namespace: "default",
-    account: "sleep",
-    ip: [10, 0, 4, 1],
-    role: "sidecar",
-    labels: &[("app", "sleep")],
-    app: None,
-    env: &[],
-};
+const FIRST: PodSpec<'static> = PodSpec::server(
+    "web-0",
+    "web",
+    [10, 0, 4, 2],
+    &[("app", "nodes"), ("version", "v1")],
+);
 
-const FIRST: PodSpec<'static> = PodSpec {
-    name: "web-0",
-    account: "web",
-    ip: [10, 0, 4, 2],
-    labels: &[("app", "nodes"), ("version", "v1")],
-    app: Some(App {
-        port: 8080,
-        calls: &[],
-    }),
-    ..SLEEP
-};
-
-const SECOND: PodSpec<'static> = PodSpec {
-    name: "web-1",
-    ip: [10, 0, 4, 3],
-    labels: &[("app", "nodes"), ("version", "v2")],
-    ..FIRST
-};
+const SECOND: PodSpec<'static> = PodSpec::server(
+    "web-1",
+    "web",
+    [10, 0, 4, 3],
+    &[("app", "nodes"), ("version", "v2")],
+);
 
 const FIRST_IP: &str = "10.0.4.2";
 const SECOND_IP: &str = "10.0.4.3";
@@ -60,24 +43,7 @@ const MACHINE_IP: &str = "10.0.4.60";
 const WEB: &str = "http://web:8000";
 const GREETING: &str = "220 welcome";
 
-#[test]
-fn on_builtin() {
-    everyday(
-        "everyday::on_builtin",
-        Program::Ithildin(DataPlane::Builtin),
-    );
-}
-
-#[test]
-fn on_envoy() {
-    everyday("everyday::on_envoy", Program::Ithildin(DataPlane::Envoy));
-}
-
-/// That the scene is right.
-#[test]
-fn on_istios_agent() {
-    everyday("everyday::on_istios_agent", Program::Stock);
-}
+on_each!(everyday, and_istios_agent);
 
 fn everyday(test: &str, program: Program) {
     let Some(identities) = Identities::of_mesh(test) else {
@@ -96,7 +62,7 @@ fn everyday(test: &str, program: Program) {
     for ip in [FIRST_IP, SECOND_IP] {
         eventually("both Pods answer", || {
             let answer = get(&mesh, "/get", &[]).expect_status(200)?;
-            (address(&answer) == ip).then_some(()).ok_or(answer)
+            (answer.address() == ip).then_some(()).ok_or(answer)
         });
     }
     routes::all(&mesh);
@@ -149,18 +115,4 @@ fn expect(mesh: &Mesh, path: &str, arguments: &[&str], status: u16) -> Answer {
         "{path} {arguments:?}: {answer:?}"
     );
     answer
-}
-
-/// The request as the service saw it.
-#[track_caller]
-fn echoed(answer: &Answer) -> Value {
-    let body = serde_json::from_str(&answer.body);
-    body.unwrap_or_else(|error| panic!("{error}: {answer:?}"))
-}
-
-/// Who answered.
-#[track_caller]
-fn address(answer: &Answer) -> String {
-    let address = echoed(answer)["address"].as_str().map(str::to_owned);
-    address.unwrap_or_default()
 }

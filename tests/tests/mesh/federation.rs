@@ -11,11 +11,10 @@ use ithildin_tests::{
     authority::Files,
     curl::{self, Answer, ClientCertificate},
     eventually, eventually_within,
-    mesh::{App, Cluster, PodSpec, Program},
+    mesh::{self, Cluster, INGRESS, PodSpec, Program},
 };
-use serde_json::Value;
 
-use crate::support::{assert_refused, caller, callers};
+use crate::support::{assert_refused, caller, callers, on_each};
 
 const FOREIGN: &str = "domain.test";
 
@@ -26,31 +25,9 @@ const OTHER: Cluster = Cluster {
     ..Cluster::ONLY
 };
 
-const GATEWAY: PodSpec<'static> = PodSpec {
-    name: "istio-ingressgateway-0",
-    namespace: "istio-system",
-    account: "istio-ingressgateway",
-    ip: [10, 0, 4, 10],
-    role: "router",
-    labels: &[("istio", "ingressgateway")],
-    app: None,
-    env: &[],
-};
-
 /// As istiod has it: it lets in nobody but its own trust domain.
-const CLOSED: PodSpec<'static> = PodSpec {
-    name: "httpbin-0",
-    namespace: "default",
-    account: "httpbin",
-    ip: [10, 0, 4, 2],
-    role: "sidecar",
-    labels: &[("app", "httpbin")],
-    app: Some(App {
-        port: 8080,
-        calls: &[],
-    }),
-    env: &[],
-};
+const CLOSED: PodSpec<'static> =
+    PodSpec::server("httpbin-0", "httpbin", [10, 0, 4, 2], &[("app", "httpbin")]);
 
 const OPEN: PodSpec<'static> = PodSpec {
     name: "open-0",
@@ -62,20 +39,13 @@ const OPEN: PodSpec<'static> = PodSpec {
 };
 
 const SLEEP: PodSpec<'static> = PodSpec {
-    name: "sleep-0",
-    account: "sleep",
     ip: [10, 0, 4, 20],
-    labels: &[("app", "sleep")],
-    app: None,
-    ..CLOSED
+    ..mesh::SLEEP
 };
 
 const EGRESS: PodSpec<'static> = PodSpec {
-    name: "istio-egressgateway-0",
-    account: "istio-egressgateway",
     ip: [10, 0, 4, 21],
-    labels: &[("istio", "egressgateway")],
-    ..GATEWAY
+    ..mesh::EGRESS
 };
 
 const OUTSIDE: [u8; 4] = [10, 0, 4, 60];
@@ -87,18 +57,7 @@ const TO_CLOSED: &str = "http://closed.example.org:8080/get";
 /// our looking for it are within that.
 const PROMPT: Duration = Duration::from_secs(2);
 
-#[test]
-fn on_builtin() {
-    federation(
-        "federation::on_builtin",
-        Program::Ithildin(DataPlane::Builtin),
-    );
-}
-
-#[test]
-fn on_envoy() {
-    federation("federation::on_envoy", Program::Ithildin(DataPlane::Envoy));
-}
+on_each!(federation);
 
 fn federation(test: &str, program: Program) {
     let identities = Identities::of_two_meshes(test);
@@ -112,7 +71,7 @@ fn federation(test: &str, program: Program) {
         return;
     };
     mesh.start_other(test, OTHER, &["federation.yaml"]);
-    for pod in [GATEWAY, CLOSED, OPEN] {
+    for pod in [INGRESS, CLOSED, OPEN] {
         mesh.add(&pod);
     }
     mesh.add_to_other(&SLEEP);
@@ -152,7 +111,7 @@ fn apart(mesh: &Mesh, outside: &Net, visitor: &Files) {
     );
     told(
         mesh,
-        GATEWAY.name,
+        INGRESS.name,
         &["no bundle for its trust domain domain.test"],
     );
 }
@@ -166,7 +125,7 @@ fn joins(test: &str, mesh: &Mesh, outside: &Net, visitor: &Files) {
         let told = |line: &str| line.contains("identity received") && line.contains(domain);
         log.lines().any(told)
     };
-    let both_know = || knows(GATEWAY.name, FOREIGN) && knows(EGRESS.name, "\"example.org\"");
+    let both_know = || knows(INGRESS.name, FOREIGN) && knows(EGRESS.name, "\"example.org\"");
     assert!(!both_know(), "not before they are federated");
     let mut seen = None;
     eventually("federated", || {
@@ -181,9 +140,9 @@ fn joins(test: &str, mesh: &Mesh, outside: &Net, visitor: &Files) {
     println!("{test}: let in {took:?} after the agents had the bundles, {all:?} after SPIRE");
     assert!(took < PROMPT, "{took:?}");
     let answer = get(mesh, APP);
-    let request: Value = serde_json::from_str(&answer.body).expect("it echoes");
+    let request = answer.echoed();
     // A gateway of the edge says whom it met, and passes on nothing of what others say.
-    let hops = [EGRESS, GATEWAY].map(|pod| mesh.pod(pod.name).id.clone());
+    let hops = [EGRESS, INGRESS].map(|pod| mesh.pod(pod.name).id.clone());
     assert_eq!(callers(&request), hops);
     let answer = knock(outside, visitor);
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -194,7 +153,7 @@ fn the_switch(mesh: &Mesh) {
     let answer = eventually("the workload with the switch", || {
         get(mesh, TO_OPEN).expect_status(200)
     });
-    let request: Value = serde_json::from_str(&answer.body).expect("it echoes");
+    let request = answer.echoed();
     assert_eq!(caller(&request), mesh.pod(SLEEP.name).id);
     let answer = get(mesh, TO_CLOSED);
     assert_eq!(answer.status, 503, "without the switch: {answer:?}");

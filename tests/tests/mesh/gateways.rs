@@ -8,10 +8,9 @@ use ithildin_tests::{
     authority::Files,
     curl::{self, Answer, ClientCertificate},
     eventually,
-    mesh::{App, Cluster, PodSpec, Program},
+    mesh::{self, App, Cluster, INGRESS, PodSpec, Program},
     process::output,
 };
-use serde_json::Value;
 
 use crate::support::{assert_refused, caller, callers};
 
@@ -28,49 +27,29 @@ const CLIENT: Cluster = Cluster {
 };
 
 const GATEWAY: PodSpec<'static> = PodSpec {
-    name: "istio-ingressgateway-0",
-    namespace: "istio-system",
     account: "istio-ingressgateway-service-account",
-    ip: [10, 0, 4, 10],
-    role: "router",
-    labels: &[("istio", "ingressgateway")],
-    app: None,
-    env: &[],
+    ..INGRESS
 };
 
 const PRODUCTPAGE: PodSpec<'static> = PodSpec {
-    name: "productpage-v1-0",
-    namespace: "default",
-    account: "bookinfo-productpage",
-    ip: [10, 0, 4, 1],
-    role: "sidecar",
-    labels: &[("app", "productpage"), ("version", "v1")],
     app: Some(App {
         port: 9080,
         calls: &[],
     }),
-    env: &[],
+    ..PodSpec::client(
+        "productpage-v1-0",
+        "bookinfo-productpage",
+        [10, 0, 4, 1],
+        &[("app", "productpage"), ("version", "v1")],
+    )
 };
 
-const HTTPBIN: PodSpec<'static> = PodSpec {
-    name: "httpbin-0",
-    account: "httpbin",
-    ip: [10, 0, 4, 2],
-    labels: &[("app", "httpbin")],
-    app: Some(App {
-        port: 8080,
-        calls: &[],
-    }),
-    ..PRODUCTPAGE
-};
+const HTTPBIN: PodSpec<'static> =
+    PodSpec::server("httpbin-0", "httpbin", [10, 0, 4, 2], &[("app", "httpbin")]);
 
 const SLEEP: PodSpec<'static> = PodSpec {
-    name: "sleep-0",
-    account: "sleep",
     ip: [10, 0, 4, 20],
-    labels: &[("app", "sleep")],
-    app: None,
-    ..PRODUCTPAGE
+    ..mesh::SLEEP
 };
 
 /// Beside the mesh.
@@ -137,7 +116,7 @@ fn shared_ca(test: &str, program: Program) {
     ] {
         let answer = knock(&outside, Some(&svid), path);
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
-        let request: Value = serde_json::from_str(&answer.body).expect("it echoes");
+        let request = answer.echoed();
         assert_eq!(request["path"], path);
         assert_eq!(caller(&request), GATEWAY_ID);
     }
@@ -234,7 +213,7 @@ fn nested_ca(test: &str, program: Program) {
             time.is_some_and(|time| time.parse::<u64>().is_ok()),
             "{answer:?}"
         );
-        let request: Value = serde_json::from_str(&answer.body).expect("it echoes");
+        let request = answer.echoed();
         assert_eq!(request["headers"]["host"], "app.example.org:8000");
         // The gateway has seen sleep, httpbin's sidecar the gateway.
         assert_eq!(callers(&request), [SLEEP_ID, GATEWAY_ID], "{request}");

@@ -1,13 +1,12 @@
 //! An istiod with a certificate by SPIRE and no CA: agents show it their SVIDs, and have no token.
 
 use ithildin_tests::{
-    DataPlane, Identities, Mesh, curl, eventually,
-    mesh::{App, Cluster, PodSpec, Program, TRUST_DOMAIN},
+    Identities, Mesh, curl, eventually,
+    mesh::{self, Cluster, PodSpec, Program, TRUST_DOMAIN},
     spire::Plan,
 };
-use serde_json::Value;
 
-use crate::support::caller;
+use crate::support::{caller, on_each};
 
 const CLUSTER: Cluster = Cluster {
     istiod_by_spire: true,
@@ -17,63 +16,31 @@ const CLUSTER: Cluster = Cluster {
 const BY_SVID: (&str, &str) = ("ITHILDIN_ISTIOD_AUTH", "svid");
 
 const SLEEP: PodSpec<'static> = PodSpec {
-    name: "sleep-0",
-    namespace: "default",
-    account: "sleep",
-    ip: [10, 0, 4, 1],
-    role: "sidecar",
-    labels: &[("app", "sleep")],
-    app: None,
     env: &[BY_SVID],
+    ..mesh::SLEEP
 };
 
 const HTTPBIN: PodSpec<'static> = PodSpec {
-    name: "httpbin-0",
-    account: "httpbin",
-    ip: [10, 0, 4, 2],
-    labels: &[("app", "httpbin")],
-    app: Some(App {
-        port: 8080,
-        calls: &[],
-    }),
-    ..SLEEP
+    env: &[BY_SVID],
+    ..PodSpec::server("httpbin-0", "httpbin", [10, 0, 4, 2], &[("app", "httpbin")])
 };
 
 /// Says that it is somebody else than its SVID says.
 const IMPOSTOR: PodSpec<'static> = PodSpec {
-    name: "impostor-0",
-    account: "impostor",
-    ip: [10, 0, 4, 3],
-    labels: &[("app", "impostor")],
     env: &[BY_SVID, ("SERVICE_ACCOUNT", "sleep")],
-    ..SLEEP
+    ..PodSpec::client(
+        "impostor-0",
+        "impostor",
+        [10, 0, 4, 3],
+        &[("app", "impostor")],
+    )
 };
 
 /// Has the settings of any other mesh, but no token.
-const NOBODY: PodSpec<'static> = PodSpec {
-    name: "nobody-0",
-    account: "nobody",
-    ip: [10, 0, 4, 4],
-    labels: &[("app", "nobody")],
-    env: &[],
-    ..SLEEP
-};
+const NOBODY: PodSpec<'static> =
+    PodSpec::client("nobody-0", "nobody", [10, 0, 4, 4], &[("app", "nobody")]);
 
-#[test]
-fn on_builtin() {
-    by_svid(
-        "istiod_by_svid::on_builtin",
-        Program::Ithildin(DataPlane::Builtin),
-    );
-}
-
-#[test]
-fn on_envoy() {
-    by_svid(
-        "istiod_by_svid::on_envoy",
-        Program::Ithildin(DataPlane::Envoy),
-    );
-}
+on_each!(by_svid);
 
 fn by_svid(test: &str, program: Program) {
     let plans = [Plan::new(TRUST_DOMAIN, TRUST_DOMAIN)];
@@ -91,7 +58,7 @@ fn by_svid(test: &str, program: Program) {
         let url = "http://httpbin:8000/headers";
         mesh.curl(SLEEP.name, url, &[]).expect_status(200)
     });
-    let request: Value = serde_json::from_str(&answer.body).expect("it echoes");
+    let request = answer.echoed();
     assert_eq!(caller(&request), mesh.pod(SLEEP.name).id);
 
     mesh.add(&IMPOSTOR);

@@ -2,34 +2,14 @@
 //! is well. Only then requests go there.
 
 use ithildin_tests::{
-    DataPlane, Identities, Mesh, eventually,
-    mesh::{App, Cluster, PodSpec, Program},
+    Identities, Mesh, eventually,
+    mesh::{Cluster, PodSpec, Program, SLEEP},
 };
-use serde_json::Value;
 
-use crate::support::callers;
-
-const SLEEP: PodSpec<'static> = PodSpec {
-    name: "sleep-0",
-    namespace: "default",
-    account: "sleep",
-    ip: [10, 0, 4, 1],
-    role: "sidecar",
-    labels: &[("app", "sleep")],
-    app: None,
-    env: &[],
-};
+use crate::support::{callers, on_each};
 
 /// As `istioctl x workload entry configure` sets it up.
 const MACHINE: PodSpec<'static> = PodSpec {
-    name: "machine-0",
-    account: "machine",
-    ip: [10, 0, 4, 2],
-    labels: &[("app", "machine")],
-    app: Some(App {
-        port: 8080,
-        calls: &[],
-    }),
     env: &[
         ("ISTIO_META_AUTO_REGISTER_GROUP", "machines"),
         (
@@ -40,27 +20,13 @@ const MACHINE: PodSpec<'static> = PodSpec {
                     "httpGet": {"port": 8081, "path": "/healthy"}}}"#,
         ),
     ],
-    ..SLEEP
+    ..PodSpec::server("machine-0", "machine", [10, 0, 4, 2], &[("app", "machine")])
 };
 
 const ENTRIES: &str = "/apis/networking.istio.io/v1/namespaces/default/workloadentries";
 const URL: &str = "http://machine.test:8000/get";
 
-#[test]
-fn on_builtin() {
-    machine("machine::on_builtin", Program::Ithildin(DataPlane::Builtin));
-}
-
-#[test]
-fn on_envoy() {
-    machine("machine::on_envoy", Program::Ithildin(DataPlane::Envoy));
-}
-
-/// That the scene is right.
-#[test]
-fn on_istios_agent() {
-    machine("machine::on_istios_agent", Program::Stock);
-}
+on_each!(machine, and_istios_agent);
 
 fn machine(test: &str, program: Program) {
     let Some(identities) = Identities::of_mesh(test) else {
@@ -80,7 +46,7 @@ fn machine(test: &str, program: Program) {
     told(&mesh, "True");
     eventually("the machine answers, and has seen who asks", || {
         let answer = mesh.curl(SLEEP.name, URL, &[]).expect_status(200)?;
-        let request: Value = serde_json::from_str(&answer.body).expect("it echoes");
+        let request = answer.echoed();
         let seen = callers(&request) == [mesh.pod(SLEEP.name).id.clone()];
         let here = request["address"] == "10.0.4.2";
         (seen && here).then_some(()).ok_or(answer)

@@ -3,55 +3,28 @@
 use std::time::{Duration, Instant};
 
 use ithildin_tests::{
-    DataPlane, Identities, Load, Mesh, eventually, eventually_within,
-    mesh::{App, PodSpec, Program, TRUST_DOMAIN},
+    Identities, Load, Mesh, eventually, eventually_within,
+    mesh::{PodSpec, Program, SLEEP, TRUST_DOMAIN},
 };
+
+use crate::support::on_each;
 use jiff::Timestamp;
 use serde_json::Value;
 
 const URL: &str = "http://httpbin:8000/status/200";
 
-const SLEEP: PodSpec<'static> = PodSpec {
-    name: "sleep-0",
-    namespace: "default",
-    account: "sleep",
-    ip: [10, 0, 4, 1],
-    role: "sidecar",
-    labels: &[("app", "sleep")],
-    app: None,
-    env: &[],
-};
+const HTTPBIN: PodSpec<'static> =
+    PodSpec::server("httpbin-0", "httpbin", [10, 0, 4, 2], &[("app", "httpbin")]);
 
-const HTTPBIN: PodSpec<'static> = PodSpec {
-    name: "httpbin-0",
-    account: "httpbin",
-    ip: [10, 0, 4, 2],
-    labels: &[("app", "httpbin")],
-    app: Some(App {
-        port: 8080,
-        calls: &[],
-    }),
-    ..SLEEP
-};
-
-const SECOND: PodSpec<'static> = PodSpec {
-    name: "httpbin-1",
-    ip: [10, 0, 4, 3],
-    ..HTTPBIN
-};
+const SECOND: PodSpec<'static> =
+    PodSpec::server("httpbin-1", "httpbin", [10, 0, 4, 3], &[("app", "httpbin")]);
 
 /// They stand in for Pods that go.
-const THIRD: PodSpec<'static> = PodSpec {
-    name: "httpbin-2",
-    ip: [10, 0, 4, 4],
-    ..HTTPBIN
-};
+const THIRD: PodSpec<'static> =
+    PodSpec::server("httpbin-2", "httpbin", [10, 0, 4, 4], &[("app", "httpbin")]);
 
-const FOURTH: PodSpec<'static> = PodSpec {
-    name: "httpbin-3",
-    ip: [10, 0, 4, 5],
-    ..HTTPBIN
-};
+const FOURTH: PodSpec<'static> =
+    PodSpec::server("httpbin-3", "httpbin", [10, 0, 4, 5], &[("app", "httpbin")]);
 
 /// Changes of the configuration.
 const PUSHES: usize = 200;
@@ -73,25 +46,11 @@ const DEAD: Duration = Duration::from_secs(50);
 /// machine starts it slowly.
 const CATCH_UP: Duration = Duration::from_secs(20);
 
-#[test]
-fn on_builtin() {
-    operations(
-        "operations::on_builtin",
-        Program::Ithildin(DataPlane::Builtin),
-    );
-}
-
-#[test]
-fn on_envoy() {
-    operations("operations::on_envoy", Program::Ithildin(DataPlane::Envoy));
-}
+on_each!(operations);
 
 fn operations(test: &str, program: Program) {
-    let Some(identities) = Identities::of_mesh(test) else {
-        return;
-    };
     let pods = [SLEEP, HTTPBIN, SECOND];
-    let mesh = Mesh::start(test, program, identities, &["httpbin.yaml"], &pods);
+    let mesh = Mesh::start(test, program, &["httpbin.yaml"], &pods);
     let Some(mut mesh) = mesh else {
         return;
     };

@@ -2,77 +2,30 @@
 //! clients do what the other side can, without a DestinationRule.
 
 use ithildin_tests::{
-    DataPlane, Identities, Mesh, Net,
+    Mesh, Net,
     curl::{self, ClientCertificate},
     eventually,
-    mesh::{App, PodSpec, Program, TRUST_DOMAIN, serve, talk},
-};
-use serde_json::Value;
-
-use crate::support::{assert_refused, callers, read};
-
-const SLEEP: PodSpec<'static> = PodSpec {
-    name: "sleep-0",
-    namespace: "default",
-    account: "sleep",
-    ip: [10, 0, 4, 1],
-    role: "sidecar",
-    labels: &[("app", "sleep")],
-    app: None,
-    env: &[],
+    mesh::{PodSpec, Program, SLEEP, TRUST_DOMAIN, serve, talk},
 };
 
-const BOTH: PodSpec<'static> = PodSpec {
-    name: "both-0",
-    account: "both",
-    ip: [10, 0, 4, 2],
-    labels: &[("app", "both")],
-    app: Some(App {
-        port: 8080,
-        calls: &[],
-    }),
-    ..SLEEP
-};
+use crate::support::{assert_refused, callers, on_each, read};
 
-const STRICT: PodSpec<'static> = PodSpec {
-    name: "strict-0",
-    account: "strict",
-    ip: [10, 0, 4, 3],
-    labels: &[("app", "strict")],
-    ..BOTH
-};
+const BOTH: PodSpec<'static> = PodSpec::server("both-0", "both", [10, 0, 4, 2], &[("app", "both")]);
+
+const STRICT: PodSpec<'static> =
+    PodSpec::server("strict-0", "strict", [10, 0, 4, 3], &[("app", "strict")]);
 
 const BARE: [u8; 4] = [10, 0, 4, 30];
 const OUTSIDE: [u8; 4] = [10, 0, 4, 60];
 const GREETING: &str = "220 welcome";
 const CONVERSATION: [&str; 3] = ["<220 welcome", ">hello", "<hello"];
 
-#[test]
-fn on_builtin() {
-    permissive(
-        "permissive::on_builtin",
-        Program::Ithildin(DataPlane::Builtin),
-    );
-}
-
-#[test]
-fn on_envoy() {
-    permissive("permissive::on_envoy", Program::Ithildin(DataPlane::Envoy));
-}
-
-/// That the scene is right.
-#[test]
-fn on_istios_agent() {
-    permissive("permissive::on_istios_agent", Program::Stock);
-}
+on_each!(permissive, and_istios_agent);
 
 fn permissive(test: &str, program: Program) {
-    let Some(identities) = Identities::of_mesh(test) else {
-        return;
-    };
     let files = ["permissive.yaml", "permissive-policy.yaml"];
     let pods = [SLEEP, BOTH, STRICT];
-    let Some(mesh) = Mesh::start(test, program, identities, &files, &pods) else {
+    let Some(mesh) = Mesh::start(test, program, &files, &pods) else {
         return;
     };
     let bare = mesh.host(BARE);
@@ -104,7 +57,7 @@ fn from_a_sidecar(mesh: &Mesh) {
     ] {
         eventually(url, || {
             let answer = mesh.curl(SLEEP.name, url, &[]).expect_status(200)?;
-            let request: Value = serde_json::from_str(&answer.body).expect("it echoes");
+            let request = answer.echoed();
             let expected = match by_mtls {
                 true => vec![sleep.id.clone()],
                 false => Vec::new(),
@@ -123,7 +76,7 @@ fn from_outside(outside: &Net) {
     for url in ["http://10.0.4.2:8080/get", "http://10.0.4.2:8081/get"] {
         let answer = curl::get(outside, url, &["-H", forged]);
         assert_eq!((answer.exit, answer.status), (0, 200), "{url}: {answer:?}");
-        let request: Value = serde_json::from_str(&answer.body).expect("it echoes");
+        let request = answer.echoed();
         assert!(callers(&request).is_empty(), "{url}: {request}");
     }
     // Whoever speaks first is heard at once; a server that does would wait for the TLS inspector, which
@@ -152,7 +105,7 @@ fn with_a_certificate(mesh: &Mesh, outside: &Net) {
     let get = |url| curl::get_mtls(outside, url, certificate, &[]);
     let answer = get("https://10.0.4.3:8080/get");
     assert_eq!(answer.status, 200, "strict: {answer:?}");
-    let request: Value = serde_json::from_str(&answer.body).expect("it echoes");
+    let request = answer.echoed();
     assert_eq!(callers(&request), [id]);
     // A permissive HTTP port takes TLS of the mesh only, which its ALPN tells.
     assert_refused(

@@ -13,9 +13,7 @@ use ithildin_tests::{
     process::output,
 };
 
-use crate::support::{
-    assert_refused, assert_told, certificate, echoed, received, scenario, wait_for_line,
-};
+use crate::support::{assert_refused, assert_told, certificate, received, scenario, wait_for_line};
 
 /// A change of the federation has to show by then, without a restart.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -51,7 +49,7 @@ fn federation(egress: DataPlane, ingress: DataPlane, identities: &Identities) {
 
     let answer = client.curl("/status/200", &[]);
     assert_eq!((answer.exit, answer.status), (0, 200), "{answer:?}");
-    let request = echoed(&answer);
+    let request = answer.echoed();
     let hops = received(&request, "x-forwarded-client-cert");
     let seen = [
         format!("URI=spiffe://domain.test{SLEEP}"),

@@ -9,7 +9,7 @@ use ithildin_tests::{
 };
 
 use crate::support::{
-    assert_refused, assert_told, certificate, certificates, echoed, received, scenario, showcerts,
+    assert_refused, assert_told, certificate, certificates, received, scenario, showcerts,
 };
 
 scenario!(
@@ -53,7 +53,7 @@ fn origination(egress: DataPlane, ingress: DataPlane, identities: &Identities) {
             time.is_some_and(|time| time.parse::<u64>().is_ok()),
             "{answer:?}"
         );
-        let request = echoed(&answer);
+        let request = answer.echoed();
         assert_eq!(request["path"], path);
         assert_eq!(received(&request, "host"), "app.example.org:8000");
         assert_hops(received(&request, "x-forwarded-client-cert"));

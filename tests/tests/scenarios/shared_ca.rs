@@ -8,7 +8,7 @@ use ithildin_tests::{
 };
 
 use crate::support::{
-    assert_refused, assert_told, certificate, certificates, echoed, received, scenario, showcerts,
+    assert_refused, assert_told, certificate, certificates, received, scenario, showcerts,
 };
 
 scenario!(
@@ -41,7 +41,7 @@ fn bookinfo(_: DataPlane, data_plane: DataPlane, identities: &Identities) {
     ] {
         let answer = get(path);
         assert_eq!((answer.exit, answer.status), (0, 200), "{path}: {answer:?}");
-        let request = echoed(&answer);
+        let request = answer.echoed();
         assert_eq!(request["path"], path);
         // The gateway's own identity is what productpage's proxy has seen.
         let peers = received(&request, "x-forwarded-client-cert");

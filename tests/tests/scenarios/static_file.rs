@@ -12,7 +12,7 @@ use ithildin_tests::{
 };
 use serde_json::json;
 
-use crate::support::{echoed, has, wait_for_line};
+use crate::support::{has, wait_for_line};
 
 /// SVIDs that are renewed under load.
 const ROTATIONS: u32 = 25;
@@ -83,7 +83,7 @@ fn static_file(test: &str, data_plane: DataPlane, start: Start) {
     let answer = eventually("the page arrives", || scene.get("/").expect_status(200));
     assert!(answer.body.contains("Welcome to nginx!"), "{answer:?}");
     assert!(answer.header("x-envoy-upstream-service-time").is_some());
-    assert_eq!(echoed(&scene.get("/who"))["peer"], WORKLOAD);
+    assert_eq!(scene.get("/who").echoed()["peer"], WORKLOAD);
     wait_for_line(|| scene.access_log(), &["\"GET / HTTP/1.1\" 200 - "]);
 
     if let Identities::Authority(authority) = &identities {

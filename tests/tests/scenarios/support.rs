@@ -54,13 +54,6 @@ pub(crate) fn assert_refused(what: &str, answer: &Answer) {
     );
 }
 
-/// The body of the test's service.
-#[track_caller]
-pub(crate) fn echoed(answer: &Answer) -> Value {
-    let body = serde_json::from_str(&answer.body);
-    body.unwrap_or_else(|error| panic!("{error}: {answer:?}"))
-}
-
 /// One header as the service received it.
 #[track_caller]
 pub(crate) fn received<'a>(echoed: &'a Value, header: &str) -> &'a str {

@@ -2,8 +2,6 @@
 
 use ithildin_tests::{Mesh, Net, curl, eventually};
 
-use super::echoed;
-
 const GATEWAY: &str = "http://10.0.4.10";
 
 pub(super) fn all(mesh: &Mesh, machine: &Net) {
@@ -50,7 +48,7 @@ fn protocols(ask: &Ask<'_>) {
         ("/client-protocol", &["--http2-prior-knowledge"], "HTTP/2.0"),
     ] {
         let answer = ask(8080, path, "foo.example.com", arguments);
-        let request = echoed(&answer);
+        let request = answer.echoed();
         assert_eq!(
             request["version"], version,
             "{path} {arguments:?}: {answer:?}"
@@ -61,7 +59,7 @@ fn protocols(ask: &Ask<'_>) {
             "{request}"
         );
     }
-    let request = echoed(&ask(8080, "/scheme", "foo.example.com", &[]));
+    let request = ask(8080, "/scheme", "foo.example.com", &[]).echoed();
     assert_eq!(request["headers"]["x-scheme"], "http");
 }
 
@@ -87,7 +85,7 @@ fn redirects(ask: &Ask<'_>) {
 /// Behind two proxies that are trusted, the second last address is the client's.
 fn addresses(ask: &Ask<'_>) {
     let forwarded = "x-forwarded-for: 56.5.6.7, 72.9.5.6, 98.1.2.3";
-    let request = echoed(&ask(8080, "/get", "foo.example.com", &["-H", forwarded]));
+    let request = ask(8080, "/get", "foo.example.com", &["-H", forwarded]).echoed();
     let header = |name: &str| {
         request["headers"][name]
             .as_str()

@@ -2,7 +2,7 @@
 
 use ithildin_tests::Mesh;
 
-use super::{FIRST_IP, SLEEP, echoed, expect, tells_protocols};
+use super::{FIRST_IP, SLEEP, expect, tells_protocols};
 use crate::support::callers;
 
 pub(super) fn all(mesh: &Mesh) {
@@ -30,7 +30,7 @@ pub(super) fn all(mesh: &Mesh) {
 fn reach(mesh: &Mesh, port: &str, host: &str) {
     let url = format!("http://{FIRST_IP}:{port}/get");
     let answer = expect(mesh, &url, &["-H", &format!("host: {host}")], 200);
-    let request = echoed(&answer);
+    let request = answer.echoed();
     assert_eq!(request["headers"]["host"], *host);
     if port == "8080" || tells_protocols(mesh) {
         assert_eq!(

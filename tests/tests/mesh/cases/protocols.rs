@@ -3,8 +3,8 @@
 use ithildin_tests::Mesh;
 use serde_json::Value;
 
-use super::{SLEEP, echoed, expect, tells_protocols};
-use crate::support::callers;
+use super::{SLEEP, expect, tells_protocols};
+use crate::support::{GRPC, callers};
 
 pub(super) fn all(mesh: &Mesh) {
     found_out(mesh);
@@ -17,7 +17,7 @@ fn found_out(mesh: &Mesh) {
         (&[][..], "HTTP/1.1"),
         (&["--http2-prior-knowledge"], "HTTP/2.0"),
     ] {
-        let request = echoed(&expect(mesh, "http://web:81/get", arguments, 200));
+        let request = expect(mesh, "http://web:81/get", arguments, 200).echoed();
         if tells_protocols(mesh) {
             assert_eq!(
                 callers(&request),
@@ -27,26 +27,13 @@ fn found_out(mesh: &Mesh) {
         }
         assert_eq!(version(&request), expected, "as the client speaks");
     }
-    let request = echoed(&expect(mesh, "http://web:81/get", &[], 200));
+    let request = expect(mesh, "http://web:81/get", &[], 200).echoed();
     assert_eq!(request["headers"]["host"], "web:81");
     for port in [7070, 7071] {
-        let arguments = [
-            "--http2-prior-knowledge",
-            "-X",
-            "POST",
-            "-H",
-            "content-type: application/grpc",
-            "-H",
-            "te: trailers",
-            "--data-binary",
-            "@/dev/null",
-            "-D",
-            "/dev/stderr",
-        ];
         let answer = expect(
             mesh,
             &format!("http://web:{port}/echo.Echo/Say"),
-            &arguments,
+            &GRPC,
             200,
         );
         assert!(
@@ -72,11 +59,11 @@ fn by_the_client(mesh: &Mesh) {
         (&[][..], "HTTP/1.1"),
         (&["--http2-prior-knowledge"], "HTTP/2.0"),
     ] {
-        let request = echoed(&expect(mesh, "http://client-protocol/get", arguments, 200));
+        let request = expect(mesh, "http://client-protocol/get", arguments, 200).echoed();
         assert_eq!(version(&request), expected);
     }
     // Without it what the Service declares counts.
-    let request = echoed(&expect(mesh, "http://upgraded/get", &[], 200));
+    let request = expect(mesh, "http://upgraded/get", &[], 200).echoed();
     assert_eq!(version(&request), "HTTP/2.0");
 }
 

@@ -2,7 +2,9 @@
 
 use ithildin_tests::{Mesh, eventually};
 
-use super::{FIRST, SECOND, SLEEP, echoed, expect};
+use crate::support::GRPC;
+
+use super::{FIRST, SECOND, SLEEP, expect};
 
 pub(super) fn all(mesh: &Mesh) {
     authorities(mesh);
@@ -26,7 +28,7 @@ fn authorities(mesh: &Mesh) {
         ("two", "by-the-destination"),
     ] {
         let url = format!("http://authority/{path}");
-        let request = echoed(&expect(mesh, &url, &[], 200));
+        let request = expect(mesh, &url, &[], 200).echoed();
         assert_eq!(request["headers"]["host"], host, "{path}");
     }
 }
@@ -87,12 +89,7 @@ fn redirects(mesh: &Mesh) {
             "{url} {asked_for}"
         );
     }
-    let request = echoed(&expect(
-        mesh,
-        "http://redirects/rewritten?key=value",
-        &[],
-        200,
-    ));
+    let request = expect(mesh, "http://redirects/rewritten?key=value", &[], 200).echoed();
     assert_eq!(
         (&request["path"], &request["query"]),
         (&"/new/path".into(), &"key=value".into())
@@ -153,20 +150,7 @@ fn sources(mesh: &Mesh) {
 }
 
 fn faults(mesh: &Mesh) {
-    let answer = expect(
-        mesh,
-        "http://matches:7070/aborted.Echo/Say",
-        &[
-            "--http2-prior-knowledge",
-            "-X",
-            "POST",
-            "-H",
-            "content-type: application/grpc",
-            "-H",
-            "te: trailers",
-        ],
-        200,
-    );
+    let answer = expect(mesh, "http://matches:7070/aborted.Echo/Say", &GRPC, 200);
     assert_eq!(answer.header("grpc-status"), Some("14"), "{answer:?}");
 }
 

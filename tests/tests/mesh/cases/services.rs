@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ithildin_tests::{Mesh, curl::Answer, eventually};
 
-use super::{BIND, FIRST, FIRST_IP, MACHINE_IP, SLEEP, address, echoed, expect};
+use super::{BIND, FIRST, FIRST_IP, MACHINE_IP, SLEEP, expect};
 use crate::support::callers;
 
 const CONVERSATION: [&str; 3] = ["<220", ">hello", "<hello"];
@@ -28,7 +28,7 @@ fn overlapping(mesh: &Mesh) {
         "http://alt-4:12346/get",
         "http://web/get",
     ] {
-        let request = echoed(&expect(mesh, url, &[], 200));
+        let request = expect(mesh, url, &[], 200).echoed();
         assert_eq!(
             callers(&request),
             [mesh.pod(SLEEP.name).id.clone()],
@@ -44,7 +44,7 @@ fn to_oneself(mesh: &Mesh) {
     let attempts = |url: &str| {
         let answer = mesh.curl(FIRST.name, url, &[]);
         assert_eq!((answer.exit, answer.status), (0, 200), "{url}: {answer:?}");
-        let request = echoed(&answer);
+        let request = answer.echoed();
         request["headers"]["x-envoy-attempt-count"]
             .as_str()
             .map(str::to_owned)
@@ -67,7 +67,7 @@ fn loops(mesh: &Mesh) {
 
 fn hashes(mesh: &Mesh) {
     let who = |url: &str| {
-        let answers = (0..8).map(|_| address(&expect(mesh, url, &[], 200)));
+        let answers = (0..8).map(|_| expect(mesh, url, &[], 200).address());
         answers.collect::<BTreeSet<_>>()
     };
     assert_eq!(who("http://hash-source/get").len(), 1);
@@ -106,8 +106,8 @@ fn cookie(mesh: &Mesh) {
         let (pair, _) = cookie.split_once(';').expect("attributes");
         let again = expect(mesh, url, &["-H", &format!("cookie: {pair}")], 200);
         assert_eq!(again.header("set-cookie"), None, "{again:?}");
-        assert_eq!(address(&again), address(&first));
-        met.insert(address(&first));
+        assert_eq!(again.address(), first.address());
+        met.insert(first.address());
     }
     assert_eq!(met.len(), 2, "all at one Pod");
 }
@@ -141,7 +141,7 @@ fn external(mesh: &Mesh) {
         let to = format!("{MACHINE_IP}:9443");
         eventually("a range", || mesh.pod(pod).talk(&to, &CONVERSATION));
         let answer = wild(mesh, pod, "a.wild.test");
-        assert_eq!(address(&answer), MACHINE_IP, "{pod}: {answer:?}");
+        assert_eq!(answer.address(), MACHINE_IP, "{pod}: {answer:?}");
     }
     let other = wild(mesh, FIRST.name, "a.tame.test");
     assert_ne!((other.exit, other.status), (0, 200), "{other:?}");
@@ -158,7 +158,7 @@ fn alias(mesh: &Mesh) {
     let id = mesh.pod(SLEEP.name).id.clone();
     let to = "alias:80:10.96.5.11:80";
     let answer = expect(mesh, "http://alias/get", &["--connect-to", to], 200);
-    assert_eq!(callers(&echoed(&answer)), std::slice::from_ref(&id));
+    assert_eq!(callers(&answer.echoed()), std::slice::from_ref(&id));
     let answer = expect(mesh, "http://routed/get", &[], 200);
-    assert_eq!(callers(&echoed(&answer)), [id]);
+    assert_eq!(callers(&answer.echoed()), [id]);
 }

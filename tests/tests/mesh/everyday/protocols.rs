@@ -2,6 +2,8 @@
 
 use ithildin_tests::Mesh;
 
+use crate::support::GRPC;
+
 use super::{GREETING, SLEEP, expect, get};
 
 pub(super) fn all(mesh: &Mesh) {
@@ -44,21 +46,7 @@ fn websocket(mesh: &Mesh) {
 fn grpc(mesh: &Mesh) {
     let call = |path: &str| {
         let url = format!("http://web:8001{path}");
-        let arguments = [
-            "--http2-prior-knowledge",
-            "-X",
-            "POST",
-            "-H",
-            "content-type: application/grpc",
-            "-H",
-            "te: trailers",
-            "--data-binary",
-            "@/dev/null",
-            // Here it tells of trailers too.
-            "-D",
-            "/dev/stderr",
-        ];
-        mesh.curl(SLEEP.name, &url, &arguments)
+        mesh.curl(SLEEP.name, &url, &GRPC)
     };
     let answer = call("/echo.Echo/Say");
     assert_eq!((answer.status, &*answer.version), (200, "2"), "{answer:?}");

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ithildin_tests::{Mesh, eventually};
 
-use super::{FIRST, FIRST_IP, SECOND, SECOND_IP, SLEEP, WEB, address, echoed, expect, get};
+use super::{FIRST, FIRST_IP, SECOND, SECOND_IP, SLEEP, WEB, expect, get};
 
 pub(super) fn all(mesh: &Mesh) {
     weights(mesh);
@@ -49,7 +49,7 @@ fn matches(mesh: &Mesh) {
         ("/matched", &[], FIRST_IP),
     ] {
         let answer = expect(mesh, path, arguments, 200);
-        assert_eq!(address(&answer), ip, "{path} {arguments:?}");
+        assert_eq!(answer.address(), ip, "{path} {arguments:?}");
     }
 }
 
@@ -60,10 +60,10 @@ fn redirects_and_rewrites(mesh: &Mesh) {
         Some("http://elsewhere.test/new"),
         "{answer:?}"
     );
-    let request = echoed(&expect(mesh, "/old/page", &[], 200));
+    let request = expect(mesh, "/old/page", &[], 200).echoed();
     assert_eq!(request["path"], "/new/page");
     assert_eq!(request["headers"]["host"], "rewritten.test");
-    let request = echoed(&expect(mesh, "/item/42/shoes", &[], 200));
+    let request = expect(mesh, "/item/42/shoes", &[], 200).echoed();
     assert_eq!(request["path"], "/shoes");
 }
 
@@ -95,7 +95,7 @@ fn mirror(mesh: &Mesh) {
         mesh.curl(pod, url, &[]).body
     };
     let answer = expect(mesh, "/mirrored/once", &[], 200);
-    assert_eq!(address(&answer), FIRST_IP);
+    assert_eq!(answer.address(), FIRST_IP);
     eventually("the mirror has the request", || {
         let times = asked(SECOND.name);
         (times == "1").then_some(()).ok_or(times)
@@ -142,7 +142,7 @@ fn headers(mesh: &Mesh) {
     let answer = expect(mesh, "/headers", &sent, 200);
     assert_eq!(answer.header("x-answer"), Some("3"), "{answer:?}");
     assert_eq!(answer.header("content-type"), None, "{answer:?}");
-    let request = echoed(&answer);
+    let request = answer.echoed();
     let header = |name: &str| request["headers"][name].as_str();
     assert_eq!(header("x-set"), Some("1"), "{request}");
     assert_eq!(header("x-added"), Some("2"), "{request}");

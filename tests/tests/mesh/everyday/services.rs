@@ -2,7 +2,7 @@
 
 use ithildin_tests::{Mesh, curl::Answer, eventually, mesh::Program};
 
-use super::{FIRST, FIRST_IP, MACHINE_IP, SECOND_IP, SLEEP, address, echoed};
+use super::{FIRST, FIRST_IP, MACHINE_IP, SECOND_IP, SLEEP};
 use crate::support::callers;
 
 pub(super) fn all(mesh: &Mesh) {
@@ -24,11 +24,11 @@ fn headless(mesh: &Mesh) {
             continue;
         }
         let answer = reached(mesh, &format!("http://{host}:8080/get"));
-        assert_eq!(address(&answer), ip, "{host}");
-        assert_eq!(callers(&echoed(&answer)), [mesh.pod(SLEEP.name).id.clone()]);
+        assert_eq!(answer.address(), ip, "{host}");
+        assert_eq!(callers(&answer.echoed()), [mesh.pod(SLEEP.name).id.clone()]);
     }
     let answer = reached(mesh, "http://nodes:8080/get");
-    assert!([FIRST_IP, SECOND_IP].contains(&&*address(&answer)));
+    assert!([FIRST_IP, SECOND_IP].contains(&&*answer.address()));
     let sleep = mesh.pod(SLEEP.name);
     for host in ["nodes", "web-1.nodes"] {
         let to = format!("{host}:9000");
@@ -46,8 +46,8 @@ fn external(mesh: &Mesh) {
         "http://10.0.4.60:8080/get",
     ] {
         let answer = reached(mesh, url);
-        assert_eq!(address(&answer), MACHINE_IP, "{url}");
-        assert!(callers(&echoed(&answer)).is_empty(), "{url}: {answer:?}");
+        assert_eq!(answer.address(), MACHINE_IP, "{url}");
+        assert!(callers(&answer.echoed()).is_empty(), "{url}: {answer:?}");
     }
     let answer = mesh.curl(
         SLEEP.name,
@@ -65,8 +65,8 @@ fn external_name(mesh: &Mesh) {
         mesh.curl(SLEEP.name, &url, &["--connect-to", alias])
     };
     let answer = eventually("the alias", || get("/matched").expect_status(200));
-    assert_eq!(address(&answer), FIRST_IP);
-    assert_eq!(callers(&echoed(&answer)), [mesh.pod(SLEEP.name).id.clone()]);
+    assert_eq!(answer.address(), FIRST_IP);
+    assert_eq!(callers(&answer.echoed()), [mesh.pod(SLEEP.name).id.clone()]);
 }
 
 /// The Pods of web know two hosts and nobody else.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ithildin_tests::{Mesh, curl::Answer, eventually};
 
-use super::{FIRST_IP, SECOND_IP, SLEEP, address};
+use super::{FIRST_IP, SECOND_IP, SLEEP};
 
 pub(super) fn all(mesh: &Mesh) {
     consistent_hash(mesh);
@@ -21,7 +21,7 @@ fn consistent_hash(mesh: &Mesh) {
             mesh.curl(SLEEP.name, url, &["-H", &header])
                 .expect_status(200)
         });
-        address(&answer)
+        answer.address()
     };
     let first: Vec<String> = (0..12).map(who).collect();
     let again: Vec<String> = (0..12).map(who).collect();
@@ -57,7 +57,7 @@ fn outliers(mesh: &Mesh) {
         let healthy = answers.iter().all(|answer| answer.status == 200);
         healthy.then_some(()).ok_or(answers)
     });
-    assert_eq!(address(&ask()), SECOND_IP);
+    assert_eq!(ask().address(), SECOND_IP);
     let clusters = mesh.pod(SLEEP.name).admin("/clusters").body;
     let ejected = format!(
         "outbound|8000||ejecting.default.svc.cluster.local::{FIRST_IP}:8080::health_flags::/failed_outlier_check"
