@@ -30,6 +30,14 @@ const FLAGS: [&str; 7] = [
     "OUTBOUND_LISTENER_EXACT_BALANCE",
 ];
 
+/// Keys whose values are objects of texts, if they are objects at all.
+const TEXT_MAPS: [&str; 4] = [
+    "LABELS",
+    "STATIC_LABELS",
+    "ANNOTATIONS",
+    "PLATFORM_METADATA",
+];
+
 /// What `proxyMetadata` and the environment say; the environment wins.
 ///
 /// # Errors
@@ -49,6 +57,9 @@ pub(super) fn raw(
     for (rest, value) in env.with_prefix(JSON_PREFIX) {
         let name = || format!("{JSON_PREFIX}{rest}");
         let object: Map<String, Value> = serde_json::from_str(value).with_context(name)?;
+        for key in TEXT_MAPS {
+            texts_of(&object, key).with_context(name)?;
+        }
         raw.extend(object);
     }
     if let Some(address) = env.text("DNS_PROXY_ADDR") {
@@ -56,6 +67,16 @@ pub(super) fn raw(
     }
     normalize(&mut raw)?;
     Ok(raw)
+}
+
+/// The object of texts under `key`, if there is one.
+fn texts_of(
+    object: &Map<String, Value>,
+    key: &str,
+) -> anyhow::Result<Option<BTreeMap<String, String>>> {
+    let value = object.get(key).filter(|value| value.is_object());
+    let texts = value.map(|value| BTreeMap::deserialize(value));
+    texts.transpose().with_context(|| key.to_owned())
 }
 
 /// Truth values and ports in the form in which Istio's agent writes them again.
@@ -104,6 +125,8 @@ pub(crate) struct Labels {
 
 impl Labels {
     /// From `ISTIO_METAJSON_LABELS`, an object, or `ISTIO_META_LABELS`, `a=b,c=d`, and from the Pod.
+    ///
+    /// `LABELS` of another `ISTIO_METAJSON_*` are those of a machine that has neither.
     pub(super) fn resolve(
         env: &Env,
         raw: &mut Map<String, Value>,
@@ -113,18 +136,30 @@ impl Labels {
             Some(text) => serde_json::from_str(text).context("ISTIO_METAJSON_LABELS")?,
             None => BTreeMap::new(),
         };
-        if let Some(Value::String(text)) = raw.remove("LABELS") {
+        let others = texts_of(raw, "LABELS")?;
+        if others.is_none()
+            && let Some(Value::String(text)) = raw.remove("LABELS")
+        {
             fixed.extend(pairs(&text).context("ISTIO_META_LABELS")?);
         }
         fixed.remove(NOISE);
-        let mut all = fixed.clone();
-        all.extend(pod.cloned().unwrap_or_default());
+        let mut all = match others {
+            Some(others) if fixed.is_empty() && pod.is_none() => others,
+            _ => fixed.clone(),
+        };
+        if fixed.is_empty() {
+            fixed = texts_of(raw, "STATIC_LABELS")?.unwrap_or_default();
+        }
+        if let Some(pod) = pod {
+            all.clone_from(&fixed);
+            all.extend(pod.clone());
+        }
         all.remove(NOISE);
         let mut labels = Self { fixed, all };
         if let Some(locality) = labels.locality() {
             let label = LOCALITY_LABELS[1];
             // Without a Pod, both are one map in Istio's agent.
-            if pod.is_none() && !labels.fixed.is_empty() {
+            if pod.is_none() && labels.fixed == labels.all {
                 labels.fixed.insert(label.into(), locality.clone());
             }
             labels.all.insert(label.into(), locality);
@@ -307,6 +342,34 @@ mod tests {
     }
 
     #[test]
+    fn labels_may_come_in_an_object_of_another_name() {
+        let vm = ("ISTIO_METAJSON_VM", r#"{"LABELS": {"app": "vm"}}"#);
+        let both = (
+            "ISTIO_METAJSON_VM",
+            r#"{"LABELS": {"app": "vm"}, "STATIC_LABELS": {"app": "s", "x": "y"}}"#,
+        );
+        let own = ("ISTIO_METAJSON_LABELS", r#"{"app": "web"}"#);
+        let pod = [("app".to_owned(), "pod".to_owned())].into();
+        for (pairs, pod, all, fixed) in [
+            (&[vm][..], None, "app=vm", ""),
+            (&[vm, own], None, "app=web", "app=web"),
+            (&[vm], Some(&pod), "app=pod", ""),
+            (&[both], None, "app=vm", "app=s x=y"),
+            (&[both], Some(&pod), "app=pod x=y", "app=s x=y"),
+        ] {
+            let env = env(pairs);
+            let mut raw = raw(&env, &BTreeMap::new()).unwrap();
+            let labels = Labels::resolve(&env, &mut raw, pod).unwrap();
+            let text = |map: &BTreeMap<String, String>| {
+                let items = map.iter().map(|(key, value)| format!("{key}={value}"));
+                items.collect::<Vec<_>>().join(" ")
+            };
+            assert_eq!(text(&labels.all), all, "{pairs:?}");
+            assert_eq!(text(&labels.fixed), fixed, "{pairs:?}");
+        }
+    }
+
+    #[test]
     fn the_environment_wins_and_objects_are_merged_in() {
         let proxy = [("ISTIO_META_A", "1"), ("ISTIO_META_B", "1"), ("C", "1")];
         let proxy = proxy.map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -342,6 +405,8 @@ mod tests {
             ("ISTIO_METAJSON_LABELS", "[]"),
             ("ISTIO_METAJSON_LABELS", r#"{"app":1}"#),
             ("ISTIO_METAJSON_X", "text"),
+            ("ISTIO_METAJSON_X", r#"{"LABELS": {"app": 1}}"#),
+            ("ISTIO_METAJSON_X", r#"{"ANNOTATIONS": {"a": {}}}"#),
             ("ISTIO_META_LABELS", "app"),
             ("ISTIO_META_DNS_CAPTURE", "maybe"),
             ("ISTIO_META_POD_PORTS", "9080"),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Capitals that are no variables: values, and keys of node metadata.
-const OTHERS: [&str; 27] = [
+const OTHERS: [&str; 28] = [
     "CERT_CHAIN",
     "CLUSTER_ID",
     "DISABLE_HBONE_SEND",
@@ -23,6 +23,7 @@ const OTHERS: [&str; 27] = [
     "OUTBOUND_LISTENER_EXACT_BALANCE",
     "OUTLIER_LOG_PATH",
     "PILOT_SAN",
+    "PLATFORM_METADATA",
     "POD_PORTS",
     "ROOT_CERT",
     "STATIC_LABELS",
