@@ -1,8 +1,11 @@
 //! What becomes of a message: an answer from the table, a question for others, or nothing.
 
 use hickory_proto::{
-    op::{Header, Message, MessageType, OpCode, ResponseCode},
-    rr::{DNSClass, Name, RData, Record, RecordType},
+    op::{Header, Message, MessageType, OpCode, Query as Question, ResponseCode},
+    rr::{
+        DNSClass, Name, RData, Record, RecordType,
+        rdata::{CNAME, PTR},
+    },
     serialize::binary::{BinDecodable, BinDecoder},
 };
 
@@ -83,24 +86,42 @@ pub(crate) fn judge(
     if table.is_none() && !forward_before_table {
         return Verdict::Reply(Reply::new(&message, ResponseCode::ServFail).encode(limit));
     }
-    let ours =
-        matches!(kind, RecordType::A | RecordType::AAAA) && question.query_class() == DNSClass::IN;
-    if let Some(table) = table.filter(|_| ours) {
-        let name = question.name();
-        if let Some(found) = table.lookup(name) {
-            let mut reply = Reply::new(&message, ResponseCode::NoError);
-            reply.answer(records(name, kind, found));
-            return Verdict::Reply(reply.encode(limit));
-        }
-        if table.is_nobodys(name) {
-            return Verdict::Reply(Reply::new(&message, ResponseCode::NXDomain).encode(limit));
-        }
+    if question.query_class() == DNSClass::IN
+        && let Some(reply) = table.and_then(|table| known(table, &message, question))
+    {
+        return Verdict::Reply(reply.encode(limit));
     }
     Verdict::Forward(Query {
         message,
         bytes: bytes.to_vec(),
         transport,
     })
+}
+
+/// The answer, if the table has one.
+fn known(table: &Table, message: &Message, question: &Question) -> Option<Reply> {
+    let (name, kind) = (question.name(), question.query_type());
+    let records = match kind {
+        RecordType::A | RecordType::AAAA => match table.lookup(name) {
+            Some(found) => records(name, kind, found),
+            None if table.is_nobodys(name) => {
+                return Some(Reply::new(message, ResponseCode::NXDomain));
+            }
+            None => return None,
+        },
+        // Istio's agent knows no names of addresses: those that istiod made up had none.
+        RecordType::PTR => pointers(name, table.names_of(name))?,
+        _ => return None,
+    };
+    let mut reply = Reply::new(message, ResponseCode::NoError);
+    reply.answer(records);
+    Some(reply)
+}
+
+fn pointers(question: &Name, names: Vec<Name>) -> Option<Vec<Record>> {
+    let record = |name| Record::from_rdata(question.clone(), TTL_SECONDS, RData::PTR(PTR(name)));
+    let records: Vec<_> = names.into_iter().map(record).collect();
+    (!records.is_empty()).then_some(records)
 }
 
 fn limit(message: &Message, transport: Transport) -> u16 {
@@ -159,7 +180,7 @@ fn records(question: &Name, kind: RecordType, found: Found<'_>) -> Vec<Record> {
     let mut records = Vec::with_capacity(addresses.len() + 1);
     let owner = found.alias.unwrap_or_else(|| question.clone());
     if owner != *question {
-        let alias = RData::CNAME(hickory_proto::rr::rdata::CNAME(owner.clone()));
+        let alias = RData::CNAME(CNAME(owner.clone()));
         records.push(Record::from_rdata(question.clone(), TTL_SECONDS, alias));
     }
     let record = |address| Record::from_rdata(owner.clone(), TTL_SECONDS, address);

@@ -1,9 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use hickory_proto::{
-    op::{Edns, Query as Question},
-    rr::rdata,
-};
+use hickory_proto::{op::Edns, rr::rdata};
 use ithildin_proto::nds::{NameTable, name_table::NameInfo};
 use proptest::prelude::*;
 
@@ -24,6 +21,7 @@ fn table() -> Table {
         host("a.example", vec!["192.0.2.1".to_owned()]),
         host("six.example", vec!["2001:db8::1".to_owned()]),
         host("many.example", many),
+        host("pool.example", vec!["240.0.0.3".to_owned()]),
         host("*.wild.example", vec!["192.0.2.2".to_owned()]),
     ];
     let source = NameTable {
@@ -111,6 +109,32 @@ fn a_search_domain_is_an_alias() {
     }
 }
 
+/// Istio's agent asks others, who do not know an address that istiod made up.
+#[test]
+fn an_address_has_the_names_of_its_hosts() {
+    let many = ["many.example.", "pool.example."];
+    for (asked, names) in [
+        ("1.2.0.192.In-Addr.Arpa.", &["a.example."][..]),
+        ("3.0.0.240.in-addr.arpa.", &many),
+        (
+            "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa.",
+            &["six.example."],
+        ),
+    ] {
+        let reply = answer(&query(asked, RecordType::PTR));
+        assert_eq!(reply.response_code, ResponseCode::NoError, "{asked}");
+        assert!(reply.authoritative);
+        let told: Vec<_> = reply.answers.iter().map(|it| it.data.to_string()).collect();
+        assert_eq!(told, names, "{asked}");
+        assert!(
+            reply
+                .answers
+                .iter()
+                .all(|it| it.ttl == 30 && it.name.to_string() == asked)
+        );
+    }
+}
+
 #[test]
 fn a_known_name_without_such_addresses_exists() {
     for (name, kind) in [
@@ -131,7 +155,13 @@ fn whatever_else_is_asked_is_forwarded() {
         ("wild.example.", RecordType::A),
         ("a.example.", RecordType::TXT),
         ("a.example.", RecordType::HTTPS),
-        ("1.2.0.192.in-addr.arpa.", RecordType::PTR),
+        // Nobody's address, a network, a name that is of no address, and a wildcard's.
+        ("9.2.0.192.in-addr.arpa.", RecordType::PTR),
+        ("2.0.192.in-addr.arpa.", RecordType::PTR),
+        ("x.2.0.192.in-addr.arpa.", RecordType::PTR),
+        ("a.example.", RecordType::PTR),
+        ("2.2.0.192.in-addr.arpa.", RecordType::PTR),
+        ("1.2.0.192.in-addr.arpa.", RecordType::TXT),
     ] {
         let verdict = ask(&query(name, kind), Transport::Udp);
         assert!(matches!(verdict, Verdict::Forward(_)), "{name} {kind}");

@@ -33,7 +33,7 @@ pub struct Place {
 /// A host is found under its own name; one of Kubernetes in the workload's domain also as `service`
 /// in the workload's namespace, `service.namespace`, `service.namespace.svc` and its further names.
 /// A name's own entry goes before such a variant of another; of several variants that of the first
-/// host by its name stays.
+/// host by its name stays. An address has the full names of the hosts that have it.
 #[derive(Debug)]
 pub struct Table {
     hosts: Hosts,
@@ -42,6 +42,8 @@ pub struct Table {
     search: Option<Key>,
     /// That and the domains above it.
     searched: Vec<Key>,
+    /// Addresses and full names, in order.
+    reverse: Box<[(IpAddr, Box<[u8]>)]>,
     source: Arc<NameTable>,
 }
 
@@ -71,10 +73,11 @@ impl Table {
             wildcards: Hosts::default(),
             search: place.search.as_deref().and_then(Key::of_host),
             searched: place.search.iter().flat_map(|it| searched(it)).collect(),
+            reverse: Box::default(),
             source: Arc::clone(&source),
         };
         let domain = domain(place);
-        let mut variants = Vec::new();
+        let (mut variants, mut reverse) = (Vec::new(), Vec::new());
         // Where several hosts have one variant, always the same one gets it.
         let hosts: BTreeMap<_, _> = source.table.iter().collect();
         for (host, info) in hosts {
@@ -82,6 +85,9 @@ impl Table {
                 debug!(host, ips = ?info.ips, "a host without a usable name and address is left out");
                 continue;
             };
+            if !key.bytes().starts_with(ANY_LABEL) {
+                reverse.extend(addresses.all().map(|ip| (ip, key.bytes().into())));
+            }
             let addresses = Arc::new(addresses);
             for variant in self::variants(&key, info, place, domain.as_ref()) {
                 variants.push((variant, Arc::clone(&addresses)));
@@ -92,6 +98,9 @@ impl Table {
             let hosts = &mut table.hosts;
             hosts.entry(key.bytes().into()).or_insert(addresses);
         }
+        reverse.sort_unstable();
+        reverse.dedup();
+        table.reverse = reverse.into();
         table
     }
 
@@ -133,6 +142,23 @@ impl Table {
         let appended = searched.map_or(0, |host| key.bytes().len() - host.len());
         key.parents()
             .find_map(|parent| self.wildcard(parent, appended))
+    }
+
+    /// The full names of the hosts that have the address that `name` asks for, as in
+    /// `1.2.0.192.in-addr.arpa`.
+    pub(crate) fn names_of(&self, name: &Name) -> Vec<Name> {
+        let Ok(net) = name.parse_arpa_name() else {
+            return Vec::new();
+        };
+        if net.prefix_len() != net.max_prefix_len() {
+            return Vec::new();
+        }
+        let address = net.addr();
+        let begin = self.reverse.partition_point(|(ip, _)| *ip < address);
+        let from = self.reverse.get(begin..).unwrap_or_default().iter();
+        from.take_while(|(ip, _)| *ip == address)
+            .filter_map(|(_, key)| name::name(key))
+            .collect()
     }
 
     /// Whether this is a host with a domain behind it that it ends with already: the search domain, or one
@@ -190,6 +216,11 @@ impl Addresses {
             v4: v4.into(),
             v6: v6.into(),
         })
+    }
+
+    fn all(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.v4.iter().copied().map(IpAddr::V4);
+        v4.chain(self.v6.iter().copied().map(IpAddr::V6))
     }
 }
 
