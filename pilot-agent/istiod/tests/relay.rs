@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use hyper_util::rt::TokioIo;
 use ithildin_istiod::{
     dial::{
         Address, CallHeaders, DEFAULT_KEEPALIVE, DEFAULT_KEEPALIVE_TIMEOUT, Endpoint, Options,
@@ -12,8 +13,12 @@ use ithildin_istiod::{
     discovery::{AgentTypes, AgentTypesOptions},
     relay::Relay,
 };
-use ithildin_proto::pb::envoy::config::{
-    cluster::v3::Cluster, core::v3::Node, listener::v3::Listener,
+use ithildin_proto::pb::envoy::{
+    config::{cluster::v3::Cluster, core::v3::Node, listener::v3::Listener},
+    service::discovery::v3::{
+        DiscoveryRequest, DiscoveryResponse,
+        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    },
 };
 use ithildin_xds::{
     AdsClient, AdsServer, ResourceKind, ResourceSet, ServerAddress,
@@ -21,10 +26,17 @@ use ithildin_xds::{
     serve::Socket,
 };
 use tokio::{
-    sync::{oneshot, watch},
+    net::UnixStream,
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
-use tonic::service::Routes;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Streaming,
+    service::Routes,
+    transport::{Channel, Endpoint as Connector, Uri},
+};
+use tower::service_fn;
 
 /// For what should come at once, on a machine that is busy.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -196,4 +208,84 @@ async fn istiod_is_told_what_envoy_refuses() {
         });
         timeout(LIMIT, settled).await.expect("accepted").unwrap();
     }
+}
+
+/// A channel as Envoy's, by hand.
+async fn channel(path: &Path) -> Channel {
+    let path = path.to_path_buf();
+    let connector = service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    let endpoint = Connector::from_static("http://agent");
+    endpoint.connect_with_connector(connector).await.unwrap()
+}
+
+/// A stream that asks for clusters, and its first answer.
+struct Asking {
+    requests: mpsc::Sender<DiscoveryRequest>,
+    responses: Streaming<DiscoveryResponse>,
+    first: DiscoveryResponse,
+}
+
+impl Asking {
+    async fn open(channel: &Channel) -> Self {
+        let (requests, receiver) = mpsc::channel(4);
+        requests.send(clusters()).await.unwrap();
+        let mut client = AggregatedDiscoveryServiceClient::new(channel.clone());
+        let call = client.stream_aggregated_resources(ReceiverStream::new(receiver));
+        let opened = timeout(LIMIT, call).await.expect("it is answered");
+        let mut responses = opened.unwrap().into_inner();
+        let first = timeout(LIMIT, responses.message())
+            .await
+            .expect("a response");
+        Self {
+            requests,
+            responses,
+            first: first.unwrap().unwrap(),
+        }
+    }
+}
+
+fn clusters() -> DiscoveryRequest {
+    DiscoveryRequest {
+        type_url: ResourceKind::Cluster.url(),
+        node: Some(Node {
+            id: "router~127.0.0.1~a.b~b.svc.cluster.local".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// Envoy comes anew on the connection that it has, or on another one, while its old stream still seems to
+/// live: the newest is served, and the one before ends. What it says of old responses counts for nothing.
+#[tokio::test]
+async fn the_newest_stream_of_envoy_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("XDS");
+    let istiod = Istiod::start(any_port(), &["a"]).await;
+    let _relay = relay(istiod.address, AdsProtocol::Delta, &path);
+    let same = channel(&path).await;
+    let other = channel(&path).await;
+    let mut streams = vec![Asking::open(&same).await];
+    for channel in [&same, &other, &same] {
+        let next = Asking::open(channel).await;
+        assert_eq!(next.first.resources.len(), 1);
+        let mut before = streams.pop().unwrap();
+        let ended = timeout(LIMIT, before.responses.message()).await;
+        assert!(matches!(ended.expect("it ends"), Ok(None) | Err(_)));
+        assert_ne!(before.first.nonce, next.first.nonce);
+        let stale = DiscoveryRequest {
+            response_nonce: before.first.nonce,
+            version_info: "another".into(),
+            ..clusters()
+        };
+        next.requests.send(stale).await.unwrap();
+        streams.push(next);
+    }
+    istiod.resources.send_replace(Arc::new(set(&["a", "b"])));
+    let next = timeout(LIMIT, streams[0].responses.message()).await;
+    let next = next.expect("the next push").unwrap().unwrap();
+    assert_eq!(next.resources.len(), 2);
 }

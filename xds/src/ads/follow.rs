@@ -89,9 +89,13 @@ pub enum Errand {
 pub struct Upstream {
     /// For logs and statuses.
     pub name: Arc<str>,
-    pub channel: Channel,
+    pub connect: Connect,
     pub prepare: Prepare,
 }
+
+/// Makes the channel of one stream. Each stream has a connection of its own: it is there that what we show
+/// of ourselves, and what vouches for the server, may have changed since the stream before.
+pub type Connect = Arc<dyn Fn() -> Channel + Send + Sync>;
 
 /// Adds metadata to a call, or says why it cannot.
 pub type Prepare = Arc<dyn Fn(&mut Request<()>) -> Result<(), String> + Send + Sync>;
@@ -119,11 +123,13 @@ pub struct StreamCounts {
 }
 
 impl Upstream {
-    /// A server without TLS and metadata. Must be called inside a tokio runtime.
+    /// A server without TLS and metadata.
     pub fn plain(address: &ServerAddress) -> Self {
+        let name = address.to_string().into();
+        let address = address.clone();
         Self {
-            name: address.to_string().into(),
-            channel: connect::channel(address),
+            name,
+            connect: Arc::new(move || connect::channel(&address)),
             prepare: Arc::new(|_| Ok(())),
         }
     }
@@ -160,6 +166,7 @@ pub async fn follow(
 pub(super) trait Open: Client + Sized {
     fn open(
         upstream: &Upstream,
+        channel: &Channel,
         requests: mpsc::Receiver<Self::Request>,
     ) -> impl Future<Output = Result<Streaming<Self::Response>, Status>> + Send;
 }
@@ -167,10 +174,11 @@ pub(super) trait Open: Client + Sized {
 impl Open for SotwClient {
     async fn open(
         upstream: &Upstream,
+        channel: &Channel,
         requests: mpsc::Receiver<DiscoveryRequest>,
     ) -> Result<Streaming<DiscoveryResponse>, Status> {
         let call = prepared(upstream, requests)?;
-        let response = client(upstream).stream_aggregated_resources(call).await?;
+        let response = client(channel).stream_aggregated_resources(call).await?;
         Ok(response.into_inner())
     }
 }
@@ -178,10 +186,11 @@ impl Open for SotwClient {
 impl Open for DeltaClient {
     async fn open(
         upstream: &Upstream,
+        channel: &Channel,
         requests: mpsc::Receiver<DeltaDiscoveryRequest>,
     ) -> Result<Streaming<DeltaDiscoveryResponse>, Status> {
         let call = prepared(upstream, requests)?;
-        let response = client(upstream).delta_aggregated_resources(call).await?;
+        let response = client(channel).delta_aggregated_resources(call).await?;
         Ok(response.into_inner())
     }
 }
@@ -200,9 +209,8 @@ fn prepared<T>(
     ))
 }
 
-fn client(upstream: &Upstream) -> AggregatedDiscoveryServiceClient<Channel> {
-    AggregatedDiscoveryServiceClient::new(upstream.channel.clone())
-        .max_decoding_message_size(MAX_MESSAGE)
+fn client(channel: &Channel) -> AggregatedDiscoveryServiceClient<Channel> {
+    AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE)
 }
 
 /// The next response, once the stream is open.
@@ -283,7 +291,8 @@ impl<M: Open, F: Follower> Following<M, F> {
         }
         // A server may open its half with its first answer only, so we ask and tell meanwhile.
         let upstream = self.upstream.clone();
-        let mut opening = pin!(M::open(&upstream, receiver));
+        let channel = (upstream.connect)();
+        let mut opening = pin!(M::open(&upstream, &channel, receiver));
         let mut responses = None;
         let mut silence = pin!(sleep(FIRST_ANSWER));
         loop {

@@ -15,7 +15,9 @@ mod world;
 pub use ads_secrets::AdsSecrets;
 pub use client::{AdsClient, AdsClientOptions, AdsClientStatus, AdsProtocol, ResourceFollower};
 pub use client_store::{Candidate, ResourceCheck};
-pub use follow::{Errand, Follower, Prepare, StreamCounts, StreamStatus, Upstream, Want, follow};
+pub use follow::{
+    Connect, Errand, Follower, Prepare, StreamCounts, StreamStatus, Upstream, Want, follow,
+};
 pub use server::AdsServer;
 pub use status::{AdsStatus, KindStatus, Recorder, StreamGuard};
 

@@ -22,9 +22,9 @@ pub use node::node;
 
 use crate::dial::Endpoint;
 
-/// The server of discovery at `endpoint`. Must be called inside a tokio runtime.
+/// The server of discovery at `endpoint`.
 pub fn upstream(endpoint: &Endpoint) -> Upstream {
-    let calls = endpoint.clone();
+    let (calls, connections) = (endpoint.clone(), endpoint.clone());
     let prepare = move |call: &mut Request<()>| {
         let prepared = calls.request(()).map_err(|error| error.to_string())?;
         *call = prepared;
@@ -32,7 +32,7 @@ pub fn upstream(endpoint: &Endpoint) -> Upstream {
     };
     Upstream {
         name: endpoint.to_string().into(),
-        channel: endpoint.channel(),
+        connect: Arc::new(move || connections.channel()),
         prepare: Arc::new(prepare),
     }
 }
