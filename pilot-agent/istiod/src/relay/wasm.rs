@@ -22,7 +22,7 @@ use ithildin_proto::{
         },
         google::protobuf::Any,
     },
-    unpack,
+    resolve, unpack,
 };
 use prost::Name;
 use tracing::warn;
@@ -33,7 +33,9 @@ pub(super) fn replace(name: &str, body: &mut Any) -> Option<String> {
         return None;
     }
     let mut extension: TypedExtensionConfig = unpack(body).ok()?;
-    let config = extension.typed_config.as_ref()?;
+    // An EnvoyFilter may hold the filter as JSON.
+    let config = resolve(extension.typed_config.as_ref()?).ok()?;
+    let config = config.as_ref();
     let (plugin, is_http) = if config.type_url == Wasm::type_url() {
         (unpack::<Wasm>(config).ok()?.config?, true)
     } else if config.type_url == NetworkWasm::type_url() {
@@ -83,4 +85,79 @@ fn remote(plugin: &PluginConfig) -> Option<String> {
 #[allow(deprecated)]
 fn fails_open(plugin: &PluginConfig) -> bool {
     plugin.fail_open || plugin.failure_policy == i32::from(FailurePolicy::FailOpen)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn extension(config: Value) -> Any {
+        let extension = json!({"name": "filter", "typed_config": config});
+        pack(&ithildin_proto::from_value::<TypedExtensionConfig>(extension).unwrap())
+    }
+
+    fn wasm(layer: &str, code: Value, open: bool) -> Value {
+        json!({
+            "@type": format!("type.googleapis.com/envoy.extensions.filters.{layer}.wasm.v3.Wasm"),
+            "config": {"name": "plugin", "fail_open": open, "vm_config": {"code": code}},
+        })
+    }
+
+    fn remote() -> Value {
+        let uri = json!({"uri": "oci://registry.test/filter:1", "cluster": "_", "timeout": "5s"});
+        json!({"remote": {"http_uri": uri, "sha256": "nil"}})
+    }
+
+    #[test]
+    fn a_module_from_elsewhere_gives_way_to_what_its_author_decided() {
+        let as_json = |mut config: Value| {
+            let kind = config["@type"].take();
+            config.as_object_mut().unwrap().remove("@type");
+            json!({"@type": "type.googleapis.com/udpa.type.v1.TypedStruct", "type_url": kind, "value": config})
+        };
+        for open in [true, false] {
+            for config in [
+                wasm("http", remote(), open),
+                as_json(wasm("http", remote(), open)),
+            ] {
+                let mut body = extension(config);
+                let reason = replace("filter", &mut body).unwrap();
+                assert!(reason.contains("oci://registry.test/filter:1"), "{reason}");
+                let instead: TypedExtensionConfig = unpack(&body).unwrap();
+                assert_eq!(instead.name, "filter");
+                let rbac: Rbac = unpack(&instead.typed_config.unwrap()).unwrap();
+                assert_eq!(rbac.rules.is_none(), open, "no rules let everybody pass");
+            }
+            let mut body = extension(wasm("network", remote(), open));
+            replace("filter", &mut body).unwrap();
+            let instead: TypedExtensionConfig = unpack(&body).unwrap();
+            let rbac: NetworkRbac = unpack(&instead.typed_config.unwrap()).unwrap();
+            assert_eq!(rbac.rules.is_none(), open);
+        }
+    }
+
+    #[test]
+    fn whatever_else_is_passed_on_as_it_is() {
+        let local = json!({"local": {"filename": "/etc/filter.wasm"}});
+        let other = json!({
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+        });
+        let bodies = [
+            extension(wasm("http", local, false)),
+            extension(other),
+            pack(&TypedExtensionConfig::default()),
+            Any {
+                type_url: TypedExtensionConfig::type_url(),
+                value: vec![0xff],
+            },
+            pack(&Wasm::default()),
+        ];
+        for before in bodies {
+            let mut body = before.clone();
+            assert_eq!(replace("filter", &mut body), None);
+            assert_eq!(body, before);
+        }
+    }
 }
