@@ -1,6 +1,6 @@
 //! istiod as the source of the configuration: how the settings say to reach it, and what comes of it.
 
-use std::{path::Path, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use ithildin_istiod::{
@@ -28,15 +28,17 @@ use super::{
 /// In a `PROV_CERT` folder.
 const PROVISIONED_CERTIFICATE: &str = "cert-chain.pem";
 const PROVISIONED_KEY: &str = "key.pem";
-/// Where `proxyMetadata` names file-mounted certificates.
-const MOUNTED_CERTIFICATE: &str = "ISTIO_META_TLS_CLIENT_CERT_CHAIN";
-const MOUNTED_KEY: &str = "ISTIO_META_TLS_CLIENT_KEY";
+
+/// Between two attempts to reach an istiod that nobody asks yet.
+const REACH_PAUSE: Duration = Duration::from_secs(1);
 
 /// istiod under way.
 pub(super) struct Istiod {
     address: String,
     consumer: Consumer,
     feeds: AgentFeeds,
+    /// Why it has not been reached, where nobody is there to ask it yet.
+    unreached: Option<watch::Receiver<Option<Arc<str>>>>,
     /// What istiod is told of the workload, if it has a probe of its own.
     health: watch::Sender<Option<HealthReport>>,
 }
@@ -54,6 +56,7 @@ pub(super) struct Awaited {
     stream: watch::Receiver<StreamStatus>,
     /// With Envoy it is Envoy who says what it has.
     client: Option<watch::Receiver<AdsClientStatus>>,
+    unreached: Option<watch::Receiver<Option<Arc<str>>>>,
 }
 
 impl Awaited {
@@ -73,6 +76,12 @@ impl Awaited {
         }
         let nothing = || format!("waits for istiod at {}: no {}", self.address, kind.short());
         Some(self.unconnected().unwrap_or_else(nothing))
+    }
+
+    /// Until istiod has been reached once, where nobody asks it before we are ready.
+    pub(super) fn unreached(&self) -> Option<String> {
+        let reason = self.unreached.as_ref()?.borrow().clone()?;
+        Some(format!("waits for istiod at {}: {reason}", self.address))
     }
 
     /// What has happened on the way to istiod since the start.
@@ -103,6 +112,7 @@ impl Istiod {
             health: probed.then_some(reports),
             admit_federated: !settings.sds.federated.is_empty(),
         });
+        let unreached = settings.envoy.disabled.then(|| reach(endpoint.clone()));
         let consumer = match settings.is_envoy() {
             true => Consumer::Envoy(Relay::start(&endpoint, protocol(settings), types)),
             false => Consumer::Builtin(client(settings, endpoint, types)),
@@ -111,6 +121,7 @@ impl Istiod {
             address: settings.istiod.address.to_string(),
             consumer,
             feeds,
+            unreached,
             health,
         })
     }
@@ -158,8 +169,23 @@ impl Istiod {
                 Consumer::Envoy(relay) => relay.stream(),
             },
             client: self.client().map(AdsClient::status),
+            unreached: self.unreached.clone(),
         }
     }
+}
+
+/// Tries until istiod is there: a workload without a proxy asks it through us once we are ready, and
+/// Istio's agent is ready whether or not there is an istiod.
+fn reach(endpoint: Endpoint) -> watch::Receiver<Option<Arc<str>>> {
+    let (reason, unreached) = watch::channel(Some("it has not been reached yet".into()));
+    tokio::spawn(async move {
+        while let Err(error) = endpoint.reach().await {
+            reason.send_replace(Some(error.to_string().into()));
+            tokio::time::sleep(REACH_PAUSE).await;
+        }
+        reason.send_replace(None);
+    });
+    unreached
 }
 
 fn client(settings: &Settings, endpoint: Endpoint, types: AgentTypes) -> AdsClient {
@@ -244,12 +270,12 @@ fn client_files(settings: &Settings) -> ClientCertificate {
             key: folder.join(PROVISIONED_KEY),
         });
     }
-    let metadata = &settings.proxy_config.metadata;
-    let named = |key| metadata.get(key).map(|path| Path::new(path).to_path_buf());
-    let mounted = settings.istiod.roots.mounted.is_some();
-    match (named(MOUNTED_CERTIFICATE), named(MOUNTED_KEY)) {
-        (Some(certificate), Some(key)) if mounted => {
-            ClientCertificate::Files(ClientFiles { certificate, key })
+    match &settings.ca.files.client {
+        Some(files) if settings.istiod.roots.mounted.is_some() => {
+            ClientCertificate::Files(ClientFiles {
+                certificate: files.chain.clone(),
+                key: files.key.clone(),
+            })
         }
         _ => ClientCertificate::None,
     }

@@ -8,13 +8,14 @@ use std::{
     },
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use ithildin_proto::pb::envoy::extensions::transport_sockets::tls::v3::secret;
 use ithildin_spiffe::{
     SpiffeId, TrustDomain, X509Svid,
     authority::{Authority, AuthorityConfig, TrustDomainConfig},
-    x509::{certificates_from_pem, certificates_to_pem},
+    x509::{certificates_from_pem, certificates_to_pem, key_from_pem},
 };
 use ithildin_xds::{SecretState, SecretSubscriber, sds::certificate_pem};
 
@@ -52,7 +53,7 @@ fn dead(path: &Path) {
     drop(UnixListener::bind(path).unwrap());
 }
 
-fn each_data_plane(test: &str, mut run: impl FnMut(&str)) {
+pub(crate) fn each_data_plane(test: &str, mut run: impl FnMut(&str)) {
     run("builtin");
     if has_envoy(test) {
         run("envoy");
@@ -93,6 +94,74 @@ fn a_named_socket_that_is_late_is_waited_for() {
     lab.authority();
     let folder = sockets(&lab);
     symlink(lab.workload_api(), folder.join("spire-agent.sock")).unwrap();
+    agent.until_ready(200, "ready");
+}
+
+/// istio#43268, istio#42656: SPIRE knows the Pod later than it starts. Readiness says so, and Envoy is not
+/// left with secrets that it waits for in vain.
+#[test]
+fn a_late_registration_is_waited_for() {
+    each_data_plane("a_late_registration_is_waited_for", |plane| {
+        let mut lab = Lab::new();
+        lab.gateway();
+        lab.authority_with(&[]);
+        let agent = lab.agent("agent", plane);
+        agent.until_ready(503, "PermissionDenied");
+        lab.grant("spiffe://domain.test/gw");
+        agent.until_ready(200, "ready");
+    });
+}
+
+/// istio#47781, aws-spiffe-workload-helper#1: of several SVIDs the one that is named is ours, and not the
+/// first; one that is not there is waited for by its name.
+#[test]
+fn the_named_one_of_several_svids_is_ours() {
+    let mut lab = Lab::new();
+    lab.gateway();
+    let first = ["--workload", "spiffe://domain.test/gw"];
+    lab.authority_with(&[
+        first[0],
+        first[1],
+        "--workload",
+        "spiffe://domain.test/other",
+    ]);
+    let output = lab.path("out");
+    let out = output.display().to_string();
+    let id = |selector: &str| {
+        let variables = [("ITHILDIN_SVID", selector), ("OUTPUT_CERTS", &out)];
+        let agent = lab.agent_with("agent", "builtin", &variables);
+        agent.until_ready(200, "ready");
+        let read = |name: &str| fs::read(output.join(name)).unwrap();
+        let chain = certificates_from_pem(&read("cert-chain.pem")).unwrap();
+        let key = key_from_pem(&read("key.pem")).unwrap();
+        let svid = X509Svid::new(chain, key, None).unwrap();
+        fs::remove_dir_all(&output).unwrap();
+        svid.id.to_string()
+    };
+    assert_eq!(id("default"), "spiffe://domain.test/gw");
+    assert_eq!(
+        id("spiffe://domain.test/other"),
+        "spiffe://domain.test/other"
+    );
+}
+
+/// rossoctl#1899: machine and SPIRE sleep for longer than an SVID lives. Nothing is shown that has
+/// expired, and everything goes on by itself.
+#[test]
+fn a_machine_that_was_suspended_gets_its_identity_back() {
+    let mut lab = Lab::new();
+    lab.gateway();
+    let workload = ["--workload", "spiffe://domain.test/gw", "--svid-ttl", "4s"];
+    lab.authority_with(&workload);
+    let agent = lab.agent("agent", "builtin");
+    agent.until_ready(200, "ready");
+    agent.process.suspend(true);
+    lab.suspend_authority(true);
+    // Longer than an SVID lives; there is nothing to poll.
+    std::thread::sleep(Duration::from_secs(5));
+    agent.process.suspend(false);
+    agent.until_ready(503, "withdrawn");
+    lab.suspend_authority(false);
     agent.until_ready(200, "ready");
 }
 

@@ -52,6 +52,16 @@ impl Process {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
+    /// Stops it where it is, or lets it go on.
+    pub(crate) fn suspend(&self, suspended: bool) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let signal = match suspended {
+            true => rustix::process::Signal::STOP,
+            false => rustix::process::Signal::CONT,
+        };
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -101,13 +111,32 @@ impl Lab {
 
     /// Starts the authority: from now on there is an identity.
     pub(crate) fn authority(&mut self) {
+        self.authority_with(&["--workload", "spiffe://domain.test/gw"]);
+    }
+
+    /// As [`Lab::authority`], with these arguments instead of one workload.
+    pub(crate) fn authority_with(&mut self, arguments: &[&str]) {
         let mut command = Command::new(BINARY);
         command
             .args(["authority", "--trust-domain", "domain.test", "--dir"])
             .arg(self.path("auth"))
-            .args(["--workload", "spiffe://domain.test/gw"]);
+            .args(arguments);
         self.authority = Some(Process::spawn(command, &self.path("authority.log")));
         until("the Workload API is there", || self.workload_api().exists());
+    }
+
+    /// Registers a workload at the running authority.
+    pub(crate) fn grant(&self, id: &str) {
+        let mut command = Command::new(BINARY);
+        command.args(["authority", "ctl", "--control"]);
+        command.arg(self.path("auth/control.sock"));
+        let done = command.args(["grant", id]).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+    }
+
+    /// Stops the authority's process, as a machine that is suspended does, or lets it go on.
+    pub(crate) fn suspend_authority(&self, suspended: bool) {
+        self.authority.as_ref().unwrap().suspend(suspended);
     }
 
     /// A gateway that routes to itself, on a free port.

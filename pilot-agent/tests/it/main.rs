@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod authority;
+mod compatibility;
+mod control_plane;
 mod dns;
 mod identity;
+mod istiod;
 mod lab;
 mod proxy;
 mod sds;

@@ -1,6 +1,11 @@
 //! `pilot-agent proxy`: readiness, metrics, the end.
 
-use std::{fs, net::TcpListener, process::Command, time::Instant};
+use std::{
+    fs,
+    net::TcpListener,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use crate::lab::{BINARY, LIMIT, Lab, free_port, has_envoy, http, until};
 
@@ -77,6 +82,8 @@ fn life(data_plane: &str) {
     let asked = Instant::now();
     agent.process.terminate();
     assert!(agent.process.ended().success(), "{}", agent.process.log());
+    // `terminationDrainDuration` of the lab.
+    assert!(asked.elapsed() >= Duration::from_secs(1));
     assert!(asked.elapsed() < LIMIT);
     let log = agent.process.log();
     assert!(
@@ -174,6 +181,31 @@ fn the_agent_ends_with_its_envoy() {
         "{}",
         agent.process.log()
     );
+}
+
+/// istio#17460, istio#18276, istio#31395: whoever restarts the agent sees that it failed, and why.
+#[test]
+fn an_envoy_that_is_killed_is_a_failure_of_the_agent() {
+    if !has_envoy("an_envoy_that_is_killed_is_a_failure_of_the_agent") {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.authority();
+    let mut agent = lab.agent("agent", "envoy");
+    agent.until_ready(200, "ready");
+    let pid = agent.process.id();
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let children_of = |task: std::io::Result<fs::DirEntry>| {
+        fs::read_to_string(task.unwrap().path().join("children")).unwrap()
+    };
+    let all: String = tasks.map(children_of).collect();
+    let envoy: i32 = all.trim().parse().expect("one child");
+    let envoy = rustix::process::Pid::from_raw(envoy).unwrap();
+    rustix::process::kill_process(envoy, rustix::process::Signal::KILL).unwrap();
+    assert_eq!(agent.process.ended().code(), Some(255));
+    let log = agent.process.log();
+    assert!(log.contains("out of memory"), "{log}");
+    assert!(!lab.path("etc/envoy-rev.json").exists());
 }
 
 /// What the operator reads when it cannot start.

@@ -431,6 +431,21 @@ async fn stream_once(
     stream.secrets(names).await
 }
 
+/// istio#54220, spire#5687: SPIRE's own SDS does not have this name.
+#[tokio::test]
+async fn the_roots_of_the_system_are_a_secret_too() {
+    let mesh = Mesh::start().await;
+    let told = fetch(&mesh, &["file-root:system"]).await;
+    match std::path::Path::new("/etc/ssl/certs/ca-certificates.crt").exists() {
+        true => {
+            let told = told.unwrap();
+            let count = told[0].strip_prefix("file-root:system: ca ").unwrap();
+            assert!(count.parse::<usize>().unwrap() > 10, "{told:?}");
+        }
+        false => assert!(told.is_ok() || told.unwrap_err().1.contains("no root certificates")),
+    }
+}
+
 /// An incremental stream.
 struct Delta {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,

@@ -25,8 +25,8 @@ pub use request::{KeyKind, RequestError};
 pub use rotation::Rotation;
 pub use source::{CaOptions, CaSource};
 
-/// The messages and the service of `istio.v1.auth`.
+/// The messages and the service of `istio.v1.auth`; the server half is for stand-ins.
 #[allow(clippy::all, clippy::use_self, unused_qualifications, unreachable_pub)]
-mod pb {
+pub mod pb {
     tonic::include_proto!("istio.v1.auth");
 }

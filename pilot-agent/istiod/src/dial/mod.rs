@@ -105,6 +105,14 @@ impl Endpoint {
         Ok(request)
     }
 
+    /// Connects, and hangs up again: istiod is there, and it is istiod.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub async fn reach(&self) -> io::Result<()> {
+        self.connect().await.map(drop)
+    }
+
     pub fn address(&self) -> &Address {
         &self.inner.address
     }

@@ -5,7 +5,7 @@ use crate::proxy::settings::Ports;
 /// Connections of the workload: not those of metrics, probes and admin, nor the same by worker.
 ///
 /// Istio's agent knows our own listeners by their IPv4 names alone, and so waits for the kubelet in a Pod
-/// of IPv6; here the port decides.
+/// of IPv6; here the port decides. And it waits for ever on a gauge that has fallen below zero.
 pub(super) fn active(stats: &str, ports: &Ports) -> u64 {
     stats
         .lines()
@@ -13,7 +13,9 @@ pub(super) fn active(stats: &str, ports: &Ports) -> u64 {
         .filter_map(|(name, value)| Some((name.strip_prefix("listener.")?, value)))
         .filter(|(name, _)| !is_ours(name, ports))
         .filter_map(|(_, value)| value.trim().parse::<u64>().ok())
-        .sum()
+        // Below zero: gauges wrap around.
+        .filter(|count| i64::try_from(*count).is_ok())
+        .fold(0, u64::saturating_add)
 }
 
 fn is_ours(name: &str, ports: &Ports) -> bool {
@@ -54,6 +56,7 @@ mod tests {
         secure_merged_metrics: None,
     };
 
+    /// istio#49229, istio#60728: gauges below zero, and listeners of tunnels inside Envoy.
     #[test]
     fn connections_of_the_workload() {
         let stats = "\
@@ -73,6 +76,10 @@ http.stats.downstream_cx_active: 9
 ";
         assert_eq!(active(stats, &PORTS), 9);
         assert_eq!(active("", &PORTS), 0);
+        let wrapped = "listener.0.0.0.0_15006.downstream_cx_active";
+        for below in ["-1", "18446744073709551615"] {
+            assert_eq!(active(&format!("{wrapped}: {below}\n"), &PORTS), 0);
+        }
         assert_eq!(
             active("listener.\nlistener.x: y\nlistener.0.0.0.0_: 1\n", &PORTS),
             1

@@ -77,10 +77,9 @@ impl Envoy {
     /// Why it does not serve yet; empty once it does.
     pub(super) async fn waiting(&self) -> Vec<String> {
         let Some(process) = &self.process else {
-            let file = self.proxyless.iter();
-            return file
-                .filter_map(|path| grpc_bootstrap::missing(path))
-                .collect();
+            let istiod = self.awaited.as_ref().and_then(Awaited::unreached);
+            let file = self.proxyless.as_deref().and_then(grpc_bootstrap::missing);
+            return istiod.into_iter().chain(file).collect();
         };
         let mut reasons = Vec::new();
         {

@@ -105,6 +105,16 @@ fn who_wins() {
     assert_eq!(good(&[], &[("ISTIO_CPU_LIMIT", "5")]).concurrency, 5);
     let all = good(&[], &[("PROXY_CONFIG", "concurrency: 0")]).concurrency;
     assert_eq!(all, thread::available_parallelism().unwrap().get());
+    let drain = good(
+        &[],
+        &[
+            ("PROXY_CONFIG", "terminationDrainDuration: 30s"),
+            ("MINIMUM_DRAIN_DURATION", "7s"),
+        ],
+    )
+    .drain;
+    assert_eq!(drain.termination, Duration::from_secs(30));
+    assert_eq!(drain.minimum, Duration::from_secs(7));
     let domain = good(&["--domain", "x.test"], &[]).node_id;
     assert!(domain.ends_with("~x.test"), "{domain}");
     let folder = good(&["--configDir", "istio"], &[]).source;
