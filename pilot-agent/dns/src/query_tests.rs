@@ -99,10 +99,7 @@ fn a_search_domain_is_an_alias() {
         let reply = answer(&query(asked, kind));
         assert_eq!(reply.answers.len(), 2, "{reply}");
         let name = Name::from_ascii(target).unwrap();
-        assert_eq!(
-            reply.answers[0].data,
-            RData::CNAME(rdata::CNAME(name.clone()))
-        );
+        assert_eq!(reply.answers[0].data, RData::CNAME(CNAME(name.clone())));
         assert_eq!(reply.answers[0].name.to_string(), asked);
         assert_eq!(reply.answers[1].name, name);
         assert_eq!(reply.answers[1].record_type(), kind);
