@@ -66,7 +66,10 @@ pub(crate) fn attributes(
     AttributeContext {
         source: Some(Peer {
             address: Some(address(connection.remote)),
-            principal: principal(tls.and_then(|tls| tls.peer_text())),
+            principal: tls
+                .and_then(|tls| tls.peer_names().next())
+                .unwrap_or_default()
+                .into(),
             certificate: certificate.map_or_else(String::new, |der| url_encoded_pem(der)),
             ..Peer::default()
         }),

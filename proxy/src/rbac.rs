@@ -173,17 +173,16 @@ impl Rule {
     }
 }
 
-/// Envoy compares the URI SANs, then the DNS SANs, then the subject.
 fn authenticated(connection: &Connection, name: Option<&StringMatch>) -> bool {
-    let Some(peer) = connection.tls.as_ref().and_then(|tls| tls.peer_text()) else {
+    let session = connection.tls.as_ref();
+    let Some(session) = session.filter(|tls| tls.peer_text().is_some()) else {
         return false;
     };
     let Some(name) = name else {
         return true;
     };
-    let peer = &peer.description;
-    let mut sans = peer.uri_sans.iter().chain(&peer.dns_sans);
-    sans.any(|san| name.admits(san.as_bytes())) || name.admits(peer.subject.as_bytes())
+    let mut names = session.peer_names();
+    names.any(|it| name.admits(it.as_bytes()))
 }
 
 impl Cidr {

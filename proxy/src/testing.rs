@@ -223,9 +223,18 @@ impl Pki {
     }
 
     pub(crate) fn identity_for(&self, id: &str, ttl: Option<Duration>) -> Arc<Identity> {
+        self.identity_with(id, ttl, &[])
+    }
+
+    /// An SVID with a DNS name that says something else.
+    pub(crate) fn posing(&self, id: &str, dns: &str) -> Arc<Identity> {
+        self.identity_with(id, None, &[dns.to_owned()])
+    }
+
+    fn identity_with(&self, id: &str, ttl: Option<Duration>, dns: &[String]) -> Arc<Identity> {
         let id = SpiffeId::parse(id).unwrap();
         let domain = id.trust_domain_name();
-        let svid = self.0.mint(domain, &id, ttl, &[]).unwrap();
+        let svid = self.0.mint(domain, &id, ttl, dns).unwrap();
         let key = PrivateKeyDer::Pkcs8(svid.key.pkcs8_der().to_vec().into());
         Arc::new(Identity::from_der(svid.chain, key).unwrap())
     }

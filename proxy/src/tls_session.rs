@@ -2,9 +2,11 @@
 
 use std::{cell::OnceCell, fmt::Write, sync::Arc};
 
+use ithildin_spiffe::x509::claims_spiffe;
 use ithildin_tls::{
     Identity, Peer, TlsStream,
     certificate::{Description, describe},
+    is_plain,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -65,6 +67,23 @@ impl TlsSession {
         };
         let texts = self.texts.get_or_init(Box::default);
         texts.peer.get_or_init(read).as_ref()
+    }
+
+    /// The names that policies know the peer by, in the order in which Envoy looks at them: URI SANs,
+    /// DNS SANs, the subject. A SPIFFE ID counts only where trust stands behind it; and what stands
+    /// beside one must not look like another, since its CA, of a federated domain perhaps, vouches for
+    /// the ID alone.
+    pub fn peer_names(&self) -> impl Iterator<Item = &str> {
+        let verified = self.peer.as_ref().and_then(|peer| peer.id.as_ref());
+        let described = self.peer_text().map(|text| &text.description);
+        described.into_iter().flat_map(move |it| {
+            let uris = it.uri_sans.iter();
+            let uris = uris.filter(move |uri| verified.is_some() || !claims_spiffe(uri));
+            let dns = it.dns_sans.iter().filter(|name| is_plain(name));
+            let is_shown = verified.is_none() || !it.subject.contains('/');
+            let subject = is_shown.then_some(&it.subject);
+            uris.chain(dns).chain(subject).map(String::as_str)
+        })
     }
 
     /// Our own leaf; read when it is first asked for.

@@ -51,13 +51,12 @@ pub(super) fn apply(manager: &HttpManager, connection: &Connection, headers: &mu
     headers.set(Known::XForwardedClientCert, NAME, value);
 }
 
-/// `By=...;Hash=...;Cert="...";Chain="...";Subject="...";URI=...;DNS=...`, as Envoy writes it:
-/// names stand as they are, without quotes.
+/// `By=...;Hash=...;Cert="...";Chain="...";Subject="...";URI=...;DNS=...`, as Envoy writes it.
 fn element(details: &ClientCertDetails, session: &TlsSession) -> Bytes {
     let mut element = Element::default();
     if let Some(own) = session.own_text() {
         for uri in &own.description.uri_sans {
-            element.push("By", uri);
+            element.push_name("By", uri);
         }
     }
     let chain = session.peer.iter().flat_map(|peer| &peer.chain);
@@ -85,12 +84,12 @@ fn element(details: &ClientCertDetails, session: &TlsSession) -> Bytes {
             element.push("URI", "");
         }
         for uri in uris {
-            element.push("URI", uri);
+            element.push_name("URI", uri);
         }
     }
     if details.dns {
         for name in &peer.description.dns_sans {
-            element.push("DNS", name);
+            element.push_name("DNS", name);
         }
     }
     element.finish()
@@ -100,6 +99,16 @@ fn element(details: &ClientCertDetails, session: &TlsSession) -> Bytes {
 struct Element(String);
 
 impl Element {
+    /// A name as it stands in a certificate. One that would end its field or the element, and so could
+    /// go on with a URI of somebody else, is quoted, as the header's format asks for.
+    fn push_name(&mut self, key: &str, name: &str) {
+        if name.contains([',', ';', '=', '"']) {
+            let escaped = name.replace('\\', r"\\").replace('"', r#"\""#);
+            return self.push_quoted(key, &escaped);
+        }
+        self.push(key, name);
+    }
+
     fn push(&mut self, key: &str, value: &str) {
         let separator = if self.0.is_empty() { "" } else { ";" };
         // Writing to a string cannot fail.
@@ -136,4 +145,30 @@ pub(crate) fn encoded_pem(der: &[u8]) -> String {
         }
     }
     encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_goes_on_with_no_field_of_its_own() {
+        for (name, expected) in [
+            ("web.test", "DNS=web.test"),
+            (
+                "x;URI=spiffe://example.org/admin",
+                "DNS=\"x;URI=spiffe://example.org/admin\"",
+            ),
+            ("x,By=a", "DNS=\"x,By=a\""),
+            (
+                "x\";URI=spiffe://example.org/admin;DNS=\"",
+                "DNS=\"x\\\";URI=spiffe://example.org/admin;DNS=\\\"\"",
+            ),
+            ("x\\\",y", "DNS=\"x\\\\\\\",y\""),
+        ] {
+            let mut element = Element::default();
+            element.push_name("DNS", name);
+            assert_eq!(element.finish(), expected, "{name}");
+        }
+    }
 }

@@ -25,7 +25,7 @@ pub use context::{
 };
 pub use material::{Identity, MaterialError};
 pub use roots::Roots;
-pub use san::{SanMatcher, SanPattern, SanType};
+pub use san::{SanMatcher, SanPattern, SanType, is_plain};
 pub use slot::Slot;
 pub use stream::{
     ClientHello, FirstBytes, HandshakeError, Inspected, MAX_CLIENT_HELLO, PendingTls, Protocols,

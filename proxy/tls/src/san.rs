@@ -46,10 +46,17 @@ impl SanMatcher {
     /// Whether any of the names matches.
     pub(crate) fn matches(&self, sans: &Sans<'_>) -> bool {
         let of = |san: SanType| self.san.is_none_or(|wanted| wanted == san);
-        (of(SanType::Uri) && sans.uris.iter().any(|uri| self.matches_text(uri)))
-            || (of(SanType::Dns) && sans.dns.iter().any(|name| self.matches_dns(name)))
-            || (of(SanType::Email) && sans.emails.iter().any(|email| self.matches_text(email)))
+        self.matches_uri(sans)
+            || (of(SanType::Dns) && plain(&sans.dns).any(|name| self.matches_dns(name)))
+            || (of(SanType::Email) && plain(&sans.emails).any(|email| self.matches_text(email)))
             || (of(SanType::Ip) && sans.ips.iter().any(|ip| self.matches_text(&ip.to_string())))
+    }
+
+    /// Whether the URI matches. In a trust domain nothing else does: its CA vouches for the SPIFFE ID
+    /// alone, and a foreign one could write into a DNS name whom it likes to be taken for.
+    pub(crate) fn matches_uri(&self, sans: &Sans<'_>) -> bool {
+        self.san.is_none_or(|wanted| wanted == SanType::Uri)
+            && sans.uris.iter().any(|uri| self.matches_text(uri))
     }
 
     /// An exact DNS matcher honours a wildcard in the certificate, and DNS names have no case.
@@ -84,6 +91,17 @@ impl SanMatcher {
             SanPattern::Regex(regex) => str::from_utf8(text).is_ok_and(|text| regex.is_match(text)),
         }
     }
+}
+
+/// Those of the DNS names and mail addresses that do not pose as something with a scheme or a path.
+fn plain<'s>(names: &'s [&'s str]) -> impl Iterator<Item = &'s str> {
+    names.iter().copied().filter(|name| is_plain(name))
+}
+
+/// Whether a DNS name or a mail address has neither a scheme nor a path, as the names that policies
+/// know workloads by do.
+pub fn is_plain(name: &str) -> bool {
+    !name.contains([':', '/'])
 }
 
 /// Whether the DNS name `presented` by a certificate covers `wanted`: the same name, or `*` for its
@@ -196,6 +214,32 @@ mod tests {
             );
         }
         assert!(!dns_name_matches("*.org", "example.org"));
+    }
+
+    #[test]
+    fn a_dns_name_does_not_pose_as_an_id() {
+        let id = "spiffe://example.org/ns/a/sa/b";
+        for posing in [id, "x/ns/a/sa/b"] {
+            let sans = Sans {
+                dns: vec![posing],
+                emails: vec![posing],
+                ..Sans::default()
+            };
+            for pattern in [
+                SanPattern::Exact(id.into()),
+                SanPattern::Prefix("spiffe://example.org/".into()),
+                SanPattern::Suffix("/ns/a/sa/b".into()),
+                SanPattern::Contains("/ns/a/".into()),
+                SanPattern::regex(".*/ns/a/.*").unwrap(),
+            ] {
+                let matcher = SanMatcher {
+                    san: None,
+                    pattern,
+                    ignore_case: false,
+                };
+                assert!(!matcher.matches(&sans), "{posing} {matcher:?}");
+            }
+        }
     }
 
     #[test]

@@ -26,7 +26,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Validation {
     pub trust: Trust,
-    /// Any of these must match; empty: any subject that the trust admits.
+    /// Any of these must match; empty: any subject that the trust admits. With
+    /// [`Trust::Spiffe`] it is the SPIFFE ID that must, whatever type a matcher is of.
     pub sans: Vec<SanMatcher>,
     /// A DNS or IP SAN must match the name that we asked the server for (`auto_san_validation`).
     pub match_server_name: bool,
@@ -338,7 +339,11 @@ impl Validation {
             ..leaf.refusal(rule, reason)
         };
         let names = leaf.names();
-        if !self.sans.is_empty() && !self.sans.iter().any(|matcher| matcher.matches(&leaf.sans)) {
+        let matches = |matcher: &SanMatcher| match self.trust {
+            Trust::Spiffe(_) => matcher.matches_uri(&leaf.sans),
+            Trust::Ca(_) | Trust::AcceptUntrusted => matcher.matches(&leaf.sans),
+        };
+        if !self.sans.is_empty() && !self.sans.iter().any(matches) {
             let reason = format!("none of its names ({names}) is among those that are accepted");
             return Err(refuse("san_mismatch", reason));
         }

@@ -1,6 +1,6 @@
 //! mTLS connections: who is let in, by which chain, and for how long.
 
-use ithildin_tls::{ClientContext, ClientParams, ServerContext, ServerParams, TlsStream};
+use ithildin_tls::{ClientContext, ClientParams, ServerContext, ServerParams, Slot, TlsStream};
 
 use super::*;
 use crate::{
@@ -148,6 +148,42 @@ async fn of_the_trusted_only_who_may_is_let_in() {
         let counted = (stats.rbac_allowed.get(), stats.rbac_denied.get());
         let allowed = admitted.iter().filter(|admitted| **admitted).count() as u64;
         assert_eq!(counted, (allowed, 2 - allowed), "{case}");
+    }
+}
+
+/// The CA of a federated domain may write the names of others beside the ID of its workload.
+#[tokio::test]
+async fn a_policy_knows_a_peer_by_no_name_that_poses_as_an_id() {
+    let pki = Pki::new(&["example.org", "domain.test"]);
+    let trusted = &["example.org", "domain.test"];
+    for pattern in [
+        StringPattern::Exact(CLIENT.into()),
+        StringPattern::Prefix("spiffe://example.org/".into()),
+        StringPattern::Contains("example.org/client".into()),
+    ] {
+        let case = format!("{pattern:?}");
+        let mut chain = tls_chain(pki.server(SERVER, trusted));
+        let policy = Policy {
+            name: "policy".into(),
+            permissions: vec![Rule::Any],
+            principals: vec![Rule::Authenticated(Some(StringMatch::new(pattern, false)))],
+        };
+        chain.access = vec![AccessFilter::Rbac(Rbac {
+            shadow_keys: Default::default(),
+            stats: None,
+            rules: Some(RuleSet {
+                action: Action::Allow,
+                policies: vec![policy],
+            }),
+            shadow_rules: None,
+        })];
+        let (proxy, _) = start(testing::listener("l", testing::ANY, chain)).await;
+        let mut posing = pki.client(FRIEND, trusted);
+        posing.identity = Some(Slot::new(Some(pki.posing(FRIEND, CLIENT))));
+        let refused = connect(&proxy, posing, None, None).await;
+        assert!(refused.is_err(), "{case}");
+        let client = pki.client(CLIENT, trusted);
+        connect(&proxy, client, None, None).await.expect(&case);
     }
 }
 

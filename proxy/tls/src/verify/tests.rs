@@ -753,6 +753,60 @@ fn names_must_match_where_names_are_given() {
     }
 }
 
+/// A federated domain's CA writes what it likes into the names beside the SPIFFE ID, such as the ID of a
+/// workload of ours.
+#[test]
+fn no_name_beside_the_id_makes_a_peer_somebody_else() {
+    let world = world();
+    let ours = "spiffe://example.org/ns/default/sa/web";
+    let mut params = svid_params("spiffe://domain.test/ns/default/sa/guest");
+    for san in [
+        SanType::DnsName(ours.try_into().unwrap()),
+        SanType::Rfc822Name(ours.try_into().unwrap()),
+    ] {
+        params.subject_alt_names.push(san);
+    }
+    let chain = leaf(&world.other, &params);
+    let pooled = Trust::Ca(roots(&[&world.own, &world.other]));
+    for mut trust in [world.trust, Validation::new(pooled)] {
+        check(&trust, &chain).unwrap();
+        for pattern in [
+            SanPattern::Exact(ours.into()),
+            SanPattern::Prefix("spiffe://example.org/".into()),
+            SanPattern::Suffix("/sa/web".into()),
+            SanPattern::regex(".*/ns/default/sa/web").unwrap(),
+        ] {
+            for san in [None, Some(Uri)] {
+                trust.sans = vec![SanMatcher {
+                    san,
+                    ..matcher(pattern.clone())
+                }];
+                refused(&trust, &chain, "san_mismatch", "");
+            }
+        }
+    }
+}
+
+/// As in Envoy: a bundle vouches for no other kind of name.
+#[test]
+fn with_bundles_a_dns_name_admits_nobody() {
+    let world = world();
+    let mut params = svid_params(ID);
+    let name = SanType::DnsName("web.test".try_into().unwrap());
+    params.subject_alt_names.push(name);
+    let chain = leaf(&world.own, &params);
+    let pooled = Validation::new(Trust::Ca(roots(&[&world.own])));
+    for (mut trust, admits) in [(world.trust, false), (pooled, true)] {
+        for san in [None, Some(crate::SanType::Dns)] {
+            trust.sans = vec![SanMatcher {
+                san,
+                ..matcher(SanPattern::Exact("web.test".into()))
+            }];
+            assert_eq!(check(&trust, &chain).is_ok(), admits, "{san:?}");
+        }
+    }
+}
+
 fn matcher(pattern: SanPattern) -> SanMatcher {
     SanMatcher {
         san: Some(Uri),
