@@ -75,7 +75,8 @@ impl Headers {
     }
 
     /// Of an HTTP/2 message, whose connection-specific headers `h2` has refused. The crumbs of a cookie
-    /// become one field again (RFC 9113, section 8.2.3).
+    /// become one field again (RFC 9113, section 8.2.3). Spaces around a value are no part of it: over
+    /// HTTP/1 nobody sees them, and a policy must not see another value than the upstream.
     pub(super) fn from_map(map: HeaderMap) -> Self {
         let mut list: Vec<Field> = Vec::with_capacity(map.len() + ADDED);
         let mut last = None;
@@ -85,14 +86,13 @@ impl Headers {
                 continue;
             };
             let known = Known::of(name.as_str().as_bytes());
+            let value = value.as_bytes().trim_ascii();
             last = Some(name.clone());
             if repeats
                 && name == COOKIE
                 && let Some(cookie) = list.last_mut()
             {
-                cookie.value = [&cookie.value, &b"; "[..], value.as_bytes()]
-                    .concat()
-                    .into();
+                cookie.value = [&cookie.value, &b"; "[..], value].concat().into();
                 continue;
             }
             if known == Known::Host || is_connection_specific(known) {
@@ -101,7 +101,7 @@ impl Headers {
             list.push(Field {
                 known,
                 name: Name::Typed(name),
-                value: Bytes::copy_from_slice(value.as_bytes()),
+                value: Bytes::copy_from_slice(value),
             });
         }
         Self { list, names: None }

@@ -204,11 +204,11 @@ fn request_of(head: http::request::Parts, body: &RecvStream) -> Option<Request> 
     let upgrade = head.extensions.get::<h2::ext::Protocol>();
     let upgrade = upgrade.map(|protocol| Bytes::copy_from_slice(protocol.as_ref()));
     let connect = head.method == http::Method::CONNECT && upgrade.is_none();
-    let host = head.headers.get(http::header::HOST).cloned();
-    let authority = match (head.uri.authority(), host) {
-        (Some(authority), _) => Bytes::copy_from_slice(authority.as_str().as_bytes()),
-        (None, Some(host)) => Bytes::copy_from_slice(host.as_bytes()),
-        (None, None) => return None,
+    let mut hosts = head.headers.get_all(http::header::HOST).iter();
+    let authority = match (head.uri.authority(), hosts.next(), hosts.next()) {
+        (_, _, Some(_)) | (None, None, _) => return None,
+        (Some(authority), ..) => Bytes::copy_from_slice(authority.as_str().as_bytes()),
+        (None, Some(host), None) => Bytes::copy_from_slice(host.as_bytes()),
     };
     let path = match head.uri.path_and_query() {
         Some(path) if !connect => Bytes::copy_from_slice(path.as_str().as_bytes()),

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZeroU32};
 
 use bytes::Bytes;
 use h2::{RecvStream, client::SendRequest};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::support::{
@@ -98,7 +98,7 @@ async fn echo(request: Request<RecvStream>, mut respond: h2::server::SendRespons
     let mut stream = respond.send_response(Response::new(()), false).unwrap();
     stream.send_data(told.into(), trailers.is_none()).unwrap();
     if let Some(mut trailers) = trailers {
-        trailers.insert("x-seen", http::HeaderValue::from_static("yes"));
+        trailers.insert("x-seen", HeaderValue::from_static("yes"));
         stream.send_trailers(trailers).unwrap();
     }
 }
@@ -180,7 +180,7 @@ async fn http2_to_http2_with_trailers() {
     let (response, mut stream) = client.begin(request(Method::POST, "/"), false).await;
     stream.send_data("data".into(), false).unwrap();
     let mut trailers = HeaderMap::new();
-    trailers.insert("x-sum", http::HeaderValue::from_static("7"));
+    trailers.insert("x-sum", HeaderValue::from_static("7"));
     stream.send_trailers(trailers).unwrap();
     let mut body = response.await.unwrap().into_body();
     assert!(text(&mut body).await.unwrap().ends_with(" data"));
@@ -378,6 +378,37 @@ async fn targets_obey_the_rules_of_http1() {
         assert!(response.await.unwrap_err().is_reset(), "{target:?}");
     }
     assert!(origin.requests().is_empty());
+}
+
+/// Which of them would be the request's is anybody's guess.
+#[tokio::test]
+async fn several_hosts_are_refused() {
+    let origin = Origin::echo().await;
+    let site = Site::before(origin.address).await;
+    let client = Client::connect(site.address).await;
+    let mut odd = request(Method::GET, "/");
+    for host in ["a.test", "b.test"] {
+        let host = HeaderValue::from_static(host);
+        odd.headers_mut().append(http::header::HOST, host);
+    }
+    let (response, _) = client.begin(odd, true).await;
+    assert!(response.await.unwrap_err().is_reset());
+    assert!(origin.requests().is_empty());
+}
+
+/// An upstream of HTTP/1 would drop them, and take for an administrator whom no policy took for one.
+#[tokio::test]
+async fn spaces_are_no_part_of_a_value() {
+    let origin = Origin::echo().await;
+    let site = Site::before(origin.address).await;
+    let client = Client::connect(site.address).await;
+    let mut padded = request(Method::GET, "/");
+    let value = HeaderValue::from_static(" \tadmin of all\t ");
+    padded.headers_mut().insert("x-role", value);
+    let (response, _) = client.begin(padded, true).await;
+    assert_eq!(response.await.unwrap().status(), StatusCode::OK);
+    let seen = origin.requests();
+    assert_eq!(header_values(&seen[0], "x-role"), ["admin of all"]);
 }
 
 #[tokio::test]
