@@ -27,6 +27,8 @@ pub struct Limits {
     pub fields: usize,
     /// Whether a request of HTTP/1.0 may name no host.
     pub host_is_optional: bool,
+    /// Whether a request may have a method that is not among the common ones.
+    pub custom_methods: bool,
     /// Whether names are also kept as they came, for [`Fields::sent_names`].
     pub keeps_names: bool,
 }
@@ -38,6 +40,7 @@ impl Default for Limits {
             head: 60 * 1024,
             fields: 100,
             host_is_optional: false,
+            custom_methods: false,
             keeps_names: false,
         }
     }

@@ -163,6 +163,8 @@ pub struct HttpTimeouts {
 #[derive(Clone, Debug, Default)]
 pub struct Http1Options {
     pub accept_http_10: bool,
+    /// Whether requests may have methods that Envoy's codec does not know.
+    pub custom_methods: bool,
     /// The authority of HTTP/1.0 requests that name none; without it they are refused.
     pub default_host: Option<Arc<str>>,
     pub header_format: HeaderFormat,

@@ -160,6 +160,7 @@ async fn next_head(context: &Context<'_>, wire: &Wire<'_>) -> Result<RequestHead
         fields: manager.max_headers_count as usize,
         // Whether the version is taken comes first.
         host_is_optional: true,
+        custom_methods: manager.http1.custom_methods,
         keeps_names: manager.http1.header_format.keeps_names(),
     };
     let read = async {

@@ -11,6 +11,45 @@ use crate::{
     head::{Fields, Framing, Known, RequestHead, ResponseHead, Version},
 };
 
+/// The methods that Envoy takes, as measured with 1.40. They are case-sensitive: an origin that takes
+/// `delete` for DELETE would do what a policy on DELETE forbids.
+const METHODS: [&[u8]; 34] = [
+    b"ACL",
+    b"BIND",
+    b"CHECKOUT",
+    b"CONNECT",
+    b"COPY",
+    b"DELETE",
+    b"GET",
+    b"HEAD",
+    b"LINK",
+    b"LOCK",
+    b"MERGE",
+    b"MKACTIVITY",
+    b"MKCALENDAR",
+    b"MKCOL",
+    b"MOVE",
+    b"MSEARCH",
+    b"NOTIFY",
+    b"OPTIONS",
+    b"PATCH",
+    b"POST",
+    b"PROPFIND",
+    b"PROPPATCH",
+    b"PURGE",
+    b"PUT",
+    b"REBIND",
+    b"REPORT",
+    b"SEARCH",
+    b"SOURCE",
+    b"SUBSCRIBE",
+    b"TRACE",
+    b"UNBIND",
+    b"UNLINK",
+    b"UNLOCK",
+    b"UNSUBSCRIBE",
+];
+
 pub(super) fn finish_request(
     mut fields: Fields,
     version: Version,
@@ -18,6 +57,9 @@ pub(super) fn finish_request(
     target: (u32, u32),
     limits: Limits,
 ) -> Result<RequestHead, ParseError> {
+    if !limits.custom_methods && !METHODS.contains(&fields.slice(method)) {
+        return Err(ParseError::Malformed);
+    }
     let connection = Connection::read(&mut fields);
     if connection.names_too_much {
         return Err(ParseError::ConnectionNames);

@@ -138,6 +138,36 @@ fn request_lines() {
     }
 }
 
+/// Who writes `delete` means to pass by a policy on DELETE.
+#[test]
+fn methods_are_the_common_ones_unless_others_may_be() {
+    for (method, common) in [
+        ("GET", true),
+        ("PROPFIND", true),
+        ("UNSUBSCRIBE", true),
+        ("get", false),
+        ("Delete", false),
+        ("GETX", false),
+        ("M-SEARCH", false),
+    ] {
+        let text = format!("{method} / HTTP/1.1\r\nHost: h\r\n\r\n");
+        let refused = request(&text).err();
+        assert_eq!(
+            refused,
+            (!common).then_some(ParseError::Malformed),
+            "{method}"
+        );
+        let limits = Limits {
+            custom_methods: true,
+            ..Limits::default()
+        };
+        let mut buffer = BytesMut::from(&*text);
+        let head = parse_request(&mut buffer, limits, &mut Progress::default());
+        let head = head.unwrap().expect("it is complete");
+        assert_eq!(head.method(), method.as_bytes());
+    }
+}
+
 #[test]
 fn the_forms_of_a_target() {
     let head = complete("GET http://a.test:8/p?q HTTP/1.1\r\nHost: b\r\n\r\n");

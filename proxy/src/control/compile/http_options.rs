@@ -111,6 +111,7 @@ pub(super) fn http1_options(config: Option<&Http1ProtocolOptions>, at: &At<'_>) 
     http1_unsupported(&config, &at);
     Http1Options {
         accept_http_10: config.accept_http_10,
+        custom_methods: config.allow_custom_methods,
         allow_absolute_url: config.allow_absolute_url.is_none_or(|value| value.value),
         enable_trailers: config.enable_trailers,
         default_host: default_host(&config.default_host_for_http_10, &at),
@@ -144,15 +145,15 @@ pub(super) fn http1_unsupported(config: &Http1ProtocolOptions, at: &At<'_>) {
         allow_custom_methods,
         ignore_http_11_upgrade,
     } = config;
-    // The first five are read by the caller; the choice of a parser is Envoy's own affair.
+    // The first six are read by the caller; the choice of a parser is Envoy's own affair.
     no_effect!(
         allow_absolute_url,
         accept_http_10,
         default_host_for_http_10,
         header_key_format,
         enable_trailers,
-        use_balsa_parser,
         allow_custom_methods,
+        use_balsa_parser,
     );
     refuse!(
         at;

@@ -95,6 +95,7 @@ async fn malformed_request_lines_are_refused() {
         "GET http://a\\b/ HTTP/1.1",
         "GET /\u{e9} HTTP/1.1",
         "G(T / HTTP/1.1",
+        "get / HTTP/1.1",
         " GET / HTTP/1.1",
         "GET / http/1.1",
         "GET / HTTP/1.1\u{b}",

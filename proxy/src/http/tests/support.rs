@@ -80,6 +80,7 @@ pub(super) fn manager(table: RouteTable) -> HttpManager {
         },
         http1: Http1Options {
             accept_http_10: false,
+            custom_methods: false,
             allow_absolute_url: true,
             enable_trailers: false,
             default_host: None,
