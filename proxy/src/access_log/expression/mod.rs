@@ -23,6 +23,10 @@ use super::Entry;
 /// Deepest nesting that is read: a control plane's mistake must not take the process down.
 const MAX_DEPTH: usize = 64;
 
+/// Most operators and methods of an expression. Each may lie inside of the one behind it, as in
+/// `1 + 1 + 1`, and whoever evaluates it goes as deep.
+const MAX_OPERATORS: usize = 512;
+
 /// Most bytes of an expression.
 const MAX_LENGTH: usize = 16 * 1024;
 

@@ -3,7 +3,7 @@
 use regex::RegexBuilder;
 
 use super::{
-    ExpressionError, MAX_DEPTH, Node, Operator, Value,
+    ExpressionError, MAX_DEPTH, MAX_OPERATORS, Node, Operator, Value,
     attribute::Attribute,
     tokens::{Token, tokens},
 };
@@ -33,6 +33,7 @@ pub(super) fn parse(text: &str) -> Parsed<Node> {
     let mut parser = Parser {
         tokens: tokens(text)?.into_iter().peekable(),
         depth: 0,
+        operators: 0,
     };
     let node = parser.expression()?;
     match parser.tokens.next() {
@@ -44,6 +45,7 @@ pub(super) fn parse(text: &str) -> Parsed<Node> {
 struct Parser {
     tokens: std::iter::Peekable<std::vec::IntoIter<Token>>,
     depth: usize,
+    operators: usize,
 }
 
 /// What stands before a dot or a bracket.
@@ -87,6 +89,7 @@ impl Parser {
                 return Ok(left);
             };
             self.tokens.next();
+            self.count_operator()?;
             let right = self.level(level + 1)?;
             left = Node::Binary(*operator, Box::new(left), Box::new(right));
         }
@@ -100,6 +103,7 @@ impl Parser {
                 return Err(ExpressionError("is nested too deeply".into()));
             }
             self.tokens.next();
+            self.count_operator()?;
         }
         let mut node = self.postfix()?;
         for sign in signs.into_iter().rev() {
@@ -119,6 +123,7 @@ impl Parser {
                     return Err(ExpressionError("a name is expected behind a dot".into()));
                 };
                 subject = if self.takes("(") {
+                    self.count_operator()?;
                     let arguments = self.arguments(")")?;
                     Subject::Node(method(subject.into_node()?, &name, arguments)?)
                 } else {
@@ -159,6 +164,17 @@ impl Parser {
             other => return Err(unexpected(other.as_ref())),
         };
         Ok(Subject::Node(node))
+    }
+
+    fn count_operator(&mut self) -> Parsed<()> {
+        self.operators += 1;
+        match self.operators > MAX_OPERATORS {
+            true => {
+                let message = format!("has more than {MAX_OPERATORS} operators and methods");
+                Err(ExpressionError(message))
+            }
+            false => Ok(()),
+        }
     }
 
     /// Expressions with commas between them, up to `end`.

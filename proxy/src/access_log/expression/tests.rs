@@ -93,6 +93,22 @@ fn what_is_not_supported_is_named() {
     assert_eq!(check(&deep), Err("is nested too deeply".into()));
 }
 
+/// Each lies inside of the next, and the stack of a worker is not endless.
+#[test]
+fn operators_in_a_row_are_bounded() {
+    let sum = |count: usize| format!("1{} == {count}", "+1".repeat(count - 1));
+    assert_eq!(check(&sum(MAX_OPERATORS)).as_deref(), Ok("true"));
+    let chain = format!("'a'{}", ".size()".repeat(MAX_OPERATORS + 1));
+    let signs = format!("{}true{}", "!!!!(".repeat(60), ")".repeat(60));
+    assert_eq!(check(&signs).as_deref(), Ok("true"));
+    let more = "!".repeat(60) + "(";
+    let signs = format!("{}true{}", more.repeat(60), ")".repeat(60));
+    for text in [sum(MAX_OPERATORS + 1), sum(8000), chain, signs] {
+        let error = "has more than 512 operators and methods";
+        assert_eq!(check(&text), Err(error.into()));
+    }
+}
+
 proptest! {
     #[test]
     fn nothing_breaks_the_reader(text in "[a-z'\"\\[\\]().&|!<>=?:+ 0-9-]{0,60}") {
