@@ -38,7 +38,8 @@ struct Texts {
 #[derive(Debug)]
 pub struct CertificateText {
     pub description: Description,
-    /// URI SANs, joined by commas; empty without one.
+    /// URI SANs, joined by commas; empty without one. Fit for a line of a log: a control character is
+    /// `_` here and in the next.
     pub uri_sans: String,
     /// DNS SANs, joined by commas.
     pub dns_sans: String,
@@ -98,8 +99,14 @@ impl CertificateText {
     fn of(der: &[u8], fingerprint: &[u8]) -> Option<Self> {
         let description = describe(der)?;
         Some(Self {
-            uri_sans: description.uri_sans.join(","),
-            dns_sans: description.dns_sans.join(","),
+            uri_sans: description
+                .uri_sans
+                .join(",")
+                .replace(char::is_control, "_"),
+            dns_sans: description
+                .dns_sans
+                .join(",")
+                .replace(char::is_control, "_"),
             fingerprint: hex(fingerprint),
             description,
         })

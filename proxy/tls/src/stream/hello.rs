@@ -173,7 +173,9 @@ fn server_name(extension: &[u8]) -> Option<Box<str>> {
     let mut list = Reader(extension.list16()?);
     let (kind, name) = (list.u8()?, list.list16()?);
     let whole = extension.0.is_empty() && list.0.is_empty() && kind == HOST_NAME;
-    if !whole || name.is_empty() || name.len() > LONGEST || name.contains(&0) {
+    // It is written into logs as it is, and must not end a line there.
+    let is_text = !name.iter().any(u8::is_ascii_control);
+    if !whole || name.is_empty() || name.len() > LONGEST || !is_text {
         return None;
     }
     let mut name: Box<str> = std::str::from_utf8(name).ok()?.into();

@@ -118,6 +118,21 @@ async fn an_endless_hello_is_refused_and_a_broken_one_is_none() {
     }
 }
 
+/// Anybody can send one, and an access log shows it.
+#[tokio::test]
+async fn a_name_with_control_characters_is_none() {
+    let hello = client_hello("web.example.org").await;
+    let name = b"web.example.org";
+    let at = hello.windows(name.len()).position(|it| it == name);
+    let dot = at.unwrap() + 3;
+    for (byte, is_name) in [(b'_', true), (b'\n', false), (b'\r', false), (0x7f, false)] {
+        let mut odd = hello.clone();
+        odd[dot] = byte;
+        let inspected = inspected(&odd, 4096).await.unwrap();
+        assert_eq!(matches!(inspected, Inspected::Tls(_)), is_name, "{byte:#x}");
+    }
+}
+
 #[tokio::test]
 async fn any_broken_hello_ends_and_does_not_panic() {
     let hello = client_hello("web.example.org").await;
