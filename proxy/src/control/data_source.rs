@@ -1,10 +1,14 @@
 //! `DataSource`: bytes that stand in the configuration, in a file or in the environment.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use ithildin_proto::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use ithildin_sys::file::read_regular;
 
 use super::report::{At, refuse};
+
+/// The largest file: ten times the roots of the web.
+const MAX_FILE_BYTES: usize = 4 << 20;
 
 /// The bytes now. A file is read once, as Envoy reads it without `watched_directory`.
 pub(in crate::control) fn read(source: &DataSource, at: &At<'_>) -> Option<Vec<u8>> {
@@ -16,7 +20,7 @@ pub(in crate::control) fn read(source: &DataSource, at: &At<'_>) -> Option<Vec<u
     match specifier {
         Some(Specifier::InlineBytes(bytes)) => Some(bytes.clone()),
         Some(Specifier::InlineString(text)) => Some(text.as_bytes().to_vec()),
-        Some(Specifier::Filename(path)) => match std::fs::read(path) {
+        Some(Specifier::Filename(path)) => match read_regular(Path::new(path), MAX_FILE_BYTES) {
             Ok(bytes) => Some(bytes),
             Err(error) => {
                 at.field("filename")

@@ -1,11 +1,11 @@
 //! What each call says of us: a token, the cluster, and headers of the operator's.
 
 use std::{
-    fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
 };
 
+use ithildin_sys::file::read_regular;
 use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
 
 /// Where the kubelet projects the token, under the working folder.
@@ -14,7 +14,7 @@ pub const TOKEN_FILE: &str = "./var/run/secrets/tokens/istio-token";
 const CLUSTER_ID: &str = "clusterid";
 const AUTHORIZATION: &str = "authorization";
 /// A token is a few KiB; the HTTP/2 peer takes no larger header.
-const MAX_TOKEN_BYTES: u64 = 64 << 10;
+const MAX_TOKEN_BYTES: usize = 64 << 10;
 
 /// The metadata of every call.
 #[derive(Clone, Debug, Default)]
@@ -84,21 +84,15 @@ fn bearer(path: &Path) -> Result<Option<MetadataValue<Ascii>>, CallError> {
         path: path.to_path_buf(),
         source,
     };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(MAX_TOKEN_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
     let malformed = || CallError::MalformedToken {
         path: path.to_path_buf(),
     };
-    if bytes.len() as u64 > MAX_TOKEN_BYTES {
-        return Err(malformed());
-    }
+    let bytes = match read_regular(path, MAX_TOKEN_BYTES) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Err(malformed()),
+        Err(error) => return Err(failed(error)),
+    };
     let token = bytes.trim_ascii();
     if token.is_empty() {
         return Ok(None);

@@ -6,9 +6,13 @@ use std::{
 };
 
 use ithildin_spiffe::x509;
+use ithildin_sys::file::read_regular;
 use rustls::{RootCertStore, pki_types::CertificateDer};
 
 use super::{Svid, SvidError};
+
+/// The largest file of certificates or of a key: ten times the roots of the web.
+pub(super) const MAX_PEM_BYTES: usize = 4 << 20;
 
 /// Roots, read anew for each connection.
 #[derive(Clone, Debug)]
@@ -66,7 +70,7 @@ fn file(path: &Path) -> Result<RootCertStore, RootError> {
         path: path.to_path_buf(),
         reason,
     };
-    let pem = std::fs::read(path).map_err(|source| RootError::Read {
+    let pem = read_regular(path, MAX_PEM_BYTES).map_err(|source| RootError::Read {
         path: path.to_path_buf(),
         source,
     })?;

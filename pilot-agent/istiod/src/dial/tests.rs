@@ -123,6 +123,11 @@ fn each_call_reads_the_token() {
     fs::create_dir(&token).unwrap();
     let error = with_tls.request(()).unwrap_err().to_string();
     assert!(error.contains("istio-token"), "{error}");
+    // A pipe would be waited for, and a device read, for ever.
+    fs::remove_dir(&token).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &token).unwrap();
+    let error = with_tls.request(()).unwrap_err().to_string();
+    assert!(error.contains("is not a regular file"), "{error}");
     let error = CallHeaders::new(None, "", [("a b", "x")])
         .unwrap_err()
         .to_string();

@@ -1,8 +1,9 @@
 //! TLS to istiod: its certificate must bear a DNS name, and we may show a certificate of our own.
 
-use std::{fs, io, path::Path, sync::Arc, time::SystemTime};
+use std::{io, path::Path, sync::Arc, time::SystemTime};
 
 use ithildin_spiffe::x509;
+use ithildin_sys::file::read_regular;
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
@@ -11,8 +12,9 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tracing::warn;
+use zeroize::Zeroizing;
 
-use super::{Address, ClientFiles, Roots, Svid, SvidError};
+use super::{Address, ClientFiles, Roots, Svid, SvidError, roots::MAX_PEM_BYTES};
 
 /// istiod's name where it is reached through a forwarded port.
 const ISTIOD: &str = "istiod.istio-system.svc";
@@ -108,7 +110,8 @@ impl ClientCertificate {
 
 fn pair_of(files: &ClientFiles) -> Result<Pair, ClientError> {
     let read = |path: &Path| {
-        fs::read(path).map_err(|error| ClientError::Read(path.display().to_string(), error))
+        read_regular(path, MAX_PEM_BYTES)
+            .map_err(|error| ClientError::Read(path.display().to_string(), error))
     };
     let shown = files.certificate.display().to_string();
     let malformed = |reason: String| ClientError::Malformed(shown.clone(), reason);
@@ -122,7 +125,8 @@ fn pair_of(files: &ClientFiles) -> Result<Pair, ClientError> {
     if not_after < SystemTime::now() {
         return Err(ClientError::Expired(shown));
     }
-    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|error| {
+    let key = Zeroizing::new(read(&files.key)?);
+    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| {
         ClientError::Malformed(files.key.display().to_string(), error.to_string())
     })?;
     Ok((chain, key))

@@ -13,6 +13,7 @@ use std::{
 };
 
 use ithildin_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
+use ithildin_sys::file::read_regular;
 use ithildin_xds::{
     LocalSecrets, SecretRef, SecretState, SecretSubscriber,
     sds::{self, DEFAULT_BUNDLE, DEFAULT_SVID},
@@ -104,7 +105,10 @@ impl Output {
     }
 
     fn replace(&self, path: &Path, content: &[u8]) -> io::Result<bool> {
-        if fs::read(path).is_ok_and(|old| Zeroizing::new(old).as_slice() == content) {
+        // Others may write to a shared volume: what is there is read no further than is needed to see
+        // whether it is ours.
+        let old = read_regular(path, content.len());
+        if old.is_ok_and(|old| Zeroizing::new(old).as_slice() == content) {
             return Ok(false);
         }
         fs::create_dir_all(&self.folder)?;

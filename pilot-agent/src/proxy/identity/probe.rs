@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
+use ithildin_sys::file::read_regular;
 use ithildin_xds::FileIdentity;
 use rustix::{
     fs::{Access, access},
@@ -19,6 +20,8 @@ use crate::proxy::settings::{CertificateFiles, ConfigSource, Settings};
 /// Beside a socket of ours: its device and inode. It tells what an agent before us left behind from a
 /// socket of SPIRE's that is dead for the moment, which we must not touch.
 const MARK: &str = ".ithildin";
+/// Two numbers of 64 bits.
+const MAX_MARK_BYTES: usize = 64;
 
 /// Looks at everything that the choice of the source depends on.
 pub(super) fn facts(settings: &Settings) -> anyhow::Result<Facts> {
@@ -55,8 +58,8 @@ pub(super) fn socket(path: &Path) -> SocketPath {
     match fs::symlink_metadata(path) {
         Err(_) => SocketPath::Nothing,
         Ok(metadata) if metadata.is_file() => SocketPath::Nothing,
-        Ok(metadata) => match fs::read_to_string(mark(path)) {
-            Ok(text) if text == identify(&metadata) => SocketPath::Ours,
+        Ok(metadata) => match read_regular(&mark(path), MAX_MARK_BYTES) {
+            Ok(text) if text == identify(&metadata).as_bytes() => SocketPath::Ours,
             _ => SocketPath::Somebodys,
         },
     }

@@ -490,6 +490,10 @@ const CONTEXTS: &[(&str, &str)] = &[
         ".tls_certificates[0].certificate_chain.filename: cannot read \"/no/such/chain\": No such file or directory (os error 2)",
     ),
     (
+        "tls_certificates: [{certificate_chain: {filename: /dev/zero}, private_key: {inline_string: x}}]",
+        ".tls_certificates[0].certificate_chain.filename: cannot read \"/dev/zero\": is not a regular file",
+    ),
+    (
         "tls_certificates: [{certificate_chain: {inline_string: x}}]",
         ".tls_certificates[0].private_key: is required",
     ),

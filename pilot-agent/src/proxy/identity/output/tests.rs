@@ -126,3 +126,22 @@ fn a_file_is_replaced_whole_and_only_if_it_differs() {
     assert!(output.replace(&path, b"three").unwrap());
     assert_eq!(fs::read(&target).unwrap(), b"untouched");
 }
+
+/// In a Pod the workload shares the folder: a file without end would take all memory, and a pipe all
+/// time.
+#[test]
+fn what_the_workload_puts_there_is_replaced_and_not_read_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Output::new(dir.path(), true);
+    let path = dir.path().join(CHAIN);
+    std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+    assert!(output.replace(&path, b"one").unwrap());
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+    fs::remove_file(&path).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+    assert!(output.replace(&path, b"two").unwrap());
+    assert_eq!(fs::read(&path).unwrap(), b"two");
+    fs::write(&path, b"two and more").unwrap();
+    assert!(output.replace(&path, b"two").unwrap());
+    assert_eq!(fs::read(&path).unwrap(), b"two");
+}
