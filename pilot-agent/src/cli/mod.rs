@@ -17,8 +17,6 @@ use crate::{
 
 /// What every other command of Istio's agent ends with when it fails.
 const FAILURE: u8 = 255;
-/// Threads of the control runtime; traffic runs on the data plane's own.
-const CONTROL_THREADS: usize = 2;
 
 /// SPIFFE identities and configuration for Envoy, or for the built-in proxy.
 #[derive(Debug, Parser)]
@@ -144,11 +142,11 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
-    share_arena();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(CONTROL_THREADS)
-        .thread_name("control")
-        .on_thread_start(share_arena)
+    without_cache();
+    // Traffic runs on threads of the data plane, and all the rest fits into one. What takes long goes to
+    // threads that come and go.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .on_thread_start(without_cache)
         .enable_all()
         .build()?;
     let result = runtime.block_on(async {
@@ -173,10 +171,10 @@ fn run(command: Command) -> anyhow::Result<()> {
     result
 }
 
-/// Traffic has threads of its own; what these free, the next of them shall use.
-fn share_arena() {
-    if let Err(error) = ithildin_sys::alloc::share_arena() {
-        tracing::debug!(%error, "a control thread keeps an arena of its own");
+/// What a thread of the control plane frees, the next of them shall use.
+fn without_cache() {
+    if let Err(error) = ithildin_sys::alloc::without_cache() {
+        tracing::debug!(%error, "a control thread keeps a cache of memory");
     }
 }
 

@@ -21,10 +21,11 @@ use tracing::debug;
 
 use super::plane::Plane;
 
-/// How often the data plane is asked at first until it is ready: a part of the time that the start
-/// takes. Each further pause is a quarter longer, up to [`SLOWEST_POLL`]: to Envoy each question is a
-/// search through its statistics.
-const POLL: Duration = Duration::from_millis(10);
+/// Until it is ready, the data plane is asked after each such part of the time that was waited for it: what is
+/// noticed late stays small beside what the start takes, and Envoy, to which each question is a search
+/// through its statistics, hears few.
+const POLL_PART: u32 = 12;
+const FASTEST_POLL: Duration = Duration::from_millis(2);
 const SLOWEST_POLL: Duration = Duration::from_millis(250);
 
 pub(super) struct Health {
@@ -103,14 +104,14 @@ impl Health {
 
     /// Asks until the proxy is ready for the first time; then only what can end that is followed.
     pub(super) async fn follow(self: Arc<Self>) {
-        let mut pause = POLL;
+        let asked_first = Instant::now();
         while self.readiness.ready_after().is_none() {
             self.identity_gate();
             self.gates.configuration.set(self.unconfigured());
             self.gates.plane.set(self.plane_waits().await);
             self.gates.dns.set(self.nameless());
-            tokio::time::sleep(pause).await;
-            pause = (pause * 5 / 4).min(SLOWEST_POLL);
+            let pause = asked_first.elapsed() / POLL_PART;
+            tokio::time::sleep(pause.clamp(FASTEST_POLL, SLOWEST_POLL)).await;
         }
         give_back_memory();
         let mut identity = self.identity.clone();

@@ -22,7 +22,6 @@ use std::{sync::Arc, time::Instant};
 
 use anyhow::{Context, bail};
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use ithildin_dns::DnsProxy;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::RwLock,
@@ -81,7 +80,7 @@ struct Running {
     /// Identity and configuration are followed until the last request is done.
     _followed: (Identity, Configuration),
     /// Names are answered as long.
-    _dns: Option<DnsProxy>,
+    _dns: Option<dns::Dns>,
 }
 
 impl Running {
@@ -99,7 +98,7 @@ impl Running {
             configuration.resources(),
             configuration.errors(),
             Arc::clone(&plane),
-            dns.as_ref().map(DnsProxy::status),
+            dns.as_ref().map(dns::Dns::status),
             started,
         );
         if let Some(probe) = &settings.proxy_config.readiness_probe {

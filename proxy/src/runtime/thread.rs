@@ -73,6 +73,9 @@ impl WorkerThread {
         let ours = Arc::clone(&active);
         let (started, result) = std::sync::mpsc::channel();
         let run = move || {
+            if let Err(error) = ithildin_sys::alloc::own_arena() {
+                tracing::debug!(%error, "a worker shares its arena of memory");
+            }
             let mut builder = tokio::runtime::Builder::new_current_thread();
             match builder.enable_all().build_local(Default::default()) {
                 Ok(runtime) => {

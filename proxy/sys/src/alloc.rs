@@ -4,7 +4,7 @@
 //! before `main`; `_RJEM_MALLOC_CONF` in the environment overrides them.
 
 use std::{
-    ffi::{CStr, c_char, c_uint, c_void},
+    ffi::{CStr, CString, c_char, c_uint, c_void},
     io, ptr,
 };
 
@@ -19,12 +19,13 @@ macro_rules! global_allocator {
     };
 }
 
-/// - `narenas`: workers share four arenas; each thread's own cache takes most of the traffic, and
-///   each arena keeps pages of its own.
-/// - `dirty_decay_ms`, `muzzy_decay_ms`: freed pages go back to the kernel within a second, not ten.
-/// - `background_thread`: they do so when the process is idle too; one thread is enough.
+/// - `narenas`: all threads share one arena but those that ask for an own one ([`own_arena`]), since each
+///   arena keeps pages of its own.
+/// - `dirty_decay_ms`, `muzzy_decay_ms`: what is freed in the shared arena goes back to the kernel at
+///   once; it serves control, which allocates a lot for a push and then nothing for long.
+/// - `background_thread`: elsewhere freed pages go back when the process is idle too; one thread is enough.
 /// - `thp`: a huge page backs 2 MB for the sake of its first byte.
-const OPTIONS: &CStr = c"narenas:4,dirty_decay_ms:1000,muzzy_decay_ms:0,\
+const OPTIONS: &CStr = c"narenas:1,dirty_decay_ms:0,muzzy_decay_ms:0,\
     background_thread:true,max_background_threads:1,thp:never";
 
 /// The symbol that jemalloc reads its options from. It is a `char *` in C, which `&c_char` is too.
@@ -44,16 +45,27 @@ static MALLOC_CONF: &c_char = {
 /// jemalloc's name for all arenas together (`MALLCTL_ARENAS_ALL`).
 const PURGE_ALL_ARENAS: &CStr = c"arena.4096.purge";
 
-/// The arena of the threads that share one.
-const SHARED_ARENA: c_uint = 0;
+/// How long a worker keeps what it freed: a moment without traffic must not cost it all its pages.
+const WORKER_DECAY_MILLIS: isize = 1000;
 
-/// Takes this thread's memory from one arena with the others that ask for that, and without a cache of its
-/// own. For the control plane's threads: they allocate little, and each would keep what it freed.
+/// Gives this thread an arena of its own, for as long as the process lives, so that no lock of the allocator is
+/// shared with another worker.
 ///
 /// # Errors
 /// jemalloc's error code.
-pub fn share_arena() -> io::Result<()> {
-    set(c"thread.arena", SHARED_ARENA)?;
+pub fn own_arena() -> io::Result<()> {
+    let arena: c_uint = get(c"arenas.create")?;
+    let decay = CString::new(format!("arena.{arena}.dirty_decay_ms"))?;
+    set(&decay, WORKER_DECAY_MILLIS)?;
+    set(c"thread.arena", arena)
+}
+
+/// Takes this thread's memory from the shared arena without a cache of its own. For the control plane's
+/// threads: they allocate little, and each would keep what it freed.
+///
+/// # Errors
+/// jemalloc's error code.
+pub fn without_cache() -> io::Result<()> {
     set(c"thread.tcache.enabled", false)
 }
 
@@ -70,27 +82,46 @@ pub fn purge() -> io::Result<()> {
 
 /// Triggers a control that neither takes nor yields a value.
 fn control(name: &CStr) -> io::Result<()> {
-    write(name, ptr::null_mut(), 0)
+    call(name, ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), 0)
+}
+
+/// Reads a value, of the type that jemalloc's manual gives it.
+fn get<T: Default>(name: &CStr) -> io::Result<T> {
+    let mut value = T::default();
+    let mut size = size_of::<T>();
+    call(
+        name,
+        (&raw mut value).cast(),
+        &raw mut size,
+        ptr::null_mut(),
+        0,
+    )?;
+    Ok(value)
 }
 
 /// Sets a value, of the type that jemalloc's manual gives it.
 fn set<T>(name: &CStr, mut value: T) -> io::Result<()> {
-    write(name, (&raw mut value).cast(), size_of::<T>())
+    let size = size_of::<T>();
+    call(
+        name,
+        ptr::null_mut(),
+        ptr::null_mut(),
+        (&raw mut value).cast(),
+        size,
+    )
 }
 
-fn write(name: &CStr, value: *mut c_void, size: usize) -> io::Result<()> {
-    // SAFETY: the name ends in NUL, and `value` is null or `size` bytes long; null pointers say that no
-    // value is read. jemalloc refuses a size that is not that of the control's type.
+fn call(
+    name: &CStr,
+    old: *mut c_void,
+    old_size: *mut usize,
+    new: *mut c_void,
+    new_size: usize,
+) -> io::Result<()> {
+    // SAFETY: the name ends in NUL; `old` is null or `old_size` points to its size, `new` is null or
+    // `new_size` bytes long. jemalloc refuses a size that is not that of the control's type.
     #[expect(unsafe_code, reason = "jemalloc is a C library")]
-    let code = unsafe {
-        tikv_jemalloc_sys::mallctl(
-            name.as_ptr(),
-            ptr::null_mut::<c_void>(),
-            ptr::null_mut(),
-            value,
-            size,
-        )
-    };
+    let code = unsafe { tikv_jemalloc_sys::mallctl(name.as_ptr(), old, old_size, new, new_size) };
     match code {
         0 => Ok(()),
         code => Err(io::Error::from_raw_os_error(code)),
@@ -103,29 +134,14 @@ mod tests {
 
     crate::global_allocator!();
 
-    /// Reads an option as jemalloc understood it.
-    #[expect(unsafe_code, reason = "jemalloc is a C library")]
     fn option<T: Default>(name: &CStr) -> T {
-        let mut value = T::default();
-        let mut size = size_of::<T>();
-        // SAFETY: `value` is `size` bytes long, and jemalloc refuses a size that is not the option's.
-        let code = unsafe {
-            tikv_jemalloc_sys::mallctl(
-                name.as_ptr(),
-                (&raw mut value).cast(),
-                &raw mut size,
-                ptr::null_mut(),
-                0,
-            )
-        };
-        assert_eq!(code, 0, "{name:?}");
-        value
+        get(name).unwrap()
     }
 
     #[test]
     fn the_options_are_in_force() {
-        assert_eq!(option::<u32>(c"opt.narenas"), 4);
-        assert_eq!(option::<isize>(c"opt.dirty_decay_ms"), 1000);
+        assert_eq!(option::<u32>(c"opt.narenas"), 1);
+        assert_eq!(option::<isize>(c"opt.dirty_decay_ms"), 0);
         assert!(option::<bool>(c"opt.background_thread"));
     }
 
@@ -138,16 +154,28 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_may_share() {
-        let shared = std::thread::spawn(|| {
-            share_arena().unwrap();
-            purge().unwrap();
-            let own: Vec<u8> = vec![1; 100];
-            assert_eq!(option::<c_uint>(c"thread.arena"), SHARED_ARENA);
-            assert!(!option::<bool>(c"thread.tcache.enabled"));
-            own.len()
+    fn a_thread_may_have_its_own() {
+        let arena = || option::<c_uint>(c"thread.arena");
+        let own = std::thread::spawn(move || {
+            own_arena().unwrap();
+            arena()
         });
-        assert_eq!(shared.join().unwrap(), 100);
+        let own = own.join().unwrap();
+        assert_ne!(own, arena());
+        let decay = CString::new(format!("arena.{own}.dirty_decay_ms")).unwrap();
+        assert_eq!(option::<isize>(&decay), WORKER_DECAY_MILLIS);
+    }
+
+    #[test]
+    fn a_thread_may_go_without_a_cache() {
+        let without = std::thread::spawn(|| {
+            without_cache().unwrap();
+            purge().unwrap();
+            let block: Vec<u8> = vec![1; 100];
+            assert!(!option::<bool>(c"thread.tcache.enabled"));
+            block.len()
+        });
+        assert_eq!(without.join().unwrap(), 100);
         assert!(option::<bool>(c"thread.tcache.enabled"));
     }
 
