@@ -20,7 +20,8 @@ import sys
 import tempfile
 
 HEADER = """\
-# The functions of pilot-agent that run once it is ready, on either data plane, then those of its start.
+# The functions of pilot-agent that run once it is ready: those of both data planes, those beside an Envoy,
+# those of the built-in proxy; then those of its start.
 # Made by tests/benches/hot_functions.py; build.rs has a release build laid out in this order.
 """
 # Instructions are counted in steps of so many basic blocks.
@@ -31,7 +32,7 @@ WRAPPER = """\
 #!/bin/sh
 if [ "$1" = proxy ] && [ "$POD_NAME" = sleep-0 ]; then
   exec valgrind --tool=callgrind --demangle=no --vgdb=no --child-silent-after-fork=yes \\
-    --dump-every-bb={step} --callgrind-out-file={folder}/profiles/out.%p --log-file=/dev/null \\
+    --dump-every-bb={step} --callgrind-out-file={folder}/$(cat {folder}/plane)/out.%p --log-file=/dev/null \\
     {folder}/pilot-agent.real "$@"
 fi
 exec {folder}/pilot-agent.real "$@"
@@ -45,15 +46,13 @@ def main():
     agent = target / "pilot-agent"
     with tempfile.TemporaryDirectory() as folder:
         lay_out(pathlib.Path(folder), target, agent)
-        profiles = os.path.join(folder, "profiles")
-        for plane in ("builtin", "envoy"):
-            record(folder, plane)
-        steady, start = functions(profiles)
+        profiles = {plane: record(folder, plane) for plane in ("envoy", "builtin")}
     known = symbols(agent)
-    first = [name for name, _ in steady.most_common() if name in known]
-    then = sorted(name for name in start if name in known and name not in steady)
-    print(f"{len(first)} functions run when it is ready, {len(then)} at its start", file=sys.stderr)
-    print(HEADER + "\n".join(first + then))
+    steady, start = in_order(profiles["envoy"], profiles["builtin"])
+    steady = [name for name in steady if name in known]
+    start = sorted(name for name in start if name in known)
+    print(f"{len(steady)} functions run when it is ready, {len(start)} at its start", file=sys.stderr)
+    print(HEADER + "\n".join(steady + start))
 
 
 def lay_out(folder, target, agent):
@@ -62,8 +61,6 @@ def lay_out(folder, target, agent):
     benches = target.glob("deps/footprint-*")
     bench = max((it for it in benches if not it.suffix), key=lambda it: it.stat().st_mtime)
     (folder / "deps").mkdir()
-    (folder / "profiles").mkdir()
-    (folder / "profiles").chmod(0o777)
     shutil.copy(bench, folder / "deps" / "footprint")
     shutil.copy(target / "ithildin-test-peer", folder)
     shutil.copy(agent, folder / "pilot-agent.real")
@@ -73,11 +70,17 @@ def lay_out(folder, target, agent):
 
 
 def record(folder, plane):
-    """What the scene finds too slow under callgrind does not matter: the profiles are there by then."""
+    """The profiles of one data plane, as `functions` has them. What the scene finds too slow under callgrind
+    does not matter: they are there by then."""
     print(f"recording {plane}: some minutes", file=sys.stderr)
-    with open(os.path.join(folder, f"{plane}.log"), "wb") as log:
-        command = [os.path.join(folder, "deps", "footprint"), plane]
+    folder = pathlib.Path(folder)
+    (folder / "plane").write_text(plane)
+    (folder / plane).mkdir()
+    (folder / plane).chmod(0o777)
+    with open(folder / f"{plane}.log", "wb") as log:
+        command = [folder / "deps" / "footprint", plane]
         subprocess.run(command, cwd="tests", stdout=log, stderr=log, check=False)
+    return functions(folder / plane)
 
 
 def functions(profiles):
@@ -92,6 +95,16 @@ def functions(profiles):
     if not steady:
         sys.exit("nothing was recorded: does the footprint run here?")
     return steady, start
+
+
+def in_order(envoy, builtin):
+    """What runs in each agent lies in one piece, the most frequent first; then the start of both."""
+    (beside, beside_start), (within, within_start) = envoy, builtin
+    both = [name for name, _ in (beside + within).most_common() if name in beside and name in within]
+    only_beside = [name for name, _ in beside.most_common() if name not in within]
+    only_within = [name for name, _ in within.most_common() if name not in beside]
+    steady = both + only_beside + only_within
+    return steady, (beside_start | within_start).difference(steady)
 
 
 def ran(path):

@@ -75,7 +75,7 @@ fn texts_of(
     key: &str,
 ) -> anyhow::Result<Option<BTreeMap<String, String>>> {
     let value = object.get(key).filter(|value| value.is_object());
-    let texts = value.map(|value| BTreeMap::deserialize(value));
+    let texts = value.map(BTreeMap::deserialize);
     texts.transpose().with_context(|| key.to_owned())
 }
 
