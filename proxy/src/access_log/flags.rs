@@ -2,16 +2,21 @@
 
 use std::{fmt, ops};
 
-/// A set of Envoy's response flags (`%RESPONSE_FLAGS%`).
+/// A set of Envoy's response flags (`%RESPONSE_FLAGS%`), in the order in which they were set: so
+/// Envoy prints them. It is a list of numbers from 1, the first one lowest; there is room for 12,
+/// and nothing goes wrong in more than a few ways.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct ResponseFlags(u32);
+pub struct ResponseFlags(u64);
 
-/// Declares the flags, their short codes and their long names, in the order in which Envoy prints
-/// them.
+/// Of one number in the list.
+const BITS: u32 = 5;
+const MASK: u64 = (1 << BITS) - 1;
+
+/// Declares the flags with their short codes and their long names, as Envoy numbers them.
 macro_rules! flags {
     ($( $(#[$meta:meta])* $flag:ident = $bit:literal, $code:literal, $long:literal; )*) => {
         impl ResponseFlags {
-            $( $(#[$meta])* pub const $flag: Self = Self(1 << $bit); )*
+            $( $(#[$meta])* pub const $flag: Self = Self($bit + 1); )*
         }
 
         /// Flag, short code, long name.
@@ -22,8 +27,6 @@ macro_rules! flags {
 }
 
 flags! {
-    // It is found before the failure that it goes with, and so Envoy prints it first.
-    UPSTREAM_RETRY_LIMIT_EXCEEDED = 15, "URX", "UpstreamRetryLimitExceeded";
     FAILED_LOCAL_HEALTH_CHECK = 0, "LH", "FailedLocalHealthCheck";
     NO_HEALTHY_UPSTREAM = 1, "UH", "NoHealthyUpstream";
     UPSTREAM_REQUEST_TIMEOUT = 2, "UT", "UpstreamRequestTimeout";
@@ -39,6 +42,7 @@ flags! {
     UNAUTHORIZED_EXTERNAL_SERVICE = 12, "UAEX", "UnauthorizedExternalService";
     RATE_LIMIT_SERVICE_ERROR = 13, "RLSE", "RateLimitServiceError";
     DOWNSTREAM_CONNECTION_TERMINATION = 14, "DC", "DownstreamConnectionTermination";
+    UPSTREAM_RETRY_LIMIT_EXCEEDED = 15, "URX", "UpstreamRetryLimitExceeded";
     STREAM_IDLE_TIMEOUT = 16, "SI", "StreamIdleTimeout";
     INVALID_ENVOY_REQUEST_HEADERS = 17, "IH", "InvalidEnvoyRequestHeaders";
     DOWNSTREAM_PROTOCOL_ERROR = 18, "DPE", "DownstreamProtocolError";
@@ -63,22 +67,31 @@ impl ResponseFlags {
     }
 
     /// Bit by bit, as Envoy numbers them.
-    pub const fn bits(self) -> u32 {
-        self.0
+    pub fn bits(self) -> u32 {
+        self.list().fold(0, |bits, flag| bits | 1 << (flag.0 - 1))
     }
 
     /// Whether all of `other` are set.
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
+    pub fn contains(self, other: Self) -> bool {
+        other.list().all(|flag| self.has(flag))
     }
 
     /// Whether any of `other` is set.
-    pub const fn intersects(self, other: Self) -> bool {
-        self.0 & other.0 != 0
+    pub fn intersects(self, other: Self) -> bool {
+        other.list().any(|flag| self.has(flag))
     }
 
+    /// Adds those of `other` that are not set, behind the others.
     pub fn insert(&mut self, other: Self) {
-        self.0 |= other.0;
+        for flag in other.list() {
+            if !self.has(flag) {
+                let used = u64::BITS - self.0.leading_zeros();
+                let place = used.next_multiple_of(BITS);
+                if place + BITS <= u64::BITS {
+                    self.0 |= flag.0 << place;
+                }
+            }
+        }
     }
 
     /// The flag with this short code (`UH`).
@@ -100,15 +113,28 @@ impl ResponseFlags {
     }
 
     fn set(self) -> impl Iterator<Item = &'static (Self, &'static str, &'static str)> {
-        FLAGS.iter().filter(move |(flag, ..)| self.contains(*flag))
+        let entry = |flag| FLAGS.iter().find(|(it, ..)| *it == flag);
+        self.list().filter_map(entry)
+    }
+
+    fn has(self, flag: Self) -> bool {
+        self.list().any(|it| it == flag)
+    }
+
+    /// Each flag of its own.
+    fn list(self) -> impl Iterator<Item = Self> {
+        let rest = |rest: &u64| Some(rest >> BITS);
+        let lists = std::iter::successors(Some(self.0), rest).take_while(|rest| *rest != 0);
+        lists.map(|rest| Self(rest & MASK))
     }
 }
 
 impl ops::BitOr for ResponseFlags {
     type Output = Self;
 
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+    fn bitor(mut self, other: Self) -> Self {
+        self.insert(other);
+        self
     }
 }
 

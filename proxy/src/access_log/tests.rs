@@ -89,10 +89,10 @@ fn operators_print_what_they_name() {
             "delayed_connect_error:_Connection_refused",
         ),
         ("%RESP(:STATUS)%", "503"),
-        ("%RESPONSE_FLAGS%", "URX,UF"),
+        ("%RESPONSE_FLAGS%", "UF,URX"),
         (
             "%RESPONSE_FLAGS_LONG%",
-            "UpstreamRetryLimitExceeded,UpstreamConnectionFailure",
+            "UpstreamConnectionFailure,UpstreamRetryLimitExceeded",
         ),
         ("%DOWNSTREAM_REMOTE_ADDRESS%", "[2001:db8::1]:443"),
         ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "2001:db8::1"),

@@ -1,9 +1,9 @@
 //! Listener filters (`envoy.config.listener.v3.ListenerFilter`): what is found out about a
 //! connection before a filter chain is chosen.
 
-use std::{net::SocketAddr, ops::Range, time::Duration};
+use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 
-use crate::proxy_protocol;
+use crate::{proxy_protocol, stats::ProxyProtocolStats};
 
 /// A listener's filters, and how long all of them may take.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub struct ListenerFilter {
     pub disabled: Option<ListenerPredicate>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum ListenerFilterKind {
     /// Restores where the client meant to go before the kernel redirected it.
     OriginalDst,
@@ -32,7 +32,7 @@ pub enum ListenerFilterKind {
     /// Tells HTTP from other plaintext, and its version.
     HttpInspector,
     /// Takes the ends of the connection from what a proxy before us says of them.
-    ProxyProtocol(proxy_protocol::Accepted),
+    ProxyProtocol(proxy_protocol::Accepted, Arc<ProxyProtocolStats>),
     /// Lets upstream connections come from the client's own address, with this SO_MARK; 0: with
     /// none.
     OriginalSrc { mark: u32 },
@@ -61,10 +61,6 @@ impl ListenerFilters {
             filters: vec![filter],
             ..Self::default()
         }
-    }
-
-    pub fn has(&self, kind: ListenerFilterKind) -> bool {
-        self.filters.iter().any(|filter| filter.kind == kind)
     }
 }
 

@@ -108,7 +108,7 @@ impl<'x> Exchange<'x> {
             request,
             meter,
             outcome: Outcome::default(),
-            filters: FilterState::default(),
+            filters: FilterState::new(context.manager),
             asked: Bytes::new(),
             is_running: false,
         }
@@ -202,6 +202,10 @@ impl<'x> Exchange<'x> {
             self.outcome.weighted = None;
         }
         let cluster = cluster.as_deref();
+        // Logs and metrics name it, also where a filter answers in its place.
+        let target = cluster.and_then(|name| snapshot.clusters.get(name));
+        self.outcome.cluster = target.map(|cluster| Arc::clone(&cluster.name));
+        self.outcome.target = target.filter(|_| self.filters.telemetry.is_some()).cloned();
         // Who is denied learns nothing of the routes.
         if !manager.filters.is_empty() {
             let route = found.as_ref().ok();
@@ -242,7 +246,7 @@ impl<'x> Exchange<'x> {
                 Err(super::redirect::reply(
                     redirect,
                     &route.matches,
-                    &self.request,
+                    &mut self.request,
                 ))
             }
             RouteAction::Forward(forward) => {
@@ -280,10 +284,6 @@ impl<'x> Exchange<'x> {
             self.context.stats.no_cluster.inc();
             return Err(LocalReply::no_cluster(forward.cluster_not_found.as_u16()));
         };
-        self.outcome.cluster = Some(Arc::clone(&cluster.name));
-        if self.filters.telemetry.is_some() {
-            self.outcome.target = Some(Arc::clone(cluster));
-        }
         self.rewrite_request((table, host, route), forward);
         let clock = Clock::new(self.context, forward, &self.request, self.meter.started);
         tell_grpc_timeout(forward, &mut self.request);
@@ -352,9 +352,10 @@ impl<'x> Exchange<'x> {
         for (name, _) in &reply.headers {
             made.remove(name.as_str());
         }
-        let (mut response, body) = response::local(self.context, &self.request, reply);
+        let (mut response, body) = response::local(&self.request, reply);
         response.headers.take_over(made);
         self.filter_response(&mut response.headers);
+        response::finish(self.context, &self.request, &mut response.headers);
         self.outcome.status = response.status;
         self.keep_headers(&response);
         let Ok(mut sink) = client.respond(response, closing).await else {
@@ -392,16 +393,12 @@ impl<'x> Exchange<'x> {
         self.outcome.status = response.status;
         self.outcome.details = "via_upstream".into();
         self.meter.response_begins();
-        response::prepare(
-            self.context,
-            &self.request,
-            &mut response,
-            self.meter.started,
-        );
+        response::prepare(self.context, &mut response, self.meter.started);
         self.tell_attempts(&mut response.headers);
         self.give_cookie(&mut response.headers);
         self.rewrite_response(&mut response.headers);
         self.filter_response(&mut response.headers);
+        response::finish(self.context, &self.request, &mut response.headers);
         self.keep_headers(&response);
         response
     }

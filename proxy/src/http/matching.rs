@@ -103,25 +103,73 @@ impl PathMatch {
     }
 }
 
+/// Headers of which Envoy keeps one value, the values of a request joined by commas; sorted.
+const ONE_VALUE: [&str; 36] = [
+    "accept",
+    "accept-encoding",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "authentication",
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "content-type",
+    "expect",
+    "grpc-accept-encoding",
+    "grpc-timeout",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "origin",
+    "pragma",
+    "referer",
+    "te",
+    "user-agent",
+    "via",
+    "x-client-trace-id",
+    "x-envoy-attempt-count",
+    "x-envoy-decorator-operation",
+    "x-envoy-downstream-service-cluster",
+    "x-envoy-downstream-service-node",
+    "x-envoy-original-host",
+    "x-envoy-original-path",
+    "x-forwarded-client-cert",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-request-id",
+];
+
 impl HeaderMatch {
+    /// Of several values each is looked at, and one that matches will do: else who repeats a header
+    /// would pass a policy that denies one of its values (Envoy, `match_headers_individually`).
     pub(super) fn admits(&self, request: &Request) -> bool {
-        let joined;
-        let value: Option<&[u8]> = match &*self.name {
-            ":method" => Some(&request.method),
-            ":authority" | "host" => Some(&request.authority),
-            ":path" => Some(&request.path),
-            ":scheme" => request.scheme.map(str::as_bytes),
-            name => {
-                joined = request.headers.joined(name);
-                joined.as_deref()
-            }
+        // `None` as long as no value was seen.
+        let mut matches = None;
+        let mut look = |value: &[u8]| {
+            matches = Some(matches == Some(true) || self.value.admits(value));
         };
-        let value = value.or(self.missing_is_empty.then_some(&b""[..]));
-        match (&self.value, value) {
-            (ValueMatch::Present(present), value) => (value.is_some() == *present) != self.invert,
+        match &*self.name {
+            ":method" => look(&request.method),
+            ":authority" | "host" => look(&request.authority),
+            ":path" => look(&request.path),
+            ":scheme" => request.scheme.iter().for_each(|it| look(it.as_bytes())),
+            name if ONE_VALUE.binary_search(&name).is_ok() => {
+                request.headers.joined(name).iter().for_each(|it| look(it));
+            }
+            name => request.headers.all(name).for_each(|it| look(it)),
+        }
+        let matches = match self.missing_is_empty {
+            true => matches.or_else(|| Some(self.value.admits(b""))),
+            false => matches,
+        };
+        match &self.value {
+            ValueMatch::Present(present) => (matches.is_some() == *present) != self.invert,
             // Without the header there is nothing to match, inverted or not.
-            (_, None) => false,
-            (matcher, Some(value)) => matcher.admits(value) != self.invert,
+            _ => matches.is_some_and(|matches| matches != self.invert),
         }
     }
 }

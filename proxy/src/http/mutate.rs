@@ -172,7 +172,9 @@ fn rewrite_path(manager: &HttpManager, request: &mut Request, route: &Route, for
                 PathMatch::Prefix(p) | PathMatch::SeparatedPrefix(p) | PathMatch::Exact(p) => {
                     p.len()
                 }
-                PathMatch::Regex(_) | PathMatch::Connect => return,
+                // An expression matches the whole path.
+                PathMatch::Regex(_) => path.len(),
+                PathMatch::Connect => return,
             };
             let rest = path.get(matched..).unwrap_or_default();
             [prefix.as_bytes(), rest, query].concat()

@@ -141,8 +141,8 @@ fn underscores(manager: &HttpManager, headers: &mut Headers) -> Result<(), Local
             match headers.iter().any(|field| has_one(field.name.as_bytes())) {
                 true => Err(LocalReply::new(
                     400,
-                    "",
-                    ResponseFlags::NONE,
+                    "Bad Request",
+                    ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
                     "http1.unexpected_underscore",
                 )),
                 false => Ok(()),

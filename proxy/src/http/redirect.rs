@@ -22,8 +22,12 @@ pub(super) fn to_normal_path(request: &Request) -> LocalReply {
     }
 }
 
-/// What the route says.
-pub(super) fn reply(redirect: &Redirect, matched: &RouteMatch, request: &Request) -> LocalReply {
+/// What the route says. A path that is rewritten is the request's from now on: logs tell it.
+pub(super) fn reply(
+    redirect: &Redirect,
+    matched: &RouteMatch,
+    request: &mut Request,
+) -> LocalReply {
     // Decided before the route was.
     let old_scheme = request.scheme.unwrap_or("http");
     let scheme = match (&redirect.scheme, redirect.https) {
@@ -44,6 +48,12 @@ pub(super) fn reply(redirect: &Redirect, matched: &RouteMatch, request: &Request
     };
     let path = path(redirect, matched, request);
     let location = format!("{scheme}://{host}{port}{path}");
+    if matches!(
+        redirect.path,
+        RedirectPath::Prefix(_) | RedirectPath::Regex(..)
+    ) {
+        request.path = path.into();
+    }
     reply_to(redirect.status.as_u16(), location)
 }
 
@@ -70,7 +80,9 @@ fn path(redirect: &Redirect, matched: &RouteMatch, request: &Request) -> String 
                 PathMatch::Prefix(p) | PathMatch::SeparatedPrefix(p) | PathMatch::Exact(p) => {
                     p.len()
                 }
-                PathMatch::Regex(_) | PathMatch::Connect => 0,
+                // An expression matches the whole path.
+                PathMatch::Regex(_) => old.len(),
+                PathMatch::Connect => 0,
             };
             format!("{prefix}{}", old.get(length..).unwrap_or_default())
         }

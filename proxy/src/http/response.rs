@@ -19,26 +19,16 @@ use super::{
 use crate::{config::http::ServerHeader, stats::HttpBlock};
 
 /// Adds what Envoy adds to an upstream's response.
-pub(super) fn prepare(
-    context: &Context<'_>,
-    request: &Request,
-    response: &mut Response,
-    started: Instant,
-) {
-    let headers = &mut response.headers;
+pub(super) fn prepare(context: &Context<'_>, response: &mut Response, started: Instant) {
     if !context.manager.suppress_envoy_headers {
+        let headers = &mut response.headers;
         let service_time = started.elapsed().as_millis().to_string();
         headers.set(Known::XEnvoy, "x-envoy-upstream-service-time", service_time);
     }
-    finish(context, request, headers);
 }
 
 /// A response of ours, and its body.
-pub(super) fn local(
-    context: &Context<'_>,
-    request: &Request,
-    reply: LocalReply,
-) -> (Response, Bytes) {
+pub(super) fn local(request: &Request, reply: LocalReply) -> (Response, Bytes) {
     let mut headers = Headers::default();
     let (status, body) = if request.is_grpc() {
         headers.push(Known::ContentType, "content-type", "application/grpc");
@@ -72,7 +62,6 @@ pub(super) fn local(
     if reply.overloaded {
         headers.push(Known::XEnvoy, "x-envoy-overloaded", "true");
     }
-    finish(context, request, &mut headers);
     let response = Response {
         status,
         headers,
@@ -89,8 +78,8 @@ pub(super) fn local(
     }
 }
 
-/// What every response has.
-fn finish(context: &Context<'_>, request: &Request, headers: &mut Headers) {
+/// What every response has. It comes last: routes and filters have no say in it.
+pub(super) fn finish(context: &Context<'_>, request: &Request, headers: &mut Headers) {
     let manager = context.manager;
     if headers.known(Known::Date).is_none() {
         headers.push(Known::Date, "date", date());

@@ -34,9 +34,8 @@ pub(crate) fn is_service_of_its_own(cluster: &str) -> bool {
 }
 
 impl Exchange<'_> {
-    /// The request is to be counted by the filter at `index`.
-    pub(super) fn begin_telemetry(&mut self, index: usize) {
-        self.filters.telemetry = Some(index);
+    /// The request has come to the filter that counts it.
+    pub(super) fn begin_telemetry(&self) {
         if self.request.is_grpc() {
             self.meter.count_messages();
         }

@@ -12,7 +12,7 @@ mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 
-pub use read::{Found, ProxyProtocolError, read};
+pub use read::{Found, ProxyProtocolError, read, version};
 pub use write::write;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,7 +2,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{
     Accepted, Ends, HEAD, LOCAL, PREFIX, PROXY, SIGNATURE, TCP4, TCP6, UDP4, UDP6, V4_LENGTH,
-    V6_LENGTH,
+    V6_LENGTH, Version,
 };
 
 /// The longest line of version 1, in bytes; Envoy's limit.
@@ -60,6 +60,15 @@ pub fn read(bytes: &[u8], accepted: Accepted) -> Result<Found, ProxyProtocolErro
         None if bytes[..known] == SIGNATURE[..known] => Ok(Found::Incomplete),
         Some(head) if head.starts_with(SIGNATURE) => version_2(head, bytes, accepted),
         _ => version_1(bytes, accepted),
+    }
+}
+
+/// Of which version a header is, if these are the first bytes of one.
+pub fn version(bytes: &[u8]) -> Option<Version> {
+    match bytes {
+        _ if bytes.starts_with(SIGNATURE) => Some(Version::V2),
+        _ if bytes.starts_with(PREFIX) => Some(Version::V1),
+        _ => None,
     }
 }
 

@@ -113,6 +113,9 @@ async fn serve(worker: &Rc<Worker>, accepted: Accepted, log: &mut ConnectionLog)
         if let Some(record) = log.session() {
             record.refused(refusal.flags, refusal.details);
         }
+        if let Terminal::Tcp(proxy) = &chain.terminal {
+            tcp::report_refused(worker, proxy, &downstream.connection, refusal.flags);
+        }
         return;
     }
     match &chain.terminal {

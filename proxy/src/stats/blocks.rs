@@ -115,6 +115,25 @@ stat_block! {
 }
 
 stat_block! {
+    /// `proxy_proto.[<stat_prefix>.]*`.
+    pub struct ProxyProtocolBlock {
+        not_found_allowed: Counter,
+        not_found_disallowed: Counter,
+        v1: ProxyProtocolVersionBlock = "versions.v1",
+        v2: ProxyProtocolVersionBlock = "versions.v2",
+    }
+}
+
+stat_block! {
+    /// Headers of one version.
+    pub struct ProxyProtocolVersionBlock {
+        found: Counter,
+        disallowed: Counter,
+        error: Counter,
+    }
+}
+
+stat_block! {
     /// `<stat_prefix>.http_local_rate_limit.*`. Nothing runs in shadow mode.
     pub struct RateLimitBlock {
         enabled: Counter,

@@ -24,8 +24,8 @@ mod text;
 pub use blocks::{
     ClusterBlock, ClusterControl, ClusterManagerBlock, EndpointBlock, ExtAuthzBlock,
     FilesystemBlock, HttpBlock, JwtBlock, ListenerBlock, ListenerControl, ListenerManagerBlock,
-    OutlierBlock, RateLimitBlock, RbacBlock, ServerBlock, SubscriptionBlock, TcpBlock,
-    TcpExtAuthzBlock, TlsBlock,
+    OutlierBlock, ProxyProtocolBlock, RateLimitBlock, RbacBlock, ServerBlock, SubscriptionBlock,
+    TcpBlock, TcpExtAuthzBlock, TlsBlock,
 };
 pub use cell::{Counter, Gauge, Labelled, SharedCounter, SharedGauge};
 pub use histogram::{Histogram, HistogramSum};
@@ -34,8 +34,8 @@ pub use prometheus::{process as process_exposition, prometheus};
 pub use registry::Registry;
 pub use targets::{
     ClusterStats, EndpointStats, ExtAuthzStats, FilterStats, HttpStats, JwtStats, ListenerStats,
-    PerWorker, RateLimitStats, RbacStats, ScopedStats, SubscriptionStats, TcpExtAuthzStats,
-    TcpStats,
+    PerWorker, ProxyProtocolStats, RateLimitStats, RbacStats, ScopedStats, SubscriptionStats,
+    TcpExtAuthzStats, TcpStats,
 };
 pub use text::{QUANTILES, text};
 

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use super::{
     ClusterManagerBlock, ClusterStats, ExtAuthzStats, FilesystemBlock, HttpStats, JwtStats,
-    ListenerManagerBlock, ListenerStats, Metric, RateLimitStats, RbacStats, ServerBlock,
-    SubscriptionStats, TcpExtAuthzStats, TcpStats, Value,
+    ListenerManagerBlock, ListenerStats, Metric, ProxyProtocolStats, RateLimitStats, RbacStats,
+    ServerBlock, SubscriptionStats, TcpExtAuthzStats, TcpStats, Value,
     sums::{Scope, Sums},
 };
 use crate::istio::telemetry::MeshRegistry;
@@ -29,6 +29,7 @@ pub struct Registry {
     jwt: Targets<[Arc<str>; 2], JwtStats>,
     ext_authz: Targets<[Arc<str>; 2], ExtAuthzStats>,
     rate_limits: Targets<Arc<str>, RateLimitStats>,
+    proxy_protocol: Targets<Arc<str>, ProxyProtocolStats>,
     tcp_ext_authz: Targets<Arc<str>, TcpExtAuthzStats>,
     /// Istio's metrics.
     pub mesh: Arc<MeshRegistry>,
@@ -52,6 +53,7 @@ impl Registry {
             jwt: Targets::default(),
             ext_authz: Targets::default(),
             rate_limits: Targets::default(),
+            proxy_protocol: Targets::default(),
             tcp_ext_authz: Targets::default(),
             mesh: Arc::default(),
             server: ServerBlock::default(),
@@ -135,6 +137,17 @@ impl Registry {
             .get(scope.clone(), || RateLimitStats::new(scope, self.workers))
     }
 
+    /// The PROXY protocol filters with `stat_prefix`, of all listeners.
+    pub fn proxy_protocol(&self, stat_prefix: &str) -> Arc<ProxyProtocolStats> {
+        let scope = match stat_prefix {
+            "" => "proxy_proto".into(),
+            own => escape(&format!("proxy_proto.{own}")),
+        };
+        self.proxy_protocol.get(scope.clone(), || {
+            ProxyProtocolStats::new(scope, self.workers)
+        })
+    }
+
     /// `name` is `alt_stat_name`, else the cluster's name; `tls` whether it originates TLS.
     pub fn cluster(&self, name: &str, tls: bool) -> Arc<ClusterStats> {
         let name = escape(name);
@@ -187,6 +200,9 @@ impl Registry {
             sums.add_filter(&stats);
         }
         for stats in self.rate_limits.live() {
+            sums.add_scoped(&stats);
+        }
+        for stats in self.proxy_protocol.live() {
             sums.add_scoped(&stats);
         }
         for stats in self.tcp_ext_authz.live() {

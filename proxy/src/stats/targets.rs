@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use super::{
     ClusterBlock, ClusterControl, EndpointBlock, ExtAuthzBlock, HttpBlock, JwtBlock, ListenerBlock,
-    ListenerControl, OutlierBlock, RateLimitBlock, RbacBlock, SubscriptionBlock, TcpBlock,
-    TcpExtAuthzBlock,
+    ListenerControl, OutlierBlock, ProxyProtocolBlock, RateLimitBlock, RbacBlock,
+    SubscriptionBlock, TcpBlock, TcpExtAuthzBlock,
 };
 use crate::config::cluster::CircuitBreakers;
 
@@ -100,6 +100,7 @@ pub struct ScopedStats<B> {
     pub(super) workers: PerWorker<B>,
 }
 
+pub type ProxyProtocolStats = ScopedStats<ProxyProtocolBlock>;
 pub type RateLimitStats = ScopedStats<RateLimitBlock>;
 pub type TcpExtAuthzStats = ScopedStats<TcpExtAuthzBlock>;
 

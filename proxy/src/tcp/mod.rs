@@ -49,6 +49,20 @@ pub async fn serve(
     }
 }
 
+/// Counts a connection that a filter did not let in: to Istio's metrics it is one all the same.
+pub fn report_refused(
+    worker: &Rc<Worker>,
+    proxy: &TcpProxy,
+    connection: &Rc<Connection>,
+    flags: ResponseFlags,
+) {
+    let mut report = Report::new(worker, connection);
+    let snapshot = worker.snapshot();
+    let cluster = choose_cluster(proxy).and_then(|name| snapshot.clusters.get(name));
+    cluster.into_iter().for_each(|it| report.to(it));
+    report.flags = flags;
+}
+
 async fn session(
     worker: &Rc<Worker>,
     proxy: &TcpProxy,
@@ -134,6 +148,7 @@ async fn connect(
         if record.attempts >= proxy.max_connect_attempts {
             let stats = cluster.stats.worker(worker.index);
             stats.upstream_cx_connect_attempts_exceeded.inc();
+            record.flags |= failure.kind.flags();
             record.flags |= ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
             return Err(failure);
         }

@@ -16,6 +16,7 @@ mod outlier;
 mod proxy_protocol;
 mod rate_limit;
 mod rbac;
+mod routing;
 mod support;
 mod tcp;
 mod tunnels;

@@ -49,7 +49,8 @@ static_resources:
   - {name: up, load_assignment: {cluster_name: up, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: PORT}}}}]}]}}
 "#;
 
-/// Permissions and principals, and whether `GET /a/b?c` with `x-who: me` from 127.0.0.1, which a
+/// Permissions and principals, and whether `GET /a/b?c` with `x-who: me` and other
+/// headers from 127.0.0.1, which a
 /// proxy before says came from 9.9.9.9, matches.
 const CASES: &[(&str, &str, bool)] = &[
     ("any: true", "any: true", true),
@@ -117,6 +118,38 @@ const CASES: &[(&str, &str, bool)] = &[
     (
         "any: true",
         "header: {name: x-none, string_match: {exact: me}}",
+        false,
+    ),
+    // A header that comes twice: each of its values counts, and not both in one.
+    (
+        "any: true",
+        "header: {name: x-twice, string_match: {exact: one}}",
+        true,
+    ),
+    (
+        "any: true",
+        "header: {name: x-twice, string_match: {exact: two}}",
+        true,
+    ),
+    (
+        "any: true",
+        "header: {name: x-twice, string_match: {exact: 'one,two'}}",
+        false,
+    ),
+    (
+        "any: true",
+        "header: {name: x-twice, invert_match: true, string_match: {exact: one}}",
+        false,
+    ),
+    // Envoy keeps one value of some.
+    (
+        "any: true",
+        "header: {name: accept, string_match: {exact: 'a,b'}}",
+        true,
+    ),
+    (
+        "any: true",
+        "header: {name: accept, string_match: {exact: a}}",
         false,
     ),
     (
@@ -206,6 +239,7 @@ const BROKEN: &[(&str, &str)] = &[
 ];
 
 const REQUEST: &str = "GET /a/b?c HTTP/1.1\r\nHost: a.test\r\nx-who: me\r\n\
+     x-twice: one\r\nX-Twice: two\r\nAccept: a\r\nAccept: b\r\n\
                        x-forwarded-for: 9.9.9.9\r\nconnection: close\r\n\r\n";
 
 async fn http(rbac: &str) -> Bench {

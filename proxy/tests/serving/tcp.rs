@@ -107,7 +107,7 @@ async fn the_proxy_and_its_listener_log_each_session() {
         (
             "cluster: dead, max_connect_attempts: 2",
             "",
-            format!("- 0 URX,UF - 0 0 {dead} dead {refused} 2 0 chain"),
+            format!("- 0 UF,URX - 0 0 {dead} dead {refused} 2 0 chain"),
         ),
         ("cluster: none", "", "- 0 NC - 0 0 - - - 0 0 chain".into()),
         (

@@ -237,11 +237,11 @@ async fn proxies_are_asked_and_understood_as_by_envoy() {
             "connect1",
             bad,
             "",
-            "URX,UF 0 0 proxy1 1 tunnel_response:403",
+            "UF,URX 0 0 proxy1 1 tunnel_response:403",
         ),
-        ("twice", bad, "", "URX,UF 0 0 proxy1 2 tunnel_response:403"),
-        ("connect1", "", "", "URX,UF 0 0 proxy1 1 -"),
-        ("connect1", "no HTTP\r\n\r\n", "", "URX,UF 0 0 proxy1 1 -"),
+        ("twice", bad, "", "UF,URX 0 0 proxy1 2 tunnel_response:403"),
+        ("connect1", "", "", "UF,URX 0 0 proxy1 1 -"),
+        ("connect1", "no HTTP\r\n\r\n", "", "UF,URX 0 0 proxy1 1 -"),
         (
             "post1",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npong\r\n0\r\n\r\n",
@@ -252,7 +252,7 @@ async fn proxies_are_asked_and_understood_as_by_envoy() {
             "post1",
             "HTTP/1.1 204 No\r\n\r\n",
             "",
-            "URX,UF 0 0 proxy1 1 tunnel_response:204",
+            "UF,URX 0 0 proxy1 1 tunnel_response:204",
         ),
     ] {
         let (proxy, asked, open) = scripted(answer, !says.is_empty());

@@ -65,6 +65,7 @@ pub(super) fn listener(
         &config.listener_filters,
         hands_off,
         chains.iter().map(Arc::as_ref).chain(&default),
+        &compiler.stats,
         at,
     );
     let tls = chains.iter().any(|chain| chain.tls.is_some())

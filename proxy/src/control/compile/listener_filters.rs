@@ -1,5 +1,7 @@
 //! Listener filters, and the predicates that switch them off for some connections.
 
+use std::mem::discriminant;
+
 use ithildin_proto::pb::{
     envoy::{
         config::core::v3::proxy_protocol_config::Version,
@@ -26,6 +28,7 @@ use crate::{
         report::{At, no_effect, refuse},
     },
     proxy_protocol::Accepted,
+    stats::Registry,
 };
 
 /// The filters that are configured, and those that the rest of the listener implies.
@@ -33,14 +36,16 @@ pub(super) fn filters<'c>(
     configured: &[ListenerFilterProto],
     use_original_dst: bool,
     chains: impl IntoIterator<Item = &'c FilterChain>,
+    stats: &Registry,
     at: &At<'_>,
 ) -> Vec<ListenerFilter> {
     let configured = configured.iter().enumerate();
     let mut filters: Vec<_> = configured
-        .filter_map(|(i, config)| filter(config, &at.index("listener_filters", i)))
+        .filter_map(|(i, config)| filter(config, stats, &at.index("listener_filters", i)))
         .collect();
     let mut imply = |kind, wanted: bool| {
-        if wanted && !filters.iter().any(|filter| filter.kind == kind) {
+        let is_it = |filter: &ListenerFilter| discriminant(&filter.kind) == discriminant(&kind);
+        if wanted && !filters.iter().any(is_it) {
             let disabled = None;
             filters.push(ListenerFilter { kind, disabled });
         }
@@ -62,19 +67,19 @@ fn needs_tls_inspection(matches: &ChainMatch) -> bool {
     }
 }
 
-fn filter(config: &ListenerFilterProto, at: &At<'_>) -> Option<ListenerFilter> {
+fn filter(config: &ListenerFilterProto, stats: &Registry, at: &At<'_>) -> Option<ListenerFilter> {
     let ListenerFilterProto {
         name,
         filter_disabled,
         config_type,
     } = config;
     let kind = match config_type {
-        Some(listener_filter::ConfigType::TypedConfig(config)) => kind(config, at),
+        Some(listener_filter::ConfigType::TypedConfig(config)) => kind(config, stats, at),
         Some(listener_filter::ConfigType::ConfigDiscovery(_)) => {
             at.field("config_discovery").error("is not supported");
             None
         }
-        None => by_name(name, at),
+        None => by_name(name, stats, at),
     };
     let disabled = match filter_disabled {
         Some(config) => Some(predicate(config, &at.field("filter_disabled"))?),
@@ -86,12 +91,14 @@ fn filter(config: &ListenerFilterProto, at: &At<'_>) -> Option<ListenerFilter> {
     })
 }
 
-fn by_name(name: &str, at: &At<'_>) -> Option<ListenerFilterKind> {
+fn by_name(name: &str, stats: &Registry, at: &At<'_>) -> Option<ListenerFilterKind> {
     match name {
         "envoy.filters.listener.original_dst" => Some(ListenerFilterKind::OriginalDst),
         "envoy.filters.listener.tls_inspector" => Some(ListenerFilterKind::TlsInspector),
         "envoy.filters.listener.http_inspector" => Some(ListenerFilterKind::HttpInspector),
-        "envoy.filters.listener.proxy_protocol" => proxy_protocol(&ProxyProtocol::default(), at),
+        "envoy.filters.listener.proxy_protocol" => {
+            proxy_protocol(&ProxyProtocol::default(), stats, at)
+        }
         _ => {
             at.error(format_args!("filter {name:?} has no typed_config"));
             None
@@ -99,7 +106,7 @@ fn by_name(name: &str, at: &At<'_>) -> Option<ListenerFilterKind> {
     }
 }
 
-fn kind(config: &Any, at: &At<'_>) -> Option<ListenerFilterKind> {
+fn kind(config: &Any, stats: &Registry, at: &At<'_>) -> Option<ListenerFilterKind> {
     if any::is::<OriginalDst>(config) {
         Some(ListenerFilterKind::OriginalDst)
     } else if any::is::<HttpInspector>(config) {
@@ -109,7 +116,7 @@ fn kind(config: &Any, at: &At<'_>) -> Option<ListenerFilterKind> {
         Some(ListenerFilterKind::TlsInspector)
     } else if any::is::<ProxyProtocol>(config) {
         let at = at.field("typed_config");
-        proxy_protocol(&any::read(config, &at)?, &at)
+        proxy_protocol(&any::read(config, &at)?, stats, &at)
     } else if any::is::<OriginalSrc>(config) {
         let at = at.field("typed_config");
         let OriginalSrc { bind_port, mark } = any::read(config, &at)?;
@@ -121,7 +128,11 @@ fn kind(config: &Any, at: &At<'_>) -> Option<ListenerFilterKind> {
     }
 }
 
-fn proxy_protocol(config: &ProxyProtocol, at: &At<'_>) -> Option<ListenerFilterKind> {
+fn proxy_protocol(
+    config: &ProxyProtocol,
+    stats: &Registry,
+    at: &At<'_>,
+) -> Option<ListenerFilterKind> {
     let ProxyProtocol {
         rules,
         allow_requests_without_proxy_protocol,
@@ -130,8 +141,8 @@ fn proxy_protocol(config: &ProxyProtocol, at: &At<'_>) -> Option<ListenerFilterK
         stat_prefix,
         tlv_location,
     } = config;
-    // Of statistics; and where that is stored which the rules would name.
-    no_effect!(stat_prefix, tlv_location);
+    // Where that is stored which the rules would name.
+    no_effect!(tlv_location);
     refuse!(at; rules, pass_through_tlvs);
     let mut accepted = Accepted {
         v1: true,
@@ -144,7 +155,8 @@ fn proxy_protocol(config: &ProxyProtocol, at: &At<'_>) -> Option<ListenerFilterK
             Version::V2 => accepted.v2 = false,
         }
     }
-    Some(ListenerFilterKind::ProxyProtocol(accepted))
+    let stats = stats.proxy_protocol(stat_prefix);
+    Some(ListenerFilterKind::ProxyProtocol(accepted, stats))
 }
 
 fn tls_inspector(config: &Any, at: &At<'_>) {

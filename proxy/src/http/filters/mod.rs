@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config::{
-        Cluster, Snapshot,
+        Cluster, HttpManager, Snapshot,
         filters::{FilterKind, FilterOverride, FilterOverrides, HttpFilter},
         http::AlpnOverrides,
         rate_limit::RateLimit,
@@ -45,8 +45,18 @@ pub(super) struct FilterState {
     pub(super) upstream_peer: Option<Arc<Workload>>,
     /// Which of its headers the client sent.
     heard: Heard,
-    /// Index of `istio.stats`.
+    /// Index of `istio.stats`, which counts requests that other filters answer before it, too.
     pub(super) telemetry: Option<usize>,
+}
+
+impl FilterState {
+    pub(super) fn new(manager: &HttpManager) -> Self {
+        let is_telemetry = |it: &HttpFilter| matches!(it.kind, FilterKind::Telemetry(_));
+        Self {
+            telemetry: manager.filters.iter().rposition(is_telemetry),
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -134,6 +144,7 @@ impl Exchange<'_> {
         for (index, filter) in manager.filters.iter().enumerate().skip(first) {
             let (works, own) = way.admits(filter);
             if !works {
+                self.filters.telemetry.take_if(|it| *it == index);
                 continue;
             }
             let passed = match (&filter.kind, own) {
@@ -179,7 +190,7 @@ impl Exchange<'_> {
                     Ok(())
                 }
                 (FilterKind::Telemetry(_), _) => {
-                    self.begin_telemetry(index);
+                    self.begin_telemetry();
                     Ok(())
                 }
             };

@@ -15,6 +15,7 @@ use crate::{
         Node, PeerMetadata, Service, Telemetry, Tell,
         telemetry::{Changes, Dimension, MeshMetric, MeshRegistry, Reporter},
     },
+    rbac::{Action, Rbac, RuleSet},
     stats::{Metric, Value},
     testing,
 };
@@ -220,6 +221,50 @@ async fn failures_are_counted_with_their_flags() {
     assert_eq!(label(&metric, "response_flags"), Some("UC"));
     assert_eq!(label(&metric, "destination_workload"), Some("unknown"));
     assert_eq!(label(&metric, "destination_service"), Some("b"));
+}
+
+/// Whoever answers in its place: a filter before the one that counts, or nobody's route.
+#[tokio::test]
+async fn what_goes_no_further_is_counted_too() {
+    let origin = Origin::echo().await;
+    let mut manager = manager(table(vec![route("/shop", to("origin"))]));
+    let registry = sidecar(&mut manager, "b", Reporter::Destination);
+    let nobody = RuleSet {
+        action: Action::Allow,
+        policies: Vec::new(),
+    };
+    let rbac = Rbac {
+        rules: Some(nobody),
+        shadow_rules: None,
+        shadow_keys: Default::default(),
+        stats: None,
+    };
+    let before_telemetry = manager.filters.len() - 1;
+    manager
+        .filters
+        .insert(before_telemetry, filter(FilterKind::Rbac(rbac)));
+    let mut cluster = testing::cluster("origin", &[origin.address]);
+    cluster.mesh.service = Some(Service {
+        host: "shop.default.svc".into(),
+        name: "shop".into(),
+        namespace: "default".into(),
+    });
+    let site = Site::start(manager, vec![cluster]).await;
+    let told = format!(
+        "GET /shop HTTP/1.1\r\nHost: b\r\n{METADATA}: {}\r\n\r\n",
+        metadata("a")
+    );
+    assert_eq!(site.ask(&told).await.status, 403);
+    let metric = metric(&registry, "istio_requests_total").await;
+    for (key, value) in [
+        ("response_code", "403"),
+        ("source_workload", "a"),
+        ("destination_service", "shop.default.svc"),
+        ("request_protocol", "http"),
+    ] {
+        assert_eq!(label(&metric, key), Some(value), "{key}");
+    }
+    assert!(origin.requests().is_empty());
 }
 
 #[tokio::test]

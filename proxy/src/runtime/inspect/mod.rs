@@ -22,7 +22,8 @@ use crate::{
         listener::{ConnectionInfo, ListenerFilter, ListenerFilterKind},
     },
     io::Socket,
-    proxy_protocol::{self, Accepted, Ends, Found},
+    proxy_protocol::{self, Accepted, Ends, Found, ProxyProtocolError, Version},
+    stats::ProxyProtocolBlock,
     worker::{Told, Worker},
 };
 
@@ -80,7 +81,7 @@ impl Arrival {
         }
         let stats = listener.stats.worker(worker.index);
         stats.downstream_pre_cx_active.inc();
-        let run = self.run(&filters.filters);
+        let run = self.run(&filters.filters, worker.index);
         let outcome = worker.timers.timeout(filters.timeout, run).await;
         stats.downstream_pre_cx_active.dec();
         match outcome {
@@ -128,20 +129,21 @@ impl Arrival {
         })
     }
 
-    async fn run(&mut self, filters: &[ListenerFilter]) -> Result<(), Stop> {
+    async fn run(&mut self, filters: &[ListenerFilter], worker: usize) -> Result<(), Stop> {
         for filter in filters.iter() {
             // The filters before may have restored the destination.
             if !filter.applies(self.local) {
                 continue;
             }
-            match filter.kind {
+            match &filter.kind {
                 ListenerFilterKind::OriginalDst => self.restore_destination(),
                 ListenerFilterKind::TlsInspector => self.inspect_tls().await?,
                 ListenerFilterKind::HttpInspector => self.inspect_http().await?,
-                ListenerFilterKind::ProxyProtocol(accepted) => {
-                    self.read_proxy_header(accepted).await?;
+                ListenerFilterKind::ProxyProtocol(accepted, stats) => {
+                    self.read_proxy_header(*accepted, stats.worker(worker))
+                        .await?;
                 }
-                ListenerFilterKind::OriginalSrc { mark } => self.source_mark = Some(mark),
+                ListenerFilterKind::OriginalSrc { mark } => self.source_mark = Some(*mark),
             }
         }
         Ok(())
@@ -157,9 +159,14 @@ impl Arrival {
         }
     }
 
-    async fn read_proxy_header(&mut self, accepted: Accepted) -> Result<(), Stop> {
+    async fn read_proxy_header(
+        &mut self,
+        accepted: Accepted,
+        stats: &ProxyProtocolBlock,
+    ) -> Result<(), Stop> {
         loop {
             let found = proxy_protocol::read(&self.read, accepted);
+            count_proxy_header(stats, &self.read, found);
             match found.map_err(io::Error::other)? {
                 Found::Header { length, ends } => {
                     self.read.advance(length);
@@ -236,6 +243,30 @@ impl Arrival {
             0 if self.read.is_empty() => Err(Stop::Left),
             count => Ok(count),
         }
+    }
+}
+
+/// As Envoy counts: a version that is not allowed was found, too.
+fn count_proxy_header(
+    stats: &ProxyProtocolBlock,
+    bytes: &[u8],
+    found: Result<Found, ProxyProtocolError>,
+) {
+    let of_version = match proxy_protocol::version(bytes) {
+        Some(Version::V1) => Some(&stats.v1),
+        Some(Version::V2) => Some(&stats.v2),
+        None => None,
+    };
+    match (found, of_version) {
+        (Ok(Found::Incomplete), _) => {}
+        (Ok(Found::Absent), _) => stats.not_found_allowed.inc(),
+        (Err(_), None) | (Err(ProxyProtocolError::Long), _) => stats.not_found_disallowed.inc(),
+        (Ok(Found::Header { .. }), known) => known.into_iter().for_each(|it| it.found.inc()),
+        (Err(ProxyProtocolError::Disallowed(_)), Some(known)) => {
+            known.found.inc();
+            known.disallowed.inc();
+        }
+        (Err(_), Some(known)) => known.error.inc(),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
         cluster::{Transport, Transports},
     },
     istio::{
-        Node, PeerExchange, Telemetry,
+        Node, PeerExchange, Service, Telemetry,
         telemetry::{Changes, MeshRegistry, Reporter},
     },
     stats::{Metric, Value},
@@ -171,6 +171,49 @@ async fn a_server_that_speaks_first_is_heard() {
         .unwrap()
         .unwrap();
     assert_eq!(text, "220 ready\r\n");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_denied_is_counted() {
+    let address = echo_server().await;
+    let (telemetry, registry) = telemetry("b", Reporter::Destination);
+    let nobody = RuleSet {
+        action: Action::Allow,
+        policies: Vec::new(),
+    };
+    let rbac = Rbac {
+        rules: Some(nobody),
+        shadow_rules: None,
+        shadow_keys: Default::default(),
+        stats: None,
+    };
+    let terminal = Terminal::Tcp(Arc::new(testing::tcp_proxy("app")));
+    let chain = FilterChain {
+        access: vec![AccessFilter::Rbac(rbac)],
+        telemetry: Some(telemetry),
+        ..testing::chain("plain", terminal)
+    };
+    let listener = Arc::new(testing::listener("l", testing::ANY, chain));
+    let mut cluster = testing::cluster("app", &[address]);
+    cluster.mesh.service = Some(Service {
+        host: "app.default.svc".into(),
+        name: "app".into(),
+        namespace: "default".into(),
+    });
+    let proxy = Proxy::start(1, snapshot(vec![listener], vec![cluster])).await;
+    let mut stream = TcpStream::connect(proxy.address("l")).await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(SOON, stream.read_to_end(&mut answer));
+    // A reset will do, too.
+    let _ = read.await.unwrap();
+    assert!(answer.is_empty());
+    eventually("closed", || {
+        find(&registry, "istio_tcp_connections_closed_total").is_some()
+    })
+    .await;
+    let metric = find(&registry, "istio_tcp_connections_opened_total").unwrap();
+    assert_eq!(metric.value, Value::Counter(1));
+    assert_eq!(label(&metric, "destination_service"), "app.default.svc");
 }
 
 /// Who agreed on the protocol and does not speak it gets its bytes through; a frame that is too
