@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use ithildin_proto::pb::envoy::config::core::v3::{
-    ConfigSource, config_source::ConfigSourceSpecifier,
+    ConfigSource, config_source::ConfigSourceSpecifier, grpc_service::TargetSpecifier,
 };
 use tokio::sync::watch;
 
@@ -23,6 +23,18 @@ impl SecretRef {
         let source = self.source.as_ref();
         let specifier = source.and_then(|source| source.config_source_specifier.as_ref());
         matches!(specifier, Some(ConfigSourceSpecifier::Ads(_)))
+    }
+
+    /// The cluster of the SDS server, if one is named.
+    pub fn grpc_cluster(&self) -> Option<&str> {
+        let specifier = self.source.as_ref()?.config_source_specifier.as_ref()?;
+        let ConfigSourceSpecifier::ApiConfigSource(api) = specifier else {
+            return None;
+        };
+        match api.grpc_services.first()?.target_specifier.as_ref()? {
+            TargetSpecifier::EnvoyGrpc(grpc) => Some(&grpc.cluster_name),
+            TargetSpecifier::GoogleGrpc(_) => None,
+        }
     }
 }
 

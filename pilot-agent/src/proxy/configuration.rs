@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use ithildin_istio_config::{ConfigError, Watcher};
 use ithildin_proto::nds::NameTable;
+use ithildin_proxy::control;
 use ithildin_spiffe::IdentityState;
 use ithildin_status::WorkloadHealth;
 use ithildin_xds::{
-    AdsServer, ResourceSet, SecretRef, SecretState, SecretSubscriber,
+    AdsServer, ResourceSet, SdsClients, SecretRef, SecretState, SecretSubscriber, ServerAddress,
     ads::{AdsSecrets, AdsStatus},
 };
 use tokio::sync::watch;
@@ -110,8 +111,12 @@ impl Configuration {
         }
     }
 
-    /// `local`, and beside it the secrets that istiod has for gateways.
-    pub(super) fn secrets(&self, local: impl SecretSubscriber) -> Arc<dyn SecretSubscriber> {
+    /// `local`, and beside it the secrets that istiod and others in the Pod have for gateways.
+    pub(super) fn secrets(
+        &self,
+        settings: &Settings,
+        local: impl SecretSubscriber,
+    ) -> Arc<dyn SecretSubscriber> {
         let client = match self {
             Self::Folder(_) => None,
             Self::Istiod(istiod) => istiod.client(),
@@ -121,21 +126,44 @@ impl Configuration {
             Some(client) => Arc::new(Secrets {
                 local,
                 istiod: client.secrets(),
+                others: others(settings),
             }),
         }
     }
 }
 
+/// istiod's name for SDS by our own socket.
+const OURS: &str = "sds-grpc";
+/// The same for certificates in files, which come from that socket too.
+const OURS_FOR_FILES: &str = "sds-files-grpc";
+/// istiod's name for SDS by somebody else in the Pod (`credentialName: sds://...`).
+const OTHERS: &str = "sds-external";
+
 struct Secrets<L> {
     local: L,
     istiod: AdsSecrets,
+    /// Servers that are not ours; it refuses those that it does not know.
+    others: SdsClients,
 }
 
 impl<L: SecretSubscriber> SecretSubscriber for Secrets<L> {
     fn subscribe(&self, secret: &SecretRef) -> watch::Receiver<SecretState> {
-        match secret.is_from_ads() {
-            true => self.istiod.subscribe(secret),
-            false => self.local.subscribe(secret),
+        if secret.is_from_ads() {
+            return self.istiod.subscribe(secret);
+        }
+        match secret.grpc_cluster() {
+            None | Some(OURS | OURS_FOR_FILES) => self.local.subscribe(secret),
+            Some(_) => self.others.subscribe(secret),
         }
     }
+}
+
+fn others(settings: &Settings) -> SdsClients {
+    let socket = ServerAddress::Pipe(settings.identity.credential_socket.clone());
+    SdsClients::new(
+        settings.xds_node(),
+        Arc::new(move |cluster| (cluster == OTHERS).then(|| socket.clone())),
+        Vec::new(),
+        Arc::new(control::check_secret),
+    )
 }

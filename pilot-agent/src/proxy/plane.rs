@@ -47,7 +47,7 @@ impl Plane {
         let proxy = Proxy::start(ProxyOptions {
             bootstrap: bootstrap::builtin(settings)?,
             resources: configuration.resources(),
-            secrets: configuration.secrets(identity.local()),
+            secrets: configuration.secrets(settings, identity.local()),
             concurrency: settings.concurrency,
             drain_time: settings.proxy_config.drain_duration,
         });

@@ -21,9 +21,9 @@ use crate::{
     sds::{clients, secret},
 };
 
-const NAMES: [&str; 3] = ["cert-chain.pem", "key.pem", "root-cert.pem"];
-const TOKEN: &str = "var/run/secrets/tokens/istio-token";
-const ROOT: &str = "var/run/secrets/istio/root-cert.pem";
+pub(crate) const NAMES: [&str; 3] = ["cert-chain.pem", "key.pem", "root-cert.pem"];
+pub(crate) const TOKEN: &str = "var/run/secrets/tokens/istio-token";
+pub(crate) const ROOT: &str = "var/run/secrets/istio/root-cert.pem";
 const ID: &str = "spiffe://cluster.local/ns/shop/sa/web";
 /// Renew at once, as often as may be.
 const RESTLESS: [(&str, &str); 2] = [
@@ -31,7 +31,7 @@ const RESTLESS: [(&str, &str); 2] = [
     ("SECRET_GRACE_PERIOD_RATIO_JITTER", "0"),
 ];
 
-fn write(lab: &Lab, name: &str, text: &str) -> PathBuf {
+pub(crate) fn write(lab: &Lab, name: &str, text: &str) -> PathBuf {
     let path = lab.path(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, text).unwrap();
@@ -39,7 +39,7 @@ fn write(lab: &Lab, name: &str, text: &str) -> PathBuf {
 }
 
 /// An agent in the lab's folder whose configuration comes from `istiod`.
-fn agent(lab: &Lab, istiod: &Istiod, plane: &str, variables: &[(&str, &str)]) -> Agent {
+pub(crate) fn agent(lab: &Lab, istiod: &Istiod, plane: &str, variables: &[(&str, &str)]) -> Agent {
     let ports = Ports {
         admin: free_port(),
         status: free_port(),

@@ -22,7 +22,7 @@ use rustls::{
     RootCertStore, ServerConfig, crypto::aws_lc_rs, pki_types::PrivateKeyDer,
     server::WebPkiClientVerifier,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
@@ -74,6 +74,12 @@ struct Doors {
 
 impl Istiod {
     pub(crate) async fn start(discovery: Let, ca: Let) -> Self {
+        let listener = listener(free_port(), None);
+        Self::serving(discovery, ca, listener).await
+    }
+
+    /// As [`Istiod::start`], with this listener.
+    pub(crate) async fn serving(discovery: Let, ca: Let, resource: Listener) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let istiod = Self {
             address: listener.local_addr().unwrap(),
@@ -88,11 +94,11 @@ impl Istiod {
                 }),
             }),
         };
-        istiod.serve(listener);
+        istiod.serve(listener, resource);
         istiod
     }
 
-    fn serve(&self, listener: TcpListener) {
+    fn serve(&self, listener: TcpListener, resource: Listener) {
         let (sender, connections) = mpsc::channel(8);
         let acceptor = TlsAcceptor::from(Arc::new(self.tls()));
         tokio::spawn(async move {
@@ -105,7 +111,7 @@ impl Istiod {
                 });
             }
         });
-        let (_, resources) = watch::channel(Arc::new(resources()));
+        let (_, resources) = watch::channel(Arc::new(resources(resource)));
         let ads = AdsServer::new(resources).into_service();
         let here = self.clone();
         let discovery = InterceptedService::new(ads, move |call| here.let_in(call, false));
@@ -240,23 +246,29 @@ fn authority() -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// One listener that leads nowhere.
-fn resources() -> ResourceSet {
+/// A listener that leads nowhere.
+pub(crate) fn listener(port: u16, tls: Option<Value>) -> Listener {
+    ithildin_proto::from_value(json!({
+        "name": "listener",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "filter_chains": [{
+            "transport_socket": tls,
+            "filters": [{
+                "name": "envoy.filters.network.tcp_proxy",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                    "stat_prefix": "nowhere", "cluster": "nowhere",
+                },
+            }],
+        }],
+    }))
+    .unwrap()
+}
+
+fn resources(listener: Listener) -> ResourceSet {
     let cluster: Cluster = ithildin_proto::from_value(json!({
         "name": "nowhere", "type": "STATIC", "connect_timeout": "1s",
         "load_assignment": {"cluster_name": "nowhere"},
-    }))
-    .unwrap();
-    let listener: Listener = ithildin_proto::from_value(json!({
-        "name": "listener",
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": free_port()}},
-        "filter_chains": [{"filters": [{
-            "name": "envoy.filters.network.tcp_proxy",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                "stat_prefix": "nowhere", "cluster": "nowhere",
-            },
-        }]}],
     }))
     .unwrap();
     ResourceSet {

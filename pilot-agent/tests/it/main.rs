@@ -5,6 +5,7 @@
 mod authority;
 mod compatibility;
 mod control_plane;
+mod credentials;
 mod dns;
 mod identity;
 mod istiod;

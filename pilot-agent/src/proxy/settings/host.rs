@@ -11,7 +11,7 @@ use crate::proxy::quoted;
 const LABELS: &str = "./etc/istio/pod/labels";
 const ANNOTATIONS: &str = "./etc/istio/pod/annotations";
 /// SDS of somebody else.
-const CREDENTIAL_SOCKET: &str = "./var/run/secrets/credential-uds/socket";
+pub(super) const CREDENTIAL_SOCKET: &str = "./var/run/secrets/credential-uds/socket";
 /// Interfaces whose addresses are not the workload's, separated by commas.
 const EXCLUDED_INTERFACES: &str = "traffic.sidecar.istio.io/excludeInterfaces";
 

@@ -9,7 +9,7 @@ use ithildin_spiffe::{
 };
 use ithildin_xds::SdsOptions;
 
-use super::env::Env;
+use super::{env::Env, host::CREDENTIAL_SOCKET};
 use crate::proxy::{identity::Demand, proxy_config::ProxyConfig};
 
 /// Istio's trust domain where none is configured.
@@ -32,6 +32,8 @@ pub(crate) struct IdentitySettings {
     pub(crate) workload_socket_named: bool,
     /// SDS for file certificates, where identities come from elsewhere.
     pub(crate) files_socket: PathBuf,
+    /// SDS of somebody else in the Pod, for `sds://` credentials.
+    pub(crate) credential_socket: PathBuf,
     /// Folder of `cert-chain.pem`, `key.pem` and `root-cert.pem`, kept by somebody else.
     pub(crate) credentials: PathBuf,
     /// `TRUST_DOMAIN`.
@@ -62,6 +64,7 @@ impl IdentitySettings {
             workload_socket: format!("{WORKLOAD_SOCKETS}/{file}").into(),
             workload_socket_named: file != DEFAULT_SOCKET_FILE,
             files_socket: format!("{CREDENTIAL_SOCKETS}/files-socket").into(),
+            credential_socket: CREDENTIAL_SOCKET.into(),
             credentials: WORKLOAD_CREDENTIALS.into(),
             trust_domain: env.text_or("TRUST_DOMAIN", DEFAULT_TRUST_DOMAIN),
             service_account: env.owned("SERVICE_ACCOUNT"),

@@ -341,6 +341,23 @@ fn annotations_have_the_last_word() {
     );
 }
 
+/// With somebody's socket in the Pod, istiod gets gateways their `sds://` credentials from there.
+#[test]
+fn somebodys_credentials_are_told() {
+    let args = args::tests::parse(&[]).unwrap();
+    for (credential_socket, expected) in [(true, Some("true")), (false, None)] {
+        let host = Host {
+            credential_socket,
+            ..Host::default()
+        };
+        let metadata = on(&host, &args, &[]).unwrap().metadata;
+        let told = metadata.get("credential").and_then(Value::as_str);
+        assert_eq!(told, expected);
+        // Certificates in files come from our own socket.
+        assert!(!metadata.contains_key("file-credential"));
+    }
+}
+
 #[test]
 fn addresses_and_names() {
     let address = |ip: &str| InterfaceAddress {
