@@ -2,7 +2,8 @@
 //!
 //! Fields come in the order of their numbers under their protobuf names; what is not set is left
 //! out. What Envoy marks as sensitive (`udpa.annotations.sensitive`) is replaced, inside of `Any`
-//! too. An `Any` of a type that is not Envoy's stays readable: its bytes in base64.
+//! too. An `Any` of a type that is not Envoy's stays readable: its bytes in base64. One in another in
+//! another is followed so far and no further: messages have a limit of depth, but each `Any` begins anew.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use prost::{Message, Name};
@@ -16,6 +17,19 @@ use crate::Pool;
 
 /// What stands for sensitive text; in base64 for sensitive bytes.
 const REDACTED: &str = "[redacted]";
+/// Stands for what is in too many messages, which may be sensitive as well.
+const TOO_DEEP: &str = "[nested too deeply]";
+/// Messages around an `Any` that is still looked into; the messages in it may be as many again.
+const MAX_DEPTH: usize = 100;
+
+/// How what is printed lies in what was printed.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Messages around it.
+    depth: usize,
+    /// Something around it is sensitive.
+    redact: bool,
+}
 
 /// Prints messages; holds the descriptors while it lives.
 pub struct Printer {
@@ -33,21 +47,31 @@ impl Printer {
     /// `message` as JSON. A message that is not Envoy's is `null`.
     pub fn json<M: Message + Name>(&self, message: &M) -> Json {
         self.decoded(&M::full_name(), &message.encode_to_vec())
-            .map_or(Json::Null, |message| self.message(&message, false))
+            .map_or(Json::Null, |message| {
+                let place = Place {
+                    depth: 0,
+                    redact: false,
+                };
+                self.message(&message, place)
+            })
     }
 
     fn decoded(&self, name: &str, bytes: &[u8]) -> Option<DynamicMessage> {
         DynamicMessage::decode(self.pool.message(name)?, bytes).ok()
     }
 
-    fn message(&self, message: &DynamicMessage, redact: bool) -> Json {
+    fn message(&self, message: &DynamicMessage, place: Place) -> Json {
         let name = message.descriptor();
         let name = name.full_name();
+        let place = Place {
+            depth: place.depth + 1,
+            ..place
+        };
         if name == "google.protobuf.Any" {
-            return self.any(message, redact);
+            return self.any(message, place);
         }
         if name.starts_with("google.protobuf.") {
-            return if redact {
+            return if place.redact {
                 REDACTED.into()
             } else {
                 // Durations, wrappers and the like have forms of their own.
@@ -57,10 +81,13 @@ impl Printer {
         let mut fields: Vec<_> = message.fields().collect();
         fields.sort_by_key(|(field, _)| field.number());
         let fields = fields.into_iter().map(|(field, value)| {
-            let redact = redact || self.is_sensitive(&field);
+            let place = Place {
+                redact: place.redact || self.is_sensitive(&field),
+                ..place
+            };
             (
                 field.name().to_owned(),
-                self.value(value, &field.kind(), redact),
+                self.value(value, &field.kind(), place),
             )
         });
         Json::Object(fields.collect())
@@ -74,7 +101,7 @@ impl Printer {
         })
     }
 
-    fn any(&self, any: &DynamicMessage, redact: bool) -> Json {
+    fn any(&self, any: &DynamicMessage, place: Place) -> Json {
         let url = any.get_field_by_name("type_url");
         let url = url.as_ref().and_then(|it| it.as_str()).unwrap_or_default();
         let bytes = any.get_field_by_name("value");
@@ -84,9 +111,13 @@ impl Printer {
             .map_or(&[][..], |it| it);
         let mut fields = Map::new();
         fields.insert("@type".to_owned(), url.into());
+        if place.depth > MAX_DEPTH {
+            fields.insert("value".to_owned(), TOO_DEEP.into());
+            return Json::Object(fields);
+        }
         let name = url.rsplit('/').next().unwrap_or_default();
         match self.decoded(name, bytes) {
-            Some(message) => match self.message(&message, redact) {
+            Some(message) => match self.message(&message, place) {
                 Json::Object(inner) if !is_well_known(&message.descriptor()) => {
                     fields.extend(inner);
                 }
@@ -95,7 +126,7 @@ impl Printer {
                 }
             },
             None => {
-                let value = if redact {
+                let value = if place.redact {
                     REDACTED.into()
                 } else {
                     BASE64_STANDARD.encode(bytes)
@@ -106,12 +137,12 @@ impl Printer {
         Json::Object(fields)
     }
 
-    fn value(&self, value: &Value, kind: &Kind, redact: bool) -> Json {
+    fn value(&self, value: &Value, kind: &Kind, place: Place) -> Json {
         match value {
-            Value::Message(message) => self.message(message, redact),
+            Value::Message(message) => self.message(message, place),
             Value::List(items) => items
                 .iter()
-                .map(|item| self.value(item, kind, redact))
+                .map(|item| self.value(item, kind, place))
                 .collect(),
             Value::Map(entries) => {
                 let Kind::Message(entry) = kind else {
@@ -124,13 +155,13 @@ impl Printer {
                 let entries = entries.into_iter();
                 Json::Object(
                     entries
-                        .map(|(key, value)| (key, self.value(value, &kind, redact)))
+                        .map(|(key, value)| (key, self.value(value, &kind, place)))
                         .collect(),
                 )
             }
-            Value::Bytes(_) if redact => BASE64_STANDARD.encode(REDACTED).into(),
+            Value::Bytes(_) if place.redact => BASE64_STANDARD.encode(REDACTED).into(),
             Value::Bytes(bytes) => BASE64_STANDARD.encode(bytes).into(),
-            Value::String(_) if redact => REDACTED.into(),
+            Value::String(_) if place.redact => REDACTED.into(),
             value => scalar(value, kind),
         }
     }
@@ -257,5 +288,16 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("CHAIN") && !text.contains("KEY"), "{text}");
+    }
+
+    #[test]
+    fn an_any_in_an_any_is_not_followed_for_ever() {
+        let mut nested = pack(&Cluster::default());
+        for _ in 0..10_000 {
+            nested = pack(&nested);
+        }
+        let text = Printer::new().json(&nested).to_string();
+        assert!(text.contains(TOO_DEEP), "{text}");
+        assert!(text.len() < 100 * MAX_DEPTH, "{}", text.len());
     }
 }

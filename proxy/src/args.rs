@@ -9,7 +9,7 @@ use ithildin_proxy::log_levels::LogLevel;
 #[derive(Debug, Parser)]
 #[command(name = "ithildin-proxy", version, disable_version_flag = true)]
 pub(crate) struct Args {
-    /// Configuration file: YAML, JSON or a binary protobuf, as a bootstrap
+    /// Configuration file: a bootstrap in YAML or JSON
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config_path: Option<PathBuf>,
 
