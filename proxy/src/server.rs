@@ -17,7 +17,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{
     access_log::LogWriter,
     admin::{AdminServer, AdminState, Commands, Requested, StoredBootstrap},
-    control::{ConfigErrors, Control, ControlState, overload},
+    control::{ConfigErrors, Control, ControlState, overload, statistics},
     runtime::{Drain, ListenerReport, Runtime, RuntimeError, RuntimeOptions},
     stats::Registry,
     worker::Published,
@@ -80,7 +80,8 @@ impl Proxy {
     /// Everything that is wrong with the static resources, at once; or why the threads do not start.
     pub async fn start(options: ProxyOptions) -> Result<Self, StartError> {
         let started = Instant::now();
-        let stats = Arc::new(Registry::new(options.concurrency));
+        let shape = statistics::shape(&options.bootstrap)?;
+        let stats = Arc::new(Registry::new(options.concurrency).shaped(shape));
         let logs = Arc::new(LogWriter::new(Arc::clone(&stats.filesystem)));
         let resources = options.resources.clone();
         let admin_address = admin_address(&options.bootstrap)?;

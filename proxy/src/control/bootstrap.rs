@@ -111,8 +111,8 @@ fn check(config: &Bootstrap, report: &Report) {
         grpc_async_client_manager_config, memory_allocator_manager, enable_worker_cpu_affinity,
         stats_flush, stats_eviction,
     } = config;
-    // Who we are; Envoy's own memory, threads, watchdogs, traces and statistics; and its runtime
-    // flags, which say how Envoy's code behaves and not ours.
+    // Who we are; Envoy's own memory, threads, watchdogs and traces; its runtime flags, which say how
+    // Envoy's code behaves and not ours; and statistics, which `statistics` reads.
     no_effect!(
         node,
         node_context_params,

@@ -24,6 +24,7 @@ mod references;
 mod report;
 mod resources;
 mod secrets;
+pub(crate) mod statistics;
 mod updates;
 
 #[cfg(test)]
@@ -141,7 +142,8 @@ impl Drop for Control {
 /// Everything that is wrong with it, at once.
 pub fn validate(bootstrap: Bootstrap) -> Result<(), ConfigErrors> {
     let published = Published::new(Arc::new(Snapshot::default()));
-    let stats = Arc::new(Registry::new(1));
+    let stats = Registry::new(1).shaped(statistics::shape(&bootstrap)?);
+    let stats = Arc::new(stats);
     Controller::new(bootstrap, Arc::new(NoSecrets), stats, None, published).map(drop)
 }
 

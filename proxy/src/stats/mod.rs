@@ -15,6 +15,7 @@ mod metric;
 pub(crate) mod process;
 mod prometheus;
 mod registry;
+mod shape;
 mod sums;
 mod targets;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use histogram::{Histogram, HistogramSum};
 pub use metric::{Metric, Tag, Value};
 pub use prometheus::{process as process_exposition, prometheus};
 pub use registry::Registry;
+pub use shape::{Included, StatsShape, TagRule};
 pub use targets::{
     ClusterStats, EndpointStats, ExtAuthzStats, FilterStats, HttpStats, JwtStats, ListenerStats,
     PerWorker, ProxyProtocolStats, RateLimitStats, RbacStats, ScopedStats, SubscriptionStats,

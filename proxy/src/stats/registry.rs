@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::{
     ClusterManagerBlock, ClusterStats, ExtAuthzStats, FilesystemBlock, HttpStats, JwtStats,
     ListenerManagerBlock, ListenerStats, Metric, ProxyProtocolStats, RateLimitStats, RbacStats,
-    ServerBlock, SubscriptionStats, TcpExtAuthzStats, TcpStats, Value,
+    ServerBlock, StatsShape, SubscriptionStats, TcpExtAuthzStats, TcpStats, Value,
     sums::{Scope, Sums},
 };
 use crate::istio::telemetry::MeshRegistry;
@@ -20,6 +20,7 @@ use crate::istio::telemetry::MeshRegistry;
 #[derive(Debug)]
 pub struct Registry {
     workers: usize,
+    shape: StatsShape,
     listeners: Targets<Arc<str>, ListenerStats>,
     http: Targets<(Arc<str>, Arc<str>), HttpStats>,
     tcp: Targets<Arc<str>, TcpStats>,
@@ -44,6 +45,7 @@ impl Registry {
     pub fn new(workers: usize) -> Self {
         Self {
             workers,
+            shape: StatsShape::default(),
             listeners: Targets::default(),
             http: Targets::default(),
             tcp: Targets::default(),
@@ -61,6 +63,12 @@ impl Registry {
             cluster_manager: ClusterManagerBlock::default(),
             filesystem: Arc::default(),
         }
+    }
+
+    /// The same, with what a bootstrap says of statistics.
+    pub fn shaped(mut self, shape: StatsShape) -> Self {
+        self.shape = shape;
+        self
     }
 
     pub fn workers(&self) -> usize {
@@ -183,7 +191,7 @@ impl Registry {
     /// Everything at this instant, sorted by name. Targets of one name are summed. With
     /// `used_only`, what was never counted is left out.
     pub fn metrics(&self, used_only: bool) -> Vec<Metric> {
-        let mut sums = Sums::new(used_only);
+        let mut sums = Sums::new(&self.shape, used_only);
         for stats in self.listeners.live() {
             sums.add_listener(&stats);
         }
@@ -218,12 +226,8 @@ impl Registry {
         for stats in self.subscriptions.live() {
             sums.add(&Scope::new(&stats.scope), &stats.block);
             let name = format!("{}.version_text", stats.scope);
-            sums.add_metric(Metric {
-                family: name.clone(),
-                name,
-                tags: Vec::new(),
-                value: Value::Text(stats.version()),
-            });
+            let value = Value::Text(stats.version());
+            sums.add_named(name.clone(), value, || (name, Vec::new()));
         }
         self.mesh.read(&mut |metric| sums.add_metric(metric));
         sums.add(&Scope::new("server"), &self.server);

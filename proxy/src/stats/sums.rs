@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, collections::btree_map::Entry, sync::Arc};
 
 use super::{
     ClusterStats, FilterStats, HttpStats, ListenerStats, Metric, PerWorker, RbacStats, ScopedStats,
-    Tag, Value,
+    StatsShape, Tag, Value,
     block::{Block, Name, Reading},
 };
 
@@ -77,14 +77,16 @@ impl Scope {
 
 /// Sums by full name.
 #[derive(Debug)]
-pub(super) struct Sums {
+pub(super) struct Sums<'s> {
+    shape: &'s StatsShape,
     used_only: bool,
     metrics: BTreeMap<String, Metric>,
 }
 
-impl Sums {
-    pub(super) fn new(used_only: bool) -> Self {
+impl<'s> Sums<'s> {
+    pub(super) fn new(shape: &'s StatsShape, used_only: bool) -> Self {
         Self {
+            shape,
             used_only,
             metrics: BTreeMap::new(),
         }
@@ -150,14 +152,13 @@ impl Sums {
                 (&stats.shadow_prefix, "shadow_denied", &block.shadow_denied),
             ] {
                 let cell = format!("rbac.{prefix}{cell}");
-                self.add_metric(Metric {
-                    name: format!("http.{}.{cell}", stats.manager),
-                    family: format!("http.{cell}"),
-                    tags: vec![Tag {
+                let name = format!("http.{}.{cell}", stats.manager);
+                self.add_named(name, Value::Counter(counter.get()), || {
+                    let tag = Tag {
                         key: HTTP_PREFIX.into(),
                         value: Arc::clone(&stats.manager),
-                    }],
-                    value: Value::Counter(counter.get()),
+                    };
+                    (format!("http.{cell}"), vec![tag])
                 });
             }
         }
@@ -172,9 +173,10 @@ impl Sums {
         self.add_workers(&Scope::new(&stats.scope), &stats.workers);
     }
 
-    /// Adds to the metric of that name.
+    /// Adds to the metric of that name, whose tags are what they are.
     pub(super) fn add_metric(&mut self, metric: Metric) {
-        if self.used_only && !metric.value.is_used() {
+        let unused = self.used_only && !metric.value.is_used();
+        if unused || !self.shape.includes(&metric.name) {
             return;
         }
         match self.metrics.entry(metric.name.clone()) {
@@ -227,20 +229,39 @@ impl Sums {
             Reading::Gauge(n) => Value::Gauge(n),
             Reading::Histogram(sum) => Value::Histogram(Box::new(sum)),
         };
-        if (self.used_only || comes_with_use(&scope.family, name)) && !value.is_used() {
+        if comes_with_use(&scope.family, name) && !value.is_used() {
             return;
         }
-        match self.metrics.entry(full_name(&scope.name, name)) {
+        self.add_named(full_name(&scope.name, name), value, || {
+            let (family, tag) = family_name(&scope.family, name);
+            let tags = tag.into_iter().chain(scope.tags.iter().cloned());
+            (family, tags.collect())
+        });
+    }
+
+    /// Adds to the metric of that name; `own` are its family and its tags as Envoy has them by
+    /// default.
+    pub(super) fn add_named(
+        &mut self,
+        name: String,
+        value: Value,
+        own: impl FnOnce() -> (String, Vec<Tag>),
+    ) {
+        let unused = self.used_only && !value.is_used();
+        if unused || !self.shape.includes(&name) {
+            return;
+        }
+        match self.metrics.entry(name) {
             Entry::Occupied(mut metric) => metric.get_mut().value.merge(&value),
             Entry::Vacant(slot) => {
-                let (family, tag) = family_name(&scope.family, name);
-                let metric = Metric {
-                    name: slot.key().clone(),
+                let name = slot.key().clone();
+                let (family, tags) = self.shape.apply(&name, own());
+                slot.insert(Metric {
+                    name,
                     family,
-                    tags: tag.into_iter().chain(scope.tags.iter().cloned()).collect(),
+                    tags,
                     value,
-                };
-                slot.insert(metric);
+                });
             }
         }
     }

@@ -17,6 +17,7 @@ mod proxy_protocol;
 mod rate_limit;
 mod rbac;
 mod routing;
+mod stats_config;
 mod support;
 mod tcp;
 mod tunnels;

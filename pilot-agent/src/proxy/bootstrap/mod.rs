@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use ithildin_proto::{
-    pack,
+    from_value, pack,
     pb::envoy::{
         config::{
             bootstrap::v3::{Admin, Bootstrap, bootstrap::DynamicResources},
@@ -83,6 +83,7 @@ pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Bootstrap> {
             cds_config: Some(ads),
             ..Default::default()
         }),
+        stats_config: Some(from_value(stats::config(settings, false)?)?),
         overload_manager: runtime::asked_connections(settings)?.map(|most| OverloadManager {
             resource_monitors: vec![ResourceMonitor {
                 name: CONNECTIONS_MONITOR.to_owned(),

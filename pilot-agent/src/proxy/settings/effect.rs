@@ -40,7 +40,7 @@ const FIELDS: [&str; 6] = [
     "privateKeyProvider",
 ];
 /// Fields that only Envoy's process or its bootstrap acts on.
-const ENVOY_FIELDS: [&str; 14] = [
+const ENVOY_FIELDS: [&str; 12] = [
     "binaryPath",
     "customConfigFile",
     "proxyBootstrapTemplatePath",
@@ -50,8 +50,6 @@ const ENVOY_FIELDS: [&str; 14] = [
     "envoyMetricsService",
     "envoyAccessLogService",
     "runtimeValues",
-    "extraStatTags",
-    "proxyStatsMatcher",
     "statsCompression",
     "fileFlushInterval",
     "fileFlushMinSizeKb",

@@ -126,7 +126,7 @@ fn replacement(text: &str, groups: usize) -> Result<Box<str>, String> {
     Ok(result.into())
 }
 
-pub(super) fn string(matcher: &StringMatcher, at: &At<'_>) -> Option<StringMatch> {
+pub(in crate::control) fn string(matcher: &StringMatcher, at: &At<'_>) -> Option<StringMatch> {
     let StringMatcher {
         ignore_case,
         match_pattern,

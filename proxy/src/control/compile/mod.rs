@@ -73,6 +73,7 @@ pub(super) use self::{
     cluster::{CompiledCluster, Discovery},
     dns::{DnsSpec, LookupFamily},
     endpoints::DnsTarget,
+    matchers::string as string_match,
     tls::TlsContexts,
 };
 use super::{
