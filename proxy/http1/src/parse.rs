@@ -31,6 +31,8 @@ pub struct Limits {
     pub custom_methods: bool,
     /// Whether names are also kept as they came, for [`Fields::sent_names`].
     pub keeps_names: bool,
+    /// Whether a target's fragment is left out; else such a request is refused.
+    pub strips_fragment: bool,
 }
 
 impl Default for Limits {
@@ -42,6 +44,7 @@ impl Default for Limits {
             host_is_optional: false,
             custom_methods: false,
             keeps_names: false,
+            strips_fragment: false,
         }
     }
 }

@@ -33,6 +33,8 @@ pub struct HttpManager {
     pub normalize_path: bool,
     pub merge_slashes: bool,
     pub escaped_slashes: EscapedSlashes,
+    /// Whether the fragment of an HTTP/1 target is left out, and not refused. Of HTTP/2 it always is.
+    pub strips_fragment: bool,
     pub strip_any_host_port: bool,
     pub suppress_envoy_headers: bool,
     /// Upgrades that are passed on, lower-case (`websocket`, `connect`).

@@ -33,6 +33,7 @@ use super::{
     references::References,
     report::{ConfigError, ConfigErrors},
     resources::{Refusal, Resources},
+    runtime_values,
     secrets::SecretStore,
     updates::Updates,
 };
@@ -71,6 +72,7 @@ impl Controller {
         published: Arc<Published>,
     ) -> Result<Self, ConfigErrors> {
         let node = Arc::new(Node::new(bootstrap.node.as_ref()));
+        let strips_fragment = runtime_values::strips_fragment(&bootstrap);
         let (mut statics, checked) = bootstrap::statics(bootstrap);
         let mut errors = checked.map_or_else(|found| found.0.to_vec(), |()| Vec::new());
         let secret_files = std::mem::take(&mut statics.secrets);
@@ -92,6 +94,7 @@ impl Controller {
             published,
             state: watch::Sender::new(Arc::default()),
         };
+        controller.compiler.strips_fragment = strips_fragment;
         if let Some(name) = &statics.local_cluster {
             controller.compiler.belong_to(name);
         }

@@ -23,6 +23,7 @@ mod provenance;
 mod references;
 mod report;
 mod resources;
+mod runtime_values;
 mod secrets;
 pub(crate) mod statistics;
 mod updates;

@@ -5,17 +5,20 @@ use ithildin_proto::{
     pb::{
         envoy::{
             config::{
-                bootstrap::v3::{Bootstrap, LayeredRuntime, runtime_layer::LayerSpecifier},
+                bootstrap::v3::Bootstrap,
                 overload::v3::{OverloadManager, ResourceMonitor, resource_monitor::ConfigType},
             },
             extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig,
         },
-        google::protobuf::{Struct, Value, value::Kind},
+        google::protobuf::value::Kind,
     },
     unpack,
 };
 
-use super::report::{At, ConfigErrors, Report, no_effect, refuse};
+use super::{
+    report::{At, ConfigErrors, Report, no_effect, refuse},
+    runtime_values,
+};
 
 /// What Istio sets where nobody wants a bound: none is meant.
 const UNBOUNDED: u64 = i32::MAX as u64;
@@ -33,8 +36,7 @@ pub(crate) fn max_connections(bootstrap: &Bootstrap) -> Result<Option<u64>, Conf
         .overload_manager
         .as_ref()
         .and_then(|config| monitored(config, &report.root("overload_manager")));
-    let by_runtime = || bootstrap.layered_runtime.as_ref().and_then(by_runtime);
-    let limit = monitored.or_else(by_runtime);
+    let limit = monitored.or_else(|| by_runtime(bootstrap));
     report.finish(Some(limit.filter(|limit| *limit < UNBOUNDED)))
 }
 
@@ -79,29 +81,11 @@ fn monitor(config: &ResourceMonitor, at: &At<'_>) -> Option<u64> {
     Some(limit)
 }
 
-/// Later layers go before earlier ones.
-fn by_runtime(runtime: &LayeredRuntime) -> Option<u64> {
-    let layers = runtime.layers.iter().rev();
-    let mut values = layers.filter_map(|layer| match &layer.layer_specifier {
-        Some(LayerSpecifier::StaticLayer(fields)) => value(fields, RUNTIME_KEY),
-        _ => None,
-    });
-    match &values.next()?.kind {
+fn by_runtime(bootstrap: &Bootstrap) -> Option<u64> {
+    match &runtime_values::value(bootstrap, RUNTIME_KEY)?.kind {
         // What is no whole number does not come out as one.
         Some(Kind::NumberValue(number)) => number.to_string().parse().ok(),
         Some(Kind::StringValue(text)) => text.parse().ok(),
-        _ => None,
-    }
-}
-
-/// The value of `key`, whose parts may be nested.
-fn value<'a>(fields: &'a Struct, key: &str) -> Option<&'a Value> {
-    if let Some(value) = fields.fields.get(key) {
-        return Some(value);
-    }
-    let (outer, inner) = key.split_once('.')?;
-    match &fields.fields.get(outer)?.kind {
-        Some(Kind::StructValue(fields)) => value(fields, inner),
         _ => None,
     }
 }

@@ -162,6 +162,7 @@ async fn next_head(context: &Context<'_>, wire: &Wire<'_>) -> Result<RequestHead
         host_is_optional: true,
         custom_methods: manager.http1.custom_methods,
         keeps_names: manager.http1.header_format.keeps_names(),
+        strips_fragment: manager.strips_fragment,
     };
     let read = async {
         let mut progress = Progress::default();

@@ -3,6 +3,7 @@
 //!
 //!     ithildin-test-peer serve 127.0.0.1:80 [--tls DIR | --call URL...]
 //!     ithildin-test-peer echo 0.0.0.0:9000 "220 welcome"
+//!     ithildin-test-peer connect 0.0.0.0:3128
 //!     ithildin-test-peer talk mail:9000 "<220" ">hello" "<hello"
 //!     ithildin-test-peer relay 10.0.1.50:8000 127.0.0.1:8080 (or unix:/run/istiod.sock)
 //!     ithildin-test-peer authz 0.0.0.0:9000 0.0.0.0:8000
@@ -11,7 +12,7 @@
 use std::{env, net::SocketAddr, process::ExitCode};
 
 use anyhow::{Context, bail};
-use ithildin_tests::peer::{authz, echo, load, relay, serve, talk};
+use ithildin_tests::peer::{authz, connect, echo, load, relay, serve, talk};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -41,12 +42,13 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
         }
         ["serve", on, "--tls", dir] => serve::tls(address(on)?, dir.as_ref()).await,
         ["echo", on, greeting] => echo::run(address(on)?, greeting).await,
+        ["connect", on] => connect::run(address(on)?).await,
         ["talk", to, ref steps @ ..] => talk::run(to, steps).await,
         ["relay", from, to] => relay::run(address(from)?, target(to)?).await,
         ["authz", grpc, http] => authz::run(address(grpc)?, address(http)?).await,
         ["load", to, host, path] => load::run(address(to)?, host, path).await,
         _ => bail!(
-            "serve ADDRESS [--tls DIR | --call URL...] | echo ADDRESS GREETING | \
+            "serve ADDRESS [--tls DIR | --call URL...] | echo ADDRESS GREETING | connect ADDRESS | \
              talk HOST:PORT (<EXPECTED | >SENT)... | relay FROM TO | authz GRPC HTTP | \
              load ADDRESS HOST PATH"
         ),

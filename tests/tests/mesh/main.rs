@@ -13,6 +13,7 @@ mod istiod_by_svid;
 mod istiod_ca;
 mod machine;
 mod operations;
+mod outbound;
 mod permissive;
 mod security;
 mod support;

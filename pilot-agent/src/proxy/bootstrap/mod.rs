@@ -84,6 +84,7 @@ pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Bootstrap> {
             ..Default::default()
         }),
         stats_config: Some(from_value(stats::config(settings, false)?)?),
+        layered_runtime: Some(runtime::builtin()),
         overload_manager: runtime::asked_connections(settings)?.map(|most| OverloadManager {
             resource_monitors: vec![ResourceMonitor {
                 name: CONNECTIONS_MONITOR.to_owned(),
@@ -134,7 +135,7 @@ pub(super) fn envoy(settings: &Settings, sockets: &Sockets) -> anyhow::Result<Va
         "application_log_config": {"log_format": log_format(settings.envoy.log_as_json)},
         "node": settings.node_json(),
         "layered_runtime": {"layers": [
-            {"name": "global config", "static_layer": runtime::flags(settings)},
+            {"name": runtime::GLOBAL_LAYER, "static_layer": runtime::flags(settings)},
             {"name": "admin", "admin_layer": {}},
         ]},
         "bootstrap_extensions": extensions(discovery),

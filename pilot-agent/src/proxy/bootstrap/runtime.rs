@@ -1,6 +1,10 @@
 //! Envoy's runtime: switches that Istio sets, and the user's.
 
 use anyhow::Context;
+use ithildin_proto::pb::{
+    envoy::config::bootstrap::v3::{LayeredRuntime, RuntimeLayer, runtime_layer::LayerSpecifier},
+    google::protobuf::{self, Struct, value::Kind},
+};
 use serde_json::{Map, Value, json};
 
 use crate::proxy::settings::{Compliance, Settings};
@@ -8,15 +12,34 @@ use crate::proxy::settings::{Compliance, Settings};
 /// Connections that Envoy accepts at most, where nobody says it: as good as no limit.
 const MAX_CONNECTIONS: i64 = i32::MAX as i64;
 const MAX_CONNECTIONS_METADATA: &str = "GLOBAL_DOWNSTREAM_MAX_CONNECTIONS";
+/// Istio's name of the layer.
+pub(super) const GLOBAL_LAYER: &str = "global config";
 /// The old way to say it.
 const MAX_CONNECTIONS_RUNTIME: &str = "overload.global_downstream_max_connections";
+
+/// In Istio's meshes a fragment does not make a request bad.
+const REJECT_FRAGMENT: &str = "envoy.reloadable_features.http_reject_path_with_fragment";
+
+/// Of what Istio sets, what the built-in proxy knows.
+pub(super) fn builtin() -> LayeredRuntime {
+    let kind = Some(Kind::BoolValue(false));
+    let flags = [(REJECT_FRAGMENT.to_owned(), protobuf::Value { kind })];
+    LayeredRuntime {
+        layers: vec![RuntimeLayer {
+            name: GLOBAL_LAYER.to_owned(),
+            layer_specifier: Some(LayerSpecifier::StaticLayer(Struct {
+                fields: flags.into(),
+            })),
+        }],
+    }
+}
 
 pub(super) fn flags(settings: &Settings) -> Map<String, Value> {
     let defaults = json!({
         // istiod's larger route expressions; a text, as Istio has it.
         "re2.max_program_size.error_level": "32768",
         "envoy.deprecated_features:envoy.config.listener.v3.Listener.hidden_envoy_deprecated_use_original_dst": true,
-        "envoy.reloadable_features.http_reject_path_with_fragment": false,
+        REJECT_FRAGMENT: false,
         "envoy.reloadable_features.fixed_heap_use_allocated": true,
         "envoy.reloadable_features.coalesce_lb_rebuilds_on_batch_update": false,
     });

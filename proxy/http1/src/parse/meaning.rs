@@ -72,7 +72,7 @@ pub(super) fn finish_request(
         (false, None | Some(0)) => Framing::None,
         (false, Some(length)) => Framing::Length(length),
     };
-    let target_parts = split_target(&fields, method, target)?;
+    let target_parts = split_target(&fields, method, target, limits)?;
     let authority = match (target_parts.authority, facts.host) {
         (_, HostField::Several) => return Err(ParseError::SeveralHosts),
         (_, HostField::Missing) if version == Version::Http11 => return Err(ParseError::NoHost),

@@ -1,5 +1,6 @@
 //! Request targets.
 
+use super::Limits;
 use crate::{error::ParseError, head::Fields};
 
 /// A target's parts, as offsets into the head.
@@ -14,8 +15,15 @@ pub(super) fn split_target(
     fields: &Fields,
     method: (u32, u32),
     (start, end): (u32, u32),
+    limits: Limits,
 ) -> Result<Target, ParseError> {
     let target = fields.slice((start, end));
+    let fragment = match limits.strips_fragment {
+        true => memchr::memchr(b'#', target),
+        false => None,
+    };
+    let target = &target[..fragment.unwrap_or(target.len())];
+    let end = start + target.len() as u32;
     let method = fields.slice(method);
     check_target(target)?;
     if method == b"CONNECT" {

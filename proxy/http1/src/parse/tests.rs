@@ -86,6 +86,24 @@ fn what_is_ambiguous_is_refused() {
 }
 
 #[test]
+fn a_fragment_is_left_out_where_it_is_wanted() {
+    let limits = Limits {
+        strips_fragment: true,
+        ..Limits::default()
+    };
+    let path = |target: &str| {
+        let text = format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n");
+        let mut buffer = BytesMut::from(&*text);
+        let head = parse_request(&mut buffer, limits, &mut Progress::default())?;
+        Ok(head.unwrap().path().to_vec())
+    };
+    assert_eq!(path("/a#b"), Ok(b"/a".to_vec()));
+    assert_eq!(path("/a?b#c?d#e"), Ok(b"/a?b".to_vec()));
+    assert_eq!(path("http://h/a#b"), Ok(b"/a".to_vec()));
+    assert_eq!(path("#a"), Err(ParseError::Malformed));
+}
+
+#[test]
 fn request_lines() {
     let refused: &[(&str, ParseError)] = &[
         ("GET / HTTP/1.1\r\n\r\n", ParseError::NoHost),

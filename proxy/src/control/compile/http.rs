@@ -116,6 +116,7 @@ pub(super) fn manager(
         normalize_path: normalize_path.is_some_and(|value| value.value),
         merge_slashes: *merge_slashes,
         escaped_slashes: escaped_slashes(*path_with_escaped_slashes_action, at),
+        strips_fragment: compiler.strips_fragment,
         strip_any_host_port: matches!(strip_port_mode, Some(StripPortMode::StripAnyHostPort(true))),
         suppress_envoy_headers: filters.suppress_envoy_headers,
         filters: filters.chain,

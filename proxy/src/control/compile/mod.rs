@@ -100,6 +100,8 @@ pub(super) struct Compiler {
     pub(super) tls: TlsContexts,
     /// Who we are.
     pub(super) node: Arc<Node>,
+    /// Whether fragments of targets are left out, as the bootstrap's runtime says.
+    pub(super) strips_fragment: bool,
     /// The cluster that we belong to, if the bootstrap names it.
     pub(super) local: Option<Arc<LocalCluster>>,
     telemetry: HashMap<telemetry::Key, Weak<Telemetry>>,
@@ -147,6 +149,7 @@ impl Compiler {
     ) -> Self {
         Self {
             node,
+            strips_fragment: false,
             local: None,
             telemetry: HashMap::new(),
             stats,

@@ -65,6 +65,7 @@ pub(super) fn manager(table: RouteTable) -> HttpManager {
         normalize_path: false,
         merge_slashes: false,
         escaped_slashes: EscapedSlashes::Keep,
+        strips_fragment: false,
         strip_any_host_port: false,
         suppress_envoy_headers: false,
         upgrades: Vec::new(),

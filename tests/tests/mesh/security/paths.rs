@@ -76,6 +76,7 @@ const NONE: &[(&str, &str)] = &[
 
 const BASE: &[(&str, &str)] = &[
     ("/", "/"),
+    ("/app#foo", "/app"),
     ("/app/", "/app/"),
     ("/app/../admin", "/admin"),
     ("/app//", "/app//"),
