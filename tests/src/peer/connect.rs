@@ -34,9 +34,8 @@ async fn tunnel(mut client: TcpStream) -> anyhow::Result<()> {
     }
     let head = String::from_utf8_lossy(&head).into_owned();
     let mut words = head.split(' ');
-    let target = match (words.next(), words.next()) {
-        (Some("CONNECT"), Some(target)) => target,
-        _ => bail!("not CONNECT: {head}"),
+    let (Some("CONNECT"), Some(target)) = (words.next(), words.next()) else {
+        bail!("not CONNECT: {head}");
     };
     println!("CONNECT {target}");
     let connected = TcpStream::connect(target).await;
