@@ -6,6 +6,7 @@ use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::BodyExt;
+use ithildin_proxy::causes;
 use ithildin_status::{Connector, Source};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
@@ -49,7 +50,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         debug!("not ready yet: {error:#}");
         let next = Instant::now() + Duration::from_millis(args.period_millis);
         if next >= end {
-            bail!("timeout waiting for Envoy proxy to become ready. Last error: {error:#}");
+            let last = causes::told(&error);
+            bail!("timeout waiting for Envoy proxy to become ready. Last error: {last}");
         }
         sleep(next - Instant::now()).await;
     }

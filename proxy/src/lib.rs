@@ -3,6 +3,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod causes;
 pub mod config;
 pub mod control;
 mod ext_authz;

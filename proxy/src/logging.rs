@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -37,7 +37,13 @@ pub(crate) fn start(args: &Args) -> anyhow::Result<Option<LogFile>> {
     let registry = tracing_subscriber::registry().with(filter);
     match &args.log_path {
         None => {
-            registry.with(fmt::layer().with_writer(io::stderr)).init();
+            let lines = fmt::layer().with_writer(io::stderr);
+            // Colours are for people; what collects logs would keep their codes.
+            let lines = match io::stderr().is_terminal() {
+                true => lines,
+                false => lines.with_ansi(false),
+            };
+            registry.with(lines).init();
             Ok(None)
         }
         Some(path) => {

@@ -7,6 +7,7 @@ mod standalone;
 use std::process::ExitCode;
 
 use clap::Parser;
+use ithildin_proxy::causes;
 
 use args::Args;
 
@@ -16,7 +17,7 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            eprintln!("{}", causes::told(&error));
             ExitCode::FAILURE
         }
     }

@@ -1,10 +1,10 @@
 //! The life of the program: load, start, serve until a signal, drain.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use ithildin_proto::{from_yaml, pb::envoy::config::bootstrap::v3::Bootstrap};
-use ithildin_proxy::{Proxy, ProxyOptions, Readiness, access_log::LogWriter, control};
+use ithildin_proxy::{Proxy, ProxyOptions, Readiness, StartError, access_log::LogWriter, control};
 use ithildin_xds::{ResourceSet, SdsClients, bootstrap};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -26,7 +26,7 @@ pub(crate) async fn run(args: &Args, log: Option<LogFile>) -> anyhow::Result<()>
         bail!("dynamic_resources: is not supported without an agent; use pilot-agent");
     }
     if args.mode == Mode::Validate {
-        control::validate(config)?;
+        control::validate(config).map_err(|errors| refused(args, &errors))?;
         println!("configuration '{}' OK", source_name(args));
         return Ok(());
     }
@@ -40,7 +40,11 @@ pub(crate) async fn run(args: &Args, log: Option<LogFile>) -> anyhow::Result<()>
         concurrency: args.workers(),
         drain_time: args.drain_time(),
     })
-    .await?;
+    .await
+    .map_err(|error| match error {
+        StartError::Config(errors) => refused(args, &errors),
+        other => other.into(),
+    })?;
     if let (Some(path), Some(address)) = (&args.admin_address_path, proxy.admin_address()) {
         std::fs::write(path, address.to_string())
             .with_context(|| format!("--admin-address-path: cannot write {path:?}"))?;
@@ -83,6 +87,14 @@ fn load(args: &Args) -> anyhow::Result<Bootstrap> {
         node.locality.get_or_insert_default().zone.clone_from(zone);
     }
     Ok(config)
+}
+
+/// The errors have a line each; they name fields, and this the file.
+fn refused(args: &Args, errors: &impl Display) -> anyhow::Error {
+    anyhow!(
+        "configuration '{}' is refused:\n{errors}",
+        source_name(args)
+    )
 }
 
 fn source_name(args: &Args) -> String {

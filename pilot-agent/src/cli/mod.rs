@@ -7,6 +7,7 @@ mod words;
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use ithildin_proxy::causes;
 use tracing::error;
 
 use crate::{
@@ -123,9 +124,10 @@ impl Cli {
         match run(command) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                error!("{error:#}");
+                let told = causes::told(&error);
+                error!("{told}");
                 if logs_elsewhere {
-                    eprintln!("Error: {error:#}");
+                    eprintln!("Error: {told}");
                 }
                 exit_code(&error)
             }
