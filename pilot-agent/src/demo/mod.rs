@@ -7,6 +7,7 @@
 //! ```
 
 mod acts;
+mod envoy;
 mod httpbin;
 mod load;
 mod plain;
@@ -35,7 +36,7 @@ use stage::Stage;
 #[derive(Debug, Parser)]
 pub struct Args {
     /// What the three proxies run on.
-    #[arg(long, value_enum, default_value_t = DataPlane::Builtin)]
+    #[arg(long, alias = "dataPlane", env = "ITHILDIN_DATA_PLANE", value_enum, default_value_t = DataPlane::Builtin)]
     data_plane: DataPlane,
     /// Exit when all is shown: with status 0 only if all held.
     #[arg(long)]

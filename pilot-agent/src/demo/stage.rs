@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
-    DataPlane, httpbin,
+    DataPlane, envoy, httpbin,
     plain::Client,
     process::Process,
     report::{Event, Report},
@@ -65,6 +65,10 @@ impl Stage {
         data_plane: DataPlane,
         report: &mut Report,
     ) -> anyhow::Result<Self> {
+        let envoy = match data_plane {
+            DataPlane::Builtin => None,
+            DataPlane::Envoy => Some(envoy::find()?),
+        };
         let authority = Authority::start(authorities(folder)?)?;
         let sockets = Sockets::new(authority.clone());
         for domain in [CLIENT_DOMAIN, SERVER_DOMAIN] {
@@ -76,7 +80,7 @@ impl Stage {
         let service = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = service.local_addr()?.port();
         let [egress, ingress] = free_ports()?;
-        let proxies = proxies(folder, data_plane, [egress, ingress, port]);
+        let proxies = proxies(folder, envoy.as_deref(), [egress, ingress, port]);
         let proxies = proxies.context("cannot start the proxies")?;
         let mut stage = Self {
             authority,
@@ -252,10 +256,10 @@ const PROXIES: [Proxy; 3] = [
     },
 ];
 
-/// Writes the configurations and starts the proxies; returns each with its status port.
+/// Writes the configurations and starts the proxies, on `envoy` if it is given; returns each with its status port.
 fn proxies(
     folder: &Path,
-    data_plane: DataPlane,
+    envoy: Option<&Path>,
     [egress, ingress, httpbin]: [u16; 3],
 ) -> anyhow::Result<Vec<(Process, u16)>> {
     let [service, gateway] = free_ports()?;
@@ -279,7 +283,12 @@ fn proxies(
     for proxy in &PROXIES {
         let [status, prometheus, admin, agent] = free_ports()?;
         let mut command = proxy.command(folder, [status, prometheus, admin, agent])?;
-        command.env("ITHILDIN_DATA_PLANE", data_plane.name());
+        match envoy {
+            None => command.env("ITHILDIN_DATA_PLANE", "builtin"),
+            Some(binary) => command
+                .env("ITHILDIN_DATA_PLANE", "envoy")
+                .env("ENVOY_BIN", binary),
+        };
         let log = folder.join(format!("{}.log", proxy.name));
         children.push((Process::spawn(proxy.name, &log, command)?, status));
     }
