@@ -40,10 +40,17 @@ impl<'a> Build<'a> {
     /// Everything that the Gateways which select this proxy ask for.
     pub(super) fn gateways(&mut self) {
         let mut by_socket: BTreeMap<(IpAddr, u16), Vec<Bound<'a>>> = BTreeMap::new();
-        for gateway in &self.resources.gateways {
-            if !selects(&gateway.spec.selector, &self.node.labels) {
-                continue;
-            }
+        let node = self.node;
+        let gateways = self.resources.gateways.iter();
+        let selecting = gateways.filter(|gateway| selects(&gateway.spec.selector, &node.labels));
+        let selecting: Vec<_> = selecting.collect();
+        if selecting.is_empty() {
+            self.warn(format!(
+                "no Gateway selects this router, which therefore listens nowhere; its labels are {:?}",
+                node.labels
+            ));
+        }
+        for gateway in selecting {
             for (index, server) in gateway.spec.servers.iter().enumerate() {
                 let bound = Bound {
                     gateway,

@@ -66,6 +66,22 @@ fn only_selected_gateways_are_served() {
         hosts(routes(&built, "http.8080")),
         ["blackhole:8080 * -> nothing"]
     );
+    assert_eq!(warnings(&built), Vec::<String>::new());
+}
+
+#[test]
+fn a_router_that_no_gateway_selects_is_told_so() {
+    let server = "  - {port: {number: 8080, name: http, protocol: HTTP}, hosts: ['*']}";
+    let other = gateway("other", server).replace("ingressgateway", "egressgateway");
+    let built = of(&[other]);
+    assert_eq!(names(&built.resources.listeners), Vec::<String>::new());
+    assert_eq!(
+        warnings(&built),
+        [
+            "no Gateway selects this router, which therefore listens nowhere; its labels are \
+             {\"istio\": \"ingressgateway\"}"
+        ]
+    );
 }
 
 #[test]
