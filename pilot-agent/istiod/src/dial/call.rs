@@ -3,10 +3,15 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ithildin_sys::file::read_regular;
 use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
+use tracing::warn;
 
 /// Where the kubelet projects the token, under the working folder.
 pub const TOKEN_FILE: &str = "./var/run/secrets/tokens/istio-token";
@@ -20,6 +25,8 @@ const MAX_TOKEN_BYTES: usize = 64 << 10;
 #[derive(Clone, Debug, Default)]
 pub struct CallHeaders {
     token: Option<PathBuf>,
+    /// That there is none was told.
+    missing: Arc<AtomicBool>,
     fixed: Vec<(MetadataKey<Ascii>, MetadataValue<Ascii>)>,
 }
 
@@ -52,17 +59,29 @@ impl CallHeaders {
             .chain(extra)
             .map(|(name, value)| header(name, value))
             .collect::<Result<_, _>>()?;
-        Ok(Self { token, fixed })
+        Ok(Self {
+            token,
+            missing: Arc::default(),
+            fixed,
+        })
     }
 
     pub(super) fn apply(&self, metadata: &mut MetadataMap, token: bool) -> Result<(), CallError> {
         for (name, value) in &self.fixed {
             metadata.append(name.clone(), value.clone());
         }
-        if let Some(path) = self.token.as_ref().filter(|_| token)
-            && let Some(bearer) = bearer(path)?
-        {
-            metadata.insert(AUTHORIZATION, bearer);
+        if let Some(path) = self.token.as_ref().filter(|_| token) {
+            let bearer = bearer(path)?;
+            let was_missing = self.missing.swap(bearer.is_none(), Ordering::Relaxed);
+            match bearer {
+                Some(bearer) => _ = metadata.insert(AUTHORIZATION, bearer),
+                None if !was_missing => warn!(
+                    token = %path.display(),
+                    "there is no token, without which istiod knows us by a client certificate or not at all; \
+                     mount the service account's, of the audience istio-ca"
+                ),
+                None => {}
+            }
         }
         Ok(())
     }

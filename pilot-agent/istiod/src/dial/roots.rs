@@ -1,7 +1,7 @@
 //! The roots that judge istiod's certificate.
 
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -42,6 +42,16 @@ pub enum RootError {
     System(String),
     #[error("no SPIFFE bundle: {0}")]
     Bundle(#[from] SvidError),
+}
+
+impl fmt::Display for Roots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System => f.write_str("what the operating system trusts"),
+            Self::File(path) => write!(f, "what {} holds", path.display()),
+            Self::Spiffe(_) => f.write_str("the bundle of our own SPIFFE trust domain"),
+        }
+    }
 }
 
 impl Roots {

@@ -236,7 +236,10 @@ async fn a_new_root_counts_from_the_next_connection_on() {
     assert!(error.contains("root.pem"), "{error}");
     fs::write(&root, old.pem()).unwrap();
     let error = reach(&endpoint).await.unwrap_err();
-    assert!(error.contains("invalid peer certificate"), "{error}");
+    assert!(
+        error.contains("invalid peer certificate") && error.contains("root.pem"),
+        "{error}"
+    );
     fs::write(&root, "not PEM").unwrap();
     let error = reach(&endpoint).await.unwrap_err();
     assert!(error.contains("root.pem"), "{error}");

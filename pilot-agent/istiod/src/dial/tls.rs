@@ -5,7 +5,7 @@ use std::{io, path::Path, sync::Arc, time::SystemTime};
 use ithildin_spiffe::x509;
 use ithildin_sys::file::read_regular;
 use rustls::{
-    ClientConfig, RootCertStore,
+    CertificateError, ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, pem::PemObject},
 };
@@ -71,8 +71,26 @@ impl Tls {
         let config = config(roots, client).map_err(io::Error::other)?;
         let connector = TlsConnector::from(Arc::new(config));
         let connected = connector.connect(self.server_name.clone(), stream).await;
-        connected.map_err(|error| io::Error::new(error.kind(), format!("TLS: {error}")))
+        connected.map_err(|error| {
+            let roots = match is_of_other_root(&error) {
+                true => format!("; trusted is {}", self.roots),
+                false => String::new(),
+            };
+            io::Error::new(error.kind(), format!("TLS: {error}{roots}"))
+        })
     }
+}
+
+/// Whether no root of ours has signed what istiod shows. A mesh that was installed anew has another root of
+/// the same name: then the signature is what does not fit.
+fn is_of_other_root(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(
+        cause,
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature
+        ))
+    )
 }
 
 /// Why we have nothing to show.

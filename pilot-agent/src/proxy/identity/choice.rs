@@ -103,8 +103,8 @@ pub(super) enum NoSource {
     NoIstiod,
 }
 
-const SET_ENDPOINT: &str = "SPIFFE_ENDPOINT_SOCKET names another source";
-const RESTART_AFTER: &str = "SPIFFE_ENDPOINT_SOCKET, or SPIRE's socket at its place when the agent starts, would come first";
+const SET_ENDPOINT: &str = "set SPIFFE_ENDPOINT_SOCKET or ITHILDIN_IDENTITY for another source";
+const RESTART_AFTER: &str = "set SPIFFE_ENDPOINT_SOCKET, or mount SPIRE's socket before the agent starts, for SPIRE's identities";
 
 impl Facts {
     /// Applies the table.
