@@ -9,6 +9,7 @@ mod manifests;
 mod merge;
 mod programs;
 mod render;
+mod walkthrough;
 
 use std::{fs, path::Path};
 
