@@ -34,12 +34,12 @@ pub(super) fn check(resources: &Resources, node: &Node) -> Vec<ConfigError> {
 fn interception(node: &Node) -> Option<&'static str> {
     match (node.kind, node.interception, node.data_plane) {
         (NodeKind::Router, _, _) | (_, Interception::None, _) => None,
-        (_, Interception::Tproxy, _) => {
-            Some("interception mode TPROXY is not supported, expected REDIRECT or NONE")
-        }
+        (_, Interception::Tproxy, _) => Some(
+            "ISTIO_META_INTERCEPTION_MODE: TPROXY needs istiod; without it set REDIRECT or NONE",
+        ),
         (_, Interception::Redirect, DataPlane::Envoy) => None,
         (_, Interception::Redirect, DataPlane::Builtin) => Some(
-            "interception mode REDIRECT is not supported by the built-in data plane, expected NONE",
+            "ISTIO_META_INTERCEPTION_MODE: REDIRECT, the default of a sidecar, needs istiod or the data plane envoy; set NONE",
         ),
     }
 }

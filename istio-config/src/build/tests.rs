@@ -136,12 +136,12 @@ fn interception_must_be_one_that_the_data_plane_knows() {
     assert_eq!(
         error(Redirect, Builtin).as_deref(),
         Some(
-            "interception mode REDIRECT is not supported by the built-in data plane, expected NONE"
+            "ISTIO_META_INTERCEPTION_MODE: REDIRECT, the default of a sidecar, needs istiod or the data plane envoy; set NONE"
         )
     );
     assert_eq!(
         error(Tproxy, Envoy).as_deref(),
-        Some("interception mode TPROXY is not supported, expected REDIRECT or NONE")
+        Some("ISTIO_META_INTERCEPTION_MODE: TPROXY needs istiod; without it set REDIRECT or NONE")
     );
 }
 

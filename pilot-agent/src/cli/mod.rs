@@ -29,7 +29,7 @@ Examples:
 
   A gateway on a folder of Istio YAML, with identities from SPIRE:
     SPIFFE_ENDPOINT_SOCKET=unix:///run/spire/agent.sock POD_NAMESPACE=istio-system \\
-      pilot-agent proxy router --configDir ./istio
+      ISTIO_META_LABELS=istio=ingressgateway pilot-agent proxy router --configDir ./istio
 
   Secrets for an Envoy that you run yourself:
     pilot-agent sds --workload-api unix:///run/spire/agent.sock --listen unix:///tmp/sds.sock")]

@@ -19,15 +19,19 @@ Examples:
   Beside a workload under istiod, as Istio's injection template starts it:
     pilot-agent proxy sidecar --domain $POD_NAMESPACE.svc.cluster.local --proxyLogLevel=warning
   A gateway on a folder of YAML, with a real Envoy:
-    pilot-agent proxy router --configDir ./istio --dataPlane envoy
+    ISTIO_META_LABELS=istio=ingressgateway pilot-agent proxy router --configDir ./istio --dataPlane envoy
+  Beside a workload without istiod, which calls the proxy's ports:
+    ISTIO_META_INTERCEPTION_MODE=NONE pilot-agent proxy sidecar --configDir ./istio
 
 Environment (as Istio's agent reads it; pilot-agent/COMPATIBILITY.md has all of it):
   SPIFFE_ENDPOINT_SOCKET      the Workload API: unix:///path or tcp://ip:port
+  ITHILDIN_IDENTITY           auto (by what is there), spire, files or istiod
   PROXY_CONFIG                YAML: configPath, binaryPath, proxyAdminPort (15000), statusPort (15020),
                               concurrency, drainDuration (45s), terminationDrainDuration (5s), proxyMetadata
   ENVOY_STATUS_PORT           readiness for the kubelet, /healthz/ready (15021)
   ENVOY_PROMETHEUS_PORT       the data plane's metrics, /stats/prometheus (15090)
   POD_NAME, POD_NAMESPACE, INSTANCE_IP, TRUST_DOMAIN
+  ISTIO_META_LABELS           outside a Pod, the labels by which Gateways and workloads are selected: a=b,c=d
   ISTIO_META_*                node metadata, such as ISTIO_META_INTERCEPTION_MODE=NONE
   ISTIO_METAJSON_*            the same as JSON objects, such as ISTIO_METAJSON_LABELS={\"app\":\"web\"}
   EXIT_ON_ZERO_ACTIVE_CONNECTIONS, MINIMUM_DRAIN_DURATION
