@@ -94,6 +94,10 @@ def functions(profiles):
             steady.update(ran(path))
     if not steady:
         sys.exit("nothing was recorded: does the footprint run here?")
+    # The start may take a step more.
+    once = [name for name, steps in steady.items() if steps == 1 and name in start]
+    for name in once:
+        del steady[name]
     return steady, start
 
 
