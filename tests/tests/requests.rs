@@ -74,8 +74,11 @@ fn the_clients_certificate_is_told_as_envoy_tells_it() {
     let ours = lab.mutual(&binary("ithildin-proxy"), &[]);
     let theirs = lab.mutual(&envoy, &ENVOY_ARGUMENTS);
     assert_eq!(ours.answers.len(), 2 * XFCC_MODES.len() + 1);
+    // Envoy writes a name as it is, whatever fields it goes on with.
+    const QUOTED: &str = r#"URI="https://example.org/client;a=b,c""#;
+    assert!(ours.answers.iter().any(|xfcc| xfcc.contains(QUOTED)));
     for (ours, theirs) in ours.answers.iter().zip(&theirs.answers) {
-        assert_eq!(ours, theirs);
+        assert_eq!(&ours.replace(QUOTED, &QUOTED.replace('"', "")), theirs);
     }
     assert!(
         ours.answers
