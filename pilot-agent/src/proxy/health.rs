@@ -156,7 +156,9 @@ impl Health {
 
 /// The start needs more memory than what follows, and code that never runs again.
 fn give_back_memory() {
-    if let Err(error) = ithildin_sys::alloc::purge() {
+    let given_back =
+        ithildin_sys::alloc::keep_nothing().and_then(|()| ithildin_sys::alloc::purge());
+    if let Err(error) = given_back {
         debug!(%error, "cannot purge the allocator");
     }
     ithildin_sys::code::let_go();

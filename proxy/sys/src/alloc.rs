@@ -4,7 +4,7 @@
 //! before `main`; `_RJEM_MALLOC_CONF` in the environment overrides them.
 
 use std::{
-    ffi::{CStr, CString, c_char, c_uint, c_void},
+    ffi::{CStr, c_char, c_uint, c_void},
     io, ptr,
 };
 
@@ -21,11 +21,10 @@ macro_rules! global_allocator {
 
 /// - `narenas`: all threads share one arena but those that ask for an own one ([`own_arena`]), since each
 ///   arena keeps pages of its own.
-/// - `dirty_decay_ms`, `muzzy_decay_ms`: what is freed in the shared arena goes back to the kernel at
-///   once; it serves control, which allocates a lot for a push and then nothing for long.
-/// - `background_thread`: elsewhere freed pages go back when the process is idle too; one thread is enough.
+/// - `dirty_decay_ms`, `muzzy_decay_ms`: freed pages go back to the kernel within a second, not ten.
+/// - `background_thread`: they do so when the process is idle too; one thread is enough.
 /// - `thp`: a huge page backs 2 MB for the sake of its first byte.
-const OPTIONS: &CStr = c"narenas:1,dirty_decay_ms:0,muzzy_decay_ms:0,\
+const OPTIONS: &CStr = c"narenas:1,dirty_decay_ms:1000,muzzy_decay_ms:0,\
     background_thread:true,max_background_threads:1,thp:never";
 
 /// The symbol that jemalloc reads its options from. It is a `char *` in C, which `&c_char` is too.
@@ -45,9 +44,6 @@ static MALLOC_CONF: &c_char = {
 /// jemalloc's name for all arenas together (`MALLCTL_ARENAS_ALL`).
 const PURGE_ALL_ARENAS: &CStr = c"arena.4096.purge";
 
-/// How long a worker keeps what it freed: a moment without traffic must not cost it all its pages.
-const WORKER_DECAY_MILLIS: isize = 1000;
-
 /// Gives this thread an arena of its own, for as long as the process lives, so that no lock of the allocator is
 /// shared with another worker.
 ///
@@ -55,8 +51,6 @@ const WORKER_DECAY_MILLIS: isize = 1000;
 /// jemalloc's error code.
 pub fn own_arena() -> io::Result<()> {
     let arena: c_uint = get(c"arenas.create")?;
-    let decay = CString::new(format!("arena.{arena}.dirty_decay_ms"))?;
-    set(&decay, WORKER_DECAY_MILLIS)?;
     set(c"thread.arena", arena)
 }
 
@@ -67,6 +61,15 @@ pub fn own_arena() -> io::Result<()> {
 /// jemalloc's error code.
 pub fn without_cache() -> io::Result<()> {
     set(c"thread.tcache.enabled", false)
+}
+
+/// From now on, what is freed in the shared arena goes back to the kernel at once. For a process whose start
+/// is done: control allocates a lot for a push, and then nothing for long.
+///
+/// # Errors
+/// jemalloc's error code.
+pub fn keep_nothing() -> io::Result<()> {
+    set(c"arena.0.dirty_decay_ms", 0_isize)
 }
 
 /// Gives free pages back to the kernel at once. Worth a call after start-up or after a large
@@ -130,6 +133,8 @@ fn call(
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CString;
+
     use super::*;
 
     crate::global_allocator!();
@@ -141,7 +146,7 @@ mod tests {
     #[test]
     fn the_options_are_in_force() {
         assert_eq!(option::<u32>(c"opt.narenas"), 1);
-        assert_eq!(option::<isize>(c"opt.dirty_decay_ms"), 0);
+        assert_eq!(option::<isize>(c"opt.dirty_decay_ms"), 1000);
         assert!(option::<bool>(c"opt.background_thread"));
     }
 
@@ -163,7 +168,7 @@ mod tests {
         let own = own.join().unwrap();
         assert_ne!(own, arena());
         let decay = CString::new(format!("arena.{own}.dirty_decay_ms")).unwrap();
-        assert_eq!(option::<isize>(&decay), WORKER_DECAY_MILLIS);
+        assert_eq!(option::<isize>(&decay), 1000);
     }
 
     #[test]
