@@ -13,5 +13,6 @@ pub use body::{BodyDecoder, BodyEvent};
 pub use error::ParseError;
 pub use head::{Field, Framing, Known, RequestHead, ResponseHead, Version};
 pub use parse::{
-    Limits, MAX_FIELDS, Progress, check_target, is_authority, parse_request, parse_response,
+    Limits, MAX_FIELDS, METHODS, Progress, check_target, is_authority, parse_request,
+    parse_response,
 };

@@ -9,7 +9,10 @@ use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 
 use self::meaning::{finish_request, finish_response};
-pub use self::target::{check_target, is_authority};
+pub use self::{
+    meaning::METHODS,
+    target::{check_target, is_authority},
+};
 use crate::{
     error::ParseError,
     head::{Field, Fields, INLINE_FIELDS, Known, RequestHead, ResponseHead, Version},

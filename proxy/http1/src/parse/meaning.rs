@@ -11,9 +11,10 @@ use crate::{
     head::{Fields, Framing, Known, RequestHead, ResponseHead, Version},
 };
 
-/// The methods that Envoy takes, as measured with 1.40. They are case-sensitive: an origin that takes
-/// `delete` for DELETE would do what a policy on DELETE forbids.
-const METHODS: [&[u8]; 34] = [
+/// The methods that Envoy's codec and its HTTP inspector know, as measured with 1.40. They are
+/// case-sensitive: an origin that takes `delete` for DELETE would do what a policy on DELETE
+/// forbids.
+pub const METHODS: [&[u8]; 34] = [
     b"ACL",
     b"BIND",
     b"CHECKOUT",

@@ -3,6 +3,7 @@
 //! It judges as Envoy's does, by the HTTP/2 preface or by the first line; what that line asks for
 //! is judged later, by the codec.
 
+use ithildin_http1::METHODS;
 use ithildin_tls::Protocols;
 
 /// The longest first line that is waited for, in bytes; Envoy's limit.
@@ -19,44 +20,6 @@ pub(super) enum Sniffed {
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// The methods that Envoy knows.
-const METHODS: [&[u8]; 34] = [
-    b"ACL",
-    b"BIND",
-    b"CHECKOUT",
-    b"CONNECT",
-    b"COPY",
-    b"DELETE",
-    b"GET",
-    b"HEAD",
-    b"LINK",
-    b"LOCK",
-    b"MERGE",
-    b"MKACTIVITY",
-    b"MKCALENDAR",
-    b"MKCOL",
-    b"MOVE",
-    b"MSEARCH",
-    b"NOTIFY",
-    b"OPTIONS",
-    b"PATCH",
-    b"POST",
-    b"PROPFIND",
-    b"PROPPATCH",
-    b"PURGE",
-    b"PUT",
-    b"REBIND",
-    b"REPORT",
-    b"SEARCH",
-    b"SOURCE",
-    b"SUBSCRIBE",
-    b"TRACE",
-    b"UNBIND",
-    b"UNLINK",
-    b"UNLOCK",
-    b"UNSUBSCRIBE",
-];
 
 pub(super) fn sniff(bytes: &[u8]) -> Sniffed {
     const HTTP_10: Protocols<'_> = Protocols::from_wire(b"\x08http/1.0");
