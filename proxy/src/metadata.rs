@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::config::route::StringMatch;
+use crate::config::matchers::StringMatch;
 
 /// What filters left, by namespace (which is the name of a filter) and key.
 #[derive(Clone, Debug, Default)]
@@ -100,7 +100,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::config::route::StringPattern;
+    use crate::config::matchers::StringPattern;
 
     fn is(text: &str) -> MetadataValue {
         MetadataValue::String(StringMatch::new(StringPattern::Exact(text.into()), false))

@@ -6,7 +6,7 @@
 use std::{net::IpAddr, ops::Range, sync::Arc};
 
 use crate::{
-    config::route::{HeaderMatch, StringMatch},
+    config::matchers::{HeaderMatch, StringMatch},
     metadata::{DynamicMetadata, MetadataMatch},
     stats::RbacStats,
     worker::Connection,

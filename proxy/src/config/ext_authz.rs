@@ -4,10 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{
-    filters::Percent,
-    route::{HeaderMutations, StringMatch},
-};
+use super::{filters::Percent, matchers::StringMatch, route::HeaderMutations};
 use crate::{
     metadata::MetadataMatch,
     stats::{ExtAuthzStats, TcpExtAuthzStats},

@@ -8,9 +8,8 @@ use super::{
     ext_authz::{CheckSettings, ExtAuthz},
     http::AlpnOverrides,
     jwt::{JwtAuthn, JwtOverride},
+    matchers::{HeaderMatch, StringMatch},
     rate_limit::RateLimit,
-    route::HeaderMatch,
-    route::StringMatch,
 };
 use crate::{
     istio::{PeerMetadata, Telemetry},

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use ithildin_jwt::KeySet;
 
-use super::route::{RouteMatch, StringMatch};
+use super::{matchers::StringMatch, route::RouteMatch};
 use crate::stats::JwtStats;
 
 /// One filter.

@@ -15,6 +15,7 @@ pub mod listener;
 mod listener_filters;
 mod listeners;
 mod local_cluster;
+pub mod matchers;
 pub mod rate_limit;
 pub mod route;
 

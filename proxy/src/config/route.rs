@@ -10,6 +10,7 @@ use super::{
     Map,
     filters::{FilterOverrides, Percent},
     hash_policy::HashPolicy,
+    matchers::{HeaderMatch, QueryMatch},
 };
 use crate::{access_log::Template, metadata::MetadataMatch};
 
@@ -109,90 +110,6 @@ pub enum PathMatch {
     Regex(Regex),
     /// CONNECT requests.
     Connect,
-}
-
-#[derive(Debug)]
-pub struct HeaderMatch {
-    /// Lower-case; `:method`, `:authority`, `:path` and `:scheme` name the pseudo headers.
-    pub name: Box<str>,
-    pub value: ValueMatch,
-    pub invert: bool,
-    pub missing_is_empty: bool,
-}
-
-#[derive(Debug)]
-pub struct QueryMatch {
-    pub name: Box<str>,
-    pub value: ValueMatch,
-}
-
-#[derive(Debug)]
-pub enum ValueMatch {
-    Present(bool),
-    String(StringMatch),
-    /// `start <= n < end`.
-    Range(i64, i64),
-}
-
-/// `envoy.type.matcher.v3.StringMatcher`.
-#[derive(Debug)]
-pub struct StringMatch {
-    pattern: StringPattern,
-    ignore_case: bool,
-}
-
-impl StringMatch {
-    /// `ignore_case` does not concern expressions, as in Envoy.
-    pub fn new(pattern: StringPattern, ignore_case: bool) -> Self {
-        let fold = |text: Box<str>| match ignore_case {
-            true => text.to_ascii_lowercase().into(),
-            false => text,
-        };
-        let pattern = match pattern {
-            // The others are compared without regard to case; this one is searched for.
-            StringPattern::Contains(text) => StringPattern::Contains(fold(text)),
-            other => other,
-        };
-        Self {
-            pattern,
-            ignore_case,
-        }
-    }
-
-    pub fn admits(&self, value: &[u8]) -> bool {
-        let equal = |part: Option<&[u8]>, pattern: &str| {
-            part.is_some_and(|part| match self.ignore_case {
-                true => part.eq_ignore_ascii_case(pattern.as_bytes()),
-                false => part == pattern.as_bytes(),
-            })
-        };
-        match &self.pattern {
-            StringPattern::Exact(pattern) => equal(Some(value), pattern),
-            StringPattern::Prefix(pattern) => equal(value.get(..pattern.len()), pattern),
-            StringPattern::Suffix(pattern) => {
-                let start = value.len().checked_sub(pattern.len());
-                equal(start.map(|start| &value[start..]), pattern)
-            }
-            StringPattern::Contains(pattern) if self.ignore_case => {
-                let value = value.to_ascii_lowercase();
-                memchr::memmem::find(&value, pattern.as_bytes()).is_some()
-            }
-            StringPattern::Contains(pattern) => {
-                memchr::memmem::find(value, pattern.as_bytes()).is_some()
-            }
-            StringPattern::Regex(regex) => regex.is_match(value),
-        }
-    }
-}
-
-#[derive(Debug)]
-pub enum StringPattern {
-    Exact(Box<str>),
-    Prefix(Box<str>),
-    Suffix(Box<str>),
-    Contains(Box<str>),
-    /// Anchored at both ends.
-    Regex(Regex),
 }
 
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use super::{
     report::{At, ConfigErrors, Report},
 };
 use crate::{
-    config::route::StringMatch,
+    config::matchers::StringMatch,
     stats::{Included, StatsShape, Tag, TagRule},
 };
 

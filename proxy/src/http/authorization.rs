@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     access_log::ResponseFlags,
-    config::route::HeaderMatch,
+    config::matchers::HeaderMatch,
     metadata::MetadataMatch,
     rbac::{Rbac, Subject},
     worker::Connection,

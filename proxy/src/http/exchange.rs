@@ -251,8 +251,12 @@ impl<'x> Exchange<'x> {
             }
             RouteAction::Forward(forward) => {
                 let way = (&**table, &table.hosts[host], &**route);
-                let target = (snapshot, cluster.unwrap_or_default());
-                self.forward(way, target, forward, source, client).await?;
+                let target = target.ok_or_else(|| {
+                    self.context.stats.no_cluster.inc();
+                    LocalReply::no_cluster(forward.cluster_not_found.as_u16())
+                })?;
+                self.forward(way, (snapshot, target), forward, source, client)
+                    .await?;
                 Ok(None)
             }
         }
@@ -275,15 +279,11 @@ impl<'x> Exchange<'x> {
     async fn forward(
         &mut self,
         (table, host, route): (&RouteTable, &VirtualHost, &Route),
-        (snapshot, name): (&Snapshot, &str),
+        (snapshot, cluster): (&Snapshot, &Arc<Cluster>),
         forward: &Forward,
         source: &mut Source<'_, '_>,
         client: &mut Client<'_, '_>,
     ) -> Result<(), LocalReply> {
-        let Some(cluster) = snapshot.clusters.get(name) else {
-            self.context.stats.no_cluster.inc();
-            return Err(LocalReply::no_cluster(forward.cluster_not_found.as_u16()));
-        };
         self.rewrite_request((table, host, route), forward);
         let clock = Clock::new(self.context, forward, &self.request, self.meter.started);
         tell_grpc_timeout(forward, &mut self.request);

@@ -3,8 +3,9 @@
 use std::{borrow::Cow, sync::Arc};
 
 use super::request::Request;
-use crate::config::route::{
-    HeaderMatch, PathMatch, QueryMatch, Route, RouteMatch, RouteTable, ValueMatch, VirtualHost,
+use crate::config::{
+    matchers::{HeaderMatch, HeaderSource, QueryMatch, ValueMatch},
+    route::{PathMatch, Route, RouteMatch, RouteTable, VirtualHost},
 };
 
 impl RouteTable {
@@ -103,46 +104,6 @@ impl PathMatch {
     }
 }
 
-/// Headers of which Envoy keeps one value, the values of a request joined by commas; sorted.
-const ONE_VALUE: [&str; 36] = [
-    "accept",
-    "accept-encoding",
-    "access-control-request-headers",
-    "access-control-request-method",
-    "authentication",
-    "authorization",
-    "cache-control",
-    "content-encoding",
-    "content-type",
-    "expect",
-    "grpc-accept-encoding",
-    "grpc-timeout",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "origin",
-    "pragma",
-    "referer",
-    "te",
-    "user-agent",
-    "via",
-    "x-client-trace-id",
-    "x-envoy-attempt-count",
-    "x-envoy-decorator-operation",
-    "x-envoy-downstream-service-cluster",
-    "x-envoy-downstream-service-node",
-    "x-envoy-original-host",
-    "x-envoy-original-path",
-    "x-forwarded-client-cert",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-proto",
-    "x-request-id",
-];
-
 impl HeaderMatch {
     /// Of several values each is looked at, and one that matches will do: else who repeats a header
     /// would pass a policy that denies one of its values (Envoy, `match_headers_individually`).
@@ -152,15 +113,15 @@ impl HeaderMatch {
         let mut look = |value: &[u8]| {
             matches = Some(matches == Some(true) || self.value.admits(value));
         };
-        match &*self.name {
-            ":method" => look(&request.method),
-            ":authority" | "host" => look(&request.authority),
-            ":path" => look(&request.path),
-            ":scheme" => request.scheme.iter().for_each(|it| look(it.as_bytes())),
-            name if ONE_VALUE.binary_search(&name).is_ok() => {
+        match &self.source {
+            HeaderSource::Method => look(&request.method),
+            HeaderSource::Authority => look(&request.authority),
+            HeaderSource::Path => look(&request.path),
+            HeaderSource::Scheme => request.scheme.iter().for_each(|it| look(it.as_bytes())),
+            HeaderSource::Joined(name) => {
                 request.headers.joined(name).iter().for_each(|it| look(it));
             }
-            name => request.headers.all(name).for_each(|it| look(it)),
+            HeaderSource::Each(name) => request.headers.all(name).for_each(|it| look(it)),
         }
         let matches = match self.missing_is_empty {
             true => matches.or_else(|| Some(self.value.admits(b""))),

@@ -12,7 +12,7 @@ use crate::{
     config::{
         ext_authz::TcpExtAuthz,
         listener::AccessFilter,
-        route::{HeaderMatch, ValueMatch},
+        matchers::{HeaderMatch, ValueMatch},
     },
     ext_authz,
     io::Stream,

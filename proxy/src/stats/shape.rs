@@ -6,7 +6,7 @@ use std::ops::Range;
 use regex::bytes::Regex;
 
 use super::Tag;
-use crate::config::route::StringMatch;
+use crate::config::matchers::StringMatch;
 
 /// What a bootstrap says of statistics. The default is Envoy's: all of them, with its own tags.
 #[derive(Debug, Default)]

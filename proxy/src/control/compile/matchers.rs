@@ -11,7 +11,9 @@ use ithildin_proto::pb::envoy::{
 };
 use regex::bytes::{Regex, RegexBuilder};
 
-use crate::config::route::{HeaderMatch, QueryMatch, StringMatch, StringPattern, ValueMatch};
+use crate::config::matchers::{
+    HeaderMatch, HeaderSource, QueryMatch, StringMatch, StringPattern, ValueMatch,
+};
 use crate::control::report::At;
 
 /// Most memory of one compiled expression, in bytes: a control plane's mistake must not take the
@@ -180,7 +182,7 @@ pub(super) fn header(matcher: &HeaderMatcher, at: &At<'_>) -> Option<HeaderMatch
         Some(specifier) => header_value(specifier, at)?,
     };
     Some(HeaderMatch {
-        name: name.to_ascii_lowercase().into(),
+        source: HeaderSource::named(name),
         value,
         invert: *invert_match,
         missing_is_empty: *treat_missing_header_as_empty,

@@ -23,7 +23,7 @@ use ithildin_proto::pb::envoy::{
 
 use super::{address, matchers, metadata};
 use crate::{
-    config::route::{StringMatch, StringPattern},
+    config::matchers::{StringMatch, StringPattern},
     control::{
         any,
         report::{At, no_effect, refuse},

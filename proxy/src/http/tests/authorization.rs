@@ -14,7 +14,8 @@ use crate::{
     config::{
         ext_authz::{AuthzService, CheckBody, CheckPath, ExtAuthz, HttpService, NameMatches},
         filters::{FilterKind, HttpFilter, Percent},
-        route::{HeaderMutations, StringMatch, StringPattern},
+        matchers::{StringMatch, StringPattern},
+        route::HeaderMutations,
     },
     stats::ExtAuthzStats,
     testing::{self, eventually},

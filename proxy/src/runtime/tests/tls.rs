@@ -8,7 +8,7 @@ use crate::{
     config::{
         FilterChain, FilterChains,
         listener::ChainMatch,
-        route::{StringMatch, StringPattern},
+        matchers::{StringMatch, StringPattern},
     },
     rbac::{Action, Policy, Rbac, Rule, RuleSet},
     testing::Pki,
