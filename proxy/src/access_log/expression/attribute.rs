@@ -13,6 +13,9 @@ pub(super) enum Attribute {
     ResponseHeader(Box<str>),
     DownstreamPeer(PeerField),
     UpstreamPeer(PeerField),
+    /// A label of the peer that istiod asks proxies to tell, by `additional_labels`.
+    DownstreamLabel(Box<str>),
+    UpstreamLabel(Box<str>),
     Field(Field),
 }
 
@@ -86,6 +89,11 @@ fields! { PeerField:
 }
 
 impl Attribute {
+    /// Whether it is a map, whose keys may be asked for.
+    pub(super) fn is_map(path: &[String]) -> bool {
+        matches!(path, [of, map] if ["request", "response"].contains(&&**of) && map == "headers")
+    }
+
     /// Of the names and keys between its dots and brackets.
     pub(super) fn parse(path: &[String]) -> Result<Self, ExpressionError> {
         let parts: Vec<&str> = path.iter().map(String::as_str).collect();
@@ -100,6 +108,14 @@ impl Attribute {
             }
             ["upstream_peer", field] | ["filter_state", "upstream_peer", field] => {
                 Self::UpstreamPeer(peer(field)?)
+            }
+            ["downstream_peer", "labels", label]
+            | ["filter_state", "downstream_peer", "labels", label] => {
+                Self::DownstreamLabel(label.into())
+            }
+            ["upstream_peer", "labels", label]
+            | ["filter_state", "upstream_peer", "labels", label] => {
+                Self::UpstreamLabel(label.into())
             }
             _ => Self::Field(Field::parse(&name).ok_or_else(unknown)?),
         })
@@ -116,6 +132,8 @@ impl Attribute {
             Self::ResponseHeader(name) => text(entry.response_headers?.get(name)?),
             Self::DownstreamPeer(field) => field.value(entry.downstream_peer?),
             Self::UpstreamPeer(field) => field.value(entry.upstream_peer?),
+            Self::DownstreamLabel(name) => label(entry.downstream_peer?, name),
+            Self::UpstreamLabel(name) => label(entry.upstream_peer?, name),
             Self::Field(field) => field.value(entry),
         }
     }
@@ -196,6 +214,11 @@ impl Field {
             Self::FilterChainName => owned(entry.filter_chain?),
         }
     }
+}
+
+fn label(peer: &Workload, name: &str) -> Option<Value> {
+    let found = peer.labels.iter().find(|(label, _)| **label == *name);
+    found.and_then(|(_, value)| owned(value))
 }
 
 fn lower(name: &str) -> Box<str> {

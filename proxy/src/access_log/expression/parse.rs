@@ -90,8 +90,28 @@ impl Parser {
             };
             self.tokens.next();
             self.count_operator()?;
-            let right = self.level(level + 1)?;
-            left = Node::Binary(*operator, Box::new(left), Box::new(right));
+            left = if *operator == Operator::In {
+                self.membership(left)?
+            } else {
+                let right = self.level(level + 1)?;
+                Node::Binary(*operator, Box::new(left), Box::new(right))
+            };
+        }
+    }
+
+    /// What is behind `in`. A map has a key if it has an entry of that name.
+    fn membership(&mut self, left: Node) -> Parsed<Node> {
+        match (left, self.subject()?) {
+            (Node::Literal(Value::Text(key)), Subject::Path(mut path))
+                if Attribute::is_map(&path) =>
+            {
+                path.push(key);
+                Attribute::parse(&path).map(Node::Has)
+            }
+            (left, right) => {
+                let right = right.into_node()?;
+                Ok(Node::Binary(Operator::In, Box::new(left), Box::new(right)))
+            }
         }
     }
 
@@ -105,7 +125,7 @@ impl Parser {
             self.tokens.next();
             self.count_operator()?;
         }
-        let mut node = self.postfix()?;
+        let mut node = self.subject()?.into_node()?;
         for sign in signs.into_iter().rev() {
             node = match sign {
                 "!" => Node::Not(Box::new(node)),
@@ -115,7 +135,8 @@ impl Parser {
         Ok(node)
     }
 
-    fn postfix(&mut self) -> Parsed<Node> {
+    /// With all dots and brackets behind it.
+    fn subject(&mut self) -> Parsed<Subject> {
         let mut subject = self.primary()?;
         loop {
             if self.takes(".") {
@@ -137,7 +158,7 @@ impl Parser {
                 self.expect("]")?;
                 subject = subject.step(key)?;
             } else {
-                return subject.into_node();
+                return Ok(subject);
             }
         }
     }

@@ -3,7 +3,7 @@ use std::time::SystemTime;
 use proptest::prelude::*;
 
 use super::*;
-use crate::access_log::ResponseFlags;
+use crate::{access_log::ResponseFlags, istio::Workload};
 
 fn check(text: &str) -> Result<String, String> {
     let mut headers = http::HeaderMap::new();
@@ -15,6 +15,12 @@ fn check(text: &str) -> Result<String, String> {
     entry.request_headers = Some(&headers);
     entry.response_code = Some(404);
     entry.flags = ResponseFlags::NO_ROUTE_FOUND;
+    let peer = Workload {
+        app: "web".into(),
+        labels: vec![("role".into(), "front".into())],
+        ..Workload::default()
+    };
+    entry.downstream_peer = Some(&peer);
     let expression = Expression::parse(text).map_err(|error| error.to_string())?;
     Ok(expression.text(&entry).unwrap_or_else(|| "none".into()))
 }
@@ -31,6 +37,9 @@ fn expressions_come_to_values() {
         ("request.headers['X-Who'] == 'me'", "true"),
         ("has(request.headers['x-who'])", "true"),
         ("has(request.headers['x-none'])", "false"),
+        ("'x-who' in request.headers", "true"),
+        ("'X-Who' in request.headers && true", "true"),
+        ("!('x-none' in request.headers)", "true"),
         ("request.headers['x-none'] == 'me'", "none"),
         // What the other side decides needs no value.
         ("request.headers['x-none'] == 'me' || true", "true"),
@@ -54,6 +63,10 @@ fn expressions_come_to_values() {
         ("true", "true"),
         ("'it\\'s'", "it's"),
         ("upstream_peer.app", "none"),
+        ("downstream_peer.app", "web"),
+        ("filter_state.downstream_peer.labels['role']", "front"),
+        ("filter_state.downstream_peer.labels['none']", "none"),
+        ("filter_state.upstream_peer.labels['role']", "none"),
     ] {
         assert_eq!(check(text).as_deref(), Ok(expected), "{text}");
     }
