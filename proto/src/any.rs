@@ -5,6 +5,9 @@ use std::time::Duration;
 use envoy_types::pb::google::protobuf;
 use prost::{Message, Name};
 
+/// The longest duration of `google.protobuf.Duration`: 10,000 years.
+const MAX_SECONDS: u64 = 315_576_000_000;
+
 /// Why an `Any` could not be read as the expected message.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
@@ -45,11 +48,39 @@ pub fn duration(duration: Duration) -> protobuf::Duration {
     }
 }
 
-/// `None` for a negative or malformed duration.
+/// `None` for a negative or malformed duration, and for a longer one than protobuf has: the clock could
+/// not be set forward by it.
 pub fn to_duration(duration: &protobuf::Duration) -> Option<Duration> {
     let seconds = u64::try_from(duration.seconds).ok()?;
+    if seconds > MAX_SECONDS {
+        return None;
+    }
     let nanos = u32::try_from(duration.nanos)
         .ok()
         .filter(|n| *n < 1_000_000_000)?;
     Some(Duration::new(seconds, nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_those_that_protobuf_has() {
+        let of = |seconds, nanos| to_duration(&protobuf::Duration { seconds, nanos });
+        assert_eq!(of(1, 5), Some(Duration::new(1, 5)));
+        assert_eq!(
+            of(315_576_000_000, 0),
+            Some(Duration::from_secs(315_576_000_000))
+        );
+        for (seconds, nanos) in [
+            (-1, 0),
+            (0, -1),
+            (0, 1_000_000_000),
+            (315_576_000_001, 0),
+            (i64::MAX, 999_999_999),
+        ] {
+            assert_eq!(of(seconds, nanos), None, "{seconds} {nanos}");
+        }
+    }
 }

@@ -174,7 +174,7 @@ impl<'a> At<'a> {
         let duration = to_duration(value);
         if duration.is_none() {
             self.field(name)
-                .error("is not a duration of zero or more seconds");
+                .error("is not a duration of zero or more seconds, up to 10,000 years");
         }
         duration
     }

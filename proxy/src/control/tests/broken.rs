@@ -33,7 +33,7 @@ const MANAGER: &[(&str, &str)] = &[
     ),
     (
         "stream_idle_timeout: -1s",
-        ".stream_idle_timeout: is not a duration of zero or more seconds",
+        ".stream_idle_timeout: is not a duration of zero or more seconds, up to 10,000 years",
     ),
     (
         "common_http_protocol_options: {max_response_headers_kb: 5}",
