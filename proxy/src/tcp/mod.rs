@@ -156,10 +156,12 @@ async fn connect(
 }
 
 fn choose_cluster(proxy: &TcpProxy) -> Option<&str> {
-    let total: u32 = proxy.clusters.iter().map(|(_, weight)| weight).sum();
-    let mut at = fastrand::u32(..total.max(1));
-    for (name, weight) in &proxy.clusters {
-        if at < *weight || proxy.clusters.len() == 1 {
+    let weights = proxy.clusters.iter().map(|(_, weight)| u64::from(*weight));
+    // Each is of 32 bits, and Envoy has no limit for their sum.
+    let total: u64 = weights.clone().sum();
+    let mut at = fastrand::u64(..total.max(1));
+    for ((name, _), weight) in proxy.clusters.iter().zip(weights) {
+        if at < weight || proxy.clusters.len() == 1 {
             return Some(name);
         }
         at -= weight;

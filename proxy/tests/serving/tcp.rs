@@ -262,8 +262,8 @@ async fn sessions_follow_the_weights() {
         })
     };
     let (first, second) = (counted(one.0), counted(other.0));
-    let clusters =
-        "weighted_clusters: {clusters: [{name: up, weight: 1}, {name: dead, weight: 1}]}";
+    // Together they are more than one of them can be.
+    let clusters = "weighted_clusters: {clusters: [{name: up, weight: 4294967295}, {name: dead, weight: 4294967295}]}";
     let bench = start(clusters, "", first, second).await;
     for _ in 0..40 {
         let _ = read_to_end(&mut connect(bench.address("tcp")));
