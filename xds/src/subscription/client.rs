@@ -11,6 +11,15 @@ use prost::Message;
 use super::{Interest, Version};
 use crate::TypeUrl;
 
+/// How much of a name is told, in bytes; no name of Istio's is as long.
+const MAX_NAME: usize = 512;
+/// How much is told of what is wrong with one resource, in bytes: it may have an error in each of thousands
+/// of routes.
+const MAX_REASON: usize = 16 << 10;
+/// Once a text is as long, in bytes, the resources that are left are counted only. istiod takes no request
+/// of more than 4 MiB, and would end the stream with each refusal.
+const MAX_REASONS: usize = 64 << 10;
+
 /// One type on one stream, and across reconnects, seen from the client. Requests leave without
 /// `node`; the first of a stream must get it.
 pub trait Client: Send + 'static {
@@ -53,14 +62,36 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// All reasons in one text; `None` if nothing is refused.
+    /// All reasons in one text, as far as it may go to a server and into a log; `None` if nothing is
+    /// refused.
     pub fn reason(&self) -> Option<String> {
-        let refused = self.refused.iter();
-        let reasons: Vec<_> = refused
-            .map(|(name, why)| format!("{name}: {why}"))
-            .chain(self.whole.clone())
-            .collect();
-        (!reasons.is_empty()).then(|| reasons.join("; "))
+        let mut left = self.refused.len() + usize::from(self.whole.is_some());
+        let mut text = String::new();
+        let refused = self.refused.iter().map(|(name, why)| (Some(name), why));
+        for (name, why) in refused.chain(self.whole.iter().map(|why| (None, why))) {
+            if text.len() >= MAX_REASONS {
+                text.push_str(&format!("; and {left} more"));
+                break;
+            }
+            if !text.is_empty() {
+                text.push_str("; ");
+            }
+            if let Some(name) = name {
+                push_bounded(&mut text, name, MAX_NAME);
+                text.push_str(": ");
+            }
+            push_bounded(&mut text, why, MAX_REASON);
+            left -= 1;
+        }
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+fn push_bounded(text: &mut String, more: &str, most: usize) {
+    let end = more.floor_char_boundary(most);
+    text.push_str(&more[..end]);
+    if end < more.len() {
+        text.push_str("...");
     }
 }
 
@@ -105,4 +136,40 @@ pub(super) fn name_of(body: &Any) -> String {
     Named::decode(body.value.as_slice())
         .map(|named| named.name)
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(count: usize, name: &str, why: &str) -> Verdict {
+        Verdict {
+            refused: (0..count)
+                .map(|i| (format!("{i:05}{name}"), why.to_owned()))
+                .collect(),
+            whole: None,
+        }
+    }
+
+    #[test]
+    fn a_few_reasons_are_told_whole() {
+        assert_eq!(Verdict::default().reason(), None);
+        let verdict = Verdict {
+            whole: Some("c".to_owned()),
+            ..refused(2, "", "b")
+        };
+        assert_eq!(verdict.reason().unwrap(), "00000: b; 00001: b; c");
+    }
+
+    #[test]
+    fn what_is_told_of_many_or_of_one_is_bounded() {
+        let text = refused(30_000, "", &"x".repeat(1000)).reason().unwrap();
+        assert!(text.len() < 2 * MAX_REASONS, "{}", text.len());
+        let (told, left) = text.rsplit_once("; and ").unwrap();
+        assert_eq!(left, format!("{} more", 30_000 - told.split("; ").count()));
+        let text = refused(2, &"é".repeat(1 << 20), &"ü".repeat(1 << 20));
+        let text = text.reason().unwrap();
+        assert!(text.len() < 2 * MAX_REASONS, "{}", text.len());
+        assert!(text.starts_with("00000é") && text.contains("...; 00001é"));
+    }
 }
