@@ -2,6 +2,7 @@
 //! and load.
 //!
 //!     ithildin-test-peer serve 127.0.0.1:80 [--tls DIR | --call URL...]
+//!     ithildin-test-peer serve /run/app.sock
 //!     ithildin-test-peer echo 0.0.0.0:9000 "220 welcome"
 //!     ithildin-test-peer connect 0.0.0.0:3128
 //!     ithildin-test-peer talk mail:9000 "<220" ">hello" "<hello"
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
 async fn run(arguments: &[String]) -> anyhow::Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
+        ["serve", on] if on.starts_with('/') => serve::unix(on.as_ref()).await,
         ["serve", on] => serve::plain(address(on)?, Vec::new()).await,
         ["serve", on, "--call", ref calls @ ..] => {
             let calls = calls.iter().filter(|argument| **argument != "--call");
@@ -48,7 +50,7 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
         ["authz", grpc, http] => authz::run(address(grpc)?, address(http)?).await,
         ["load", to, host, path] => load::run(address(to)?, host, path).await,
         _ => bail!(
-            "serve ADDRESS [--tls DIR | --call URL...] | echo ADDRESS GREETING | connect ADDRESS | \
+            "serve ADDRESS [--tls DIR | --call URL...] | serve PATH | echo ADDRESS GREETING | connect ADDRESS | \
              talk HOST:PORT (<EXPECTED | >SENT)... | relay FROM TO | authz GRPC HTTP | \
              load ADDRESS HOST PATH"
         ),

@@ -87,7 +87,10 @@ impl Service {
             .get(header::CONTENT_TYPE)
             .is_some_and(is_grpc)
         {
-            return grpc();
+            return match status(&path, first_times, connection).await {
+                StatusCode::OK => grpc(),
+                _ => grpc_unavailable(),
+            };
         }
         if path == "/" {
             return response(StatusCode::OK, "text/html", PAGE.to_owned());
@@ -171,6 +174,14 @@ fn grpc() -> Response<Body> {
     let mut response = Response::new(body.boxed());
     let kind = HeaderValue::from_static("application/grpc");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// A call that is over at once, and may be made again.
+fn grpc_unavailable() -> Response<Body> {
+    let mut response = response(StatusCode::OK, "application/grpc", String::new());
+    let status = HeaderValue::from_static("14");
+    response.headers_mut().insert("grpc-status", status);
     response
 }
 

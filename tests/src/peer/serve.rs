@@ -3,17 +3,24 @@
 //! `/` is a page, `/status/N` answers with N, `/delay/N` after N seconds, `/flaky/N/...` with 500 the first
 //! N times, `/broken/ADDRESS` with 500 where that is its own address, `/count/PATH` with how often PATH was
 //! asked for. All else, and the bodies of these, tell what the request was: JSON with `method`, `path`,
-//! `query`, `version`, `headers`, its own `address` and, over mTLS, `peer`. A service that calls others first adds `calls`,
-//! what each of them answered. A call of gRPC gets an empty message and trailers; an upgrade is taken, and
-//! then bytes come back as they are.
+//! `query`, `version`, `headers`, its own `address` and, over mTLS, `peer`. A service that calls others first
+//! adds `calls`, what each of them answered. A call of gRPC gets an empty message and trailers, or that the
+//! service is unavailable where HTTP gets another status than 200; an upgrade is taken, and then bytes come
+//! back as they are.
 
-use std::{fs, net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    fs::{self, Permissions},
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+};
 
 use anyhow::Context;
 use http::Uri;
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
 use super::answers::{Connection, Service};
@@ -33,7 +40,22 @@ pub async fn plain(on: SocketAddr, calls: Vec<Uri>) -> anyhow::Result<()> {
     }
 }
 
-/// The same over mTLS with `svid.pem` and `key.pem` of `dir`; a client must have a certificate that
+/// The same on a socket of the file system, which any user may connect to.
+pub async fn unix(on: &Path) -> anyhow::Result<()> {
+    let service = Service::default();
+    let listener = UnixListener::bind(on)?;
+    fs::set_permissions(on, Permissions::from_mode(0o666))?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let connection = Connection {
+            address: None,
+            peer: None,
+        };
+        tokio::spawn(service.clone().serve(stream, connection));
+    }
+}
+
+/// The same as [`plain`] over mTLS with `svid.pem` and `key.pem` of `dir`; a client must have a certificate that
 /// `bundle.pem` vouches for.
 pub async fn tls(on: SocketAddr, dir: &Path) -> anyhow::Result<()> {
     let acceptor = TlsAcceptor::from(Arc::new(server_config(dir)?));

@@ -16,4 +16,5 @@ mod operations;
 mod outbound;
 mod permissive;
 mod security;
+mod settings;
 mod support;
