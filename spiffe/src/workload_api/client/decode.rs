@@ -22,6 +22,9 @@ pub(super) const MAX_SVIDS: usize = 256;
 pub(super) const MAX_BUNDLES: usize = 32 * 1024;
 /// The longest hint, in bytes (SPIFFE_Workload_API.md, section 5.2.1).
 const MAX_HINT: usize = 1024;
+/// How much is told of a field and of what is wrong with it, in bytes each: they quote the message, of which
+/// one name may be nearly all.
+const MAX_TOLD: usize = 1024;
 
 /// What is wrong with which field of a message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,10 +37,19 @@ pub struct MessageError {
 impl MessageError {
     fn new(field: impl Into<String>, reason: impl ToString) -> Self {
         Self {
-            field: field.into(),
-            reason: reason.to_string(),
+            field: told(field.into()),
+            reason: told(reason.to_string()),
         }
     }
+}
+
+fn told(mut text: String) -> String {
+    let end = text.floor_char_boundary(MAX_TOLD);
+    if end < text.len() {
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
 }
 
 /// Reads the answer of `FetchX509SVID`. What `previous` holds already is shared and not repeated.

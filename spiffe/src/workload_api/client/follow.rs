@@ -22,6 +22,9 @@ use crate::{Backoff, workload_api::WorkloadEndpoint};
 /// A stream that lived shorter than this is not reconnected at once: the server may be ending each.
 const SHORT_LIVED: Duration = Duration::from_secs(1);
 
+/// Of the refused messages of a stream one is logged in so long; the others only for debugging.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
+
 /// What to do with one kind of stream.
 #[async_trait::async_trait]
 pub(super) trait Subscriber: Send {
@@ -126,19 +129,14 @@ async fn run<S: Subscriber>(
         Ok(Err(status)) => return End::Status(status),
         Err(_) => return End::Silent,
     };
+    let mut refusals = Refusals::default();
     loop {
         let Some(received) = message.take() else {
             return End::Closed;
         };
         match subscriber.accept(received) {
             Ok(()) => *accepted = true,
-            Err(error) => warn!(
-                method = S::METHOD,
-                %endpoint,
-                field = error.field,
-                reason = error.reason,
-                "refused a message of the Workload API; the previous state stays",
-            ),
+            Err(error) => refusals.log::<S>(endpoint, &error),
         }
         let patience = patience(subscriber.overdue(), opened, options);
         message = match timeout(patience, stream.message()).await {
@@ -183,6 +181,32 @@ impl Absence {
             _ => {}
         }
         false
+    }
+}
+
+/// What was logged of a stream's refused messages: a server may send them one after another.
+#[derive(Default)]
+struct Refusals {
+    logged: Option<Instant>,
+}
+
+impl Refusals {
+    fn log<S: Subscriber>(&mut self, endpoint: &WorkloadEndpoint, error: &MessageError) {
+        let (method, field, reason) = (S::METHOD, &error.field, &error.reason);
+        let text = "refused a message of the Workload API; the previous state stays";
+        match self.admits(Instant::now()) {
+            true => warn!(method, %endpoint, field, reason, "{text}"),
+            false => debug!(method, %endpoint, field, reason, "{text}"),
+        }
+    }
+
+    fn admits(&mut self, now: Instant) -> bool {
+        let is_soon = |logged: Instant| now.duration_since(logged) < REFUSAL_PAUSE;
+        let admits = !self.logged.is_some_and(is_soon);
+        if admits {
+            self.logged = Some(now);
+        }
+        admits
     }
 }
 
@@ -295,4 +319,18 @@ fn root_cause(error: &dyn Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_messages_are_logged_once_in_a_while() {
+        let mut refusals = Refusals::default();
+        let start = Instant::now();
+        let admitted =
+            (0..10_000).filter(|i| refusals.admits(start + Duration::from_micros(300 * i)));
+        assert_eq!(admitted.count(), 3);
+    }
 }

@@ -248,6 +248,23 @@ fn forge(message: &mut X509svidResponse, authority: &Authority, forgery: Forgery
 }
 
 #[tokio::test]
+async fn what_is_told_of_a_refused_message_is_bounded() {
+    let authority = authority();
+    let long = "x".repeat(1 << 20);
+    let damages: [fn(&mut X509svidResponse, &str); 3] = [
+        |m, long| _ = m.federated_bundles.insert(long.to_owned(), Vec::new()),
+        |m, long| long.clone_into(&mut m.svids[0].spiffe_id),
+        |m, long| m.svids[0].spiffe_id = format!("spiffe://domain.test/{long}"),
+    ];
+    for damage in damages {
+        let mut message = message(&authority);
+        damage(&mut message, &long);
+        let error = decode::identities(message, None).unwrap_err().to_string();
+        assert!(error.len() < 4096, "{} bytes", error.len());
+    }
+}
+
+#[tokio::test]
 async fn broken_messages_are_refused_by_field() {
     let authority = authority();
     for (expected, damage) in BROKEN {
