@@ -49,6 +49,7 @@ mod expiry;
 mod feeds;
 mod file_identity;
 mod files;
+mod lines;
 mod local;
 mod options;
 mod resolve;

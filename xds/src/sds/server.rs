@@ -18,8 +18,8 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
 use super::{
-    feeds::SecretFeeds, files::FileSecrets, options::SdsOptions, resolve::Answer, session::Session,
-    validator::Validator,
+    feeds::SecretFeeds, files::FileSecrets, lines::Lines, options::SdsOptions, resolve::Answer,
+    session::Session, validator::Validator,
 };
 use crate::{
     ResourceKind,
@@ -28,6 +28,9 @@ use crate::{
 
 /// The most names of one stream. Envoy opens a stream for each secret; each name costs us a secret.
 const MAX_NAMES: usize = 1024;
+
+/// The longest name, in bytes: those of files have two paths, each of up to 4 KiB.
+const MAX_NAME: usize = 16 << 10;
 
 /// Streams at a time of all peers together, each of some 20 KB.
 const MAX_STREAMS: usize = 8192;
@@ -39,6 +42,7 @@ pub struct SdsServer {
     options: Arc<SdsOptions>,
     files: FileSecrets,
     feeds: SecretFeeds,
+    lines: Lines,
     places: Arc<Semaphore>,
 }
 
@@ -52,6 +56,7 @@ impl SdsServer {
             files: FileSecrets::new(options.files.clone()),
             options: Arc::new(options),
             feeds: SecretFeeds::default(),
+            lines: Lines::default(),
             places: Arc::new(Semaphore::new(MAX_STREAMS)),
         }
     }
@@ -94,7 +99,8 @@ impl SdsServer {
 
     fn session(&self, caller: Caller) -> Session {
         let (files, feeds) = (self.files.clone(), self.feeds.clone());
-        Session::new(Arc::clone(&self.options), caller, files, feeds)
+        let options = Arc::clone(&self.options);
+        Session::new(options, caller, files, feeds, self.lines.clone())
     }
 }
 
@@ -130,7 +136,7 @@ impl SecretDiscoveryService for SdsServer {
         let validator = Validator::for_node(request.node.as_ref(), disabled);
         let mut machine = SotwServer::new(ResourceKind::Secret);
         machine.request(&request);
-        check_count(machine.interest())?;
+        check_names(machine.interest())?;
         let mut session = self.session(caller);
         let view = session.refresh(machine.interest(), &identity, validator);
         match machine.respond(&view.catalog, &view.undecided) {
@@ -193,7 +199,7 @@ impl<M: Server> SdsStream<M> {
             self.validator = Validator::for_node(Some(node), disabled);
         }
         let heard = self.machine.request(request);
-        check_count(self.machine.interest())?;
+        check_names(self.machine.interest())?;
         match heard {
             Heard::First => self.session.claim(M::claims(request)),
             Heard::Nack(reason) => warn!(
@@ -223,8 +229,15 @@ fn check_type(url: &str) -> Result<(), Status> {
     }
 }
 
-fn check_count(interest: &Interest) -> Result<(), Status> {
-    match interest.names().len() {
+fn check_names(interest: &Interest) -> Result<(), Status> {
+    let names = interest.names();
+    if let Some(name) = names.iter().find(|name| name.len() > MAX_NAME) {
+        return Err(Status::invalid_argument(format!(
+            "a secret's name has {MAX_NAME} bytes at most, and one of this stream has {}",
+            name.len()
+        )));
+    }
+    match names.len() {
         0..=MAX_NAMES => Ok(()),
         count => Err(Status::resource_exhausted(format!(
             "a stream may ask for {MAX_NAMES} secrets, and this one asks for {count}"

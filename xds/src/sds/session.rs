@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use super::{
     feeds::SecretFeeds,
     files::{self, FileName, FileSecrets},
+    lines::Lines,
     options::SdsOptions,
     resolve::{Answer, resolve, wildcard},
     validator::Validator,
@@ -34,6 +35,7 @@ pub(super) struct Session {
     caller: Caller,
     files: FileSecrets,
     feeds: SecretFeeds,
+    lines: Lines,
     /// By name; those of the stream's secrets from files and feeds.
     file_states: BTreeMap<String, SecretState>,
     file_changes: StreamMap<String, WatchStream<SecretState>>,
@@ -58,12 +60,14 @@ impl Session {
         caller: Caller,
         files: FileSecrets,
         feeds: SecretFeeds,
+        lines: Lines,
     ) -> Self {
         Self {
             options,
             caller,
             files,
             feeds,
+            lines,
             file_states: BTreeMap::new(),
             file_changes: StreamMap::new(),
             claims: Claims::default(),
@@ -125,7 +129,9 @@ impl Session {
             let held = before.catalog.get(&name);
             let holds = held.is_some() || self.claims.contains(&name);
             let sent = known.as_ref().and_then(Answer::secret);
-            report(&name, &answer, known.as_ref(), holds);
+            if known.as_ref() != Some(&answer) && self.lines.admit() {
+                report(&name, &answer, known.as_ref(), holds);
+            }
             match &answer {
                 Answer::Secret(secret) => self.put(&name, secret, held, sent),
                 Answer::Gone { tombstone, .. } if holds => self.put(&name, tombstone, held, sent),
@@ -249,9 +255,6 @@ fn version(secret: &Secret) -> String {
 }
 
 fn report(name: &str, answer: &Answer, before: Option<&Answer>, holds: bool) {
-    if before == Some(answer) {
-        return;
-    }
     match (answer, before) {
         (Answer::Secret(_), Some(Answer::Secret(_))) => debug!(name, "a secret has changed"),
         (Answer::Secret(_), _) => info!(name, "a secret is served"),
@@ -307,7 +310,8 @@ mod tests {
         let identity = states.borrow_and_update().clone();
         let files = FileSecrets::new(FileOptions::default());
         let feeds = SecretFeeds::default();
-        let mut session = Session::new(Arc::default(), Caller::default(), files, feeds);
+        let lines = Lines::default();
+        let mut session = Session::new(Arc::default(), Caller::default(), files, feeds, lines);
         let first = refresh(&mut session, &identity, Validator::Spiffe);
         assert_eq!(first.len(), 2);
         let secrets = encoded(&session);

@@ -106,6 +106,18 @@ async fn too_many_names_are_refused() {
     assert_eq!(fetch(&mesh, &fewer).await.unwrap().len(), 1);
 }
 
+#[tokio::test]
+async fn names_without_end_are_refused() {
+    let mesh = Mesh::start().await;
+    let longest = format!("file-root:/{}", "x".repeat(16 << 10));
+    let (code, text) = fetch(&mesh, &["default", &longest]).await.unwrap_err();
+    assert_eq!(code, Code::InvalidArgument, "{text}");
+    assert!(text.len() < 200, "{text}");
+    let mut stream = mesh.stream().await;
+    stream.ask(&["default", &longest]).await;
+    assert_eq!(stream.end().await.code(), Code::InvalidArgument);
+}
+
 /// A proxy has one connection, and on it a stream for each secret that never ends: none may wait for
 /// another one's end.
 #[tokio::test]
