@@ -52,7 +52,9 @@ fn encode(type_url: &str, value: Struct) -> Result<Vec<u8>, ParseErrors> {
         kind: Some(Kind::StructValue(value)),
     }))
     .map_err(|error| ParseErrors(vec![error.to_string()]))?;
-    Encoder::new(&pool).encode(descriptor, document.root())
+    Encoder::new(&pool)
+        .takes_any_text()
+        .encode(descriptor, document.root())
 }
 
 /// A value of a `Struct` as JSON.
@@ -103,6 +105,23 @@ mod tests {
                 fields: fields.map(|(k, v)| (k.to_string(), v.clone())).collect(),
             }),
         })
+    }
+
+    #[test]
+    fn numbers_and_truth_values_do_for_texts() {
+        let url = "type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange";
+        for (kind, expected) in [
+            (Kind::BoolValue(true), "true"),
+            (Kind::NumberValue(12.0), "12"),
+        ] {
+            let any = wrapped(url, &[("protocol", Value { kind: Some(kind) })]);
+            let any = resolve(&any).expect("Envoy takes it");
+            let config: MetadataExchange = unpack(&any).expect("the type that it says");
+            assert_eq!(config.protocol, expected);
+        }
+        let list = Kind::ListValue(Default::default());
+        let any = wrapped(url, &[("protocol", Value { kind: Some(list) })]);
+        assert!(resolve(&any).is_err());
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(crate) struct Encoder<'p> {
     pool: &'p Pool,
     plans: Plans,
     errors: Vec<String>,
+    /// Whether numbers and truth values do for texts.
+    takes_any_text: bool,
 }
 
 impl<'p> Encoder<'p> {
@@ -35,7 +37,15 @@ impl<'p> Encoder<'p> {
             pool,
             plans: Plans::default(),
             errors: Vec::new(),
+            takes_any_text: false,
         }
+    }
+
+    /// For what a control plane has turned into JSON, where an operator's `value: 1` or `on` is no text
+    /// any more. Envoy takes it for one.
+    pub(crate) fn takes_any_text(mut self) -> Self {
+        self.takes_any_text = true;
+        self
     }
 
     /// # Errors
@@ -278,6 +288,12 @@ impl<'p> Encoder<'p> {
                 Some(decoded) => bytes(number, &decoded, out),
                 None => self.error(path, "is not base64"),
             },
+            (Kind::String, Simple::Bool(flag)) if self.takes_any_text => {
+                bytes(number, flag.to_string().as_bytes(), out);
+            }
+            (Kind::String, Simple::Number(value)) if self.takes_any_text => {
+                bytes(number, value.to_string().as_bytes(), out);
+            }
             (Kind::String | Kind::Bytes, _) => self.expected(path, "text", node),
             (Kind::Bool, simple) => {
                 let flag = match simple {
