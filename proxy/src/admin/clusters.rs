@@ -1,7 +1,8 @@
 //! `/clusters`.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
+use ithildin_proto::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use serde_json::{Value, json};
 
 use super::{AdminState, listeners};
@@ -22,6 +23,7 @@ const HIGH_PRIORITY: CircuitBreakers = CircuitBreakers {
 /// `cluster::host::statistic::value`, one a line.
 pub(super) fn text(state: &AdminState, wanted: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
+    let service_names = eds_service_names(state);
     for cluster in &sorted(state, wanted) {
         let name = &cluster.name;
         let mut line = |rest: String| text.push_str(&format!("{name}::{rest}\n"));
@@ -47,6 +49,9 @@ pub(super) fn text(state: &AdminState, wanted: impl Fn(&str) -> bool) -> String 
             }
         }
         line(format!("added_via_api::{}", added_via_api(state, cluster)));
+        if let Some(service) = service_names.get(&*cluster.name) {
+            line(format!("eds_service_name::{service}"));
+        }
         for (priority, endpoint) in endpoints(cluster) {
             let address = address(&endpoint.address);
             for (what, value) in counts(&endpoint) {
@@ -75,6 +80,7 @@ pub(super) fn text(state: &AdminState, wanted: impl Fn(&str) -> bool) -> String 
 
 /// `envoy.admin.v3.Clusters`.
 pub(super) fn json(state: &AdminState, wanted: impl Fn(&str) -> bool) -> Value {
+    let service_names = eds_service_names(state);
     let statuses: Vec<_> = sorted(state, wanted)
         .iter()
         .map(|cluster| {
@@ -96,6 +102,9 @@ pub(super) fn json(state: &AdminState, wanted: impl Fn(&str) -> bool) -> Value {
             }
             if added_via_api(state, cluster) {
                 status["added_via_api"] = true.into();
+            }
+            if let Some(service) = service_names.get(&*cluster.name) {
+                status["eds_service_name"] = service.as_str().into();
             }
             status
         })
@@ -126,6 +135,23 @@ fn endpoints(cluster: &Cluster) -> impl Iterator<Item = (usize, Arc<Endpoint>)> 
 fn added_via_api(state: &AdminState, cluster: &Cluster) -> bool {
     let resources = state.resources.borrow();
     resources.clusters.contains_key(&*cluster.name)
+}
+
+/// By the names of the clusters whose endpoints are asked for by another name, or expressly by this.
+fn eds_service_names(state: &AdminState) -> HashMap<String, String> {
+    let named = |cluster: &ClusterProto| {
+        let service = &cluster.eds_cluster_config.as_ref()?.service_name;
+        (!service.is_empty()).then(|| (cluster.name.clone(), service.clone()))
+    };
+    let statics = state.bootstrap.read().static_resources.unwrap_or_default();
+    let resources = state.resources.borrow();
+    let dynamic = resources.clusters.values().map(|it| &**it);
+    statics
+        .clusters
+        .iter()
+        .chain(dynamic)
+        .filter_map(named)
+        .collect()
 }
 
 fn counts(endpoint: &Endpoint) -> [(&'static str, u64); 9] {

@@ -1,21 +1,31 @@
 //! Load assignments as they are served: with the defaults filled in, and each host's health.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use ithildin_proto::pb::{
     envoy::config::{
-        cluster::v3::Cluster as ClusterProto,
-        core::v3::{Address, HealthStatus, address, socket_address::PortSpecifier},
+        cluster::v3::{
+            Cluster as ClusterProto,
+            cluster::{ClusterDiscoveryType, DiscoveryType},
+        },
+        core::v3::{Address, HealthStatus, SocketAddress, address, socket_address::PortSpecifier},
         endpoint::v3::{
-            ClusterLoadAssignment, LbEndpoint, cluster_load_assignment::Policy,
-            lb_endpoint::HostIdentifier,
+            ClusterLoadAssignment, Endpoint as EndpointProto, LbEndpoint,
+            cluster_load_assignment::Policy, lb_endpoint::HostIdentifier,
         },
     },
     google::protobuf::UInt32Value,
 };
 
 use crate::{
-    config::{Cluster, Snapshot, cluster::Health},
+    config::{
+        Cluster, Snapshot,
+        cluster::{EndpointAddress, Health},
+    },
     control::Held,
 };
 
@@ -37,6 +47,72 @@ pub(super) fn cluster_of(
     snapshot.clusters.get(&*found.name).cloned()
 }
 
+/// What a cluster serves whose endpoints stand in itself: names have become the addresses that were resolved.
+/// `None` of EDS.
+pub(super) fn without_eds(config: &ClusterProto, live: &Cluster) -> Option<ClusterLoadAssignment> {
+    let eds = ClusterDiscoveryType::Type(DiscoveryType::Eds as i32);
+    if config.cluster_discovery_type == Some(eds) {
+        return None;
+    }
+    let mut assignment = config.load_assignment.clone().unwrap_or_default();
+    assignment.cluster_name.clone_from(&config.name);
+    for group in &mut assignment.endpoints {
+        let configured = std::mem::take(&mut group.lb_endpoints);
+        group.lb_endpoints = configured
+            .into_iter()
+            .flat_map(|host| resolved(host, live))
+            .collect();
+    }
+    Some(as_served(&assignment, Some(live)))
+}
+
+/// The hosts that a name stands for; an address stands for itself.
+fn resolved(host: LbEndpoint, live: &Cluster) -> Vec<LbEndpoint> {
+    let Some((name, port)) = name_of(&host) else {
+        return vec![host];
+    };
+    let set = live.endpoints.load();
+    let hosts = set.priorities.iter().flatten();
+    let known = hosts.filter_map(|known| match &known.address {
+        EndpointAddress::Socket(address) => Some((&*known.hostname, *address)),
+        EndpointAddress::Pipe(_) => None,
+    });
+    known
+        .filter(|(of, address)| *of == name && u32::from(address.port()) == port)
+        .map(|(_, address)| with_address(&host, &name, address))
+        .collect()
+}
+
+/// The name and port of a host that is to be resolved.
+fn name_of(host: &LbEndpoint) -> Option<(String, u32)> {
+    let socket = socket_of(host)?;
+    let Some(PortSpecifier::PortValue(port)) = socket.port_specifier else {
+        return None;
+    };
+    if socket.address.parse::<IpAddr>().is_ok() {
+        return None;
+    }
+    let name = match endpoint_of(host) {
+        Some(endpoint) if !endpoint.hostname.is_empty() => &endpoint.hostname,
+        _ => &socket.address,
+    };
+    Some((name.clone(), port))
+}
+
+fn with_address(host: &LbEndpoint, name: &str, address: SocketAddr) -> LbEndpoint {
+    let mut host = host.clone();
+    if let Some(HostIdentifier::Endpoint(endpoint)) = &mut host.host_identifier {
+        name.clone_into(&mut endpoint.hostname);
+        if let Some(Address {
+            address: Some(address::Address::SocketAddress(socket)),
+        }) = &mut endpoint.address
+        {
+            socket.address = address.ip().to_string();
+        }
+    }
+    host
+}
+
 pub(super) fn as_served(
     assignment: &ClusterLoadAssignment,
     cluster: Option<&Cluster>,
@@ -51,6 +127,9 @@ pub(super) fn as_served(
     for host in groups.flat_map(|group| &mut group.lb_endpoints) {
         host.load_balancing_weight
             .get_or_insert(UInt32Value { value: 1 });
+        if let Some(HostIdentifier::Endpoint(endpoint)) = &mut host.host_identifier {
+            endpoint.health_check_config.get_or_insert_default();
+        }
         let known = address_of(host).and_then(|address| health.get(&address));
         if let Some(health) = known {
             host.health_status = status(*health) as i32;
@@ -65,24 +144,31 @@ pub(super) fn as_served(
 }
 
 fn address_of(host: &LbEndpoint) -> Option<String> {
-    let HostIdentifier::Endpoint(endpoint) = host.host_identifier.as_ref()? else {
-        return None;
-    };
-    match endpoint.address.as_ref()? {
-        Address {
-            address: Some(address::Address::SocketAddress(socket)),
-        } => match socket.port_specifier.as_ref()? {
-            PortSpecifier::PortValue(port) => {
-                let ip: std::net::IpAddr = socket.address.parse().ok()?;
-                let port = u16::try_from(*port).ok()?;
-                Some(std::net::SocketAddr::new(ip, port).to_string())
-            }
-            PortSpecifier::NamedPort(_) => None,
-        },
-        Address {
-            address: Some(address::Address::Pipe(pipe)),
-        } => Some(pipe.path.clone()),
+    if let Some(socket) = socket_of(host) {
+        let PortSpecifier::PortValue(port) = socket.port_specifier.as_ref()? else {
+            return None;
+        };
+        let ip: IpAddr = socket.address.parse().ok()?;
+        let port = u16::try_from(*port).ok()?;
+        return Some(SocketAddr::new(ip, port).to_string());
+    }
+    match endpoint_of(host)?.address.as_ref()?.address.as_ref()? {
+        address::Address::Pipe(pipe) => Some(pipe.path.clone()),
         _ => None,
+    }
+}
+
+fn socket_of(host: &LbEndpoint) -> Option<&SocketAddress> {
+    match endpoint_of(host)?.address.as_ref()?.address.as_ref()? {
+        address::Address::SocketAddress(socket) => Some(socket),
+        _ => None,
+    }
+}
+
+fn endpoint_of(host: &LbEndpoint) -> Option<&EndpointProto> {
+    match host.host_identifier.as_ref()? {
+        HostIdentifier::Endpoint(endpoint) => Some(endpoint),
+        HostIdentifier::EndpointName(_) => None,
     }
 }
 

@@ -107,7 +107,10 @@ impl Dump {
         let fixed = clusters.filter_map(|cluster| {
             let assignment = cluster.load_assignment.as_ref()?;
             let live = snapshot.clusters.get(&*cluster.name);
-            let assignment = endpoints::as_served(assignment, live.map(|it| &**it));
+            let assignment = match live.and_then(|live| endpoints::without_eds(cluster, live)) {
+                Some(assignment) => assignment,
+                None => endpoints::as_served(assignment, None),
+            };
             Some(json!({"endpoint_config": self.printer.json(&pack(&assignment))}))
         });
         insert(&mut section, "static_endpoint_configs", fixed.collect());
@@ -123,7 +126,15 @@ impl Dump {
             });
             self.flat("endpoint_config", held, source.as_ref(), true)
         });
-        insert(&mut section, "dynamic_endpoint_configs", dynamic.collect());
+        let active = self.inventory.clusters.iter();
+        let active = active.filter_map(|held| held.active.as_ref()?.message.as_ref());
+        let without_eds = active.filter_map(|config| {
+            let live = snapshot.clusters.get(&*config.name)?;
+            let assignment = endpoints::without_eds(config, live)?;
+            Some(json!({"endpoint_config": self.printer.json(&pack(&assignment))}))
+        });
+        let dynamic = dynamic.chain(without_eds).collect();
+        insert(&mut section, "dynamic_endpoint_configs", dynamic);
         section.into()
     }
 
