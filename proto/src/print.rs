@@ -75,7 +75,7 @@ impl Printer {
                 REDACTED.into()
             } else {
                 // Durations, wrappers and the like have forms of their own.
-                serde_json::to_value(message).unwrap_or(Json::Null)
+                serde_json::to_value(message).map_or(Json::Null, with_floats)
             };
         }
         let mut fields: Vec<_> = message.fields().collect();
@@ -209,7 +209,27 @@ fn scalar(value: &Value, kind: &Kind) -> Json {
     }
 }
 
+/// The same with its numbers as [`float`] writes them.
+fn with_floats(value: Json) -> Json {
+    match value {
+        Json::Number(number) => match number.as_f64() {
+            Some(value) if number.is_f64() => float(value),
+            _ => Json::Number(number),
+        },
+        Json::Array(items) => items.into_iter().map(with_floats).collect(),
+        Json::Object(fields) => {
+            let fields = fields.into_iter();
+            Json::Object(fields.map(|(key, it)| (key, with_floats(it))).collect())
+        }
+        other => other,
+    }
+}
+
 fn float(value: f64) -> Json {
+    if value.fract() == 0.0 && value.abs() <= EXACT_INTEGERS {
+        // A float without a fraction is written as an integer, as protobuf's own printers do.
+        return (value as i64).into();
+    }
     match serde_json::Number::from_f64(value) {
         Some(number) => Json::Number(number),
         None if value.is_nan() => "NaN".into(),
@@ -217,6 +237,9 @@ fn float(value: f64) -> Json {
         None => "-Infinity".into(),
     }
 }
+
+/// 2 to the 53rd: up to here every integer is a float.
+const EXACT_INTEGERS: f64 = 9_007_199_254_740_992.0;
 
 #[cfg(test)]
 mod tests {
@@ -233,6 +256,24 @@ mod tests {
         },
         pb::google::protobuf::{Any, Duration},
     };
+
+    #[test]
+    fn floats_are_written_as_envoy_writes_them() {
+        for (value, expected) in [
+            (15090.0, "15090"),
+            (-1.0, "-1"),
+            (0.0, "0"),
+            (0.25, "0.25"),
+            (1e300, "1e+300"),
+            (f64::NAN, "\"NaN\""),
+            (f64::INFINITY, "\"Infinity\""),
+            (f64::NEG_INFINITY, "\"-Infinity\""),
+        ] {
+            assert_eq!(float(value).to_string(), expected);
+        }
+        let listed = with_floats(serde_json::json!({"ports": [15090.0, 0.5, "1.0"]}));
+        assert_eq!(listed.to_string(), r#"{"ports":[15090,0.5,"1.0"]}"#);
+    }
 
     #[test]
     fn fields_come_in_order_and_unknown_types_stay_readable() {

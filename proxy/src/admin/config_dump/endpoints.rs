@@ -29,6 +29,9 @@ use crate::{
     control::Held,
 };
 
+/// Envoy's default, in percent.
+const OVERPROVISIONING_FACTOR: u32 = 140;
+
 /// The cluster that follows the load assignment `name`.
 pub(super) fn cluster_of(
     name: &str,
@@ -135,7 +138,12 @@ pub(super) fn as_served(
             host.health_status = status(*health) as i32;
         }
     }
-    let factor = set.map_or(140, |set| set.overprovisioning_factor);
+    // Nothing is known of it where hosts come as they are asked for.
+    let factor = set.map_or(0, |set| set.overprovisioning_factor);
+    let factor = match factor {
+        0 => OVERPROVISIONING_FACTOR,
+        known => known,
+    };
     let policy = assignment.policy.get_or_insert_with(Policy::default);
     policy
         .overprovisioning_factor
