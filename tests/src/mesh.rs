@@ -217,10 +217,16 @@ impl Mesh {
 
     /// Kills the proxy's container of a Pod, which starts anew; nobody else is told.
     pub fn restart(&mut self, name: &str) {
+        let program = self.pod(name).program();
+        self.restart_with(name, program);
+    }
+
+    /// The same with this program in its place.
+    pub fn restart_with(&mut self, name: &str, program: Program) {
         let found = self.pods.remove_entry(name);
         let (name, mut member) = found.unwrap_or_else(|| panic!("no Pod {name}"));
         let (cluster, _) = self.home(member.place);
-        member.pod.restart(cluster, &member.spec);
+        member.pod.restart(cluster, &member.spec, program);
         self.pods.insert(name, member);
     }
 

@@ -18,6 +18,11 @@ pub fn pilot_discovery(test: &str) -> Option<PathBuf> {
     from_env(test, "PILOT_DISCOVERY_BIN")
 }
 
+/// Istio's tool for operators.
+pub fn istioctl(test: &str) -> Option<PathBuf> {
+    from_env(test, "ISTIOCTL_BIN")
+}
+
 /// Istio's own agent, and the template of Envoy's bootstrap that it reads.
 pub fn stock_agent(test: &str) -> Option<(PathBuf, PathBuf)> {
     let agent = from_env(test, "PILOT_AGENT_STOCK_BIN")?;

@@ -102,11 +102,16 @@ impl Pod {
     }
 
     /// Kills the agent and starts it anew, as the kubelet does with a container.
-    pub(super) fn restart(&mut self, cluster: &Cluster, spec: &PodSpec<'_>) {
+    pub(super) fn restart(&mut self, cluster: &Cluster, spec: &PodSpec<'_>, program: Program) {
         self.agent.kill();
-        let command = agent_command(&self.net, cluster, spec, &self.identity, self.program);
+        self.program = program;
+        let command = agent_command(&self.net, cluster, spec, &self.identity, program);
         self.started = Instant::now();
         self.agent = self.net.spawn("agent", command);
+    }
+
+    pub(super) fn program(&self) -> Program {
+        self.program
     }
 
     /// Waits for its readiness probe.

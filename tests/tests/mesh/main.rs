@@ -9,6 +9,7 @@ mod egress;
 mod everyday;
 mod federation;
 mod gateways;
+mod istioctl;
 mod istiod_by_svid;
 mod istiod_ca;
 mod machine;
