@@ -56,7 +56,6 @@ const BUILTIN: Program = Program::Ithildin(DataPlane::Builtin);
 const OF_DUMP: &[&str] = &[
     "proxy-config all",
     "proxy-config all --with-headers",
-    "proxy-config all -o json",
     "proxy-config all -o yaml",
     "proxy-config cluster",
     "proxy-config cluster -o json",
@@ -203,8 +202,8 @@ fn compare(istioctl: &Path, dir: &Path, ours: &Pages, theirs: &Pages) -> Vec<Str
             if ours == theirs {
                 continue;
             }
-            let lines = ours.text.lines().zip(theirs.text.lines());
-            let first = lines.into_iter().find(|(ours, theirs)| ours != theirs);
+            let mut lines = ours.text.lines().zip(theirs.text.lines());
+            let first = lines.find(|(ours, theirs)| ours != theirs);
             found.push(format!("istioctl {command}: {first:?}"));
         }
     }

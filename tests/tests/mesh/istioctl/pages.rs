@@ -29,7 +29,7 @@ const REFUSED: [(&str, &str); 7] = [
 ];
 
 /// Pages in which we may tell less, but nothing in another form.
-const TOLD: [&str; 2] = ["/server_info", "/certs"];
+const TOLD: [&str; 1] = ["/server_info"];
 
 /// Levels are set by name or for all, as `istioctl proxy-config log` does.
 const LOGGING: [&str; 4] = [
