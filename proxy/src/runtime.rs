@@ -30,6 +30,7 @@ use listeners::Listeners;
 use thread::{Command, WorkerThread};
 use tokio::{sync::watch, task::JoinHandle};
 
+use crate::panics::essential;
 pub use crate::worker::Published;
 
 /// How often a shutdown looks whether connections are left.
@@ -106,7 +107,7 @@ impl Runtime {
         Ok(Self {
             workers,
             report,
-            listeners: tokio::spawn(listeners.follow(published)),
+            listeners: tokio::spawn(essential("listeners", listeners.follow(published))),
             drain_time: options.drain_time,
         })
     }

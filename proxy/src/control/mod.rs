@@ -50,7 +50,13 @@ pub use self::{
     report::{ConfigError, ConfigErrors},
     secrets::SecretStatus,
 };
-use crate::{access_log::LogWriter, config::Snapshot, stats::Registry, worker::Published};
+use crate::{
+    access_log::LogWriter,
+    config::Snapshot,
+    panics::{contained, essential},
+    stats::Registry,
+    worker::Published,
+};
 
 /// What the control task knows at one instant, for readiness and admin.
 #[derive(Clone, Debug, Default)]
@@ -103,8 +109,9 @@ impl Control {
         let state = controller.state();
         let (inventory, requests) = InventoryClient::new();
         let outliers = outliers::follow(Arc::clone(&published), controller.outliers());
-        let outliers = tokio::spawn(outliers);
-        let task = tokio::spawn(controller.run(resources, requests));
+        let outliers = tokio::spawn(essential("outlier detection", outliers));
+        let run = controller.run(resources, requests);
+        let task = tokio::spawn(essential("control", run));
         Ok(Self {
             published,
             state,
@@ -162,6 +169,14 @@ pub fn check_secret(secret: &Secret) -> Result<(), String> {
 /// # Errors
 /// Everything that is wrong with it, at once.
 pub fn check_resource(resource: Candidate<'_>) -> Result<(), String> {
+    contained(|| compile_alone(resource)).unwrap_or_else(|panic| {
+        Err(format!(
+            "it cannot be compiled, by a mistake of ours: {panic}"
+        ))
+    })
+}
+
+fn compile_alone(resource: Candidate<'_>) -> Result<(), String> {
     let stats = Arc::new(Registry::new(1));
     let secrets = SecretStore::new(Arc::new(NoSecrets), BTreeMap::new(), Arc::clone(&stats));
     let mut compiler = Compiler::new(stats, None, secrets, Arc::default());
