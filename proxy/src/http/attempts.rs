@@ -19,7 +19,7 @@ use super::{
     headers::Headers,
     matching, mutate, prepare,
     race::Beside,
-    request::BodyLength,
+    request::{BodyLength, Protocol},
     retry::{Body, Budget, Cause},
     tape::Tape,
     timeouts::Clock,
@@ -104,11 +104,13 @@ impl Exchange<'_> {
     fn failed(&mut self, broken: Broken, cluster: &Cluster, client: &mut Client<'_, '_>) -> Failed {
         match broken {
             Broken::Client => {
+                self.count_cancelled(cluster);
                 self.client_gone();
                 Failed::ForGood
             }
             Broken::Midway(flags, details) => {
-                client.abort();
+                self.cut_off(client);
+                self.count_broken(cluster, flags);
                 self.record(cluster, Outcome::Failed);
                 self.outcome.flags |= flags;
                 self.outcome.details = details.into();
@@ -118,6 +120,7 @@ impl Exchange<'_> {
             Broken::Slow => {
                 let stats = cluster.stats.worker(self.context.worker.index);
                 stats.upstream_rq_per_try_timeout.inc();
+                self.count_cancelled(cluster);
                 self.timed_out(cluster);
                 Failed::Try(LocalReply::per_try_timeout(), Cause::Slow)
             }
@@ -128,12 +131,44 @@ impl Exchange<'_> {
                 Failed::Try(LocalReply::unavailable(&failure), cause)
             }
             Broken::BeforeResponse { reply, stale } => {
+                self.count_broken(cluster, reply.flags);
                 self.record(cluster, Outcome::Failed);
                 self.count_for_host(|host| host.rq_error.inc());
                 Failed::Try(reply, Cause::Reset { stale })
             }
             Broken::BadRequest(reply) => Failed::Answer(reply),
         }
+    }
+
+    /// Counts a request that the upstream broke off.
+    fn count_broken(&self, cluster: &Cluster, flags: ResponseFlags) {
+        let stats = cluster.stats.worker(self.context.worker.index);
+        if flags.intersects(ResponseFlags::UPSTREAM_PROTOCOL_ERROR) {
+            stats.upstream_cx_protocol_error.inc();
+        }
+        let by_peer =
+            ResponseFlags::UPSTREAM_REMOTE_RESET | ResponseFlags::UPSTREAM_CONNECTION_TERMINATION;
+        if flags.intersects(by_peer) && self.has_stream() {
+            stats.upstream_rq_rx_reset.inc();
+        }
+    }
+
+    /// Counts a request that we break off, if it has a stream of its own: an HTTP/1 connection is closed.
+    pub(super) fn count_cancelled(&self, cluster: &Cluster) {
+        if self.has_stream() {
+            let stats = cluster.stats.worker(self.context.worker.index);
+            stats.upstream_rq_tx_reset.inc();
+        }
+    }
+
+    /// Counts an upstream that ends its connection with its response.
+    pub(super) fn count_close_notify(&self, cluster: &Cluster) {
+        let stats = cluster.stats.worker(self.context.worker.index);
+        stats.upstream_cx_close_notify.inc();
+    }
+
+    fn has_stream(&self) -> bool {
+        self.outcome.endpoint.is_some() && self.outcome.upstream_protocol == Some(Protocol::Http2)
     }
 
     /// Keeps the body where it may have to be sent again.
@@ -228,12 +263,16 @@ impl Exchange<'_> {
             _ => host.rq_success.inc(),
         });
         if !retries.judges_responses() {
+            self.count_code(retries.cluster(), status);
             return false;
         }
         let cause = Cause::Response { status, grpc };
         if retries.grants(cause, self.outcome.endpoint.as_ref()) {
+            let stats = retries.cluster().stats.worker(self.context.worker.index);
+            stats.retry.used().count(status);
             return true;
         }
+        self.count_code(retries.cluster(), status);
         self.retries_ended(retries);
         retries.succeeded(status);
         false
@@ -295,7 +334,14 @@ impl Exchange<'_> {
     pub(super) fn original_destination(&self, cluster: &Cluster) -> Option<SocketAddr> {
         let header = cluster.original_dst.header.as_ref();
         let told = header.and_then(|name| self.request.headers.get(name.as_str()));
-        let told = told.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+        let told = told.and_then(|value| {
+            let address = std::str::from_utf8(value).ok()?.parse().ok();
+            if address.is_none() {
+                let stats = cluster.stats.worker(self.context.worker.index);
+                stats.original_dst_host_invalid.inc();
+            }
+            address
+        });
         told.or(self.context.connection.original_destination())
     }
 

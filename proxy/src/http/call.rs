@@ -85,10 +85,14 @@ async fn once(
         downstream: request.protocol.downstream(),
         ..LbRequest::default()
     };
-    match worker.upstreams.http(cluster, &choice).await? {
+    let answer = match worker.upstreams.http(cluster, &choice).await? {
         HttpLease::Http1(lease) => over_one(worker, lease, request, body, keep).await,
         HttpLease::Http2(lease) => over_two(lease, request, body, keep).await,
-    }
+    }?;
+    let stats = cluster.stats.worker(worker.index);
+    stats.codes.used().count(answer.status);
+    stats.internal.used().count(answer.status);
+    Ok(answer)
 }
 
 async fn over_one(

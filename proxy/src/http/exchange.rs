@@ -27,7 +27,7 @@ use crate::{
         cluster::Endpoint,
         route::{Clusters, Forward, Route, RouteAction, RouteTable, VirtualHost},
     },
-    stats::HttpBlock,
+    stats::{CodesBlock, HttpBlock, milliseconds},
     upstream::{Link, UpstreamFailure},
     worker::{Connection, Worker},
 };
@@ -116,10 +116,7 @@ impl<'x> Exchange<'x> {
 
     /// Answers the request. Afterwards `source` tells whether the body was taken whole.
     pub(super) async fn serve(&mut self, source: &mut Source<'_, '_>, client: &mut Client<'_, '_>) {
-        let stats = self.context.stats;
-        stats.downstream_rq_total.inc();
-        stats.downstream_rq_active.inc();
-        self.is_running = true;
+        self.begin();
         if self.request.body == BodyLength::Empty {
             self.meter.request_is_whole();
         }
@@ -130,6 +127,27 @@ impl<'x> Exchange<'x> {
             let is_bad = reply.status == 400 && self.outcome.route.is_none();
             self.reply_in_time(reply, client, !is_whole || is_bad).await;
         }
+        let is_whole = source.is_ended() && !self.request.asks_for_tunnel();
+        if !is_whole && self.outcome.status != 0 {
+            self.response_came_first();
+        }
+        self.end();
+    }
+
+    /// Counts an answer to a request that is not all there.
+    pub(super) fn response_came_first(&self) {
+        let stats = self.context.stats;
+        stats.downstream_rq_response_before_rq_complete.inc();
+    }
+
+    pub(super) fn begin(&mut self) {
+        let stats = self.context.stats;
+        stats.downstream_rq_total.inc();
+        stats.downstream_rq_active.inc();
+        self.is_running = true;
+    }
+
+    pub(super) fn end(&mut self) {
         self.is_running = false;
         self.count();
     }
@@ -150,8 +168,12 @@ impl<'x> Exchange<'x> {
     }
 
     pub(super) fn count(&self) {
-        self.context.stats.downstream_rq_active.dec();
-        response::count(self.context.stats, self.outcome.status);
+        let stats = self.context.stats;
+        stats.downstream_rq_active.dec();
+        response::count(stats, self.outcome.status);
+        stats
+            .downstream_rq_time
+            .record(milliseconds(self.meter.started));
     }
 
     async fn route_and_forward(
@@ -160,7 +182,7 @@ impl<'x> Exchange<'x> {
         client: &mut Client<'_, '_>,
     ) -> Result<(), LocalReply> {
         let manager = self.context.manager;
-        prepare::request(manager, self.context.connection, &mut self.request)?;
+        prepare::request(self.context, &mut self.request)?;
         let table = manager
             .routes
             .load_full()
@@ -224,6 +246,7 @@ impl<'x> Exchange<'x> {
         let (host, route) = match &found {
             Ok((host, route)) => (*host, route),
             Err(reply) => {
+                self.context.stats.rq_total.inc();
                 if reply.flags == ResponseFlags::NO_ROUTE_FOUND {
                     self.context.stats.no_route.inc();
                 }
@@ -231,8 +254,11 @@ impl<'x> Exchange<'x> {
             }
         };
         if self.request.asks_for_tunnel() && !is_allowed(&self.request, manager, &route.action) {
+            self.context.stats.downstream_rq_ws_on_non_ws_route.inc();
             return Err(LocalReply::upgrade_failed());
         }
+        self.context.stats.rq_total.inc();
+        let _upgrade = Upgrade::new(self.context.stats, &self.request);
         match &route.action {
             RouteAction::Direct { status, body } => {
                 self.context.stats.rq_direct_response.inc();
@@ -242,7 +268,7 @@ impl<'x> Exchange<'x> {
                 Err(reply)
             }
             RouteAction::Redirect(redirect) => {
-                self.context.stats.rq_redirect.inc();
+                self.context.stats.rq_direct_response.inc();
                 Err(super::redirect::reply(
                     redirect,
                     &route.matches,
@@ -294,16 +320,28 @@ impl<'x> Exchange<'x> {
             mirrors.finish(self.context.worker);
         }
         match result {
-            Ok(result) => result,
+            Ok(result) => {
+                match &result {
+                    Ok(()) => self.count_time(cluster),
+                    Err(reply) if reply.is_of_upstream() => self.count_code(cluster, reply.status),
+                    Err(_) => {}
+                }
+                result
+            }
             Err(expired) => {
                 self.count_expired(cluster, expired);
+                self.count_cancelled(cluster);
                 if self.outcome.status != 0 {
-                    client.abort();
+                    self.cut_off(client);
                     self.outcome.flags |= expired.flags();
                     self.outcome.details = clock.reply(expired).details;
                     return Ok(());
                 }
-                Err(clock.reply(expired))
+                let reply = clock.reply(expired);
+                if expired == Expired::Response {
+                    self.count_code(cluster, reply.status);
+                }
+                Err(reply)
             }
         }
     }
@@ -324,10 +362,48 @@ impl<'x> Exchange<'x> {
         }
     }
 
+    /// Counts a response on `cluster`, whether it is the upstream's or ours in its place.
+    pub(super) fn count_code(&self, cluster: &Cluster, status: u16) {
+        for codes in self.codes(cluster) {
+            codes.count(status);
+        }
+    }
+
+    /// Counts the time of a request that has its whole response.
+    fn count_time(&self, cluster: &Cluster) {
+        if self.outcome.status != 0 && self.outcome.flags.is_empty() {
+            for codes in self.codes(cluster) {
+                codes
+                    .upstream_rq_time
+                    .record(milliseconds(self.meter.started));
+            }
+        }
+    }
+
+    /// Where the answers to this request are counted.
+    fn codes<'c>(&self, cluster: &'c Cluster) -> [&'c CodesBlock; 2] {
+        let stats = cluster.stats.worker(self.context.worker.index);
+        let internal = self.request.headers.get("x-envoy-internal");
+        let group = match internal.is_some_and(|value| value == "true") {
+            true => &stats.internal,
+            false => &stats.external,
+        };
+        [stats.codes.used(), group.used()]
+    }
+
     pub(super) fn client_gone(&mut self) {
         self.outcome.flags |= ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
         self.outcome.details = "downstream_remote_disconnect".into();
         self.context.stats.downstream_rq_rx_reset.inc();
+        if self.request.protocol != Protocol::Http2 {
+            super::count_midway(self.context.stats, &self.context.connection.live);
+        }
+    }
+
+    /// Gives up a response of which the client has a part.
+    pub(super) fn cut_off(&self, client: &mut Client<'_, '_>) {
+        client.abort();
+        self.context.stats.downstream_rq_tx_reset.inc();
     }
 
     /// Answers with words of our own.
@@ -352,7 +428,7 @@ impl<'x> Exchange<'x> {
         for (name, _) in &reply.headers {
             made.remove(name.as_str());
         }
-        let (mut response, body) = response::local(&self.request, reply);
+        let (mut response, body) = response::local(self.context.manager, &self.request, reply);
         response.headers.take_over(made);
         self.filter_response(&mut response.headers);
         response::finish(self.context, &self.request, &mut response.headers);
@@ -417,6 +493,28 @@ impl<'x> Exchange<'x> {
             .headers
             .known(Known::Te)
             .is_some_and(|te| te.eq_ignore_ascii_case(b"trailers"))
+    }
+}
+
+/// Counts a request for another protocol, or for a tunnel, while it lives.
+struct Upgrade<'x>(Option<&'x HttpBlock>);
+
+impl<'x> Upgrade<'x> {
+    fn new(stats: &'x HttpBlock, request: &Request) -> Self {
+        if !request.asks_for_tunnel() {
+            return Self(None);
+        }
+        stats.downstream_cx_upgrades_total.inc();
+        stats.downstream_cx_upgrades_active.inc();
+        Self(Some(stats))
+    }
+}
+
+impl Drop for Upgrade<'_> {
+    fn drop(&mut self) {
+        if let Some(stats) = self.0 {
+            stats.downstream_cx_upgrades_active.dec();
+        }
     }
 }
 

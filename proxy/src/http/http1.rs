@@ -67,8 +67,9 @@ async fn begins(context: &Context<'_>, wire: &Wire<'_>) -> bool {
     {
         Some(read) => matches!(read, Ok(Some(1..))),
         None => {
-            if !is_too_old(context) {
-                context.stats.downstream_cx_idle_timeout.inc();
+            match is_too_old(context) {
+                true => context.stats.downstream_cx_max_duration_reached.inc(),
+                false => context.stats.downstream_cx_idle_timeout.inc(),
             }
             false
         }
@@ -81,6 +82,7 @@ async fn serve_next(context: &Context<'_>, wire: &Wire<'_>, is_last: bool) -> bo
     let before = wire.passed();
     let mut exchange = Exchange::new(context, Request::unreadable(), &meter);
     let goes_on = read_and_serve(wire, &mut exchange, is_last).await;
+    super::count_bytes(context.stats, &context.connection.live);
     let (read, written) = wire.passed();
     let passed = (read - before.0, written - before.1);
     meter.downstream_wire.set(Some(passed));
@@ -90,20 +92,22 @@ async fn serve_next(context: &Context<'_>, wire: &Wire<'_>, is_last: bool) -> bo
 async fn read_and_serve(wire: &Wire<'_>, exchange: &mut Exchange<'_>, is_last: bool) -> bool {
     let stats = exchange.context.stats;
     let head = next_head(exchange.context, wire).await;
+    stats.downstream_rq_http1_total.inc();
     if head.is_err() {
         // It belongs to what could not be read.
         wire.with_buffer(BytesMut::clear);
     }
     match head {
         Ok(head) => {
-            stats.downstream_rq_http1_total.inc();
             if is_last {
                 stats.downstream_cx_max_requests_reached.inc();
             }
             serve_request(wire, exchange, head, is_last).await
         }
         Err(Unread::Gone) => {
+            exchange.begin();
             exchange.client_gone();
+            exchange.end();
             false
         }
         Err(Unread::Late) => {
@@ -244,7 +248,9 @@ async fn serve_request(
             .await
             .is_err()
     {
+        exchange.begin();
         exchange.client_gone();
+        exchange.end();
         return false;
     }
     let mut source = match request.upgrade.is_some() {
@@ -253,6 +259,9 @@ async fn serve_request(
         false => Source::wire(wire, head.framing, manager.http1.enable_trailers),
     };
     exchange.serve(&mut source, &mut client).await;
+    if wire.is_draining() {
+        exchange.context.stats.downstream_cx_drain_close.inc();
+    }
     let whole = matches!(source, Source::Empty) || source.is_ended();
     matches!(
         client,
@@ -277,7 +286,10 @@ async fn answer(wire: &Wire<'_>, exchange: &mut Exchange<'_>, reply: LocalReply)
         unsent: Bytes::new(),
         format: exchange.context.manager.http1.header_format,
     };
+    exchange.begin();
     exchange.reply_in_time(reply, &mut client, true).await;
+    exchange.response_came_first();
+    exchange.end();
     false
 }
 
@@ -305,5 +317,7 @@ async fn close(context: &Context<'_>, wire: &Wire<'_>) {
             wire.with_buffer(BytesMut::clear);
         }
     };
-    let _ = timers.timeout(linger, drain).await;
+    if timers.timeout(linger, drain).await.is_none() {
+        context.stats.downstream_cx_delayed_close_timeout.inc();
+    }
 }

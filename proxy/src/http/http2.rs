@@ -45,6 +45,7 @@ const SEND_BUFFER: usize = 256 * 1024;
 
 pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream: Downstream) {
     let connection = downstream.connection;
+    let stats = manager.stats.worker(worker.index);
     let live = Rc::clone(downstream.stream.live());
     let stream = Rewound {
         read_ahead: downstream.read_ahead,
@@ -78,11 +79,13 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream
         tokio::select! {
             () = &mut draining, if !goaway => {
                 goaway = true;
+                stats.downstream_cx_drain_close.inc();
                 http2.graceful_shutdown();
             }
             Some(premature) = streams.join_next() => {
+                super::count_bytes(stats, &live);
                 if resets.are_too_many(premature.unwrap_or_default()) {
-                    manager.stats.worker(worker.index).downstream_cx_protocol_error.inc();
+                    stats.downstream_cx_protocol_error.inc();
                     http2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
                 }
             }
@@ -94,13 +97,13 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream
                     left = left.map(|left| left.saturating_sub(1));
                     if left == Some(0) && !goaway {
                         goaway = true;
-                        manager.stats.worker(worker.index).downstream_cx_max_requests_reached.inc();
+                        stats.downstream_cx_max_requests_reached.inc();
                         http2.graceful_shutdown();
                     }
                 }
                 Some(Some(Err(error))) => {
                     if error.is_remote() || error.is_library() {
-                        manager.stats.worker(worker.index).downstream_cx_protocol_error.inc();
+                        stats.downstream_cx_protocol_error.inc();
                     }
                     tracing::debug!(%error, "an http/2 connection failed");
                     break;
@@ -110,13 +113,19 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream
                 None if goaway => break,
                 None => {
                     goaway = true;
-                    if streams.is_empty() && !is_too_old(manager, &connection) {
-                        manager.stats.worker(worker.index).downstream_cx_idle_timeout.inc();
+                    live.end_by_us();
+                    if is_too_old(manager, &connection) {
+                        stats.downstream_cx_max_duration_reached.inc();
+                    } else if streams.is_empty() {
+                        stats.downstream_cx_idle_timeout.inc();
                     }
                     http2.graceful_shutdown();
                 }
             },
         }
+    }
+    if !streams.is_empty() {
+        super::count_midway(stats, &live);
     }
 }
 

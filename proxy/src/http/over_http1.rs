@@ -69,16 +69,21 @@ impl Exchange<'_> {
             )
             .await;
         drop(count);
-        let (reusable, result) = match spoken? {
-            Spoken::Done { reusable } => (reusable, Ok(())),
-            Spoken::Refused { reusable } => (reusable, Err(Broken::Refused)),
-        };
+        let spoken = spoken?;
         wire.release_buffer();
         lease.leftover = wire.into_read_ahead();
-        if reusable {
-            lease.give_back();
+        match spoken {
+            Spoken::Done { reusable: true } | Spoken::Refused { reusable: true } => {
+                lease.give_back();
+            }
+            Spoken::Done { reusable: false } => lease.close(),
+            // The connection ends in the middle of a response.
+            Spoken::Refused { reusable: false } => drop(lease),
         }
-        result
+        match spoken {
+            Spoken::Done { .. } => Ok(()),
+            Spoken::Refused { .. } => Err(Broken::Refused),
+        }
     }
 
     async fn speak(
@@ -112,6 +117,9 @@ impl Exchange<'_> {
             let reusable =
                 head.keep_alive && head.framing == Framing::None && relay::is_sent(&send);
             return Ok(Spoken::Refused { reusable });
+        }
+        if !head.keep_alive {
+            self.count_close_notify(retries.cluster());
         }
         clock.response_begins();
         let switches = match &self.request.upgrade {

@@ -46,6 +46,7 @@ impl Exchange<'_> {
             meter: self.meter,
             wire: &wire,
         };
+        self.count_code(cluster, 200);
         let answer = Response {
             status: 200,
             headers: Headers::default(),

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use ithildin_http1::Known;
 
 use super::{
+    exchange::Context,
     failure::LocalReply,
     headers::Headers,
     matching::without_port,
@@ -18,17 +19,15 @@ use crate::{
         HttpManager,
         http::{EscapedSlashes, UnderscoreAction},
     },
+    stats::HttpBlock,
     worker::Connection,
 };
 
 /// Refuses what may not pass, and makes the forwarding headers ours.
-pub(super) fn request(
-    manager: &HttpManager,
-    connection: &Connection,
-    request: &mut Request,
-) -> Result<(), LocalReply> {
+pub(super) fn request(context: &Context<'_>, request: &mut Request) -> Result<(), LocalReply> {
+    let (manager, connection) = (context.manager, context.connection);
     underscores(manager, &mut request.headers)?;
-    target(manager, request)?;
+    target(manager, context.stats, request)?;
     let internal = is_internal(manager, connection, &request.headers);
     let edge = manager.use_remote_address && !internal;
     forwarded_for(manager, connection, &mut request.headers);
@@ -60,10 +59,15 @@ pub(super) fn request(
 }
 
 /// The request's target: its authority and path.
-fn target(manager: &HttpManager, request: &mut Request) -> Result<(), LocalReply> {
+fn target(
+    manager: &HttpManager,
+    stats: &HttpBlock,
+    request: &mut Request,
+) -> Result<(), LocalReply> {
     let absolute = request.scheme.is_some() && request.protocol != Protocol::Http2;
     let relative = request.path.first() == Some(&b'/') || request.is_connect();
     if !relative || (absolute && !manager.http1.allow_absolute_url) {
+        stats.downstream_rq_non_relative_path.inc();
         let none = ResponseFlags::NONE;
         return Err(LocalReply::new(404, "", none, "absolute_path_rejected"));
     }
@@ -72,11 +76,15 @@ fn target(manager: &HttpManager, request: &mut Request) -> Result<(), LocalReply
         let length = without_port(host).len();
         request.authority.truncate(length);
     }
-    let redirects = escaped_slashes(manager.escaped_slashes, request)?;
+    let no_normal_path = || {
+        stats.downstream_rq_failed_path_normalization.inc();
+        LocalReply::no_normal_path()
+    };
+    let redirects = escaped_slashes(manager.escaped_slashes, request).ok_or_else(no_normal_path)?;
     if manager.normalize_path || manager.merge_slashes {
         let path =
             super::path::normalise(&request.path, manager.normalize_path, manager.merge_slashes);
-        request.path = path.ok_or_else(LocalReply::no_normal_path)?;
+        request.path = path.ok_or_else(no_normal_path)?;
     }
     match redirects {
         true => Err(super::redirect::to_normal_path(request)),
@@ -84,21 +92,21 @@ fn target(manager: &HttpManager, request: &mut Request) -> Result<(), LocalReply
     }
 }
 
-/// Whether the client is to be sent to what is left of the path.
-fn escaped_slashes(action: EscapedSlashes, request: &mut Request) -> Result<bool, LocalReply> {
+/// Whether the client is to be sent to what is left of the path; `None` if the path is refused.
+fn escaped_slashes(action: EscapedSlashes, request: &mut Request) -> Option<bool> {
     if action == EscapedSlashes::Keep {
-        return Ok(false);
+        return Some(false);
     }
     let Some(path) = super::path::unescape_slashes(&request.path) else {
-        return Ok(false);
+        return Some(false);
     };
     // gRPC knows no redirects.
     let refused = action == EscapedSlashes::Redirect && request.is_grpc();
     if refused || action == EscapedSlashes::Reject {
-        return Err(LocalReply::no_normal_path());
+        return None;
     }
     request.path = path;
-    Ok(action == EscapedSlashes::Redirect)
+    Some(action == EscapedSlashes::Redirect)
 }
 
 /// Adds ours to the proxies that a message came through.

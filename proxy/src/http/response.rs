@@ -16,7 +16,10 @@ use super::{
     prepare::append_via,
     request::{BodyLength, Request},
 };
-use crate::{config::http::ServerHeader, stats::HttpBlock};
+use crate::{
+    config::{HttpManager, http::ServerHeader},
+    stats::HttpBlock,
+};
 
 /// Adds what Envoy adds to an upstream's response.
 pub(super) fn prepare(context: &Context<'_>, response: &mut Response, started: Instant) {
@@ -28,7 +31,11 @@ pub(super) fn prepare(context: &Context<'_>, response: &mut Response, started: I
 }
 
 /// A response of ours, and its body.
-pub(super) fn local(request: &Request, reply: LocalReply) -> (Response, Bytes) {
+pub(super) fn local(
+    manager: &HttpManager,
+    request: &Request,
+    reply: LocalReply,
+) -> (Response, Bytes) {
     let mut headers = Headers::default();
     let (status, body) = if request.is_grpc() {
         headers.push(Known::ContentType, "content-type", "application/grpc");
@@ -59,7 +66,7 @@ pub(super) fn local(request: &Request, reply: LocalReply) -> (Response, Bytes) {
     for (name, value) in added {
         headers.append(name, value);
     }
-    if reply.overloaded {
+    if reply.overloaded && !manager.suppress_envoy_headers {
         headers.push(Known::XEnvoy, "x-envoy-overloaded", "true");
     }
     let response = Response {

@@ -1,4 +1,5 @@
-//! The cell through which a live connection is told to drain, or to close now.
+//! The cell through which a live connection is told to drain, or to close now, and which tells what
+//! passed on it.
 //!
 //! Invariant: once a connection is closed, its [`Stream`](super::Stream) passes no byte in either
 //! direction, whatever the code that owns it is doing.
@@ -37,12 +38,22 @@ enum Phase {
     Closed,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EndedBy {
+    Us,
+    Peer,
+}
+
 /// One connection as seen from outside. It is owned by one task: the one that polls its stream.
 #[derive(Debug)]
 pub struct Live {
     phase: Cell<Phase>,
     reason: OnceCell<CloseReason>,
     waker: RefCell<Option<Waker>>,
+    /// Bytes of the stream, inside TLS, that nobody has counted yet: received, and sent.
+    passed: Cell<(u64, u64)>,
+    /// Who was first to end the connection.
+    ended_by: Cell<Option<EndedBy>>,
 }
 
 impl Live {
@@ -51,6 +62,8 @@ impl Live {
             phase: Cell::new(Phase::Open),
             reason: OnceCell::new(),
             waker: RefCell::new(None),
+            passed: Cell::default(),
+            ended_by: Cell::default(),
         })
     }
 
@@ -88,6 +101,36 @@ impl Live {
     /// Resolves when the connection is closed from outside.
     pub async fn closed(&self) {
         poll_fn(|cx| self.poll_phase(Phase::Closed, cx)).await;
+    }
+
+    /// Bytes that passed since this was asked last: received, and sent.
+    pub fn take_passed(&self) -> (u64, u64) {
+        self.passed.take()
+    }
+
+    /// Whether the peer ended the connection, or broke it.
+    pub fn is_ended_by_peer(&self) -> bool {
+        self.ended_by.get() == Some(EndedBy::Peer)
+    }
+
+    /// Notes that we end the connection, or our direction of it, unless the peer was first.
+    pub fn end_by_us(&self) {
+        self.ended_by.set(self.ended_by.get().or(Some(EndedBy::Us)));
+    }
+
+    pub(super) fn received(&self, bytes: usize) {
+        let (received, sent) = self.passed.get();
+        self.passed.set((received + bytes as u64, sent));
+    }
+
+    pub(super) fn sent(&self, bytes: usize) {
+        let (received, sent) = self.passed.get();
+        self.passed.set((received, sent + bytes as u64));
+    }
+
+    pub(super) fn end_by_peer(&self) {
+        self.ended_by
+            .set(self.ended_by.get().or(Some(EndedBy::Peer)));
     }
 
     /// An error that carries the reason, if the connection is closed.

@@ -132,12 +132,16 @@ impl Stream {
         if self.live().is_draining() {
             return false;
         }
-        match &mut self.transport {
+        let is_silent = match &mut self.transport {
             // The reactor may remember readiness of bytes that were read since.
             Transport::Plain(socket) => socket.poll_arrived(cx).is_pending(),
             Transport::Tls(stream) => stream.poll_readable(cx).is_pending(),
-            Transport::Tunnel(_) => false,
+            Transport::Tunnel(_) => return false,
+        };
+        if !is_silent {
+            self.live().end_by_peer();
         }
+        is_silent
     }
 
     fn socket(&self) -> Option<&Socket> {
@@ -145,6 +149,15 @@ impl Stream {
             Transport::Plain(socket) => Some(socket),
             Transport::Tls(stream) => Some(stream.get_ref()),
             Transport::Tunnel(_) => None,
+        }
+    }
+
+    /// Counts what a write took.
+    fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        match written {
+            Poll::Ready(Ok(count)) => self.live().sent(*count),
+            Poll::Ready(Err(_)) => self.live().end_by_peer(),
+            Poll::Pending => {}
         }
     }
 
@@ -165,11 +178,21 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.live().check()?;
+        let before = buf.filled().len();
+        let is_full = buf.remaining() == 0;
         let read = match &mut this.transport {
             Transport::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
             Transport::Tunnel(tunnel) => tunnel.poll_read(cx, buf),
         };
+        match &read {
+            Poll::Ready(Ok(())) => match buf.filled().len() - before {
+                0 if !is_full => this.live().end_by_peer(),
+                count => this.live().received(count),
+            },
+            Poll::Ready(Err(_)) => this.live().end_by_peer(),
+            Poll::Pending => {}
+        }
         this.pending(cx, read)
     }
 }
@@ -187,6 +210,7 @@ impl AsyncWrite for Stream {
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
             Transport::Tunnel(tunnel) => tunnel.poll_write(cx, buf),
         };
+        this.wrote(&written);
         this.pending(cx, written)
     }
 
@@ -205,6 +229,7 @@ impl AsyncWrite for Stream {
                 tunnel.poll_write(cx, first.map_or(&[], |part| part))
             }
         };
+        this.wrote(&written);
         this.pending(cx, written)
     }
 
@@ -229,6 +254,7 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.live().end_by_us();
         let shut = match &mut this.transport {
             Transport::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),

@@ -1,6 +1,6 @@
 //! Declaring a block: its cells once, their names and how to read them from that.
 
-use super::{Counter, Gauge, Histogram, HistogramSum, Labelled, SharedCounter, SharedGauge};
+use super::{Counter, Gauge, Histogram, HistogramSum, Labelled, Lazy, SharedCounter, SharedGauge};
 
 /// A group of cells that can be read one after the other.
 pub(super) trait Block {
@@ -111,6 +111,14 @@ impl<B: Block> Cell for B {
                 reading,
             )
         });
+    }
+}
+
+impl<B: Block + Default> Cell for Lazy<B> {
+    fn read(&self, name: &'static str, visit: &mut dyn FnMut(Name, Reading)) {
+        if let Some(block) = self.get() {
+            Cell::read(block, name, visit);
+        }
     }
 }
 

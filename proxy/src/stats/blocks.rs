@@ -4,7 +4,9 @@
 //! runtime. `downstream_cx_reauthorization_closed` and `upstream_cx_reauthorization_closed` are
 //! ours: connections that were closed because their peer is no longer trusted.
 
-use super::{Counter, Gauge, Histogram, Labelled, SharedCounter, SharedGauge, block::stat_block};
+use super::{
+    Counter, Gauge, Histogram, Labelled, Lazy, SharedCounter, SharedGauge, block::stat_block,
+};
 
 stat_block! {
     /// `listener.<address>.*`.
@@ -166,8 +168,6 @@ stat_block! {
         downstream_cx_max_requests_reached: Counter,
         downstream_cx_rx_bytes_total: Counter,
         downstream_cx_tx_bytes_total: Counter,
-        downstream_flow_control_paused_reading_total: Counter,
-        downstream_flow_control_resumed_reading_total: Counter,
         downstream_rq_total: Counter,
         downstream_rq_http1_total: Counter,
         downstream_rq_http2_total: Counter,
@@ -202,7 +202,6 @@ stat_block! {
         rq_total: Counter,
         rq_direct_response: Counter,
         rq_redirect: Counter,
-        rq_reset_after_downstream_response_started: Counter,
         rs_too_large: Counter,
         downstream_cx_active: Gauge,
         downstream_cx_ssl_active: Gauge,
@@ -224,8 +223,6 @@ stat_block! {
         downstream_cx_no_route: Counter,
         downstream_cx_rx_bytes_total: Counter,
         downstream_cx_tx_bytes_total: Counter,
-        downstream_flow_control_paused_reading_total: Counter,
-        downstream_flow_control_resumed_reading_total: Counter,
         idle_timeout: Counter,
         max_downstream_connection_duration: Counter,
     }
@@ -256,17 +253,13 @@ stat_block! {
         upstream_cx_rx_bytes_total: Counter,
         upstream_cx_tx_bytes_total: Counter,
         upstream_cx_reauthorization_closed: Counter,
-        upstream_flow_control_paused_reading_total: Counter,
-        upstream_flow_control_resumed_reading_total: Counter,
         upstream_rq_total: Counter,
-        upstream_rq_completed: Counter,
-        upstream_rq_1xx: Counter,
-        upstream_rq_2xx: Counter,
-        upstream_rq_3xx: Counter,
-        upstream_rq_4xx: Counter,
-        upstream_rq_5xx: Counter,
-        /// By status code.
-        upstream_rq: Labelled<u16>,
+        codes: Lazy<CodesBlock> = "",
+        /// Of requests from outside of the mesh, and from inside (`x-envoy-internal`).
+        external: Lazy<CodesBlock>,
+        internal: Lazy<CodesBlock>,
+        /// Of responses that another try was made in place of.
+        retry: Lazy<CodesBlock>,
         upstream_rq_active_overflow: Counter,
         upstream_rq_pending_total: Counter,
         upstream_rq_pending_overflow: Counter,
@@ -296,9 +289,37 @@ stat_block! {
         /// Milliseconds.
         upstream_cx_length_ms: Histogram,
         upstream_rq_per_cx: Histogram,
+        ssl: TlsBlock,
+    }
+}
+
+stat_block! {
+    /// `cluster.<name>.[<group>.]upstream_rq_*`: responses, whether the upstream's or ours in its place.
+    pub struct CodesBlock {
+        upstream_rq_completed: Counter,
+        upstream_rq_1xx: Counter,
+        upstream_rq_2xx: Counter,
+        upstream_rq_3xx: Counter,
+        upstream_rq_4xx: Counter,
+        upstream_rq_5xx: Counter,
+        /// By status code.
+        upstream_rq: Labelled<u16>,
         /// Milliseconds from the request's start to the end of the response.
         upstream_rq_time: Histogram,
-        ssl: TlsBlock,
+    }
+}
+
+impl CodesBlock {
+    pub fn count(&self, status: u16) {
+        match status {
+            100..200 => self.upstream_rq_1xx.inc(),
+            200..300 => self.upstream_rq_2xx.inc(),
+            300..400 => self.upstream_rq_3xx.inc(),
+            400..500 => self.upstream_rq_4xx.inc(),
+            _ => self.upstream_rq_5xx.inc(),
+        }
+        self.upstream_rq.inc(status);
+        self.upstream_rq_completed.inc();
     }
 }
 

@@ -81,6 +81,27 @@ impl SharedGauge {
     }
 }
 
+/// A block that takes memory when it is used first: of most targets nothing of it is ever counted.
+#[derive(Debug)]
+pub struct Lazy<B>(OnceLock<Box<B>>);
+
+impl<B> Default for Lazy<B> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<B: Default> Lazy<B> {
+    /// The block, to count in it.
+    pub fn used(&self) -> &B {
+        self.0.get_or_init(Box::default)
+    }
+
+    pub fn get(&self) -> Option<&B> {
+        self.0.get().map(|block| &**block)
+    }
+}
+
 /// How many different labels one family keeps apart. A peer cannot make more: what comes later is
 /// counted in the totals only.
 const LABELS: usize = 16;

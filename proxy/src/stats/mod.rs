@@ -23,12 +23,12 @@ mod tests;
 mod text;
 
 pub use blocks::{
-    ClusterBlock, ClusterControl, ClusterManagerBlock, EndpointBlock, ExtAuthzBlock,
+    ClusterBlock, ClusterControl, ClusterManagerBlock, CodesBlock, EndpointBlock, ExtAuthzBlock,
     FilesystemBlock, HttpBlock, JwtBlock, ListenerBlock, ListenerControl, ListenerManagerBlock,
     OutlierBlock, ProxyProtocolBlock, RateLimitBlock, RbacBlock, ServerBlock, SubscriptionBlock,
     TcpBlock, TcpExtAuthzBlock, TlsBlock,
 };
-pub use cell::{Counter, Gauge, Labelled, SharedCounter, SharedGauge};
+pub use cell::{Counter, Gauge, Labelled, Lazy, SharedCounter, SharedGauge};
 pub use histogram::{Histogram, HistogramSum};
 pub use metric::{Metric, Tag, Value};
 pub use prometheus::{process as process_exposition, prometheus};

@@ -11,9 +11,9 @@ fn workers_are_summed_under_envoys_names() {
     let cluster = registry.cluster("outbound|80||svc", true);
     cluster.worker(0).upstream_rq_total.add(2);
     cluster.worker(1).upstream_rq_total.inc();
-    cluster.worker(1).upstream_rq.inc(503);
+    cluster.worker(1).codes.used().count(503);
     cluster.worker(1).ssl.versions.inc("TLSv1.3");
-    cluster.worker(0).upstream_rq_time.record(7);
+    cluster.worker(0).codes.used().upstream_rq_time.record(7);
     let metrics = registry.metrics(false);
     for (name, expected) in [
         ("cluster.outbound|80||svc.upstream_rq_total", 3),

@@ -194,7 +194,7 @@ async fn relay(
             if passed != before {
                 let moved = (passed.0 - before.0, passed.1 - before.1);
                 idle.set(proxy.idle_timeout);
-                lease.count_bytes(moved.0, moved.1);
+                lease.count_bytes();
                 stats.downstream_cx_rx_bytes_total.add(moved.0);
                 stats.downstream_cx_tx_bytes_total.add(moved.1);
                 (record.sent, record.received) = passed;

@@ -158,7 +158,10 @@ impl Balancer {
         others: Option<&[Share]>,
     ) -> Option<&Rc<Host>> {
         let share = match others.unwrap_or(&self.shares) {
-            [] => return None,
+            [] => {
+                context.stats().lb_healthy_panic.inc();
+                return None;
+            }
             [only] => *only,
             several => {
                 let at = fastrand::u32(0..100);

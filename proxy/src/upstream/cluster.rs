@@ -5,11 +5,11 @@ use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 use super::{
     FailureKind, Home, HttpLease, LbRequest, RetryPermit, TcpLease,
     balance::Balancer,
-    connect,
+    connect::{self, Connected},
     failure::UpstreamFailure,
     hosts::Host,
-    key::{Protocol, Wanted},
-    limits::PendingPermit,
+    key::{PoolKey, Protocol, Wanted},
+    limits::{PendingPermit, RequestPermit},
     pool::{HostPools, Usage},
 };
 use crate::{
@@ -97,20 +97,26 @@ impl ClusterPools {
         let host = self.choose(request)?;
         let key = Wanted::tcp(&self.context.cluster, &host.endpoint, request).to_key();
         let pending = PendingPermit::admit(&self.context)?;
+        let opened = self.open_tcp(&host, &key).await;
+        pending.end(&opened);
+        let connected = opened?;
+        let request = RequestPermit::without_limit(&self.context, &host);
+        Ok(TcpLease::new(connected, request, &self.context.cluster))
+    }
+
+    async fn open_tcp(&self, host: &Rc<Host>, key: &PoolKey) -> Result<Connected, UpstreamFailure> {
         if !super::limits::admits_connection(&self.context, false) {
             return Err(FailureKind::Overflow.into());
         }
         let usage = Rc::new(Usage::default());
-        let connected = Box::pin(connect::connect(&self.context, &host, &key, &usage)).await;
+        let connected = Box::pin(connect::connect(&self.context, host, key, &usage)).await;
         let outcome = match connected {
             Ok(_) => Outcome::Opened,
             Err(_) => Outcome::Failed,
         };
         let Context { cluster, home } = &*self.context;
         cluster.record(&host.endpoint, home.worker, outcome);
-        let connected = connected?;
-        drop(pending);
-        Ok(TcpLease::new(connected, &self.context.cluster))
+        connected
     }
 
     pub(super) fn retry(&self) -> Option<RetryPermit> {

@@ -32,7 +32,7 @@ use crate::{
         Cluster,
         cluster::{Endpoint, EndpointAddress, Transport, TransportSocket},
     },
-    io::{Authority, Origin, Registration, Socket, Stream, Trust, tls_stats},
+    io::{Authority, Live, Origin, Registration, Socket, Stream, Trust, tls_stats},
     proxy_protocol,
     stats::{ClusterBlock, milliseconds},
     tls_session::TlsSession,
@@ -50,6 +50,22 @@ impl Connected {
     pub(super) fn speaks_http2(&self) -> bool {
         let session = self.stream.session();
         session.and_then(|tls| tls.alpn()) == Some(b"h2")
+    }
+
+    fn is_established(&self, asked: Protocol) {
+        let Self { stream, count } = self;
+        // Both are set here alone, once.
+        let _ = count.live.set(Rc::clone(stream.live()));
+        let _ = count.link.set(Rc::new(Link {
+            local: stream.local(),
+            tls: stream.session().map(TlsSession::of),
+        }));
+        if asked == Protocol::Auto {
+            count.speaks(match self.speaks_http2() {
+                true => Protocol::Http2,
+                false => Protocol::Http1,
+            });
+        }
     }
 }
 
@@ -69,22 +85,19 @@ pub(super) async fn connect(
     usage: &Rc<Usage>,
 ) -> Result<Connected, UpstreamFailure> {
     let count = ConnectionCount::new(context, host, usage);
+    count.speaks(key.protocol);
     let limit = Some(context.cluster.connect_timeout);
     let established = establish(context, host, key);
     let result = context.home.timers.timeout(limit, established).await;
     let stats = context.stats();
     let failure = match result {
         Some(Ok(stream)) => {
-            count.established.set(true);
-            // It is set here alone, once.
-            let _ = count.link.set(Rc::new(Link {
-                local: stream.local(),
-                tls: stream.session().map(TlsSession::of),
-            }));
             stats
                 .upstream_cx_connect_ms
                 .record(milliseconds(count.opened));
-            return Ok(Connected { stream, count });
+            let connected = Connected { stream, count };
+            connected.is_established(key.protocol);
+            return Ok(connected);
         }
         Some(Err(failure)) => failure,
         None => {
@@ -93,6 +106,8 @@ pub(super) async fn connect(
             UpstreamFailure::new(kind, &host.endpoint, None)
         }
     };
+    let of_peer = failure.kind == FailureKind::RemoteConnectionFailure;
+    count.ended_by_peer.set(of_peer);
     stats.upstream_cx_connect_fail.inc();
     host.stats(context).cx_connect_fail.inc();
     Err(failure)
@@ -320,11 +335,16 @@ pub(super) struct ConnectionCount {
     context: Rc<Context>,
     host: Rc<Host>,
     usage: Rc<Usage>,
-    /// Once it is, its end makes room for another; whoever failed to connect says so itself.
-    established: Cell<bool>,
+    /// Once it is established, its end makes room for another; whoever failed to connect says so
+    /// itself.
+    live: OnceCell<Rc<Live>>,
     link: OnceCell<Rc<Link>>,
     opened: Instant,
     requests: Cell<u32>,
+    /// Requests that are under way.
+    active: Cell<u32>,
+    /// It was the peer who did not let it come about.
+    ended_by_peer: Cell<bool>,
 }
 
 impl ConnectionCount {
@@ -340,10 +360,12 @@ impl ConnectionCount {
             context: Rc::clone(context),
             host: Rc::clone(host),
             usage: Rc::clone(usage),
-            established: Cell::new(false),
+            live: OnceCell::new(),
             link: OnceCell::new(),
             opened: Instant::now(),
             requests: Cell::new(0),
+            active: Cell::new(0),
+            ended_by_peer: Cell::new(false),
         }
     }
 
@@ -372,6 +394,28 @@ impl ConnectionCount {
     /// One more request, which the cluster's `max_requests_per_connection` counts.
     pub(super) fn add_request(&self) {
         self.requests.set(self.requests.get().saturating_add(1));
+        self.active.set(self.active.get().saturating_add(1));
+    }
+
+    /// What is no request, but lasts as long as the connection.
+    pub(super) fn add_session(&self) {
+        self.active.set(1);
+    }
+
+    /// A request has come to its end.
+    pub(super) fn request_is_over(&self) {
+        self.active.set(self.active.get().saturating_sub(1));
+        self.count_bytes();
+    }
+
+    /// Counts what has passed since it was counted last.
+    pub(super) fn count_bytes(&self) {
+        if let Some(live) = self.live.get() {
+            let (received, sent) = live.take_passed();
+            let stats = self.stats();
+            stats.upstream_cx_rx_bytes_total.add(received);
+            stats.upstream_cx_tx_bytes_total.add(sent);
+        }
     }
 
     /// Whether the connection has carried all the requests that it may.
@@ -390,27 +434,51 @@ impl ConnectionCount {
         limit.is_some_and(|limit| self.opened.elapsed() >= limit)
     }
 
-    pub(super) fn is_http1(&self) {
-        self.context.stats().upstream_cx_http1_total.inc();
+    fn speaks(&self, protocol: Protocol) {
+        match protocol {
+            Protocol::Http1 => self.stats().upstream_cx_http1_total.inc(),
+            Protocol::Http2 => self.stats().upstream_cx_http2_total.inc(),
+            Protocol::Auto | Protocol::Tcp => {}
+        }
     }
 
-    pub(super) fn is_http2(&self) {
-        self.context.stats().upstream_cx_http2_total.inc();
+    fn count_end(&self) {
+        let stats = self.stats();
+        let is_active = self.active.get() > 0;
+        let live = self.live.get();
+        let of_peer = live.is_some_and(|live| live.is_ended_by_peer()) || self.ended_by_peer.get();
+        stats.upstream_cx_active.dec();
+        stats.upstream_cx_destroy.inc();
+        match of_peer {
+            true => stats.upstream_cx_destroy_remote.inc(),
+            false => stats.upstream_cx_destroy_local.inc(),
+        }
+        if is_active {
+            stats.upstream_cx_destroy_with_active_rq.inc();
+            match of_peer {
+                true => stats.upstream_cx_destroy_remote_with_active_rq.inc(),
+                false => stats.upstream_cx_destroy_local_with_active_rq.inc(),
+            }
+        } else if !of_peer && self.is_too_old() {
+            stats.upstream_cx_max_duration_reached.inc();
+        }
     }
 }
 
 impl Drop for ConnectionCount {
     fn drop(&mut self) {
-        let stats = self.context.stats();
-        stats.upstream_cx_active.dec();
-        stats.upstream_cx_destroy.inc();
+        self.count_bytes();
+        self.count_end();
         self.host.stats(&self.context).cx_active.dec();
         self.usage.connections.set(self.usage.connections.get() - 1);
-        if self.established.get() {
-            stats
-                .upstream_cx_length_ms
-                .record(milliseconds(self.opened));
+        let stats = self.stats();
+        stats
+            .upstream_cx_length_ms
+            .record(milliseconds(self.opened));
+        if self.requests.get() > 0 {
             stats.upstream_rq_per_cx.record(self.requests.get().into());
+        }
+        if self.live.get().is_some() {
             self.usage.wake(1);
         }
     }

@@ -23,7 +23,6 @@ pub(super) struct IdleConnection {
 
 impl IdleConnection {
     pub(super) fn fresh(connected: Connected) -> Self {
-        connected.count.is_http1();
         Self {
             stream: connected.stream,
             count: connected.count,
@@ -100,7 +99,13 @@ impl Pool {
         self: &Rc<Self>,
         host: &Rc<Host>,
     ) -> Result<IdleConnection, UpstreamFailure> {
-        let _pending = PendingPermit::admit(&self.context)?;
+        let pending = PendingPermit::admit(&self.context)?;
+        let opened = self.open_one(host).await;
+        pending.end(&opened);
+        opened
+    }
+
+    async fn open_one(self: &Rc<Self>, host: &Rc<Host>) -> Result<IdleConnection, UpstreamFailure> {
         while !limits::admits_connection(&self.context, self.usage.connections.get() == 0) {
             self.usage.freed().await?;
             if let Some(connection) = self.take_idle() {

@@ -32,7 +32,6 @@ use super::{
 use crate::{
     config::{cluster::UpstreamHttp, http::Http2Keepalive},
     io::Stream,
-    stats::ClusterBlock,
 };
 
 /// Largest DATA frame that we take: fewer headers and wake-ups on bulk than with 16 KiB, and no
@@ -78,13 +77,15 @@ impl SharedConnection {
         self.settled.get_or_init(ask).await;
     }
 
-    pub(super) fn stats(&self) -> &ClusterBlock {
-        self.count.stats()
+    /// Counts what has passed since it was counted last.
+    pub(super) fn count_bytes(&self) {
+        self.count.count_bytes();
     }
 
     /// A stream is over.
     pub(super) fn release(&self) {
         self.streams.set(self.streams.get() - 1);
+        self.count.request_is_over();
         self.count.usage().wake(1);
     }
 
@@ -113,7 +114,6 @@ impl Pool {
         connected: Connected,
     ) -> Result<(), UpstreamFailure> {
         let Connected { stream, count } = connected;
-        count.is_http2();
         let handshake = builder(&self.context.cluster.http).handshake::<_, Bytes>(stream);
         let (send, mut connection) = handshake.await.map_err(|error| {
             let endpoint = &count.host().endpoint;
@@ -161,19 +161,32 @@ impl Pool {
                     }
                     return Some(Ok(Http2Lease { send, permit }));
                 }
-                Err(_) => self.retire(&shared),
+                Err(error) => {
+                    if error.is_go_away() {
+                        self.context.stats().upstream_cx_close_notify.inc();
+                    }
+                    self.retire(&shared);
+                }
             }
         }
     }
 
     /// Waits for room, and opens connections as long as there are more requests than room.
     async fn open_http2(self: &Rc<Self>, host: &Rc<Host>) -> Result<Http2Lease, UpstreamFailure> {
-        let mut pending = Some(PendingPermit::admit(&self.context)?);
+        let pending = PendingPermit::admit(&self.context)?;
+        let lease = self.wait_for_stream(host).await;
+        pending.end(&lease);
+        lease
+    }
+
+    async fn wait_for_stream(
+        self: &Rc<Self>,
+        host: &Rc<Host>,
+    ) -> Result<Http2Lease, UpstreamFailure> {
         loop {
             self.open_more(host);
             self.usage.freed().await?;
             if let Some(lease) = self.stream(host).await {
-                pending.take();
                 return lease;
             }
         }
@@ -217,13 +230,7 @@ impl Pool {
                 let room = self.context.cluster.http.max_concurrent_streams;
                 self.usage.wake(room as usize);
             }
-            Err(failure) => {
-                let failed = self.usage.fail(&failure);
-                self.context
-                    .stats()
-                    .upstream_rq_pending_failure_eject
-                    .add(failed);
-            }
+            Err(failure) => self.usage.fail(&failure),
         }
     }
 

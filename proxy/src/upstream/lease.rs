@@ -85,9 +85,15 @@ impl Http1Lease {
     /// Returns the connection for the next request; only after a whole response on a persistent
     /// connection. One with bytes left over is closed: they belong to no request of ours.
     pub fn give_back(self) {
+        self.count.request_is_over();
         if self.leftover.is_empty() {
             self.pool.give_back(self.stream, self.count);
         }
+    }
+
+    /// Closes the connection after a whole response.
+    pub fn close(self) {
+        self.count.request_is_over();
     }
 }
 
@@ -160,8 +166,7 @@ pub struct TcpLease {
 /// What counts the session.
 #[derive(Debug)]
 enum Carrier {
-    Connection(ConnectionCount),
-    Http1(ConnectionCount, RequestPermit),
+    Connection(ConnectionCount, RequestPermit),
     Http2(StreamPermit),
 }
 
@@ -171,12 +176,17 @@ impl TcpLease {
         &self.cluster
     }
 
-    pub(super) fn new(connected: Connected, cluster: &Arc<Cluster>) -> Self {
+    pub(super) fn new(
+        connected: Connected,
+        request: RequestPermit,
+        cluster: &Arc<Cluster>,
+    ) -> Self {
+        connected.count.add_session();
         Self {
             cluster: Arc::clone(cluster),
             stream: connected.stream,
             read_ahead: BytesMut::new(),
-            carrier: Carrier::Connection(connected.count),
+            carrier: Carrier::Connection(connected.count, request),
         }
     }
 
@@ -192,7 +202,7 @@ impl TcpLease {
             stream,
             read_ahead,
             cluster: Arc::clone(cluster),
-            carrier: Carrier::Http1(lease.count, lease.request),
+            carrier: Carrier::Connection(lease.count, lease.request),
         }
     }
 
@@ -208,8 +218,7 @@ impl TcpLease {
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         match &self.carrier {
-            Carrier::Connection(count) => &count.host().endpoint,
-            Carrier::Http1(_, request) => &request.host().endpoint,
+            Carrier::Connection(_, request) => &request.host().endpoint,
             Carrier::Http2(permit) => permit.endpoint(),
         }
     }
@@ -217,7 +226,7 @@ impl TcpLease {
     /// The connection, for logs.
     pub fn link(&self) -> Option<&Rc<Link>> {
         match &self.carrier {
-            Carrier::Connection(count) | Carrier::Http1(count, _) => count.link(),
+            Carrier::Connection(count, _) => count.link(),
             Carrier::Http2(permit) => permit.link(),
         }
     }
@@ -227,13 +236,11 @@ impl TcpLease {
         self.link()?.local
     }
 
-    /// Counts bytes that passed: to the endpoint, and from it.
-    pub fn count_bytes(&self, sent: u64, received: u64) {
-        let stats = match &self.carrier {
-            Carrier::Connection(count) | Carrier::Http1(count, _) => count.stats(),
-            Carrier::Http2(permit) => permit.connection.stats(),
-        };
-        stats.upstream_cx_tx_bytes_total.add(sent);
-        stats.upstream_cx_rx_bytes_total.add(received);
+    /// Counts what has passed on the connection since it was counted last.
+    pub fn count_bytes(&self) {
+        match &self.carrier {
+            Carrier::Connection(count, _) => count.count_bytes(),
+            Carrier::Http2(permit) => permit.connection.count_bytes(),
+        }
     }
 }

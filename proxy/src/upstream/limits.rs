@@ -3,7 +3,7 @@
 //! A threshold is for the cluster, not for a worker: the gauges of all workers are summed. Two
 //! workers that decide at the same instant may exceed it by one, as in Envoy.
 
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc};
 
 use super::{FailureKind, cluster::Context, failure::UpstreamFailure, hosts::Host};
 use crate::{
@@ -33,7 +33,10 @@ pub(super) fn admits_connection(context: &Context, pool_is_empty: bool) -> bool 
 
 /// Counts one request that waits for a connection.
 #[derive(Debug)]
-pub(super) struct PendingPermit(Rc<Context>);
+pub(super) struct PendingPermit {
+    context: Rc<Context>,
+    is_over: Cell<bool>,
+}
 
 impl PendingPermit {
     pub(super) fn admit(context: &Rc<Context>) -> Result<Self, UpstreamFailure> {
@@ -45,13 +48,31 @@ impl PendingPermit {
         }
         stats.upstream_rq_pending_total.inc();
         stats.upstream_rq_pending_active.inc();
-        Ok(Self(Rc::clone(context)))
+        Ok(Self {
+            context: Rc::clone(context),
+            is_over: Cell::new(false),
+        })
+    }
+
+    /// The request waits no longer: it has its connection, or there is none for it.
+    pub(super) fn end<T>(self, opened: &Result<T, UpstreamFailure>) {
+        self.is_over.set(true);
+        if opened
+            .as_ref()
+            .is_err_and(|failure| failure.kind != FailureKind::Overflow)
+        {
+            self.context.stats().upstream_rq_pending_failure_eject.inc();
+        }
     }
 }
 
 impl Drop for PendingPermit {
     fn drop(&mut self) {
-        self.0.stats().upstream_rq_pending_active.dec();
+        let stats = self.context.stats();
+        stats.upstream_rq_pending_active.dec();
+        if !self.is_over.get() {
+            stats.upstream_rq_cancelled.inc();
+        }
     }
 }
 
@@ -67,18 +88,24 @@ impl RequestPermit {
         let (cluster, stats) = (&context.cluster, context.stats());
         let limit = cluster.limits.max_requests;
         if !admits(cluster, limit, |block| &block.upstream_rq_active) {
-            stats.upstream_rq_pending_overflow.inc();
+            stats.upstream_rq_active_overflow.inc();
             return Err(FailureKind::Overflow.into());
         }
+        Ok(Self::without_limit(context, host))
+    }
+
+    /// TCP sessions are limited by their connections.
+    pub(super) fn without_limit(context: &Rc<Context>, host: &Rc<Host>) -> Self {
+        let stats = context.stats();
         stats.upstream_rq_total.inc();
         stats.upstream_rq_active.inc();
         let endpoint = host.stats(context);
         endpoint.rq_total.inc();
         endpoint.rq_active.inc();
-        Ok(Self {
+        Self {
             context: Rc::clone(context),
             host: Rc::clone(host),
-        })
+        }
     }
 
     pub(super) fn host(&self) -> &Rc<Host> {

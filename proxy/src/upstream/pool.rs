@@ -139,13 +139,9 @@ impl Usage {
         }
     }
 
-    /// Fails all waiting requests; returns how many.
-    pub(super) fn fail(&self, failure: &UpstreamFailure) -> u64 {
-        let mut failed = 0;
-        while self.wake_one(&Err(failure.clone())) {
-            failed += 1;
-        }
-        failed
+    /// Fails all waiting requests.
+    pub(super) fn fail(&self, failure: &UpstreamFailure) {
+        while self.wake_one(&Err(failure.clone())) {}
     }
 
     /// Whether there was somebody to wake.
@@ -218,29 +214,44 @@ impl Pool {
 
     async fn open_auto(self: &Rc<Self>, host: &Rc<Host>) -> Result<HttpLease, UpstreamFailure> {
         let pending = PendingPermit::admit(&self.context)?;
+        let opened = self.open_either(host).await;
+        pending.end(&opened);
+        match opened? {
+            Some(lease) => Ok(lease),
+            None => self.http2(host).await.map(HttpLease::Http2),
+        }
+    }
+
+    /// `None`: there are HTTP/2 connections now.
+    async fn open_either(
+        self: &Rc<Self>,
+        host: &Rc<Host>,
+    ) -> Result<Option<HttpLease>, UpstreamFailure> {
+        let lend = |connection| {
+            let lease = self.lend(host, connection)?;
+            Ok(Some(HttpLease::Http1(lease)))
+        };
         while !limits::admits_connection(&self.context, self.usage.connections.get() == 0) {
             self.usage.freed().await?;
             if let Some(connection) = self.take_idle() {
-                return self.lend(host, connection).map(HttpLease::Http1);
+                return lend(connection);
             }
             if self.speaks_http2.get() {
-                break;
+                return Ok(None);
             }
         }
-        if !self.speaks_http2.get() {
-            let connected = self.connect_alone(host).await?;
-            if connected.speaks_http2() {
-                self.speaks_http2.set(true);
-                self.share(connected).await?;
-                // They wait for a connection of their own, and this one has room.
-                self.usage.wake(usize::MAX);
-            } else {
-                let connection = IdleConnection::fresh(connected);
-                return self.lend(host, connection).map(HttpLease::Http1);
-            }
+        if self.speaks_http2.get() {
+            return Ok(None);
         }
-        drop(pending);
-        self.http2(host).await.map(HttpLease::Http2)
+        let connected = self.connect_alone(host).await?;
+        if !connected.speaks_http2() {
+            return lend(IdleConnection::fresh(connected));
+        }
+        self.speaks_http2.set(true);
+        self.share(connected).await?;
+        // They wait for a connection of their own, and this one has room.
+        self.usage.wake(usize::MAX);
+        Ok(None)
     }
 
     pub(super) async fn connect(&self, host: &Rc<Host>) -> Result<Connected, UpstreamFailure> {

@@ -310,7 +310,7 @@ async fn circuit_breakers_open_and_close() {
         (failure.kind.flags(), failure.to_string()),
         (ResponseFlags::UPSTREAM_OVERFLOW, "overflow".into())
     );
-    assert_eq!(stats.upstream_rq_pending_overflow.get(), 1);
+    assert_eq!(stats.upstream_rq_active_overflow.get(), 1);
     lease.give_back();
     http1(&upstreams, &cluster).await.unwrap().give_back();
 

@@ -3,6 +3,7 @@
 mod admin;
 mod authz_server;
 mod changes;
+mod counts;
 mod edges;
 mod envoy;
 mod ext_authz;
