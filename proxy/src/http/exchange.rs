@@ -372,10 +372,9 @@ impl<'x> Exchange<'x> {
     /// Counts the time of a request that has its whole response.
     fn count_time(&self, cluster: &Cluster) {
         if self.outcome.status != 0 && self.outcome.flags.is_empty() {
+            let time = milliseconds(self.meter.started);
             for codes in self.codes(cluster) {
-                codes
-                    .upstream_rq_time
-                    .record(milliseconds(self.meter.started));
+                codes.upstream_rq_time.record(time);
             }
         }
     }
