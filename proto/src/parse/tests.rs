@@ -160,7 +160,7 @@ transport_socket_matches:
     let free = &metadata["filter_metadata"]["x"];
     // Envoy's number is text where it is not whole; null is left out nowhere.
     assert_eq!(free["text"], "b");
-    assert_eq!(free["list"], serde_json::json!([1.0, "two"]));
+    assert_eq!(free["list"], serde_json::json!([1, "two"]));
     let lb = cluster.common_lb_config.unwrap();
     assert_eq!(lb.healthy_panic_threshold.unwrap().value, 12.5);
     let thresholds = &cluster.circuit_breakers.unwrap().thresholds;
