@@ -22,8 +22,10 @@ use crate::{Backoff, workload_api::WorkloadEndpoint};
 /// A stream that lived shorter than this is not reconnected at once: the server may be ending each.
 const SHORT_LIVED: Duration = Duration::from_secs(1);
 
-/// Of the refused messages of a stream one is logged in so long; the others only for debugging.
-const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
+/// So many of the refused messages of a stream are logged in each such time, which is more than anybody
+/// reads; the others only for debugging.
+const REFUSALS: u32 = 50;
+const REFUSAL_WINDOW: Duration = Duration::from_secs(10);
 
 /// What to do with one kind of stream.
 #[async_trait::async_trait]
@@ -187,7 +189,8 @@ impl Absence {
 /// What was logged of a stream's refused messages: a server may send them one after another.
 #[derive(Default)]
 struct Refusals {
-    logged: Option<Instant>,
+    since: Option<Instant>,
+    logged: u32,
 }
 
 impl Refusals {
@@ -201,12 +204,15 @@ impl Refusals {
     }
 
     fn admits(&mut self, now: Instant) -> bool {
-        let is_soon = |logged: Instant| now.duration_since(logged) < REFUSAL_PAUSE;
-        let admits = !self.logged.is_some_and(is_soon);
-        if admits {
-            self.logged = Some(now);
+        let is_over = |since: Instant| now.duration_since(since) >= REFUSAL_WINDOW;
+        if self.since.is_none_or(is_over) {
+            *self = Self {
+                since: Some(now),
+                logged: 0,
+            };
         }
-        admits
+        self.logged = self.logged.saturating_add(1);
+        self.logged <= REFUSALS
     }
 }
 
@@ -326,11 +332,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refused_messages_are_logged_once_in_a_while() {
+    fn of_refused_messages_some_are_logged_in_each_while() {
         let mut refusals = Refusals::default();
         let start = Instant::now();
-        let admitted =
-            (0..10_000).filter(|i| refusals.admits(start + Duration::from_micros(300 * i)));
-        assert_eq!(admitted.count(), 3);
+        let times = (0..10_000).map(|i| start + Duration::from_millis(3 * i));
+        let admitted = times.filter(|now| refusals.admits(*now)).count();
+        assert_eq!(admitted, 3 * REFUSALS as usize);
     }
 }
