@@ -107,7 +107,9 @@ fn istiod_signs_and_renews() {
             first.id.as_str(),
             format!("spiffe://{TRUST_DOMAIN}/ns/default/sa/sleep")
         );
-        let roots = fs::read_to_string(out.join("root-cert.pem")).unwrap();
+        let roots = eventually("the roots are there, too", || {
+            fs::read_to_string(out.join("root-cert.pem")).map_err(|error| error.to_string())
+        });
         assert_eq!(
             certificates_from_pem(roots.as_bytes()).unwrap(),
             certificates_from_pem(istiod.roots("default").as_bytes()).unwrap()
