@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use ithildin_panics::essential;
 use ithildin_proto::nds::NameTable;
 use ithildin_xds::ResourceSet;
 use notify::{RecursiveMode, Watcher as _};
@@ -59,7 +60,7 @@ impl Watcher {
             errors: errors_tx,
         };
         follower.read(true).await;
-        let task = tokio::spawn(follower.run());
+        let task = tokio::spawn(essential("configuration folder", follower.run()));
         Self {
             state,
             names,

@@ -14,7 +14,6 @@ pub mod istio;
 pub mod log_levels;
 pub mod metadata;
 pub mod outlier;
-mod panics;
 pub mod proxy_protocol;
 pub mod rbac;
 pub mod runtime;

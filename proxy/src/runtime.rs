@@ -26,11 +26,11 @@ use std::{
 
 use connections::Connections;
 pub use drain::{Drain, Drainer};
+use ithildin_panics::essential;
 use listeners::Listeners;
 use thread::{Command, WorkerThread};
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::panics::essential;
 pub use crate::worker::Published;
 
 /// How often a shutdown looks whether connections are left.

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ithildin_panics::essential;
 use ithildin_proto::pb::envoy::config::{
     bootstrap::v3::Bootstrap,
     core::v3::{SocketAddress, address::Address, socket_address::PortSpecifier},
@@ -103,12 +104,13 @@ impl Proxy {
             Arc::clone(control.published()),
         )?;
         let readiness = watch::Sender::new(Readiness::Waiting(["start".into()].into()));
-        let follow = tokio::spawn(follow_readiness(
+        let following = follow_readiness(
             control.state(),
             runtime.listeners(),
             Arc::clone(control.published()),
             readiness.clone(),
-        ));
+        );
+        let follow = tokio::spawn(essential("readiness", following));
         let count = tokio::spawn(count_listeners(runtime.listeners(), Arc::clone(&stats)));
         let commands = Commands::default();
         let admin = AdminState {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use ithildin_panics::essential;
 use ithildin_proto::nds::NameTable;
 use socket2::{Domain, Socket, Type};
 use tokio::{
@@ -100,15 +101,18 @@ impl DnsProxy {
         });
         let mut tasks = JoinSet::new();
         for sockets in sockets {
-            tasks.spawn(udp::serve(sockets.udp, Arc::clone(&service)));
-            tasks.spawn(tcp::serve(sockets.tcp, Arc::clone(&service)));
+            let udp = udp::serve(sockets.udp, Arc::clone(&service));
+            tasks.spawn(essential("DNS over UDP", udp));
+            let tcp = tcp::serve(sockets.tcp, Arc::clone(&service));
+            tasks.spawn(essential("DNS over TCP", tcp));
         }
         let place = Place {
             namespace: options.namespace,
             domain: options.domain,
             search: options.resolver.search,
         };
-        tasks.spawn(follow(table, place, Arc::clone(&service)));
+        let following = follow(table, place, Arc::clone(&service));
+        tasks.spawn(essential("names of the mesh", following));
         Ok(Self {
             addresses,
             service,

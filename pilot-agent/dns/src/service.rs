@@ -6,7 +6,9 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwapOption;
+use ithildin_panics::contained;
 use serde_json::Value;
+use tracing::error;
 
 use crate::{
     query::{Transport, Verdict, judge},
@@ -23,16 +25,23 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// What becomes of `bytes`, without waiting for anybody.
+    /// What becomes of `bytes`, without waiting for anybody. A query that makes us panic is dropped: it
+    /// must not end the service of all others.
     pub(crate) fn judge(&self, bytes: &[u8], transport: Transport) -> Verdict {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let table = self.table.load();
-        judge(
-            bytes,
-            transport,
-            table.as_deref(),
-            self.forward_before_table,
-        )
+        let judge = || {
+            judge(
+                bytes,
+                transport,
+                table.as_deref(),
+                self.forward_before_table,
+            )
+        };
+        contained(judge).unwrap_or_else(|reason| {
+            error!(reason, length = bytes.len(), "a query is dropped");
+            Verdict::Drop
+        })
     }
 }
 

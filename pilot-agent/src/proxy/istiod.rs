@@ -11,6 +11,7 @@ use ithildin_istiod::{
     discovery::{self, AgentFeeds, AgentTypes, AgentTypesOptions, ClientOptions, HealthReport},
     relay::Relay,
 };
+use ithildin_panics::essential;
 use ithildin_proxy::control;
 use ithildin_spiffe::IdentityState;
 use ithildin_status::WorkloadHealth;
@@ -129,7 +130,7 @@ impl Istiod {
     /// Tells istiod what the workload's probe says. Must be called inside a tokio runtime.
     pub(super) fn report(&self, mut health: watch::Receiver<Option<WorkloadHealth>>) {
         let reports = self.health.clone();
-        tokio::spawn(async move {
+        let telling = async move {
             while health.changed().await.is_ok() {
                 let report = health.borrow_and_update().clone();
                 reports.send_replace(report.map(|health| match health {
@@ -137,7 +138,8 @@ impl Istiod {
                     WorkloadHealth::Unhealthy(reason) => HealthReport::Unhealthy(reason),
                 }));
             }
-        });
+        };
+        tokio::spawn(essential("health of the workload", telling));
     }
 
     /// The client, if the data plane is in this process.
@@ -178,13 +180,14 @@ impl Istiod {
 /// Istio's agent is ready whether or not there is an istiod.
 fn reach(endpoint: Endpoint) -> watch::Receiver<Option<Arc<str>>> {
     let (reason, unreached) = watch::channel(Some("it has not been reached yet".into()));
-    tokio::spawn(async move {
+    let reaching = async move {
         while let Err(error) = endpoint.reach().await {
             reason.send_replace(Some(error.to_string().into()));
             tokio::time::sleep(REACH_PAUSE).await;
         }
         reason.send_replace(None);
-    });
+    };
+    tokio::spawn(essential("way to istiod", reaching));
     unreached
 }
 

@@ -22,6 +22,7 @@ use std::{sync::Arc, time::Instant};
 
 use anyhow::{Context, bail};
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use ithildin_panics::essential;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::RwLock,
@@ -112,7 +113,7 @@ impl Running {
         let status = status::start(Arc::clone(settings), Arc::clone(&health))?;
         let running = Plane::start(settings, &configuration, &identity).await?;
         *plane.write().await = Some(running);
-        let asking = tokio::spawn(Arc::clone(&health).follow());
+        let asking = tokio::spawn(essential("readiness", Arc::clone(&health).follow()));
         Ok(Self {
             plane,
             health,

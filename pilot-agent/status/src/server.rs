@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc};
 
+use ithildin_panics::essential;
 use tokio::sync::mpsc;
 use tracing::info;
 
@@ -61,10 +62,11 @@ impl Server {
             })?;
             info!(%port, number, "listening");
             let (routes, failed) = (Arc::clone(&routes), failed.clone());
-            tokio::spawn(async move {
+            let serving = async move {
                 let error = accept::serve(listener, port, routes).await;
                 let _ = failed.send((port, error)).await;
-            });
+            };
+            tokio::spawn(essential("status server", serving));
         }
         Ok(Self { failures })
     }

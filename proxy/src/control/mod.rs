@@ -33,6 +33,7 @@ mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use ithildin_panics::{contained, essential};
 use ithildin_proto::pb::envoy::{
     config::bootstrap::v3::Bootstrap, extensions::transport_sockets::tls::v3::Secret,
 };
@@ -50,13 +51,7 @@ pub use self::{
     report::{ConfigError, ConfigErrors},
     secrets::SecretStatus,
 };
-use crate::{
-    access_log::LogWriter,
-    config::Snapshot,
-    panics::{contained, essential},
-    stats::Registry,
-    worker::Published,
-};
+use crate::{access_log::LogWriter, config::Snapshot, stats::Registry, worker::Published};
 
 /// What the control task knows at one instant, for readiness and admin.
 #[derive(Clone, Debug, Default)]

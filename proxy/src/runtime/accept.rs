@@ -13,6 +13,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use ithildin_panics::essential;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Notify,
@@ -154,7 +155,7 @@ impl Acceptor {
         self.sockets.push(ListeningSocket {
             address,
             stop,
-            task: tokio::task::spawn_local(accept),
+            task: tokio::task::spawn_local(essential("accept", accept)),
         });
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use ithildin_panics::essential;
 use parking_lot::Mutex;
 use tokio::{
     runtime::LocalRuntime,
@@ -125,7 +126,7 @@ fn run_worker(
     drain_time: Duration,
     connections: Arc<Connections>,
 ) {
-    runtime.block_on(async {
+    let work = async {
         let worker = worker();
         start_background(&worker);
         let mut acceptors = Acceptors::new(Rc::clone(&worker), drain_time, connections);
@@ -157,20 +158,24 @@ fn run_worker(
             }
         };
         let _ = tokio::time::timeout(STOP_GRACE, ended).await;
-    });
+    };
+    runtime.block_on(essential("worker", work));
 }
 
 fn start_background(worker: &Rc<Worker>) {
     let timers = Rc::clone(&worker.timers);
-    tokio::task::spawn_local(async move { timers.sweep().await });
+    let sweeping = async move { timers.sweep().await };
+    tokio::task::spawn_local(essential("timers", sweeping));
     let registry = Rc::clone(&worker.registry);
-    tokio::task::spawn_local(async move { registry.watch_trust().await });
+    let watching = async move { registry.watch_trust().await };
+    tokio::task::spawn_local(essential("trust of live connections", watching));
     let worker = Rc::clone(worker);
-    tokio::task::spawn_local(async move {
+    let reaping = async move {
         loop {
             tokio::time::sleep(REAP_INTERVAL).await;
             worker.upstreams.reap(&worker.snapshot());
             worker.buffers.trim();
         }
-    });
+    };
+    tokio::task::spawn_local(essential("upstream pools", reaping));
 }

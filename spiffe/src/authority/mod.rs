@@ -29,6 +29,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use ithildin_panics::essential;
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
@@ -97,7 +98,7 @@ impl Authority {
             state: Mutex::new(State::new(config)?),
             changed: Notify::new(),
         });
-        tokio::spawn(rotate(Arc::downgrade(&shared)));
+        tokio::spawn(essential("rotation", rotate(Arc::downgrade(&shared))));
         Ok(Self { shared })
     }
 

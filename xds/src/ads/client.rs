@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use ithildin_panics::essential;
 use ithildin_proto::pb::envoy::config::core::v3::Node;
 use tokio::sync::watch;
 use tracing::warn;
@@ -82,12 +83,13 @@ impl AdsClient {
             renew: BTreeSet::new(),
         };
         let follower = wrap(follower);
-        tokio::spawn(async move {
+        let following = async move {
             tokio::select! {
                 () = follow(options.server, options.protocol, follower, stream_sender) => {}
                 () = sender.closed() => {}
             }
-        });
+        };
+        tokio::spawn(essential("ADS client", following));
         Self {
             resources,
             status,

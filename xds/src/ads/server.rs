@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, sync::Arc};
 
+use ithildin_panics::essential;
 use ithildin_proto::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
     aggregated_discovery_service_server::{
@@ -42,7 +43,8 @@ impl AdsServer {
         let mut revisions = Revisions::new();
         let first = World::default().next(&resources.borrow_and_update(), &revisions.next());
         let (sender, world) = watch::channel(Arc::new(first));
-        tokio::spawn(follow(resources, revisions, sender));
+        let following = follow(resources, revisions, sender);
+        tokio::spawn(essential("resources of the ADS server", following));
         Self {
             world,
             recorder: Recorder::new(),

@@ -6,6 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use ithildin_panics::essential;
 use ithildin_proto::pb::envoy::{
     config::core::v3::{
         ApiConfigSource, ConfigSource, Node, api_config_source::ApiType,
@@ -147,7 +148,8 @@ impl Inner {
             check: Arc::clone(&self.check),
             state: sender.clone(),
         };
-        self.runtime.spawn(client_stream::run(subscription));
+        let stream = client_stream::run(subscription);
+        self.runtime.spawn(essential("SDS client", stream));
         subscriptions.insert(key, sender);
         receiver
     }

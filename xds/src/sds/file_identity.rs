@@ -6,6 +6,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use ithildin_panics::essential;
 use ithildin_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use ithildin_spiffe::x509::{certificates_from_pem, certificates_to_pem};
 use rustls_pki_types::CertificateDer;
@@ -61,7 +62,7 @@ fn with_extra(
     };
     let first = merge(&file.borrow_and_update(), &extra.borrow_and_update());
     let (sender, receiver) = watch::channel(first);
-    tokio::spawn(async move {
+    let following = async move {
         let mut extra_ended = false;
         loop {
             tokio::select! {
@@ -76,7 +77,8 @@ fn with_extra(
                 changed
             });
         }
-    });
+    };
+    tokio::spawn(essential("roots of files", following));
     receiver
 }
 

@@ -12,6 +12,7 @@ use std::{
     time::SystemTime,
 };
 
+use ithildin_panics::{contained, essential};
 use ithildin_proto::{
     from_yaml,
     pb::envoy::{
@@ -122,8 +123,13 @@ impl FileName {
         }
     }
 
-    /// Reads the files and checks that they are what they should be.
+    /// Reads the files and checks that they are what they should be. Files that make a parser panic are
+    /// no better than others that are broken.
     fn read(&self, name: &str, options: &FileOptions) -> Result<Content, String> {
+        contained(|| self.content(name, options)).flatten()
+    }
+
+    fn content(&self, name: &str, options: &FileOptions) -> Result<Content, String> {
         let secret = match self {
             Self::Certificate { chain, key } => return pair(name, chain, key),
             Self::Root(path) => roots(name, path, options.crl.as_deref())?,
@@ -171,7 +177,8 @@ impl FileSecrets {
             expiry,
             complaint: String::new(),
         };
-        self.runtime.spawn(follower.follow());
+        self.runtime
+            .spawn(essential("secrets of files", follower.follow()));
         receiver
     }
 }

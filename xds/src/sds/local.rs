@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use ithildin_panics::essential;
 use ithildin_proto::pb::envoy::config::core::v3::{
     ConfigSource, api_config_source::ApiType, config_source::ConfigSourceSpecifier,
     grpc_service::TargetSpecifier,
@@ -50,7 +51,8 @@ impl LocalSecrets {
             feeds,
             states: Mutex::default(),
         });
-        tokio::spawn(follow_identity(Arc::downgrade(&inner), identity));
+        let following = follow_identity(Arc::downgrade(&inner), identity);
+        tokio::spawn(essential("secrets of the identity", following));
         Self { inner }
     }
 }

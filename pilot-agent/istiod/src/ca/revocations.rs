@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use ithildin_panics::essential;
 use ithildin_spiffe::x509::crls_from_pem;
 use ithildin_xds::watch_paths::{PathWatch, SETTLE};
 use rustls_pki_types::CertificateRevocationListDer;
@@ -25,7 +26,7 @@ pub(super) fn follow(file: Option<PathBuf>) -> watch::Receiver<Crls> {
         Crls::default()
     });
     let (sender, receiver) = watch::channel(first);
-    tokio::spawn(async move {
+    let following = async move {
         let mut watch = PathWatch::new(vec![file.clone()], SETTLE);
         let mut complaint = String::new();
         loop {
@@ -51,7 +52,8 @@ pub(super) fn follow(file: Option<PathBuf>) -> watch::Receiver<Crls> {
                 Err(_) => {}
             }
         }
-    });
+    };
+    tokio::spawn(essential("revocations", following));
     receiver
 }
 

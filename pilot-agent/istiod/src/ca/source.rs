@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use ithildin_panics::essential;
 use ithildin_spiffe::{
     Backoff, Caller, IdentitySnapshot, IdentityState, Provider, Source, X509Svid, source::expire,
 };
@@ -92,9 +93,9 @@ impl CaSource {
             complaint: String::new(),
         };
         let tasks = [
-            tokio::spawn(renewer.run()),
-            tokio::spawn(publisher.run()),
-            tokio::spawn(expire(state.clone())),
+            tokio::spawn(essential("renewal of the certificate", renewer.run())),
+            tokio::spawn(essential("identity of the CA", publisher.run())),
+            tokio::spawn(essential("expiry of identities", expire(state.clone()))),
         ];
         Arc::new(Self { state, tasks })
     }

@@ -33,6 +33,7 @@ mod wasm;
 
 use std::sync::Arc;
 
+use ithildin_panics::essential;
 use ithildin_xds::ads::{AdsProtocol, AdsStatus, Recorder, StreamStatus, follow};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -74,12 +75,13 @@ impl Relay {
         let (status, stream) = watch::channel(StreamStatus::default());
         let (alive, mut ended) = watch::channel(());
         let server = upstream(endpoint);
-        tokio::spawn(async move {
+        let following = async move {
             tokio::select! {
                 () = follow(server, protocol, follower, status) => {}
                 () = async { while ended.changed().await.is_ok() {} } => {}
             }
-        });
+        };
+        tokio::spawn(essential("relay", following));
         Self {
             shared,
             stream,

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use ithildin_panics::essential;
 use ithildin_status::grpc_bootstrap;
 use ithildin_xds::{SdsServer, ads::AdsStatus, serve::Socket};
 use tokio::{sync::watch, task::JoinHandle};
@@ -170,14 +171,14 @@ fn serve(
     };
     let sds_socket = Socket::unix(&sockets.sds, mode)?;
     let alive = watch::Sender::new(());
-    let start = |socket: Socket, routes: Routes| {
+    let start = |task, socket: Socket, routes: Routes| {
         let mut alive = alive.subscribe();
         let end = async move { while alive.changed().await.is_ok() {} };
-        tokio::spawn(socket.serve(routes, end))
+        tokio::spawn(essential(task, socket.serve(routes, end)))
     };
     let tasks = [
-        start(xds_socket, ads),
-        start(sds_socket, Routes::new(sds.into_service())),
+        start("XDS socket", xds_socket, ads),
+        start("SDS socket", sds_socket, Routes::new(sds.into_service())),
     ];
     let bootstrap = folder.join(format!("envoy-rev{suffix}.json"));
     Ok((sockets, bootstrap, Servers { alive, tasks }))

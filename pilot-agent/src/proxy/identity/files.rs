@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use ithildin_panics::essential;
 use ithildin_spiffe::{
     Caller, IdentitySnapshot, IdentityState, Provider, Source, X509Bundle, X509Svid,
     x509::{certificates_from_pem, key_from_pem},
@@ -31,7 +32,7 @@ impl FileSource {
         let (mut certificate, mut roots) = (feed(DEFAULT_SVID), feed(DEFAULT_BUNDLE));
         let first = state(&certificate.borrow_and_update(), &roots.borrow_and_update());
         let (sender, state_now) = watch::channel(first);
-        let task = tokio::spawn(async move {
+        let following = async move {
             let (mut certificate_ended, mut roots_ended) = (false, false);
             while !(certificate_ended && roots_ended) {
                 tokio::select! {
@@ -45,7 +46,8 @@ impl FileSource {
             }
             // Nothing changes any more; what was said stays.
             sender.closed().await;
-        });
+        };
+        let task = tokio::spawn(essential("identity of files", following));
         Self {
             state: state_now,
             task,

@@ -15,6 +15,7 @@ mod selected;
 use std::sync::Arc;
 
 use ithildin_istiod::ca::CaSource;
+use ithildin_panics::essential;
 use ithildin_spiffe::{
     IdentityState, Provider, Source,
     workload_api::{SourceOptions, WorkloadApiSource},
@@ -87,7 +88,8 @@ impl Identity {
     pub(super) fn follow_mesh_roots(&mut self, pem: Option<watch::Receiver<Arc<[String]>>>) {
         if let Some(pem) = pem {
             let roots = self.mesh_roots.clone();
-            self.tasks.spawn(mesh_roots::follow(pem, roots));
+            let following = mesh_roots::follow(pem, roots);
+            self.tasks.spawn(essential("roots of the mesh", following));
         }
     }
 
@@ -114,7 +116,8 @@ impl Identity {
             .spawn(selected::tell(self.state(), selector, expected));
         if let Some(folder) = &settings.ca.output {
             let output = Output::new(folder, settings.identity.in_kubernetes);
-            self.tasks.spawn(output.follow(self.local()));
+            let following = output.follow(self.local());
+            self.tasks.spawn(essential("OUTPUT_CERTS", following));
         }
         let at_the_path = match source {
             Chosen::WorkloadApi(endpoint) => pod_socket::is_at(endpoint, &facts.workload_socket),
@@ -126,7 +129,8 @@ impl Identity {
                 create_folder: facts.istiod,
                 source: self.source.clone(),
             };
-            self.tasks.spawn(server.serve(self.sds()));
+            let serving = server.serve(self.sds());
+            self.tasks.spawn(essential("SDS of the Pod", serving));
         }
     }
 }

@@ -13,6 +13,7 @@ use http::{
     HeaderMap, HeaderValue,
     header::{CONNECTION, HOST, USER_AGENT},
 };
+use ithildin_panics::essential;
 use tokio::{
     process::Command,
     sync::watch,
@@ -54,12 +55,13 @@ impl WorkloadProbe {
     ) -> Result<watch::Receiver<Option<WorkloadHealth>>, WorkloadProbeError> {
         let probe = Probe::new(&self.method, target)?;
         let (health, receiver) = watch::channel(None);
-        tokio::spawn(async move {
+        let probing = async move {
             tokio::select! {
                 () = self.follow(&probe, &readiness, &health) => {}
                 () = health.closed() => {}
             }
-        });
+        };
+        tokio::spawn(essential("probe of the workload", probing));
         Ok(receiver)
     }
 

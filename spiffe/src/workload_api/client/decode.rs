@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use ithildin_panics::contained;
 use ithildin_proto::workload::{
     JwtBundlesResponse, JwtsvidResponse, X509BundlesResponse, X509svid, X509svidResponse,
 };
@@ -50,6 +51,13 @@ fn told(mut text: String) -> String {
         text.push_str("...");
     }
     text
+}
+
+/// A message that makes a parser panic is refused like any other: the server would send it again.
+pub(super) fn without_panics<T>(
+    decode: impl FnOnce() -> Result<T, MessageError>,
+) -> Result<T, MessageError> {
+    contained(decode).unwrap_or_else(|panic| Err(MessageError::new("message", panic)))
 }
 
 /// Reads the answer of `FetchX509SVID`. What `previous` holds already is shared and not repeated.

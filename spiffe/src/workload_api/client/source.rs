@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use ithildin_panics::essential;
 use ithildin_proto::workload::{X509BundlesResponse, X509svidResponse};
 use tokio::{sync::watch, task::JoinHandle};
 use tonic::{Status, Streaming};
@@ -13,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     KEEP_ALIVE_INTERVAL, WorkloadApiClient,
-    decode::{self, MessageError},
+    decode::{self, MessageError, without_panics},
     follow::{Subscriber, follow},
 };
 use crate::{
@@ -69,8 +70,11 @@ impl WorkloadApiSource {
             state: state.clone(),
         };
         let tasks = [
-            tokio::spawn(follow(endpoint, options, subscriber)),
-            tokio::spawn(expire(state.clone())),
+            tokio::spawn(essential(
+                "Workload API",
+                follow(endpoint, options, subscriber),
+            )),
+            tokio::spawn(essential("expiry of identities", expire(state.clone()))),
         ];
         Arc::new(Self { state, tasks })
     }
@@ -114,7 +118,8 @@ impl Subscriber for Identities {
 
     fn accept(&mut self, message: X509svidResponse) -> Result<(), MessageError> {
         let previous = self.state.borrow().snapshot().cloned();
-        let snapshot = Arc::new(decode::identities(message, previous.as_deref())?);
+        let decode = || decode::identities(message, previous.as_deref());
+        let snapshot = Arc::new(without_panics(decode)?);
         let state = match snapshot.without_expired(SystemTime::now()) {
             Some(snapshot) => {
                 log_snapshot(previous.as_deref(), &snapshot);
@@ -228,7 +233,8 @@ impl BundleSource {
         let subscriber = Bundles {
             state: state.clone(),
         };
-        let task = tokio::spawn(follow(endpoint, options, subscriber));
+        let bundles = follow(endpoint, options, subscriber);
+        let task = tokio::spawn(essential("bundles of the Workload API", bundles));
         Self { state, task }
     }
 
@@ -261,7 +267,7 @@ impl Subscriber for Bundles {
     }
 
     fn accept(&mut self, message: X509BundlesResponse) -> Result<(), MessageError> {
-        let bundles = decode::x509_bundles(&message)?;
+        let bundles = without_panics(|| decode::x509_bundles(&message))?;
         self.state.send_if_modified(|state| {
             if matches!(state, BundleState::Ready(current) if **current == bundles) {
                 return false;

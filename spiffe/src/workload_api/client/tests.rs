@@ -389,3 +389,11 @@ proptest! {
         let _ = WorkloadEndpoint::parse(&format!("tcp:{text}"));
     }
 }
+
+#[test]
+fn a_message_that_breaks_a_parser_is_refused() {
+    let refused = decode::without_panics::<()>(|| panic!("a length that nobody thought of"));
+    let reason = refused.unwrap_err().to_string();
+    assert_eq!(reason, "message: a length that nobody thought of");
+    assert_eq!(decode::without_panics(|| Ok(1)), Ok(1));
+}
