@@ -145,8 +145,7 @@ impl Store {
         for name in &update.removed {
             held.remove(name);
         }
-        let listeners = &self.set.listeners;
-        self.listeners.retain(|name| listeners.contains_key(name));
+        self.listeners.retain(&self.set.listeners);
     }
 
     /// An equal resource keeps its `Arc`, and is not judged again: istiod sends all listeners and routes with

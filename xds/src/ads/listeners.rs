@@ -22,15 +22,23 @@ use ithildin_proto::{
 
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
-    /// The route configurations that each names.
-    routes: BTreeMap<String, Vec<String>>,
+    all: BTreeMap<String, Known>,
     /// Whose each address is.
     owners: HashMap<SocketAddr, String>,
 }
 
+#[derive(Debug)]
+struct Known {
+    /// The route configurations that it names.
+    routes: Vec<String>,
+    addresses: Vec<SocketAddr>,
+}
+
 impl Listeners {
     pub(super) fn routes(&self) -> impl Iterator<Item = &str> {
-        self.routes.values().flatten().map(String::as_str)
+        self.all
+            .values()
+            .flat_map(|known| known.routes.iter().map(String::as_str))
     }
 
     /// Whether no other listener has an address of this one: Envoy refuses the second one.
@@ -47,20 +55,39 @@ impl Listeners {
         Ok(())
     }
 
-    /// This one is in force, instead of any before of its name.
+    /// This one, which passed [`check`](Self::check), is in force, instead of any before of its name.
     pub(super) fn put(&mut self, listener: &Listener) {
         let name = &listener.name;
-        self.owners.retain(|_, owner| owner != name);
-        let addresses = addresses_of(listener);
+        let known = Known {
+            routes: routes_of(listener),
+            addresses: addresses_of(listener).collect(),
+        };
+        // There may be thousands of others, which are not looked at.
+        for address in self.all.get(name).iter().flat_map(|old| &old.addresses) {
+            self.owners.remove(address);
+        }
+        let addresses = known.addresses.iter();
         self.owners
-            .extend(addresses.map(|address| (address, name.clone())));
-        self.routes.insert(name.clone(), routes_of(listener));
+            .extend(addresses.map(|address| (*address, name.clone())));
+        self.all.insert(name.clone(), known);
     }
 
-    /// Forgets the others.
-    pub(super) fn retain(&mut self, is_in_force: impl Fn(&str) -> bool) {
-        self.owners.retain(|_, owner| is_in_force(owner));
-        self.routes.retain(|name, _| is_in_force(name));
+    /// Keeps those of `in_force`, which has no other than these.
+    pub(super) fn retain<T>(&mut self, in_force: &BTreeMap<String, T>) {
+        // Most updates take no listener away.
+        if self.all.len() == in_force.len() {
+            return;
+        }
+        let owners = &mut self.owners;
+        self.all.retain(|name, known| {
+            let stays = in_force.contains_key(name);
+            if !stays {
+                known.addresses.iter().for_each(|address| {
+                    owners.remove(address);
+                });
+            }
+            stays
+        });
     }
 }
 
