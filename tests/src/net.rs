@@ -163,4 +163,9 @@ impl Net {
     pub fn spawn(&self, name: &str, command: Command) -> Process {
         Process::spawn(name, self.dir.path(), command)
     }
+
+    /// The same for a command in a [`CONTAINER`](crate::process::CONTAINER).
+    pub fn spawn_contained(&self, name: &str, command: Command) -> Process {
+        Process::contained(name, self.dir.path(), command)
+    }
 }

@@ -19,7 +19,16 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Whether the child only waits for the first process of a PID namespace.
+    is_holder: bool,
 }
+
+/// What a command of [`Process::contained`] begins with: a PID namespace, which ends with its first process.
+/// That has to end with its parent, also after a change of user, which takes [`DIE_WITH_PARENT`].
+pub const CONTAINER: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--"];
+
+/// The argument of `setpriv` without which a process of another user outlives its parent.
+pub const DIE_WITH_PARENT: [&str; 2] = ["--pdeathsig", "KILL"];
 
 impl Process {
     /// Starts `command` with its output in `dir/NAME.log`.
@@ -44,11 +53,24 @@ impl Process {
             name: name.to_owned(),
             child,
             log,
+            is_holder: false,
         }
     }
 
+    /// The same for a command in a [`CONTAINER`]: signals go to its first process, whose end is the end of
+    /// whatever it has started.
+    pub fn contained(name: &str, dir: &Path, command: Command) -> Self {
+        let mut process = Self::spawn(name, dir, command);
+        process.is_holder = true;
+        process
+    }
+
+    /// Of a [`CONTAINER`], that of its first process.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        let contents = self.contents();
+        contents.map_or(self.child.id(), |pid| {
+            pid.as_raw_nonzero().get().cast_unsigned()
+        })
     }
 
     /// Everything that the process has printed.
@@ -74,7 +96,7 @@ impl Process {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.child);
+        let pid = self.contents().unwrap_or(Pid::from_child(&self.child));
         kill_process(pid, signal).expect("our own child can be signalled");
     }
 
@@ -89,8 +111,23 @@ impl Process {
 
     /// SIGKILL, and its end.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
+        // The holder waits until the whole namespace is gone.
+        let killed = self
+            .contents()
+            .is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok());
+        if !killed {
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
+    }
+
+    /// The first process of the namespace that the child holds.
+    fn contents(&self) -> Option<Pid> {
+        let pid = self.child.id();
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        let children = self.is_holder.then(|| fs::read_to_string(children));
+        let first = children?.ok()?.split_whitespace().next()?.parse().ok()?;
+        Pid::from_raw(first)
     }
 
     /// SIGTERM, then the exit status.
@@ -166,4 +203,56 @@ pub fn on_path(program: impl AsRef<OsStr>) -> bool {
         return false;
     };
     std::env::split_paths(&path).any(|dir| dir.join(program.as_ref()).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// For how long the process sleeps, by which it is known.
+    const LEFT_BEHIND: &str = "31415926";
+
+    fn is_running() -> bool {
+        let sought = format!("sleep\0{LEFT_BEHIND}\0").into_bytes();
+        let processes = fs::read_dir("/proc").expect("/proc is mounted");
+        processes.flatten().any(|entry| {
+            let command = fs::read(entry.path().join("cmdline"));
+            command.is_ok_and(|command| command == sought)
+        })
+    }
+
+    /// A process that would outlive its parent, which is another user's.
+    fn start(dir: &Path) -> Process {
+        fs::create_dir(dir).unwrap();
+        let [unshare, arguments @ ..] = CONTAINER;
+        let script =
+            format!("(setsid sleep {LEFT_BEHIND} &) && echo started && exec sleep infinity");
+        let mut command = Command::new(unshare);
+        command.args(arguments).arg("setpriv").args(DIE_WITH_PARENT);
+        command.args(["--reuid", "1337", "sh", "-c", &script]);
+        let mut process = Process::contained("container", dir, command);
+        process.wait_for_log(&["started"]);
+        process
+    }
+
+    #[test]
+    fn a_container_takes_along_what_it_started() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED a_container_takes_along_what_it_started: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let process = start(&dir.path().join("killed"));
+        assert!(is_running());
+        drop(process);
+        assert!(!is_running());
+        // As if the test were killed: nobody tells the contents.
+        let mut process = start(&dir.path().join("orphaned"));
+        assert!(is_running());
+        process.child.kill().unwrap();
+        process.child.wait().unwrap();
+        eventually("all have ended", || {
+            (!is_running()).then_some(()).ok_or("running")
+        });
+    }
 }

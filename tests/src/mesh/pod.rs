@@ -17,7 +17,7 @@ use crate::{
     curl::{self, Answer},
     eventually,
     istiod::{HOST, kubernetes_network},
-    process::{binary, output},
+    process::{CONTAINER, DIE_WITH_PARENT, binary, output},
 };
 
 /// The user of the proxy container, whose traffic is not captured.
@@ -89,7 +89,7 @@ impl Pod {
         });
         let command = agent_command(&net, cluster, spec, &identity, program);
         let started = Instant::now();
-        let agent = net.spawn("agent", command);
+        let agent = net.spawn_contained("agent", command);
         Self {
             agent,
             started,
@@ -107,7 +107,7 @@ impl Pod {
         self.program = program;
         let command = agent_command(&self.net, cluster, spec, &self.identity, program);
         self.started = Instant::now();
-        self.agent = self.net.spawn("agent", command);
+        self.agent = self.net.spawn_contained("agent", command);
     }
 
     pub(super) fn program(&self) -> Program {
@@ -261,8 +261,13 @@ fn agent_command(
     let user = PROXY_USER.to_string();
     let group = spec.group().to_string();
     let domain = format!("{}.svc.cluster.local", spec.namespace);
-    let mut command = net.command("setpriv");
+    // Istio's agent does not take its Envoy along when it is killed: a container does.
+    let [unshare, arguments @ ..] = CONTAINER;
+    let mut command = net.command(unshare);
     command
+        .args(arguments)
+        .arg("setpriv")
+        .args(DIE_WITH_PARENT)
         .args(["--reuid", &user, "--regid", &group, "--clear-groups", "--"])
         .arg("sh")
         .args(["-c", &format!("cd {ROOT} && exec {BIN}/pilot-agent \"$@\"")])
