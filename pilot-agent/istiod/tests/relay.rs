@@ -107,7 +107,7 @@ fn relay(istiod: SocketAddr, protocol: AdsProtocol, path: &Path) -> Relay {
         keepalive_timeout: DEFAULT_KEEPALIVE_TIMEOUT,
     });
     let (types, _) = AgentTypes::new(AgentTypesOptions::default());
-    let relay = Relay::start(&endpoint, protocol, types);
+    let relay = Relay::start(&endpoint, protocol, types, None);
     let socket = Socket::unix(path, 0o600).unwrap();
     let routes = Routes::new(relay.server().into_service());
     tokio::spawn(socket.serve(routes, std::future::pending()));

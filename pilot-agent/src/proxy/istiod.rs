@@ -15,6 +15,7 @@ use ithildin_panics::essential;
 use ithildin_proxy::control;
 use ithildin_spiffe::IdentityState;
 use ithildin_status::WorkloadHealth;
+use ithildin_wasm::Modules;
 use ithildin_xds::{
     AdsClient, ResourceKind,
     ads::{AdsClientStatus, AdsProtocol, StreamCounts, StreamStatus},
@@ -115,7 +116,11 @@ impl Istiod {
         });
         let unreached = settings.envoy.disabled.then(|| reach(endpoint.clone()));
         let consumer = match settings.is_envoy() {
-            true => Consumer::Envoy(Relay::start(&endpoint, protocol(settings), types)),
+            true => {
+                let modules = settings.wasm.clone().map(Modules::new);
+                let protocol = protocol(settings);
+                Consumer::Envoy(Relay::start(&endpoint, protocol, types, modules))
+            }
             false => Consumer::Builtin(client(settings, endpoint, types)),
         };
         Ok(Self {

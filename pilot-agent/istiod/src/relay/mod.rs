@@ -17,14 +17,16 @@
 //! - A resource that Envoy could not decode is not handed on: it would have the whole response refused, and
 //!   the replay after a restart. Its last good form stays, istiod is told its name and type, and it counts
 //!   as refused.
-//! - A Wasm module that Envoy would have to fetch is not: a filter that allows or denies everything takes
-//!   its place, as the module's `fail_open` says, and istiod is told.
+//! - A Wasm module that Envoy would have to fetch is fetched here, apart from the stream: everything else
+//!   overtakes it. Envoy gets the filter with a file in it, or without a module one that allows or denies
+//!   everything, as the filter says. istiod's response is answered after that.
 //!
 //! Memory is one copy of the state. No queue grows: a slow Envoy gets the newest state and not each step
 //! to it, and reading one side never waits for writing to the other.
 
 mod decode;
 mod downstream;
+mod pending;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -34,6 +36,7 @@ mod wasm;
 use std::sync::Arc;
 
 use ithildin_panics::essential;
+use ithildin_wasm::Modules;
 use ithildin_xds::ads::{AdsProtocol, AdsStatus, Recorder, StreamStatus, follow};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -42,6 +45,7 @@ use crate::{
     dial::Endpoint,
     discovery::{AgentTypes, WithAgentTypes, upstream},
 };
+use pending::Converted;
 use state::State;
 
 pub use downstream::RelayServer;
@@ -65,12 +69,20 @@ pub(crate) struct Shared {
     /// The number of the newest stream from Envoy.
     registered: watch::Sender<u64>,
     recorder: Recorder,
+    /// What fetches Wasm modules, if it is for us to do.
+    modules: Option<Modules>,
 }
 
 impl Relay {
-    /// Follows istiod from the first request of an Envoy on. Must be called inside a tokio runtime.
-    pub fn start(endpoint: &Endpoint, protocol: AdsProtocol, types: AgentTypes) -> Self {
-        let shared = Arc::new(Shared::new());
+    /// Follows istiod from the first request of an Envoy on. Wasm modules are Envoy's to fetch without
+    /// `modules`. Must be called inside a tokio runtime.
+    pub fn start(
+        endpoint: &Endpoint,
+        protocol: AdsProtocol,
+        types: AgentTypes,
+        modules: Option<Modules>,
+    ) -> Self {
+        let shared = Arc::new(Shared::new(modules));
         let follower = WithAgentTypes::new(upstream::Follower::new(Arc::clone(&shared)), types);
         let (status, stream) = watch::channel(StreamStatus::default());
         let (alive, mut ended) = watch::channel(());
@@ -99,6 +111,11 @@ impl Relay {
         self.stream.clone()
     }
 
+    /// The Wasm modules that were fetched for Envoy, if we fetch them.
+    pub fn modules(&self) -> Option<&Modules> {
+        self.shared.modules.as_ref()
+    }
+
     /// What Envoy says of what it was sent.
     pub fn status(&self) -> watch::Receiver<AdsStatus> {
         self.shared.recorder.subscribe()
@@ -106,14 +123,20 @@ impl Relay {
 }
 
 impl Shared {
-    fn new() -> Self {
+    fn new(modules: Option<Modules>) -> Self {
         Self {
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State::new(modules.is_some())),
             up: Notify::new(),
             down: watch::Sender::new(0),
             registered: watch::Sender::new(0),
             recorder: Recorder::new(),
+            modules,
         }
+    }
+
+    fn converted(&self, converted: Converted) {
+        self.state.lock().converted(converted);
+        self.wake_down();
     }
 
     fn wake_down(&self) {

@@ -6,17 +6,24 @@ use std::{
     time::Duration,
 };
 
-use ithildin_proto::pb::{envoy::config::core::v3::Node, google::protobuf::Any};
+use ithildin_proto::pb::{
+    envoy::config::core::v3::{Node, TypedExtensionConfig},
+    google::protobuf::Any,
+};
 use ithildin_xds::{
     ResourceKind, TypeUrl,
     ads::{Errand, Want},
     subscription::{Catalog, Incoming, Interest, Receipt, Resource, Update, Verdict, Version},
 };
-use prost::Message;
+use prost::{Message, Name};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{decode, wasm};
+use super::{
+    decode,
+    pending::{Converted, Job, Pending},
+    wasm::RemoteFilter,
+};
 
 /// For how long a new Envoy may take to ask for what the one before had: until then it is kept.
 const LINGER: Duration = Duration::from_secs(60);
@@ -37,6 +44,8 @@ pub(super) struct State {
     epoch: u64,
     errands: Vec<Errand>,
     linger_until: Option<Instant>,
+    /// Whether Wasm modules are fetched here; else Envoy does it, if it can.
+    fetches: bool,
 }
 
 /// One type.
@@ -60,6 +69,8 @@ pub(super) struct Type {
     own: Verdict,
     /// Endpoints of clusters that have changed since they were last sent down.
     pub(super) rewarm: BTreeSet<String>,
+    /// What cannot be handed on yet. The response that brought it has no answer before.
+    pending: Pending,
 }
 
 /// A response of istiod that wants an answer.
@@ -70,6 +81,13 @@ pub(super) struct Ticket {
 }
 
 impl State {
+    pub(super) fn new(fetches: bool) -> Self {
+        Self {
+            fetches,
+            ..Self::default()
+        }
+    }
+
     /// A stream to istiod begins.
     pub(super) fn begin(&mut self) {
         self.epoch += 1;
@@ -175,11 +193,13 @@ impl State {
         if update.full {
             let named: BTreeSet<_> = update.resources.iter().map(|r| r.name.as_str()).collect();
             one.catalog.retain(|name, _| named.contains(name.as_str()));
+            one.pending.retain(|name| named.contains(name));
         }
         for incoming in update.resources {
-            changed.extend(one.put(&update.url, incoming));
+            changed.extend(one.put(&update.url, incoming, self.fetches));
         }
         for name in update.removed {
+            one.pending.remove(&name);
             one.catalog.remove(&name);
             one.absent.insert(name);
         }
@@ -187,6 +207,22 @@ impl State {
         let refusal = one.own.reason();
         self.renew(changed);
         refusal
+    }
+
+    /// Modules to be fetched, apart from the stream.
+    pub(super) fn jobs(&mut self) -> Vec<Job> {
+        let types = self.types.values_mut();
+        types.flat_map(|one| one.pending.jobs()).collect()
+    }
+
+    /// A filter can be handed on.
+    pub(super) fn converted(&mut self, converted: Converted) {
+        let url = TypeUrl::new(&TypedExtensionConfig::type_url());
+        if let Some(one) = self.types.get_mut(&url)
+            && let Some(version) = one.pending.end(&converted)
+        {
+            one.hold(converted.name, version, converted.body);
+        }
     }
 
     fn renew(&mut self, names: BTreeSet<String>) {
@@ -236,10 +272,11 @@ impl State {
 }
 
 impl Type {
-    /// Keeps a resource, unless it can be of no use. Returns the endpoints that a changed cluster wants anew.
-    fn put(&mut self, url: &TypeUrl, incoming: Incoming) -> Option<String> {
+    /// Keeps a resource, unless it can be of no use, or not yet. Returns the endpoints that a changed
+    /// cluster wants anew.
+    fn put(&mut self, url: &TypeUrl, incoming: Incoming, fetches: bool) -> Option<String> {
         let name = incoming.name;
-        let Some(mut body) = incoming.body else {
+        let Some(body) = incoming.body else {
             self.own
                 .refused
                 .insert(name, "the resource is empty".to_owned());
@@ -247,22 +284,43 @@ impl Type {
         };
         let old = self.catalog.get(&name);
         let same = old.is_some_and(|old| old.body.value == body.value);
-        if !same && let Err(reason) = decode::check(url, &body) {
-            warn!(name, reason, "a resource of istiod cannot be decoded");
-            self.own.refused.insert(name, reason);
-            return None;
+        let checked = match same {
+            true => Ok(()),
+            false => decode::check(url, &body),
+        };
+        let filter = checked.and_then(|()| match fetches {
+            true => RemoteFilter::of(&body),
+            false => Ok(None),
+        });
+        match filter {
+            Err(reason) => {
+                warn!(name, reason, "a resource of istiod cannot be decoded");
+                self.own.refused.insert(name, reason);
+                None
+            }
+            Ok(Some(filter)) => {
+                self.absent.remove(&name);
+                self.pending.add(name, incoming.version, body, filter);
+                None
+            }
+            Ok(None) => {
+                self.pending.remove(&name);
+                self.hold(name, incoming.version, body)
+            }
         }
-        if let Some(reason) = wasm::replace(&name, &mut body) {
-            self.own.refused.insert(name.clone(), reason);
-        }
+    }
+
+    /// Keeps what Envoy can have.
+    fn hold(&mut self, name: String, version: Version, body: Any) -> Option<String> {
         self.absent.remove(&name);
+        let old = self.catalog.get(&name);
         let same = old.is_some_and(|old| old.body.value == body.value);
-        let is_cluster = url.kind() == Some(ResourceKind::Cluster);
+        let is_cluster = ResourceKind::from_url(&body.type_url) == Some(ResourceKind::Cluster);
         let changed = old.is_some() && !same && is_cluster;
         let endpoints = changed.then(|| endpoints_of(&body)).flatten();
         let version = match old {
-            Some(old) if !same => distinct(incoming.version, &old.version),
-            _ => incoming.version,
+            Some(old) if !same => distinct(version, &old.version),
+            _ => version,
         };
         if !same || old.is_none_or(|old| old.version != version) {
             self.catalog
@@ -285,11 +343,11 @@ impl Type {
 
     /// The response that nobody has judged: whoever takes it must judge it.
     pub(super) fn take_ticket(&mut self) -> Option<Ticket> {
-        self.waiting.take()
+        self.waiting.take_if(|_| self.pending.is_empty())
     }
 
     pub(super) fn is_waiting(&self) -> bool {
-        self.waiting.is_some()
+        self.waiting.is_some() && self.pending.is_empty()
     }
 
     fn wanted(&self) -> Interest {
@@ -302,6 +360,7 @@ impl Type {
     fn evict(&mut self) {
         let wanted = |name: &str| self.interest.contains(name) || self.lingering.contains(name);
         self.catalog.retain(|name, _| wanted(name));
+        self.pending.retain(wanted);
         let (interest, lingering) = (&self.interest, &self.lingering);
         self.absent
             .retain(|name| interest.names().contains(name) || lingering.contains(name));

@@ -82,7 +82,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(None));
         let mut world = Self {
             catalogs: KINDS.map(|kind| (kind, Catalog::new())).into(),
             istiod: BTreeMap::new(),

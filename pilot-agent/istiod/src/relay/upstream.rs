@@ -9,7 +9,7 @@ use ithildin_xds::{
 };
 use tokio::time::{Instant, sleep_until};
 
-use super::Shared;
+use super::{Shared, pending::convert};
 
 pub(super) struct Follower {
     shared: Arc<Shared>,
@@ -38,7 +38,16 @@ impl ads::Follower for Follower {
 
     fn take(&mut self, update: Update) -> Option<Verdict> {
         let kind = update.url.kind();
-        let refusal = self.shared.state.lock().take(update);
+        let (refusal, jobs) = {
+            let mut state = self.shared.state.lock();
+            (state.take(update), state.jobs())
+        };
+        if let Some(modules) = &self.shared.modules {
+            for job in jobs {
+                let shared = Arc::clone(&self.shared);
+                tokio::spawn(convert(shared, modules.clone(), job));
+            }
+        }
         if let (Some(kind), Some(reason)) = (kind, refusal) {
             self.shared.recorder.refused(kind, reason);
         }

@@ -7,7 +7,7 @@ use crate::proxy::{
 };
 
 /// Variables of Istio's agent that nothing here acts on.
-const VARIABLES: [&str; 14] = [
+const VARIABLES: [&str; 8] = [
     "ISTIO_GPRC_MAXSTREAMS",
     "ISTIO_GPRC_MAXRECVMSGSIZE",
     "XDS_AUTH_PROVIDER",
@@ -16,19 +16,21 @@ const VARIABLES: [&str; 14] = [
     "GCP_METADATA",
     "GCP_ZONE",
     "GCP_QUOTA_PROJECT",
+];
+/// Variables that matter to an Envoy alone.
+const ENVOY_VARIABLES: [&str; 12] = [
+    "ISTIO_BOOTSTRAP",
+    "ISTIO_BOOTSTRAP_OVERRIDE",
+    "ISTIO_ENVOY_ENABLE_CORE_DUMP",
+    "HTTP_STRIP_FRAGMENT_FROM_PATH_UNSAFE_IF_DISABLED",
     "ISTIO_AGENT_ENABLE_WASM_REMOTE_LOAD_CONVERSION",
     "WASM_INSECURE_REGISTRIES",
     "WASM_MODULE_EXPIRY",
     "WASM_PURGE_INTERVAL",
     "WASM_HTTP_REQUEST_TIMEOUT",
     "WASM_HTTP_REQUEST_MAX_RETRIES",
-];
-/// Variables that only Envoy's process acts on.
-const ENVOY_VARIABLES: [&str; 4] = [
-    "ISTIO_BOOTSTRAP",
-    "ISTIO_BOOTSTRAP_OVERRIDE",
-    "ISTIO_ENVOY_ENABLE_CORE_DUMP",
-    "HTTP_STRIP_FRAGMENT_FROM_PATH_UNSAFE_IF_DISABLED",
+    "BLOCKED_CIDRS_IN_WASM_FETCH",
+    "ISTIO_WASM_MAX_BINARY_SIZE_BYTES",
 ];
 /// Fields of the proxy configuration that nothing acts on: Istio deprecated them, or Envoy lost them.
 const FIELDS: [&str; 6] = [

@@ -17,6 +17,7 @@ mod node;
 mod ports;
 mod roots;
 mod status;
+mod wasm;
 
 use std::{collections::BTreeMap, fmt, fs, path::PathBuf, thread};
 
@@ -73,6 +74,8 @@ pub(crate) struct Settings {
     pub(crate) status: StatusSettings,
     pub(crate) drain: Drain,
     pub(crate) envoy: EnvoySettings,
+    /// Wasm modules for Envoy, unless it fetches them itself.
+    pub(crate) wasm: Option<ithildin_wasm::Options>,
     /// What was said and nothing acts on, by name.
     pub(crate) without_effect: Vec<String>,
 }
@@ -145,6 +148,7 @@ impl Settings {
             dns: DnsSettings::resolve(env, node.kind)?,
             status: StatusSettings::resolve(env, args, &ports)?,
             drain,
+            wasm: wasm::resolve(env)?,
             without_effect: effect::without_effect(args, env, &layers, &proxy_config, &envoy),
             envoy,
             node,

@@ -408,7 +408,11 @@ fn addresses_and_names() {
 #[test]
 fn what_has_no_effect_is_named() {
     let config = "{sds: {}, statNameLength: 200, tracing: {stackdriver: {}}, extra: 1, runtimeValues: {a: b}}";
-    let variables = [("PROXY_CONFIG", config), ("XDS_AUTH_PROVIDER", "gcp")];
+    let variables = [
+        ("PROXY_CONFIG", config),
+        ("XDS_AUTH_PROVIDER", "gcp"),
+        ("WASM_MODULE_EXPIRY", "1h"),
+    ];
     let envoy = good(&["--dataPlane=envoy"], &variables).without_effect;
     let expected = [
         "XDS_AUTH_PROVIDER",
@@ -420,5 +424,6 @@ fn what_has_no_effect_is_named() {
     assert_eq!(envoy, expected);
     let builtin = good(&[], &variables).without_effect;
     assert!(builtin.contains(&"runtimeValues of the proxy configuration".to_owned()));
+    assert!(builtin.contains(&"WASM_MODULE_EXPIRY".to_owned()));
     assert!(good(&[], &[]).without_effect.is_empty());
 }
