@@ -27,6 +27,8 @@
 mod decode;
 mod downstream;
 mod pending;
+#[cfg(test)]
+mod pending_tests;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -156,10 +156,7 @@ impl RemoteFilter {
         }
         let config = Some(self.plugin);
         let filter = match self.is_http {
-            true => pack(&Wasm {
-                config,
-                ..Default::default()
-            }),
+            true => pack(&Wasm { config }),
             false => pack(&NetworkWasm { config }),
         };
         extension(self.name, filter)
