@@ -163,7 +163,7 @@ impl Follower for ResourceFollower {
             }
         };
         self.store.note(kind, &update, &verdict);
-        self.publish();
+        self.publish(kind, &update);
         self.report(kind, verdict.reason());
         Some(verdict)
     }
@@ -182,8 +182,8 @@ impl Follower for ResourceFollower {
 }
 
 impl ResourceFollower {
-    fn publish(&mut self) {
-        self.store.drop_unwanted();
+    fn publish(&mut self, kind: ResourceKind, update: &Update) {
+        self.store.drop_unwanted(kind, update);
         self.resources
             .send_replace(Arc::new(self.store.set().clone()));
     }

@@ -43,6 +43,10 @@ pub(super) struct Taken {
 pub(super) struct Store {
     set: ResourceSet,
     listeners: Listeners,
+    /// The endpoints that the clusters name.
+    endpoints: Interest,
+    /// The routes that the listeners name.
+    routes: Interest,
     check: ResourceCheck,
 }
 
@@ -51,6 +55,8 @@ impl Store {
         Self {
             set: ResourceSet::default(),
             listeners: Listeners::default(),
+            endpoints: Interest::default(),
+            routes: Interest::default(),
             check,
         }
     }
@@ -74,10 +80,8 @@ impl Store {
     pub(super) fn wanted(&self, kind: ResourceKind) -> Interest {
         match kind {
             ResourceKind::Cluster | ResourceKind::Listener => Interest::everything(),
-            ResourceKind::Endpoints => {
-                Interest::of(self.set.clusters.values().filter_map(|c| endpoints_of(c)))
-            }
-            ResourceKind::Route => Interest::of(self.listeners.routes()),
+            ResourceKind::Endpoints => self.endpoints.clone(),
+            ResourceKind::Route => self.routes.clone(),
             ResourceKind::Secret => Interest::default(),
         }
     }
@@ -85,9 +89,18 @@ impl Store {
     /// Takes an update. Good resources are in force even if others are refused.
     pub(super) fn take(&mut self, kind: ResourceKind, update: &Update) -> Taken {
         match kind {
-            ResourceKind::Cluster => self.take_typed::<Cluster>(update),
+            ResourceKind::Cluster => {
+                let taken = self.take_typed::<Cluster>(update);
+                let clusters = self.set.clusters.values();
+                self.endpoints = Interest::of(clusters.filter_map(|it| endpoints_of(it)));
+                taken
+            }
             ResourceKind::Endpoints => self.take_typed::<ClusterLoadAssignment>(update),
-            ResourceKind::Listener => self.take_typed::<Listener>(update),
+            ResourceKind::Listener => {
+                let taken = self.take_typed::<Listener>(update);
+                self.routes = Interest::of(self.listeners.routes());
+                taken
+            }
             ResourceKind::Route => self.take_typed::<RouteConfiguration>(update),
             ResourceKind::Secret => Taken::default(),
         }
@@ -98,17 +111,39 @@ impl Store {
         self.provenance().note(kind, update, verdict);
     }
 
-    /// Drops endpoints and routes that nothing refers to: a server may never remove them.
-    pub(super) fn drop_unwanted(&mut self) {
-        let endpoints = self.wanted(ResourceKind::Endpoints);
-        let routes = self.wanted(ResourceKind::Route);
-        self.set
-            .endpoints
-            .retain(|name, _| endpoints.contains(name));
-        self.set.routes.retain(|name, _| routes.contains(name));
-        let said = self.provenance();
-        said.retain(ResourceKind::Endpoints, |name| endpoints.contains(name));
-        said.retain(ResourceKind::Route, |name| routes.contains(name));
+    /// Drops endpoints and routes that nothing refers to after an update of `kind`: a server may never
+    /// remove them.
+    pub(super) fn drop_unwanted(&mut self, kind: ResourceKind, update: &Update) {
+        match kind {
+            ResourceKind::Cluster => {
+                let wanted = &self.endpoints;
+                self.set.endpoints.retain(|name, _| wanted.contains(name));
+                self.forget_unwanted(ResourceKind::Endpoints);
+            }
+            ResourceKind::Listener => {
+                let wanted = &self.routes;
+                self.set.routes.retain(|name, _| wanted.contains(name));
+                self.forget_unwanted(ResourceKind::Route);
+            }
+            // What was there before is wanted: only what has come need be looked at.
+            ResourceKind::Endpoints | ResourceKind::Route => {
+                let wanted = self.wanted(kind);
+                let names = update.resources.iter().map(|incoming| &incoming.name);
+                for name in names.filter(|name| !wanted.contains(name)) {
+                    match kind {
+                        ResourceKind::Endpoints => drop(self.set.endpoints.remove(name)),
+                        _ => drop(self.set.routes.remove(name)),
+                    }
+                }
+                self.forget_unwanted(kind);
+            }
+            ResourceKind::Secret => {}
+        }
+    }
+
+    fn forget_unwanted(&mut self, kind: ResourceKind) {
+        let wanted = self.wanted(kind);
+        self.provenance().retain(kind, |name| wanted.contains(name));
     }
 
     fn provenance(&mut self) -> &mut Provenance {

@@ -47,6 +47,9 @@ impl DeltaClient {
 
     /// Changes what is wanted; a request if the peer must know.
     pub fn subscribe(&mut self, interest: Interest) -> Option<DeltaDiscoveryRequest> {
+        if self.connected && self.interest == interest {
+            return None;
+        }
         let before = std::mem::replace(&mut self.interest, interest);
         let interest = &self.interest;
         self.versions.retain(|name, _| interest.contains(name));
@@ -55,7 +58,7 @@ impl DeltaClient {
         }
         // The wildcard has a name only where names stand beside it, or come or go with it.
         let alone = |interest: &Interest| interest.is_wildcard() && interest.names().is_empty();
-        if before == self.interest || (alone(&before) && alone(&self.interest)) {
+        if alone(&before) && alone(&self.interest) {
             return None;
         }
         let (old, new) = (names(&before), names(&self.interest));

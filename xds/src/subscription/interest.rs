@@ -8,11 +8,11 @@ use super::{Catalog, Resource};
 pub(super) const WILDCARD: &str = "*";
 
 /// Names, or everything, or both: a name given beside the wildcard may lie outside of what the
-/// server counts as everything.
+/// server counts as everything. Cheap to clone, and to compare with a clone: there may be thousands of names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
     wildcard: bool,
-    names: BTreeSet<String>,
+    names: Arc<BTreeSet<String>>,
 }
 
 impl Interest {
@@ -20,7 +20,7 @@ impl Interest {
     pub fn everything() -> Self {
         Self {
             wildcard: true,
-            names: BTreeSet::new(),
+            names: Arc::default(),
         }
     }
 
@@ -55,7 +55,7 @@ impl Interest {
         match name.as_str() {
             "" => false,
             WILDCARD => !std::mem::replace(&mut self.wildcard, true),
-            _ => self.names.insert(name),
+            _ => Arc::make_mut(&mut self.names).insert(name),
         }
     }
 
@@ -63,7 +63,7 @@ impl Interest {
     pub(super) fn remove(&mut self, name: &str) -> bool {
         match name {
             WILDCARD => std::mem::replace(&mut self.wildcard, false),
-            _ => self.names.remove(name),
+            _ => Arc::make_mut(&mut self.names).remove(name),
         }
     }
 

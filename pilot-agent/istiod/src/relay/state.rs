@@ -351,6 +351,9 @@ impl Type {
     }
 
     fn wanted(&self) -> Interest {
+        if self.lingering.is_empty() {
+            return self.interest.clone();
+        }
         let wildcard = self.interest.is_wildcard().then_some("*");
         let names = self.interest.names().union(&self.lingering);
         Interest::of(names.map(String::as_str).chain(wildcard))
