@@ -17,9 +17,8 @@ use ithildin_xds::{
     ads::{AdsStatus, StreamCounts},
 };
 use tokio::sync::{RwLock, watch};
-use tracing::debug;
 
-use super::plane::Plane;
+use super::{memory, plane::Plane};
 
 /// Until it is ready, the data plane is asked after each such part of the time that was waited for it: what is
 /// noticed late stays small beside what the start takes, and Envoy, to which each question is a search
@@ -113,10 +112,15 @@ impl Health {
             let pause = asked_first.elapsed() / POLL_PART;
             tokio::time::sleep(pause.clamp(FASTEST_POLL, SLOWEST_POLL)).await;
         }
-        give_back_memory();
         let mut identity = self.identity.clone();
-        while identity.changed().await.is_ok() {
-            self.identity_gate();
+        let follow_identity = async {
+            while identity.changed().await.is_ok() {
+                self.identity_gate();
+            }
+        };
+        tokio::select! {
+            () = follow_identity => {}
+            () = memory::keep_small() => {}
         }
     }
 
@@ -152,16 +156,6 @@ impl Health {
             None => Some("it has not started".into()),
         }
     }
-}
-
-/// The start needs more memory than what follows, and code that never runs again.
-fn give_back_memory() {
-    let given_back =
-        ithildin_sys::alloc::keep_nothing().and_then(|()| ithildin_sys::alloc::purge());
-    if let Err(error) = given_back {
-        debug!(%error, "cannot purge the allocator");
-    }
-    ithildin_sys::code::let_go();
 }
 
 fn joined(reasons: impl Iterator<Item = String>) -> Option<String> {

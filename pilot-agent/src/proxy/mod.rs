@@ -10,6 +10,7 @@ mod envoy;
 mod health;
 mod identity;
 mod istiod;
+mod memory;
 mod metadata;
 mod metrics;
 mod plane;
