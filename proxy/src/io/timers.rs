@@ -6,13 +6,14 @@
 use std::{
     cell::{Cell, RefCell},
     future::{Future, poll_fn},
-    pin::pin,
+    pin::Pin,
     rc::Rc,
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use tokio::sync::Notify;
+use pin_project_lite::pin_project;
+use tokio::{sync::Notify, time::Sleep};
 
 /// Time between two sweeps.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -64,32 +65,26 @@ impl Timers {
     }
 
     /// `future`, or `None` when `limit` is over first.
-    pub async fn timeout<F: Future>(
+    pub fn timeout<F: Future>(
         self: &Rc<Self>,
         limit: Option<Duration>,
         future: F,
-    ) -> Option<F::Output> {
-        match limit {
-            None => Some(future.await),
-            Some(limit) if limit < PRECISE_BELOW => tokio::time::timeout(limit, future).await.ok(),
-            Some(limit) => {
-                let mut future = pin!(future);
-                let mut deadline: Option<Deadline> = None;
-                poll_fn(|cx| {
-                    if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                        return Poll::Ready(Some(output));
-                    }
-                    // Made only when there is something to wait for.
-                    let deadline = deadline.get_or_insert_with(|| {
-                        let deadline = self.deadline();
-                        deadline.arm(limit);
-                        deadline
-                    });
-                    deadline.poll_expired(cx).map(|()| None)
-                })
-                .await
-            }
+    ) -> Timeout<'_, F> {
+        Timeout {
+            future,
+            limit,
+            timers: self,
+            wait: None,
         }
+    }
+
+    fn wait(self: &Rc<Self>, limit: Duration) -> Wait {
+        if limit < PRECISE_BELOW {
+            return Wait::Precise(Box::pin(tokio::time::sleep(limit)));
+        }
+        let deadline = self.deadline();
+        deadline.arm(limit);
+        Wait::Coarse(deadline)
     }
 
     /// Wakes what is due, for ever. Runs as one task of the worker.
@@ -118,6 +113,49 @@ impl Timers {
 
     fn elapsed(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis() / TICK.as_millis()).unwrap_or(NEVER - 1)
+    }
+}
+
+pin_project! {
+    /// See [`Timers::timeout`]. Not an async function: one takes room for its argument twice.
+    pub struct Timeout<'t, F> {
+        #[pin]
+        future: F,
+        limit: Option<Duration>,
+        timers: &'t Rc<Timers>,
+        // Made only when there is something to wait for.
+        wait: Option<Wait>,
+    }
+}
+
+enum Wait {
+    Coarse(Deadline),
+    /// Boxed: it is large, and rare.
+    Precise(Pin<Box<Sleep>>),
+}
+
+impl<F: Future> Future for Timeout<'_, F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(output) = this.future.poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        let Some(limit) = *this.limit else {
+            return Poll::Pending;
+        };
+        let wait = this.wait.get_or_insert_with(|| this.timers.wait(limit));
+        wait.poll_over(cx).map(|()| None)
+    }
+}
+
+impl Wait {
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Coarse(deadline) => deadline.poll_expired(cx),
+            Self::Precise(sleep) => sleep.as_mut().poll(cx),
+        }
     }
 }
 
@@ -172,7 +210,7 @@ impl Deadline {
     }
 
     /// See [`expired`](Self::expired).
-    pub fn poll_expired(&self, cx: &std::task::Context<'_>) -> Poll<()> {
+    pub fn poll_expired(&self, cx: &Context<'_>) -> Poll<()> {
         let slots = &mut *self.timers.slots.borrow_mut();
         if slots.due[self.slot] <= self.timers.now.get() {
             return Poll::Ready(());

@@ -131,8 +131,14 @@ impl Pool {
         });
         self.shared.borrow_mut().push(Rc::clone(&shared));
         let keepalive = self.context.cluster.http.http2_keepalive;
-        let connection = kept_alive(connection, keepalive, pings);
-        let drive = drive(connection, Rc::downgrade(&shared), Rc::downgrade(self));
+        let (shared, pool) = (Rc::downgrade(&shared), Rc::downgrade(self));
+        let drive = async move {
+            let ended = kept_alive(&mut connection, keepalive, &pings).await;
+            if let Err(error) = ended {
+                tracing::debug!(%error, "an upstream http/2 connection ended");
+            }
+            retire(&shared, &pool);
+        };
         tokio::task::spawn_local(drive);
         Ok(())
     }
@@ -266,16 +272,16 @@ impl Pool {
 
 /// A connection, which ends too when its peer does not answer pings.
 async fn kept_alive(
-    connection: h2::client::Connection<Stream, Bytes>,
+    connection: &mut h2::client::Connection<Stream, Bytes>,
     keepalive: Option<Http2Keepalive>,
-    pings: Rc<Pings>,
+    pings: &Pings,
 ) -> Result<(), h2::Error> {
     let Some(keepalive) = keepalive else {
         return connection.await;
     };
     tokio::select! {
         ended = connection => ended,
-        () = answers_stop(&pings, keepalive) => {
+        () = answers_stop(pings, keepalive) => {
             tracing::debug!("an upstream http/2 connection does not answer pings");
             Ok(())
         }
@@ -307,15 +313,8 @@ async fn ping(pings: &Pings) -> Result<(), h2::Error> {
     poll_fn(|cx| pings.poll_pong(cx)).await.map(drop)
 }
 
-/// Runs a connection to its end, then takes it out of its pool.
-async fn drive(
-    connection: impl Future<Output = Result<(), h2::Error>>,
-    shared: Weak<SharedConnection>,
-    pool: Weak<Pool>,
-) {
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "an upstream http/2 connection ended");
-    }
+/// Takes a connection that ended out of its pool.
+fn retire(shared: &Weak<SharedConnection>, pool: &Weak<Pool>) {
     if let (Some(pool), Some(shared)) = (pool.upgrade(), shared.upgrade()) {
         pool.retire(&shared);
         // Whoever waited for room on it must open another.
