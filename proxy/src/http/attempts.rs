@@ -3,6 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     net::SocketAddr,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -19,7 +20,7 @@ use super::{
     headers::Headers,
     matching, mutate, prepare,
     race::Beside,
-    request::{BodyLength, Protocol},
+    request::BodyLength,
     retry::{Body, Budget, Cause},
     tape::Tape,
     timeouts::Clock,
@@ -32,7 +33,6 @@ use crate::{
         route::{Forward, RouteTable},
     },
     outlier::Outcome,
-    stats::EndpointBlock,
     upstream::{HttpLease, LbRequest},
 };
 
@@ -71,7 +71,8 @@ impl Exchange<'_> {
             self.outcome.endpoint = None;
             self.announce(clock);
             let attempt = self.attempt(cluster, forward, source, client, clock, &mut retries);
-            let result = clock.limit_try(attempt).await.unwrap_or(Err(Broken::Slow));
+            let result = clock.limit_try(pin!(attempt)).await;
+            let result = result.unwrap_or(Err(Broken::Slow));
             let Err(broken) = result else {
                 return Ok(());
             };
@@ -89,10 +90,8 @@ impl Exchange<'_> {
                     }
                 }
             }
-            if Self::unless_gone(client, retries.back_off())
-                .await
-                .is_none()
-            {
+            let paused = pin!(retries.back_off());
+            if Self::unless_gone(client, paused).await.is_none() {
                 self.client_gone();
                 return Ok(());
             }
@@ -138,37 +137,6 @@ impl Exchange<'_> {
             }
             Broken::BadRequest(reply) => Failed::Answer(reply),
         }
-    }
-
-    /// Counts a request that the upstream broke off.
-    fn count_broken(&self, cluster: &Cluster, flags: ResponseFlags) {
-        let stats = cluster.stats.worker(self.context.worker.index);
-        if flags.intersects(ResponseFlags::UPSTREAM_PROTOCOL_ERROR) {
-            stats.upstream_cx_protocol_error.inc();
-        }
-        let by_peer =
-            ResponseFlags::UPSTREAM_REMOTE_RESET | ResponseFlags::UPSTREAM_CONNECTION_TERMINATION;
-        if flags.intersects(by_peer) && self.has_stream() {
-            stats.upstream_rq_rx_reset.inc();
-        }
-    }
-
-    /// Counts a request that we break off, if it has a stream of its own: an HTTP/1 connection is closed.
-    pub(super) fn count_cancelled(&self, cluster: &Cluster) {
-        if self.has_stream() {
-            let stats = cluster.stats.worker(self.context.worker.index);
-            stats.upstream_rq_tx_reset.inc();
-        }
-    }
-
-    /// Counts an upstream that ends its connection with its response.
-    pub(super) fn count_close_notify(&self, cluster: &Cluster) {
-        let stats = cluster.stats.worker(self.context.worker.index);
-        stats.upstream_cx_close_notify.inc();
-    }
-
-    fn has_stream(&self) -> bool {
-        self.outcome.endpoint.is_some() && self.outcome.upstream_protocol == Some(Protocol::Http2)
     }
 
     /// Keeps the body where it may have to be sent again.
@@ -238,12 +206,6 @@ impl Exchange<'_> {
             host.rq_timeout.inc();
             host.rq_error.inc();
         });
-    }
-
-    fn count_for_host(&self, count: impl FnOnce(&EndpointBlock)) {
-        if let Some(endpoint) = &self.outcome.endpoint {
-            count(endpoint.stats.worker(self.context.worker.index));
-        }
     }
 
     /// Counts a response, and tells whether another try is granted in its place.
@@ -326,7 +288,7 @@ impl Exchange<'_> {
             downstream_end: Some(self.context.connection.end()),
         };
         let lease = self.context.worker.upstreams.http(cluster, &request);
-        let lease = Self::unless_gone(client, lease).await;
+        let lease = Self::unless_gone(client, pin!(lease)).await;
         lease.ok_or(Broken::Client)?.map_err(Broken::Unavailable)
     }
 
@@ -363,9 +325,9 @@ impl Exchange<'_> {
     /// `future`, unless the client goes away first.
     pub(super) async fn unless_gone<F: Future>(
         client: &mut Client<'_, '_>,
-        future: F,
+        future: Pin<&mut F>,
     ) -> Option<F::Output> {
-        let mut gone = std::pin::pin!(poll_fn(|cx| client.poll_gone(cx)));
+        let mut gone = pin!(poll_fn(|cx| client.poll_gone(cx)));
         Beside::new(gone.as_mut()).with(future, |()| true).await
     }
 

@@ -1,21 +1,21 @@
 //! One request from its head to the end of its response.
 //!
-//! Read from top to bottom: prepare, route, choose a cluster, lease a connection, send, answer.
+//! [`routing`](super::routing) finds where it goes, [`attempts`](super::attempts) sends it there, and
+//! [`counts`](super::counts) has what all of it adds to the statistics.
 
-use std::{borrow::Cow, rc::Rc, sync::Arc};
-
-use ithildin_http1::Known;
+use std::{borrow::Cow, pin::pin, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
+use ithildin_http1::Known;
 
 use super::{
     body::{Source, pump},
     client::{Client, Response},
+    counts,
     failure::LocalReply,
-    filters::{FilterState, Verdict, Way},
+    filters::FilterState,
     headers::Headers,
     meter::Meter,
-    prepare,
     request::{BodyLength, Protocol, Request},
     response,
     timeouts::{Clock, Expired, tell_grpc_timeout},
@@ -25,9 +25,9 @@ use crate::{
     config::{
         Cluster, HttpManager, Snapshot,
         cluster::Endpoint,
-        route::{Clusters, Forward, Route, RouteAction, RouteTable, VirtualHost},
+        route::{Forward, Route, RouteTable, VirtualHost},
     },
-    stats::{CodesBlock, HttpBlock, milliseconds},
+    stats::HttpBlock,
     upstream::{Link, UpstreamFailure},
     worker::{Connection, Worker},
 };
@@ -134,24 +134,6 @@ impl<'x> Exchange<'x> {
         self.end();
     }
 
-    /// Counts an answer to a request that is not all there.
-    pub(super) fn response_came_first(&self) {
-        let stats = self.context.stats;
-        stats.downstream_rq_response_before_rq_complete.inc();
-    }
-
-    pub(super) fn begin(&mut self) {
-        let stats = self.context.stats;
-        stats.downstream_rq_total.inc();
-        stats.downstream_rq_active.inc();
-        self.is_running = true;
-    }
-
-    pub(super) fn end(&mut self) {
-        self.is_running = false;
-        self.count();
-    }
-
     /// Answers, unless the client does not take the answer for too long.
     pub(super) async fn reply_in_time(
         &mut self,
@@ -167,142 +149,8 @@ impl<'x> Exchange<'x> {
         }
     }
 
-    pub(super) fn count(&self) {
-        let stats = self.context.stats;
-        stats.downstream_rq_active.dec();
-        response::count(stats, self.outcome.status);
-        stats
-            .downstream_rq_time
-            .record(milliseconds(self.meter.started));
-    }
-
-    async fn route_and_forward(
-        &mut self,
-        source: &mut Source<'_, '_>,
-        client: &mut Client<'_, '_>,
-    ) -> Result<(), LocalReply> {
-        let manager = self.context.manager;
-        prepare::request(self.context, &mut self.request)?;
-        let table = manager
-            .routes
-            .load_full()
-            .ok_or_else(LocalReply::no_route)?;
-        let snapshot = self.context.worker.snapshot();
-        let mut first = 0;
-        loop {
-            let next = self.route_from(first, &table, &snapshot, source, client);
-            match next.await? {
-                None => return Ok(()),
-                Some(next) => first = next,
-            }
-        }
-    }
-
-    /// Finds the request's route, takes it through the filters from `first` on, and to its end;
-    /// `Some` if a filter wants the route found again before the next one.
-    async fn route_from(
-        &mut self,
-        first: usize,
-        table: &Arc<RouteTable>,
-        snapshot: &Snapshot,
-        source: &mut Source<'_, '_>,
-        client: &mut Client<'_, '_>,
-    ) -> Result<Option<usize>, LocalReply> {
-        let manager = self.context.manager;
-        let found = self.find_route(table);
-        let mut cluster = None;
-        if let Ok((host, route)) = &found {
-            self.outcome.route = Some(Arc::clone(route));
-            self.outcome.host = Some((Arc::clone(table), *host));
-            cluster = choose_cluster(&route.action, &self.request).map(|(name, weighted)| {
-                self.outcome.weighted = weighted;
-                name
-            });
-        } else if first > 0 {
-            self.outcome.route = None;
-            self.outcome.host = None;
-            self.outcome.weighted = None;
-        }
-        let cluster = cluster.as_deref();
-        // Logs and metrics name it, also where a filter answers in its place.
-        let target = cluster.and_then(|name| snapshot.clusters.get(name));
-        self.outcome.cluster = target.map(|cluster| Arc::clone(&cluster.name));
-        self.outcome.target = target.filter(|_| self.filters.telemetry.is_some()).cloned();
-        // Who is denied learns nothing of the routes.
-        if !manager.filters.is_empty() {
-            let route = found.as_ref().ok();
-            let route = route.map(|(host, route)| (&**table, *host, &**route));
-            let way = Way::new(snapshot, route, self.outcome.weighted, cluster);
-            match self.filter_request(&way, first, source, client).await {
-                Verdict::Pass => {}
-                Verdict::Reroute(next) => return Ok(Some(next)),
-                Verdict::Reply(reply) => return Err(reply),
-                Verdict::Gone => {
-                    self.client_gone();
-                    return Ok(None);
-                }
-            }
-        }
-        let (host, route) = match &found {
-            Ok((host, route)) => (*host, route),
-            Err(reply) => {
-                self.context.stats.rq_total.inc();
-                if reply.flags == ResponseFlags::NO_ROUTE_FOUND {
-                    self.context.stats.no_route.inc();
-                }
-                return Err(reply.clone());
-            }
-        };
-        if self.request.asks_for_tunnel() && !is_allowed(&self.request, manager, &route.action) {
-            self.context.stats.downstream_rq_ws_on_non_ws_route.inc();
-            return Err(LocalReply::upgrade_failed());
-        }
-        self.context.stats.rq_total.inc();
-        let _upgrade = Upgrade::new(self.context.stats, &self.request);
-        match &route.action {
-            RouteAction::Direct { status, body } => {
-                self.context.stats.rq_direct_response.inc();
-                let mut reply =
-                    LocalReply::new(status.as_u16(), "", ResponseFlags::NONE, "direct_response");
-                reply.body = body.clone();
-                Err(reply)
-            }
-            RouteAction::Redirect(redirect) => {
-                self.context.stats.rq_direct_response.inc();
-                Err(super::redirect::reply(
-                    redirect,
-                    &route.matches,
-                    &mut self.request,
-                ))
-            }
-            RouteAction::Forward(forward) => {
-                let way = (&**table, &table.hosts[host], &**route);
-                let target = target.ok_or_else(|| {
-                    self.context.stats.no_cluster.inc();
-                    LocalReply::no_cluster(forward.cluster_not_found.as_u16())
-                })?;
-                self.forward(way, (snapshot, target), forward, source, client)
-                    .await?;
-                Ok(None)
-            }
-        }
-    }
-
-    fn find_route(&self, table: &RouteTable) -> Result<(usize, Arc<Route>), LocalReply> {
-        let authority = std::str::from_utf8(&self.request.authority).unwrap_or_default();
-        let found = table
-            .virtual_host(authority)
-            .ok_or_else(LocalReply::no_route);
-        let (index, host) = found?;
-        if host.require_tls && self.request.scheme != Some("https") {
-            return Err(super::redirect::to_https(&self.request));
-        }
-        let route = host.route(&self.request).cloned();
-        let route = route.ok_or_else(LocalReply::no_route)?;
-        Ok((index, route))
-    }
-
-    async fn forward(
+    /// Sends the request to the cluster until it has a response, or the time for it is over.
+    pub(super) async fn forward(
         &mut self,
         (table, host, route): (&RouteTable, &VirtualHost, &Route),
         (snapshot, cluster): (&Snapshot, &Arc<Cluster>),
@@ -315,7 +163,7 @@ impl<'x> Exchange<'x> {
         tell_grpc_timeout(forward, &mut self.request);
         let mirrors = self.mirror(forward, snapshot, source);
         let attempts = self.attempts(cluster, forward, source, client, &clock);
-        let result = clock.limit(attempts).await;
+        let result = clock.limit(pin!(attempts)).await;
         if let Some(mirrors) = mirrors {
             mirrors.finish(self.context.worker);
         }
@@ -330,6 +178,9 @@ impl<'x> Exchange<'x> {
             }
             Err(expired) => {
                 self.count_expired(cluster, expired);
+                if expired == Expired::Response && self.outcome.status == 0 {
+                    self.timed_out(cluster);
+                }
                 self.count_cancelled(cluster);
                 if self.outcome.status != 0 {
                     self.cut_off(client);
@@ -346,56 +197,12 @@ impl<'x> Exchange<'x> {
         }
     }
 
-    fn count_expired(&self, cluster: &Cluster, expired: Expired) {
-        let upstream = cluster.stats.worker(self.context.worker.index);
-        let stats = self.context.stats;
-        match expired {
-            Expired::Response => {
-                upstream.upstream_rq_timeout.inc();
-                if self.outcome.status == 0 {
-                    self.timed_out(cluster);
-                }
-            }
-            Expired::Idle => stats.downstream_rq_idle_timeout.inc(),
-            Expired::Duration => stats.downstream_rq_max_duration_reached.inc(),
-            Expired::Request => stats.downstream_rq_timeout.inc(),
-        }
-    }
-
-    /// Counts a response on `cluster`, whether it is the upstream's or ours in its place.
-    pub(super) fn count_code(&self, cluster: &Cluster, status: u16) {
-        for codes in self.codes(cluster) {
-            codes.count(status);
-        }
-    }
-
-    /// Counts the time of a request that has its whole response.
-    fn count_time(&self, cluster: &Cluster) {
-        if self.outcome.status != 0 && self.outcome.flags.is_empty() {
-            let time = milliseconds(self.meter.started);
-            for codes in self.codes(cluster) {
-                codes.upstream_rq_time.record(time);
-            }
-        }
-    }
-
-    /// Where the answers to this request are counted.
-    fn codes<'c>(&self, cluster: &'c Cluster) -> [&'c CodesBlock; 2] {
-        let stats = cluster.stats.worker(self.context.worker.index);
-        let internal = self.request.headers.get("x-envoy-internal");
-        let group = match internal.is_some_and(|value| value == "true") {
-            true => &stats.internal,
-            false => &stats.external,
-        };
-        [stats.codes.used(), group.used()]
-    }
-
     pub(super) fn client_gone(&mut self) {
         self.outcome.flags |= ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
         self.outcome.details = "downstream_remote_disconnect".into();
         self.context.stats.downstream_rq_rx_reset.inc();
         if self.request.protocol != Protocol::Http2 {
-            super::count_midway(self.context.stats, &self.context.connection.live);
+            counts::ended_midway(self.context.stats, &self.context.connection.live);
         }
     }
 
@@ -493,68 +300,4 @@ impl<'x> Exchange<'x> {
             .known(Known::Te)
             .is_some_and(|te| te.eq_ignore_ascii_case(b"trailers"))
     }
-}
-
-/// Counts a request for another protocol, or for a tunnel, while it lives.
-struct Upgrade<'x>(Option<&'x HttpBlock>);
-
-impl<'x> Upgrade<'x> {
-    fn new(stats: &'x HttpBlock, request: &Request) -> Self {
-        if !request.asks_for_tunnel() {
-            return Self(None);
-        }
-        stats.downstream_cx_upgrades_total.inc();
-        stats.downstream_cx_upgrades_active.inc();
-        Self(Some(stats))
-    }
-}
-
-impl Drop for Upgrade<'_> {
-    fn drop(&mut self) {
-        if let Some(stats) = self.0 {
-            stats.downstream_cx_upgrades_active.dec();
-        }
-    }
-}
-
-/// Whether a connection may change to what the request asks for: the route has the last word.
-fn is_allowed(request: &Request, manager: &HttpManager, action: &RouteAction) -> bool {
-    let upgrade = request.upgrade.as_deref().unwrap_or(b"connect");
-    let is_it = |name: &str| name.as_bytes().eq_ignore_ascii_case(upgrade);
-    let of_route = match action {
-        RouteAction::Forward(forward) => forward.upgrades.iter().find(|(name, _)| is_it(name)),
-        RouteAction::Redirect(_) | RouteAction::Direct { .. } => None,
-    };
-    match of_route {
-        Some((_, enabled)) => *enabled,
-        None => manager.upgrades.iter().any(|name| is_it(name)),
-    }
-}
-
-/// The cluster of a route that forwards: its name, and its index among weighted ones.
-fn choose_cluster<'c>(
-    action: &'c RouteAction,
-    request: &Request,
-) -> Option<(Cow<'c, str>, Option<usize>)> {
-    let RouteAction::Forward(forward) = action else {
-        return None;
-    };
-    Some(match &forward.clusters {
-        Clusters::One(name) => (Cow::Borrowed(name), None),
-        Clusters::Weighted { total, entries } => {
-            let mut at = fastrand::u32(..(*total).max(1));
-            for (index, entry) in entries.iter().enumerate() {
-                if at < entry.weight {
-                    return Some((Cow::Borrowed(&entry.name), Some(index)));
-                }
-                at -= entry.weight;
-            }
-            (Cow::Borrowed(""), None)
-        }
-        Clusters::Header(name) => {
-            let value = request.headers.get(name.as_str());
-            let name = value.and_then(|value| std::str::from_utf8(value).ok());
-            (Cow::Owned(name.unwrap_or_default().to_owned()), None)
-        }
-    })
 }

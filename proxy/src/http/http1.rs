@@ -3,11 +3,12 @@
 use std::{num::NonZeroU32, rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use ithildin_http1::{Limits, ParseError, Progress, RequestHead, parse_request};
+use ithildin_http1::{Framing, Limits, ParseError, Progress, Version, parse_request};
 
 use super::{
     body::Source,
     client::Client,
+    counts,
     exchange::{Context, Exchange},
     failure::LocalReply,
     meter::Meter,
@@ -82,7 +83,7 @@ async fn serve_next(context: &Context<'_>, wire: &Wire<'_>, is_last: bool) -> bo
     let before = wire.passed();
     let mut exchange = Exchange::new(context, Request::unreadable(), &meter);
     let goes_on = read_and_serve(wire, &mut exchange, is_last).await;
-    super::count_bytes(context.stats, &context.connection.live);
+    counts::passed_bytes(context.stats, &context.connection.live);
     let (read, written) = wire.passed();
     let passed = (read - before.0, written - before.1);
     meter.downstream_wire.set(Some(passed));
@@ -91,18 +92,18 @@ async fn serve_next(context: &Context<'_>, wire: &Wire<'_>, is_last: bool) -> bo
 
 async fn read_and_serve(wire: &Wire<'_>, exchange: &mut Exchange<'_>, is_last: bool) -> bool {
     let stats = exchange.context.stats;
-    let head = next_head(exchange.context, wire).await;
+    let begun = next_request(exchange, wire).await;
     stats.downstream_rq_http1_total.inc();
-    if head.is_err() {
+    if begun.is_err() {
         // It belongs to what could not be read.
         wire.with_buffer(BytesMut::clear);
     }
-    match head {
-        Ok(head) => {
+    match begun {
+        Ok(begun) => {
             if is_last {
                 stats.downstream_cx_max_requests_reached.inc();
             }
-            serve_request(wire, exchange, head, is_last).await
+            serve_request(wire, exchange, begun, is_last).await
         }
         Err(Unread::Gone) => {
             exchange.begin();
@@ -130,7 +131,15 @@ async fn read_and_serve(wire: &Wire<'_>, exchange: &mut Exchange<'_>, is_last: b
     }
 }
 
-/// Why there is no request head.
+/// What the connection goes by of a request whose head is read.
+#[derive(Clone, Copy)]
+struct Begun {
+    framing: Framing,
+    keep_alive: bool,
+    expect_continue: bool,
+}
+
+/// Why there is no request.
 enum Unread {
     Malformed(ParseError),
     /// HTTP/1.0, where that is not taken.
@@ -156,8 +165,9 @@ impl Unread {
     }
 }
 
-/// The request head that has begun.
-async fn next_head(context: &Context<'_>, wire: &Wire<'_>) -> Result<RequestHead, Unread> {
+/// Reads the head that has begun, which becomes the exchange's request.
+async fn next_request(exchange: &mut Exchange<'_>, wire: &Wire<'_>) -> Result<Begun, Unread> {
+    let context = exchange.context;
     let manager = context.manager;
     let limits = Limits {
         head: manager.max_request_headers_kb as usize * 1024,
@@ -185,10 +195,19 @@ async fn next_head(context: &Context<'_>, wire: &Wire<'_>) -> Result<RequestHead
     let (head, whole) = (manager.timeouts.request_headers, manager.timeouts.request);
     let limit = head.into_iter().chain(whole).min();
     let read = context.worker.timers.timeout(limit, read).await;
-    read.unwrap_or(Err(match limit == head {
+    let head = read.unwrap_or(Err(match limit == head {
         true => Unread::Late,
         false => Unread::TooLate,
-    }))
+    }))?;
+    if head.version == Version::Http10 && !manager.http1.accept_http_10 {
+        return Err(Unread::LowVersion);
+    }
+    exchange.request = Request::from_http1(&head, &manager.http1);
+    Ok(Begun {
+        framing: head.framing,
+        keep_alive: head.keep_alive,
+        expect_continue: head.expect_continue,
+    })
 }
 
 /// How long the connection may wait for a request: not beyond its own time.
@@ -210,15 +229,10 @@ fn is_too_old(context: &Context<'_>) -> bool {
 async fn serve_request(
     wire: &Wire<'_>,
     exchange: &mut Exchange<'_>,
-    head: RequestHead,
+    begun: Begun,
     is_last: bool,
 ) -> bool {
     let manager = exchange.context.manager;
-    if head.version == ithildin_http1::Version::Http10 && !manager.http1.accept_http_10 {
-        exchange.context.stats.downstream_cx_protocol_error.inc();
-        return answer(wire, exchange, LocalReply::low_version()).await;
-    }
-    exchange.request = Request::from_http1(&head, &manager.http1);
     if exchange.request.authority.is_empty() {
         exchange.context.stats.downstream_cx_protocol_error.inc();
         return answer(wire, exchange, LocalReply::refused(ParseError::NoHost)).await;
@@ -228,7 +242,7 @@ async fn serve_request(
         wire,
         protocol: request.protocol,
         // After a request for another protocol, or a tunnel, nobody knows what follows.
-        keep_alive: head.keep_alive
+        keep_alive: begun.keep_alive
             && request.upgrade.is_none()
             && !request.is_connect()
             && !is_last
@@ -240,7 +254,7 @@ async fn serve_request(
         unsent: Bytes::new(),
         format: manager.http1.header_format,
     };
-    if head.expect_continue
+    if begun.expect_continue
         && request.body != BodyLength::Empty
         && !manager.proxy_100_continue
         && client
@@ -256,7 +270,7 @@ async fn serve_request(
     let mut source = match request.upgrade.is_some() {
         // What follows belongs to the protocol that is changed to.
         true => Source::Empty,
-        false => Source::wire(wire, head.framing, manager.http1.enable_trailers),
+        false => Source::wire(wire, begun.framing, manager.http1.enable_trailers),
     };
     exchange.serve(&mut source, &mut client).await;
     if wire.is_draining() {

@@ -21,6 +21,7 @@ use tokio::{
 use super::{
     body::Source,
     client::Client,
+    counts,
     exchange::{Context, Exchange},
     headers::Headers,
     meter::Meter,
@@ -83,7 +84,7 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream
                 http2.graceful_shutdown();
             }
             Some(premature) = streams.join_next() => {
-                super::count_bytes(stats, &live);
+                counts::passed_bytes(stats, &live);
                 if resets.are_too_many(premature.unwrap_or_default()) {
                     stats.downstream_cx_protocol_error.inc();
                     http2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
@@ -125,7 +126,7 @@ pub(super) async fn serve(worker: &Rc<Worker>, manager: &HttpManager, downstream
         }
     }
     if !streams.is_empty() {
-        super::count_midway(stats, &live);
+        counts::ended_midway(stats, &live);
     }
 }
 
@@ -188,16 +189,10 @@ async fn serve_stream(
         manager,
         stats,
     };
-    let (head, body) = request.into_parts();
-    let is_bounded = head.headers.len() <= manager.max_headers_count as usize;
-    let Some(request) = request_of(head, &body).filter(|_| is_bounded) else {
+    let Some((request, tunnel, mut source)) = read(request, manager) else {
         stats.downstream_rq_tx_reset.inc();
         respond.send_reset(h2::Reason::PROTOCOL_ERROR);
         return true;
-    };
-    let (tunnel, mut source) = match request.asks_for_tunnel() {
-        true => (Some(body), Source::Empty),
-        false => (None, Source::http2(body)),
     };
     let mut client = Client::Http2 { respond, tunnel };
     let meter = Meter::start(&manager.access_log);
@@ -207,6 +202,20 @@ async fn serve_stream(
     let reset =
         ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION | ResponseFlags::DOWNSTREAM_REMOTE_RESET;
     flags.intersects(reset) && meter.started.elapsed() < PREMATURE
+}
+
+/// The request, and what follows it: into a tunnel, or as its body.
+fn read(
+    request: http::Request<RecvStream>,
+    manager: &HttpManager,
+) -> Option<(Request, Option<RecvStream>, Source<'static, 'static>)> {
+    let (head, body) = request.into_parts();
+    let is_bounded = head.headers.len() <= manager.max_headers_count as usize;
+    let request = request_of(head, &body).filter(|_| is_bounded)?;
+    Some(match request.asks_for_tunnel() {
+        true => (request, Some(body), Source::Empty),
+        false => (request, None, Source::http2(body)),
+    })
 }
 
 fn request_of(head: http::request::Parts, body: &RecvStream) -> Option<Request> {

@@ -8,6 +8,7 @@ mod authorization;
 mod body;
 mod call;
 mod client;
+mod counts;
 mod exchange;
 mod failure;
 mod filters;
@@ -34,6 +35,7 @@ mod relay;
 mod request;
 mod response;
 mod retry;
+mod routing;
 mod tape;
 pub(crate) mod telemetry;
 mod timeouts;
@@ -47,14 +49,13 @@ mod tests;
 pub(crate) use grpc::{GrpcError, Method as GrpcMethod, unary};
 pub(crate) use xfcc::encoded_pem as url_encoded_pem;
 
-use std::{cell::Cell, rc::Rc};
+use std::rc::Rc;
 
+use self::counts::ActiveConnection;
 use crate::{
     config::{HttpManager, http::Codec},
-    io::Live,
-    stats::{Gauge, HttpBlock, milliseconds},
     tcp::peer_exchange::greet_client,
-    worker::{Connection, Downstream, Worker},
+    worker::{Downstream, Worker},
 };
 
 /// What an HTTP/2 client says first (RFC 9113, section 3.4).
@@ -93,84 +94,6 @@ pub async fn serve(worker: &Rc<Worker>, manager: &HttpManager, mut downstream: D
         }
         None => {}
     }
-}
-
-/// Counts one connection while it lives, however it ends.
-struct ActiveConnection<'a> {
-    stats: &'a HttpBlock,
-    connection: Rc<Connection>,
-    codec: Cell<Option<&'a Gauge>>,
-}
-
-impl<'a> ActiveConnection<'a> {
-    fn new(stats: &'a HttpBlock, connection: &Rc<Connection>) -> Self {
-        stats.downstream_cx_total.inc();
-        stats.downstream_cx_active.inc();
-        if connection.tls.is_some() {
-            stats.downstream_cx_ssl_total.inc();
-            stats.downstream_cx_ssl_active.inc();
-        }
-        Self {
-            stats,
-            connection: Rc::clone(connection),
-            codec: Cell::new(None),
-        }
-    }
-
-    fn speaks(&self, codec: Codec) {
-        let stats = self.stats;
-        let (total, active) = match codec {
-            Codec::Http2 => (
-                &stats.downstream_cx_http2_total,
-                &stats.downstream_cx_http2_active,
-            ),
-            Codec::Auto | Codec::Http1 => (
-                &stats.downstream_cx_http1_total,
-                &stats.downstream_cx_http1_active,
-            ),
-        };
-        total.inc();
-        active.inc();
-        self.codec.set(Some(active));
-    }
-}
-
-impl Drop for ActiveConnection<'_> {
-    fn drop(&mut self) {
-        let (stats, live) = (self.stats, &self.connection.live);
-        count_bytes(stats, live);
-        stats.downstream_cx_active.dec();
-        if self.connection.tls.is_some() {
-            stats.downstream_cx_ssl_active.dec();
-        }
-        if let Some(active) = self.codec.get() {
-            active.dec();
-        }
-        stats
-            .downstream_cx_length_ms
-            .record(milliseconds(self.connection.accepted));
-        stats.downstream_cx_destroy.inc();
-        match live.is_ended_by_peer() {
-            true => stats.downstream_cx_destroy_remote.inc(),
-            false => stats.downstream_cx_destroy_local.inc(),
-        }
-    }
-}
-
-/// Counts a connection that ends in the middle of a request.
-fn count_midway(stats: &HttpBlock, live: &Live) {
-    stats.downstream_cx_destroy_active_rq.inc();
-    match live.is_ended_by_peer() {
-        true => stats.downstream_cx_destroy_remote_active_rq.inc(),
-        false => stats.downstream_cx_destroy_local_active_rq.inc(),
-    }
-}
-
-/// Counts what has passed on a client's connection since it was counted last.
-fn count_bytes(stats: &HttpBlock, live: &Live) {
-    let (received, sent) = live.take_passed();
-    stats.downstream_cx_rx_bytes_total.add(received);
-    stats.downstream_cx_tx_bytes_total.add(sent);
 }
 
 /// Reads until it is clear whether the client speaks HTTP/2.

@@ -107,47 +107,46 @@ impl Exchange<'_> {
         let mut send = pin!(relay::send(source, &mut up, clock, self.meter));
         let mut send = Beside::new(send.as_mut());
 
-        let head = self.response_head(wire, client, clock, (stale_possible, format));
-        let head = send
-            .with(head, relay::client_failed)
+        let answered = self.answered(wire, client, clock, (stale_possible, format));
+        let Answered {
+            answer,
+            framing,
+            keep_alive,
+            switches,
+        } = send
+            .with(pin!(answered), relay::client_failed)
             .await
             .ok_or_else(|| client_broke(send.output()))??;
-        let answer = response(&head, format);
-        if self.refuses(head.status, &answer.headers, retries) {
-            let reusable =
-                head.keep_alive && head.framing == Framing::None && relay::is_sent(&send);
+        if self.refuses(answer.status, &answer.headers, retries) {
+            let reusable = keep_alive && framing == Framing::None && relay::is_sent(&send);
             return Ok(Spoken::Refused { reusable });
         }
-        if !head.keep_alive {
+        if !keep_alive {
             self.count_close_notify(retries.cluster());
         }
         clock.response_begins();
-        let switches = match &self.request.upgrade {
-            Some(_) => head.is_upgrade(),
-            None => self.request.is_connect() && (200..300).contains(&head.status),
-        };
         if switches {
             self.enter_tunnel(answer, End::Wire(wire), client, clock)
                 .await?;
             return Ok(Spoken::Done { reusable: false });
         }
-        if head.status == 101 {
+        if answer.status == 101 {
             return Err(broken(LocalReply::upstream_protocol_error()));
         }
-        let body = Source::wire(wire, head.framing, true);
+        let body = Source::wire(wire, framing, true);
         self.pass_on(answer, body, &mut send, client, clock).await?;
-        let reusable = head.keep_alive && relay::is_sent(&send);
+        let reusable = keep_alive && relay::is_sent(&send);
         Ok(Spoken::Done { reusable })
     }
 
     /// The final response head; interim ones are passed on.
-    async fn response_head(
+    async fn answered(
         &self,
         wire: &Wire<'_>,
         client: &mut Client<'_, '_>,
         clock: &Clock,
         (stale_possible, format): (bool, HeaderFormat),
-    ) -> Result<ResponseHead, Broken> {
+    ) -> Result<Answered, Broken> {
         let mut interims = 0;
         let mut answered = false;
         let mut progress = Progress::default();
@@ -166,7 +165,7 @@ impl Exchange<'_> {
                     let headers = Headers::from_http1(&head.fields, format);
                     self.interim(head.status, headers, client).await?;
                 }
-                Ok(Some(head)) => return Ok(head),
+                Ok(Some(head)) => return Ok(Answered::new(&head, &self.request, format)),
                 Ok(None) => match self.fill_or_client_gone(wire, client, clock).await? {
                     Ok(n) if n > 0 => {}
                     end => {
@@ -189,9 +188,32 @@ impl Exchange<'_> {
     ) -> Result<std::io::Result<usize>, Broken> {
         let mut gone = pin!(poll_fn(|cx| self.poll_client_gone(cx, client, clock)));
         Beside::new(gone.as_mut())
-            .with(wire.fill(), |()| true)
+            .with(pin!(wire.fill()), |()| true)
             .await
             .ok_or(Broken::Client)
+    }
+}
+
+/// A final response head: what is passed on of it, and what the connection goes by.
+struct Answered {
+    answer: Response,
+    framing: Framing,
+    keep_alive: bool,
+    /// From here on the connection carries what the request asked for.
+    switches: bool,
+}
+
+impl Answered {
+    fn new(head: &ResponseHead, request: &Request, format: HeaderFormat) -> Self {
+        Self {
+            answer: response(head, format),
+            framing: head.framing,
+            keep_alive: head.keep_alive,
+            switches: match &request.upgrade {
+                Some(_) => head.is_upgrade(),
+                None => request.is_connect() && (200..300).contains(&head.status),
+            },
+        }
     }
 }
 

@@ -55,7 +55,7 @@ impl Exchange<'_> {
 
         let head = self.head_or_client_gone(response, client, clock);
         let head = send
-            .with(head, relay::client_failed)
+            .with(pin!(head), relay::client_failed)
             .await
             .ok_or_else(|| client_broke(send.output()))??;
         let (head, stream) = head.into_parts();
@@ -85,7 +85,7 @@ impl Exchange<'_> {
         retries: &mut Budget<'_>,
     ) -> Result<(), Broken> {
         if self.request.upgrade.is_some() {
-            let takes = Self::unless_gone(client, lease.takes_extended_connect()).await;
+            let takes = Self::unless_gone(client, pin!(lease.takes_extended_connect())).await;
             // What was asked for must not become a plain request.
             if !takes.ok_or(Broken::Client)? {
                 return Err(Broken::BadRequest(LocalReply::upgrade_failed()));
@@ -130,7 +130,7 @@ impl Exchange<'_> {
     ) -> Result<http::Response<h2::RecvStream>, Broken> {
         let mut gone = pin!(poll_fn(|cx| self.poll_client_gone(cx, client, clock)));
         Beside::new(gone.as_mut())
-            .with(response, |()| true)
+            .with(pin!(response), |()| true)
             .await
             .ok_or(Broken::Client)?
             .map_err(|error| broken(&error))

@@ -1,7 +1,7 @@
 //! CONNECT that ends here: the bytes inside go to the upstream as they are
 //! (`upgrade_configs` with `connect_config`).
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use bytes::BytesMut;
 
@@ -36,7 +36,7 @@ impl Exchange<'_> {
             ..LbRequest::default()
         };
         let lease = self.context.worker.upstreams.tcp(cluster, &request);
-        let lease = Self::unless_gone(client, lease).await;
+        let lease = Self::unless_gone(client, pin!(lease)).await;
         let mut lease = lease.ok_or(Broken::Client)?.map_err(Broken::Unavailable)?;
         self.outcome.endpoint = Some(Arc::clone(lease.endpoint()));
         self.outcome.upstream = lease.link().cloned();

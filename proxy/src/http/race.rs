@@ -26,12 +26,13 @@ impl<'f, F: Future> Beside<'f, F> {
 
     /// Drives both until `main` is done, or `stop` says that the output of this one ends it all.
     /// `None`: stopped.
+    ///
+    /// Both come pinned: a future that is handed over as it is takes its room twice.
     pub(super) async fn with<M: Future>(
         &mut self,
-        main: M,
+        mut main: Pin<&mut M>,
         stop: impl Fn(&F::Output) -> bool,
     ) -> Option<M::Output> {
-        let mut main = std::pin::pin!(main);
         poll_fn(|cx| {
             if self.output.is_none()
                 && let Poll::Ready(output) = self.future.as_mut().poll(cx)

@@ -1,6 +1,8 @@
 //! What every try has, over either protocol: the request on its way up, and the answer on its way down
 //! beside it.
 
+use std::pin::pin;
+
 use super::{
     body::{PumpError, Sink, Source, pump},
     client::{Client, Response},
@@ -57,10 +59,10 @@ impl Exchange<'_> {
         let down = client.respond(response, closing).await;
         let mut down = down.map_err(|_| Broken::Client)?;
         let meter = self.meter;
-        let relay = pump(&mut body, &mut down, |part| {
+        let relay = pin!(pump(&mut body, &mut down, |part| {
             clock.progress();
             meter.response_part(part);
-        });
+        }));
         match sending.with(relay, client_failed).await {
             None | Some(Err(PumpError::Sink(_))) => Err(Broken::Client),
             Some(Err(PumpError::Source(error))) => {

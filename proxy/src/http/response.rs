@@ -16,10 +16,7 @@ use super::{
     prepare::append_via,
     request::{BodyLength, Request},
 };
-use crate::{
-    config::{HttpManager, http::ServerHeader},
-    stats::HttpBlock,
-};
+use crate::config::{HttpManager, http::ServerHeader};
 
 /// Adds what Envoy adds to an upstream's response.
 pub(super) fn prepare(context: &Context<'_>, response: &mut Response, started: Instant) {
@@ -111,19 +108,6 @@ fn server(context: &Context<'_>, headers: &mut Headers) {
         }
         ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
     }
-}
-
-/// Counts a finished request by its class.
-pub(super) fn count(stats: &HttpBlock, status: u16) {
-    match status {
-        100..200 => stats.downstream_rq_1xx.inc(),
-        200..300 => stats.downstream_rq_2xx.inc(),
-        300..400 => stats.downstream_rq_3xx.inc(),
-        400..500 => stats.downstream_rq_4xx.inc(),
-        500..600 => stats.downstream_rq_5xx.inc(),
-        _ => return,
-    }
-    stats.downstream_rq_completed.inc();
 }
 
 /// The current time as HTTP writes it; formatted once a second.

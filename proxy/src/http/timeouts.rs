@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     future::{Future, poll_fn},
-    pin::pin,
+    pin::Pin,
     task::{Context as TaskContext, Poll},
     time::{Duration, Instant},
 };
@@ -153,8 +153,12 @@ impl Clock {
     }
 
     /// `future`, unless a limit is over first.
-    pub(super) async fn limit<F: Future>(&self, future: F) -> Result<F::Output, Expired> {
-        let mut future = pin!(future);
+    ///
+    /// It comes pinned: one that is handed over as it is takes its room twice.
+    pub(super) async fn limit<F: Future>(
+        &self,
+        mut future: Pin<&mut F>,
+    ) -> Result<F::Output, Expired> {
         poll_fn(|cx| {
             // What has no time at all is not begun: deadlines are too coarse for it.
             if matches!(self.duration, Some((_, Duration::ZERO))) {
@@ -180,8 +184,7 @@ impl Clock {
     }
 
     /// One try, unless its own limit is over first: `None`.
-    pub(super) async fn limit_try<F: Future>(&self, future: F) -> Option<F::Output> {
-        let mut future = pin!(future);
+    pub(super) async fn limit_try<F: Future>(&self, mut future: Pin<&mut F>) -> Option<F::Output> {
         let output = poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending if is_over(&self.per_try, cx) => Poll::Ready(None),

@@ -71,7 +71,7 @@ impl Exchange<'_> {
     /// Whether the client is still there when the time is over.
     async fn hold(&self, delay: Duration, client: &mut Client<'_, '_>) -> bool {
         let mut gone = pin!(poll_fn(|cx| client.poll_gone(cx)));
-        let over = tokio::time::sleep(delay);
+        let over = pin!(tokio::time::sleep(delay));
         let held = Beside::new(gone.as_mut()).with(over, |()| true).await;
         held.is_some()
     }

@@ -64,7 +64,7 @@ impl Exchange<'_> {
                 let asking = self.decision(filter, &question, source.ahead());
                 let mut gone = pin!(poll_fn(|cx| client.poll_gone(cx)));
                 let mut gone = Beside::new(gone.as_mut());
-                match gone.with(asking, |()| true).await {
+                match gone.with(pin!(asking), |()| true).await {
                     Some(judgement) => judgement,
                     None => return Verdict::Gone,
                 }
