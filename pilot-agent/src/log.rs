@@ -179,6 +179,7 @@ fn modules(scope: &str) -> &'static [&'static str] {
         "ca" | "cache" | "citadelclient" | "security" => &["ithildin_istiod", "ithildin_spiffe"],
         "spiffe" => &["ithildin_spiffe"],
         "dns" => &["ithildin_dns"],
+        "wasm" => &["ithildin_wasm"],
         "healthcheck" | "probes" | "monitoring" => &["ithildin_status"],
         "grpc" => &["tonic", "h2"],
         "validation" => &["ithildin_capture"],

@@ -98,7 +98,7 @@ impl FetchError {
         match self {
             Self::Checksum { .. } => "checksum_mismatched",
             Self::Manifest(_) | Self::Challenge(_) | Self::Secret(_) | Self::Plaintext { .. } => {
-                "manifest_fetch_failure"
+                "manifest_failure"
             }
             Self::NotWasm(_) | Self::NoPlugin | Self::Archive(_) => "fetch_failure",
             _ => "download_failure",
