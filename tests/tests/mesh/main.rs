@@ -19,3 +19,4 @@ mod permissive;
 mod security;
 mod settings;
 mod support;
+mod wasm;
