@@ -19,7 +19,7 @@ use super::*;
 use crate::config::listener::TrafficDirection;
 use crate::{
     config::{
-        Listener, Snapshot,
+        FilterChains, Listener, Snapshot,
         listener::{AccessFilter, ListenerFilterKind, ListenerFilters, Terminal},
     },
     rbac::{Action, Rbac, RuleSet},
@@ -395,6 +395,68 @@ async fn the_sni_may_name_the_cluster() {
     stream.write_all(b"no tls").await.unwrap();
     let answer = tokio::time::timeout(SOON, stream.read(&mut [0; 5])).await;
     assert_eq!(answer.unwrap().unwrap_or(0), 0);
+}
+
+/// An `AUTO_PASSTHROUGH` gateway: a service that is not exported has a cluster, and no name reaches it.
+#[tokio::test]
+async fn only_the_exported_name_passes_through() {
+    let exported = "outbound_.443_._.a.b.svc.cluster.local";
+    let hidden = "outbound_.443_._.hidden.b.svc.cluster.local";
+    let server = echo_server().await;
+    let clusters = [exported, hidden, "xds-grpc", "outbound_.0_._.x"];
+    let clusters = clusters.map(|name| testing::cluster(name, &[server]));
+    let terminal = Terminal::Tcp(Arc::new(testing::tcp_proxy("BlackHoleCluster")));
+    let mut chain = testing::chain("c", terminal);
+    chain.sni_cluster = true;
+    chain.matches.server_names = vec![exported.into()];
+    let mut listener = testing::listener(
+        "l",
+        testing::ANY,
+        testing::chain(
+            "c",
+            Terminal::Tcp(Arc::new(testing::tcp_proxy("BlackHoleCluster"))),
+        ),
+    );
+    listener.chains = FilterChains::new(vec![Arc::new(chain)], None).unwrap();
+    listener.filters = ListenerFilters::only(ListenerFilterKind::TlsInspector);
+    let proxy = Proxy::start(1, snapshot(vec![Arc::new(listener)], clusters.into())).await;
+    let address = proxy.address("l");
+
+    // Names do not differ by case (RFC 6066), and Envoy's inspector writes them small, too.
+    for name in [exported.to_owned(), exported.to_uppercase()] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        echo(&mut stream, &hello_for(&name)).await.unwrap();
+    }
+    for name in [
+        "",
+        ".",
+        "*",
+        "10.0.0.1",
+        "::1",
+        "xds-grpc",
+        "XDS-GRPC",
+        "outbound_.0_._.x",
+        hidden,
+        "*.svc.cluster.local",
+        "a.b.svc.cluster.local",
+        "outbound|443||a.b.svc.cluster.local",
+        &format!("{exported}."),
+        &format!(".{exported}"),
+        &format!(" {exported}"),
+        &format!("{exported}\0"),
+        &format!("{exported}\n{hidden}"),
+        &format!("{exported}\u{e4}"),
+        &exported.replace(".a.", ".\u{430}."),
+        &"a".repeat(256),
+        &format!("{}.{exported}", "a".repeat(1000)),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // It may be closed before all is written.
+        let _ = stream.write_all(&hello_for(name)).await;
+        let answer = tokio::time::timeout(SOON, stream.read(&mut [0; 5])).await;
+        let length = answer.expect("it is closed").unwrap_or(0);
+        assert_eq!(length, 0, "{name:?}");
+    }
 }
 
 /// A ClientHello with this SNI and nothing else.
