@@ -154,6 +154,7 @@ impl Istiod {
             .env("PILOT_CERT_PROVIDER", "istiod")
             // A workload may ask several services.
             .env("PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS", "true")
+            .env("PILOT_ENABLE_ALPHA_GATEWAY_API", "true")
             .env("REVISION", "default")
             .envs(self.options.dialect.env().iter().copied())
             // It runs as root, in a cgroup that is not its own.

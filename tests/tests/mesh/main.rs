@@ -3,11 +3,13 @@
 mod bookinfo;
 mod cases;
 mod custom;
+mod details;
 mod east_west;
 mod edge;
 mod egress;
 mod everyday;
 mod federation;
+mod gateway_api;
 mod gateways;
 mod istioctl;
 mod istiod_by_svid;
