@@ -260,6 +260,8 @@ impl Pki {
             curves: Vec::new(),
             client_auth: ClientAuth::Required,
             identity: Slot::new(Some(self.identity(id))),
+            alternatives: Vec::new(),
+            full_scan: false,
             validation: Some(Slot::new(Some(self.validation(trusted)))),
         }
     }

@@ -28,6 +28,12 @@ pub(super) fn each(state: &AdminState, mut visit: impl FnMut(Context)) {
                 identity: params.identity.load(),
                 validation: params.validation.as_ref().and_then(|slot| slot.load()),
             });
+            for slot in &params.alternatives {
+                visit(Context {
+                    identity: slot.load(),
+                    validation: None,
+                });
+            }
         }
     }
     let mut clusters: Vec<_> = snapshot.clusters.values().collect();

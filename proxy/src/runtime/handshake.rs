@@ -61,7 +61,7 @@ pub(super) async fn secure(
     registration.authorise(Authority {
         trust: Trust {
             validation: validation.cloned(),
-            identity: Some(Arc::clone(&params.identity)),
+            identity: Some(Arc::clone(context.slot_of(stream.identity()))),
         },
         peer: stream.peer().cloned(),
         role: Role::Client,

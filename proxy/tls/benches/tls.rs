@@ -181,6 +181,8 @@ impl World {
             curves: Vec::new(),
             client_auth: ClientAuth::Required,
             identity: Slot::new(Some(server_id)),
+            alternatives: Vec::new(),
+            full_scan: false,
             validation: Some(Slot::new(Some(validation(&root)))),
         };
         let client = ClientParams {

@@ -41,6 +41,11 @@ const TLS12_SUITES: [(&str, SupportedCipherSuite); 6] = [
     ),
 ];
 
+/// All suites of TLS 1.2 that we have.
+pub(crate) fn tls12_suites() -> impl Iterator<Item = SupportedCipherSuite> {
+    TLS12_SUITES.iter().map(|(_, suite)| *suite)
+}
+
 /// TLS 1.3 suites; as with BoringSSL they are not configurable.
 const TLS13_SUITES: [(&str, SupportedCipherSuite); 3] = [
     ("TLS_AES_128_GCM_SHA256", suite::TLS13_AES_128_GCM_SHA256),

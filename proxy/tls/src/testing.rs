@@ -145,6 +145,8 @@ pub(crate) fn server_params(identity: Arc<Identity>, trust: Arc<Validation>) -> 
         curves: Vec::new(),
         client_auth: ClientAuth::Required,
         identity: Slot::new(Some(identity)),
+        alternatives: Vec::new(),
+        full_scan: false,
         validation: Some(Slot::new(Some(trust))),
     }
 }

@@ -24,7 +24,7 @@ use ithildin_proto::pb::{
 };
 use ithildin_tls::{ClientAuth, ClientContext, ClientParams, ServerContext, ServerParams};
 
-use super::tls_common::common_context;
+use super::tls_common::{at_most_one_certificate, common_context};
 use crate::{
     config::cluster::{Transport, TransportSocket},
     control::{
@@ -171,8 +171,6 @@ pub(super) fn server(
     } = any::read(config, &at)?;
     let session_ticket_keys_type = &session_ticket_keys_type;
     let errors = at.errors();
-    // There is one certificate, so no scan.
-    no_effect!(full_scan_certs_on_sni_mismatch);
     at.not_true("require_sni", &require_sni);
     at.unset(
         "disable_stateful_session_resumption",
@@ -201,7 +199,8 @@ pub(super) fn server(
         (Some(_), true) => ClientAuth::Required,
         (Some(_), false) => ClientAuth::Optional,
     };
-    let Some(identity) = common.identity else {
+    let mut identities = common.identities.into_iter();
+    let Some(identity) = identities.next() else {
         at.error("a server needs one of tls_certificates and tls_certificate_sds_secret_configs");
         return None;
     };
@@ -213,6 +212,8 @@ pub(super) fn server(
         curves: common.curves,
         client_auth,
         identity,
+        alternatives: identities.collect(),
+        full_scan: full_scan_certs_on_sni_mismatch.is_some_and(|value| value.value),
         validation: common.validation,
     });
     let context = at.check(context)?;
@@ -274,6 +275,7 @@ fn client_context(
     at.unset("allow_renegotiation", &allow_renegotiation);
     let common = common_tls_context.unwrap_or_default();
     let at_common = at.field("common_tls_context");
+    at_most_one_certificate(&common, &at_common);
     let common = common_context(&common, match_server_name, secrets, &at_common)?;
     let validation = match common.validation {
         Some(validation) => validation,
@@ -290,7 +292,7 @@ fn client_context(
         versions: common.versions,
         cipher_suites: common.cipher_suites,
         curves: common.curves,
-        identity: common.identity,
+        identity: common.identities.into_iter().next(),
         validation,
     });
     let context = at_common.check(context)?;

@@ -20,7 +20,8 @@ pub(super) struct Common {
     pub(super) versions: (TlsVersion, TlsVersion),
     pub(super) cipher_suites: Vec<String>,
     pub(super) curves: Vec<String>,
-    pub(super) identity: Option<Arc<Slot<Identity>>>,
+    /// Of which a client takes one only.
+    pub(super) identities: Vec<Arc<Slot<Identity>>>,
     pub(super) validation: Option<Arc<Slot<Validation>>>,
     pub(super) keys: Vec<SecretKey>,
 }
@@ -58,11 +59,11 @@ pub(super) fn common_context(
         cipher_suites: split(&params.cipher_suites, &['[', ']', '|']),
         // Commonly written as one string, as OpenSSL takes them.
         curves: split(&params.ecdh_curves, &[':', ',']),
-        identity: None,
+        identities: Vec::new(),
         validation: None,
         keys: Vec::new(),
     };
-    common.identity = identity(
+    common.identities = identities(
         tls_certificates,
         tls_certificate_sds_secret_configs,
         secrets,
@@ -75,33 +76,45 @@ pub(super) fn common_context(
     (at.errors() == errors).then_some(common)
 }
 
-fn identity(
+fn identities(
     configured: &[TlsCertificate],
     served: &[SdsSecretConfig],
     secrets: &mut SecretStore,
     keys: &mut Vec<SecretKey>,
     at: &At<'_>,
-) -> Option<Arc<Slot<Identity>>> {
-    match (configured, served) {
-        ([], []) => None,
-        ([certificate], []) => {
-            secrets.configured_identity(certificate, &at.index("tls_certificates", 0))
-        }
-        ([], [config]) => {
-            let at = at.index("tls_certificate_sds_secret_configs", 0);
-            let (key, slot) = secrets.served_identity(config, &at)?;
+) -> Vec<Arc<Slot<Identity>>> {
+    if !configured.is_empty() && !served.is_empty() {
+        at.field("tls_certificates")
+            .error("cannot stand beside tls_certificate_sds_secret_configs");
+        return Vec::new();
+    }
+    let mut slots = Vec::new();
+    for (index, certificate) in configured.iter().enumerate() {
+        let at = at.index("tls_certificates", index);
+        slots.extend(secrets.configured_identity(certificate, &at));
+    }
+    for (index, config) in served.iter().enumerate() {
+        let at = at.index("tls_certificate_sds_secret_configs", index);
+        if let Some((key, slot)) = secrets.served_identity(config, &at) {
             keys.push(key);
-            Some(slot)
+            slots.push(slot);
         }
-        ([], _) => {
-            at.field("tls_certificate_sds_secret_configs")
-                .error("more than one certificate is not supported");
-            None
-        }
-        _ => {
-            at.field("tls_certificates")
-                .error("more than one certificate is not supported");
-            None
+    }
+    slots
+}
+
+/// A client has one certificate to show, or none.
+pub(super) fn at_most_one_certificate(config: &CommonTlsContext, at: &At<'_>) {
+    for (field, count) in [
+        ("tls_certificates", config.tls_certificates.len()),
+        (
+            "tls_certificate_sds_secret_configs",
+            config.tls_certificate_sds_secret_configs.len(),
+        ),
+    ] {
+        if count > 1 {
+            at.field(field)
+                .error("more than one certificate is not supported in a client");
         }
     }
 }

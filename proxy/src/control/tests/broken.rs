@@ -479,7 +479,7 @@ const CONTEXTS: &[(&str, &str)] = &[
     ),
     (
         "tls_certificate_sds_secret_configs: [{name: a, sds_config: {ads: {}}}, {name: b, sds_config: {ads: {}}}]",
-        ".tls_certificate_sds_secret_configs: more than one certificate is not supported",
+        ".tls_certificate_sds_secret_configs: more than one certificate is not supported in a client",
     ),
     (
         "tls_certificate_sds_secret_configs: [{name: a}]",

@@ -6,6 +6,7 @@
 //! across a change of identity, bundle, CRL or policy, nor in another context; a handshake is served
 //! from one state from end to end.
 
+mod choice;
 mod client;
 mod opaque_name;
 mod server;

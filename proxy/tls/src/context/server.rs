@@ -10,7 +10,10 @@ use rustls::{
     sign::SingleCertAndKey,
 };
 
-use super::{ClientAuth, Epochs, TlsVersion};
+use super::{
+    ClientAuth, Epochs, TlsVersion,
+    choice::{Candidate, Choice},
+};
 use crate::{
     HandshakeError, Identity, MaterialError, Protocols, Slot, Validation, judge::Judge, provider,
     verify::Role,
@@ -30,6 +33,11 @@ pub struct ServerParams {
     pub curves: Vec<String>,
     pub client_auth: ClientAuth,
     pub identity: Arc<Slot<Identity>>,
+    /// Further certificates, with other names or with keys of other algorithms: the client's choose.
+    pub alternatives: Vec<Arc<Slot<Identity>>>,
+    /// Whether a client that asks for a name of none of several certificates may have any of them, and not
+    /// the first one alone.
+    pub full_scan: bool,
     /// `None` only with [`ClientAuth::None`].
     pub validation: Option<Arc<Slot<Validation>>>,
 }
@@ -45,8 +53,10 @@ pub struct ServerContext {
 /// What the slots held at `epochs`, made ready for handshakes.
 #[derive(Debug)]
 pub(crate) struct ServerState {
-    pub(crate) epochs: Epochs,
-    pub(crate) identity: Arc<Identity>,
+    epochs: Epochs,
+    /// One at least.
+    candidates: Arc<[Candidate]>,
+    full_scan: bool,
     pub(crate) judge: Option<Arc<Judge>>,
     config: Arc<ServerConfig>,
     /// For clients that offer protocols of which we speak none: rustls would refuse them.
@@ -79,13 +89,30 @@ impl ServerContext {
 
     /// Whether handshakes can succeed: identity and trust are there.
     pub fn is_ready(&self) -> bool {
-        self.params.identity.is_filled() && self.validation().is_none_or(|slot| slot.is_filled())
+        self.identities().all(|slot| slot.is_filled())
+            && self.validation().is_none_or(|slot| slot.is_filled())
     }
 
-    /// Epochs of identity and of validation.
-    pub fn epochs(&self) -> (u64, u64) {
+    /// Where the certificate is that a connection has shown; the first one's place if it has gone.
+    pub fn slot_of(&self, shown: Option<&Arc<Identity>>) -> &Arc<Slot<Identity>> {
+        let holds = |slot: &&Arc<Slot<Identity>>| {
+            let held = slot.load();
+            shown.is_some_and(|shown| held.is_some_and(|held| Arc::ptr_eq(&held, shown)))
+        };
+        let alternative = self.params.alternatives.iter().find(holds);
+        alternative.unwrap_or(&self.params.identity)
+    }
+
+    fn identities(&self) -> impl Iterator<Item = &Arc<Slot<Identity>>> {
+        [&self.params.identity]
+            .into_iter()
+            .chain(&self.params.alternatives)
+    }
+
+    /// Epochs of all identities together, each of which only grows, and of validation.
+    fn epochs(&self) -> Epochs {
         (
-            self.params.identity.epoch(),
+            self.identities().map(|slot| slot.epoch()).sum(),
             self.validation().map_or(0, |slot| slot.epoch()),
         )
     }
@@ -106,8 +133,11 @@ impl ServerContext {
     /// Workers may derive the same state at once; the last one stored serves, and a session of
     /// another one is merely not resumed.
     fn derive(&self) -> Result<ServerState, HandshakeError> {
-        let (identity_epoch, identity) = self.params.identity.load_with_epoch();
-        let identity = identity.ok_or_else(|| self.not_ready("has no certificate yet"))?;
+        let first = self.candidate(&self.params.identity)?;
+        let mut candidates = vec![first.clone()];
+        for slot in &self.params.alternatives {
+            candidates.push(self.candidate(slot)?);
+        }
         let (validation_epoch, judge) = match self.validation() {
             None => (0, None),
             Some(slot) => {
@@ -119,19 +149,30 @@ impl ServerContext {
             }
         };
         let config = self
-            .config(&identity, judge.as_ref())
+            .config(&first.identity, judge.as_ref())
             .map_err(|error| self.not_ready(&error.to_string()))?;
         let mut without_alpn = config.clone();
         without_alpn.alpn_protocols.clear();
         Ok(ServerState {
-            epochs: (identity_epoch, validation_epoch),
-            identity,
+            epochs: (
+                candidates.iter().map(|candidate| candidate.epoch).sum(),
+                validation_epoch,
+            ),
+            candidates: candidates.into(),
+            full_scan: self.params.full_scan,
             judge,
             config: Arc::new(config),
             without_alpn: Arc::new(without_alpn),
         })
     }
 
+    fn candidate(&self, slot: &Slot<Identity>) -> Result<Candidate, HandshakeError> {
+        let (epoch, identity) = slot.load_with_epoch();
+        let identity = identity.ok_or_else(|| self.not_ready("has no certificate yet"))?;
+        Ok(Candidate { identity, epoch })
+    }
+
+    /// It shows this one, unless there is a [`Choice`].
     fn config(
         &self,
         identity: &Identity,
@@ -170,8 +211,33 @@ impl ServerContext {
 }
 
 impl ServerState {
-    /// The configuration for a client that offers these protocols.
-    pub(crate) fn config_for(&self, offered: Protocols<'_>) -> &Arc<ServerConfig> {
+    /// The configuration for a client that offers these protocols, and the choice that it makes if there
+    /// are several certificates.
+    pub(crate) fn config_for(
+        &self,
+        offered: Protocols<'_>,
+    ) -> (Arc<ServerConfig>, Option<Arc<Choice>>) {
+        let config = self.config_with(offered);
+        if self.candidates.len() == 1 {
+            return (Arc::clone(config), None);
+        }
+        // One of this handshake: what was chosen is told by nothing else.
+        let choice = Arc::new(Choice::new(Arc::clone(&self.candidates), self.full_scan));
+        let mut config = ServerConfig::clone(config);
+        config.cert_resolver = Arc::clone(&choice) as _;
+        (Arc::new(config), Some(choice))
+    }
+
+    /// What was shown by this choice, and the epochs of that and of validation.
+    pub(crate) fn shown(&self, choice: Option<&Choice>) -> (Option<Arc<Identity>>, Epochs) {
+        let index = choice.and_then(Choice::chosen).unwrap_or(0);
+        let shown = self.candidates.get(index);
+        let epoch = shown.map_or(0, |shown| shown.epoch);
+        let identity = shown.map(|shown| Arc::clone(&shown.identity));
+        (identity, (epoch, self.epochs.1))
+    }
+
+    fn config_with(&self, offered: Protocols<'_>) -> &Arc<ServerConfig> {
         let ours = &self.config.alpn_protocols;
         let speaks = |offer: &[u8]| ours.iter().any(|protocol| protocol == offer);
         if offered.is_empty() || offered.iter().any(speaks) {

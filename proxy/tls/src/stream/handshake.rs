@@ -30,14 +30,15 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<TlsStream<S>, HandshakeError> {
     let PendingTls { io, raw, hello } = pending;
     let state = context.state()?;
-    let config = state.config_for(hello.alpn()).clone();
+    let (config, choice) = state.config_for(hello.alpn());
     let connection = ServerConnection::new(config)?;
     let mut driver = Driver::new(io, connection.into());
     driver.take(&raw).await?;
     drop(raw);
     driver.run().await?;
     let peer = driver.peer(state.judge.as_deref(), None)?;
-    let stream = driver.finish(peer, Some(state.identity.clone()), state.epochs);
+    let (identity, epochs) = state.shown(choice.as_deref());
+    let stream = driver.finish(peer, identity, epochs);
     still_welcome(stream, context.validation(), Role::Client)
 }
 

@@ -1,3 +1,4 @@
+mod certificates;
 mod fragments;
 mod http2;
 mod inspection;
