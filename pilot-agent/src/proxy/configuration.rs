@@ -7,6 +7,7 @@ use ithildin_proto::nds::NameTable;
 use ithildin_proxy::control;
 use ithildin_spiffe::IdentityState;
 use ithildin_status::WorkloadHealth;
+use ithildin_wasm::Modules;
 use ithildin_xds::{
     AdsServer, ResourceSet, SdsClients, SecretRef, SecretState, SecretSubscriber, ServerAddress,
     ads::{AdsSecrets, AdsStatus},
@@ -89,6 +90,14 @@ impl Configuration {
         match self {
             Self::Folder(_) => None,
             Self::Istiod(istiod) => Some(istiod.awaited()),
+        }
+    }
+
+    /// The Wasm modules that are fetched for Envoy, if that is ours to do.
+    pub(super) fn modules(&self) -> Option<Modules> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Istiod(istiod) => istiod.relay()?.modules().cloned(),
         }
     }
 

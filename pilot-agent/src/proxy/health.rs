@@ -12,6 +12,7 @@ use ithildin_dns::Status as DnsStatus;
 use ithildin_istio_config::ConfigError;
 use ithildin_spiffe::IdentityState;
 use ithildin_status::{Gate, Readiness};
+use ithildin_wasm::Modules;
 use ithildin_xds::{
     ResourceSet,
     ads::{AdsStatus, StreamCounts},
@@ -33,6 +34,7 @@ pub(super) struct Health {
     errors: watch::Receiver<Arc<[ConfigError]>>,
     plane: Arc<RwLock<Option<Plane>>>,
     dns: Option<DnsStatus>,
+    modules: Option<Modules>,
     readiness: Readiness,
     gates: Gates,
 }
@@ -52,6 +54,7 @@ impl Health {
         errors: watch::Receiver<Arc<[ConfigError]>>,
         plane: Arc<RwLock<Option<Plane>>>,
         dns: Option<DnsStatus>,
+        modules: Option<Modules>,
         started: Instant,
     ) -> Arc<Self> {
         let readiness = Readiness::new(started);
@@ -61,6 +64,7 @@ impl Health {
             errors,
             plane,
             dns,
+            modules,
             gates: Gates {
                 identity: readiness.lasting_gate("identity"),
                 configuration: readiness.gate("configuration"),
@@ -87,6 +91,11 @@ impl Health {
     /// What is wrong with the configuration folder now.
     pub(super) fn config_errors(&self) -> Arc<[ConfigError]> {
         Arc::clone(&self.errors.borrow())
+    }
+
+    /// What became of Wasm modules, if we fetch them.
+    pub(super) fn wasm_counts(&self) -> Option<ithildin_wasm::Counts> {
+        self.modules.as_ref().map(Modules::counts)
     }
 
     /// What has happened on the way to istiod, if there is one.

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ithildin_dns::Counts;
 use ithildin_spiffe::IdentityState;
 use ithildin_xds::ads::StreamCounts;
-use prometheus::{Counter, Gauge, GaugeVec, Opts, Registry, proto::MetricFamily};
+use prometheus::{Counter, CounterVec, Gauge, GaugeVec, Opts, Registry, proto::MetricFamily};
 
 use super::health::Health;
 
@@ -57,6 +57,9 @@ async fn collect(registry: &Registry, health: &Health) -> Result<(), prometheus:
     identity_metrics(registry, &identity)?;
     if let Some(dns) = health.dns() {
         dns_metrics(registry, dns.counts())?;
+    }
+    if let Some(counts) = health.wasm_counts() {
+        wasm_metrics(registry, &counts)?;
     }
     if let Some(counts) = health.istiod_counts().await {
         istiod_metrics(registry, counts)?;
@@ -137,6 +140,38 @@ fn dns_metrics(registry: &Registry, counts: Counts) -> Result<(), prometheus::Er
     )
 }
 
+/// By the names that Istio's agent gives them.
+fn wasm_metrics(
+    registry: &Registry,
+    counts: &ithildin_wasm::Counts,
+) -> Result<(), prometheus::Error> {
+    let entries = Gauge::new(
+        "istio_agent_wasm_cache_entries",
+        "number of Wasm remote fetch cache entries.",
+    )?;
+    entries.set(counts.entries as f64);
+    registry.register(Box::new(entries))?;
+    let lookups = counters(
+        registry,
+        "istio_agent_wasm_cache_lookup_count",
+        "number of Wasm remote fetch cache lookups.",
+        "hit",
+    )?;
+    for (hit, count) in [("true", counts.hits), ("false", counts.misses)] {
+        lookups.with_label_values(&[hit]).inc_by(count as f64);
+    }
+    let fetches = counters(
+        registry,
+        "istio_agent_wasm_remote_fetch_count",
+        "number of Wasm remote fetches and results, including success, download failure, and checksum mismatch.",
+        "result",
+    )?;
+    for (result, count) in &counts.fetches {
+        fetches.with_label_values(&[result]).inc_by(*count as f64);
+    }
+    Ok(())
+}
+
 fn identity_metrics(
     registry: &Registry,
     identity: &IdentityState,
@@ -172,6 +207,17 @@ fn identity_metrics(
     Ok(())
 }
 
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+) -> Result<CounterVec, prometheus::Error> {
+    let vector = CounterVec::new(Opts::new(name, help), &[label])?;
+    registry.register(Box::new(vector.clone()))?;
+    Ok(vector)
+}
+
 fn vector(
     registry: &Registry,
     name: &str,
@@ -181,4 +227,35 @@ fn vector(
     let vector = GaugeVec::new(Opts::new(name, help), labels)?;
     registry.register(Box::new(vector.clone()))?;
     Ok(vector)
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::TextEncoder;
+
+    use super::*;
+
+    #[test]
+    fn wasm_modules_are_counted_by_what_came_of_them() {
+        let registry = Registry::new();
+        let counts = ithildin_wasm::Counts {
+            entries: 1,
+            hits: 3,
+            misses: 2,
+            fetches: [("success", 1), ("checksum_mismatched", 1)].into(),
+        };
+        wasm_metrics(&registry, &counts).unwrap();
+        let text = TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .unwrap();
+        for line in [
+            "istio_agent_wasm_cache_entries 1",
+            "istio_agent_wasm_cache_lookup_count{hit=\"false\"} 2",
+            "istio_agent_wasm_cache_lookup_count{hit=\"true\"} 3",
+            "istio_agent_wasm_remote_fetch_count{result=\"checksum_mismatched\"} 1",
+            "istio_agent_wasm_remote_fetch_count{result=\"success\"} 1",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line} in {text}");
+        }
+    }
 }

@@ -101,6 +101,7 @@ impl Running {
             configuration.errors(),
             Arc::clone(&plane),
             dns.as_ref().map(dns::Dns::status),
+            configuration.modules(),
             started,
         );
         if let Some(probe) = &settings.proxy_config.readiness_probe {

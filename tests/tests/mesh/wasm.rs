@@ -5,7 +5,7 @@ use std::fs;
 
 use ithildin_tests::{
     DataPlane, Mesh, Process,
-    curl::Answer,
+    curl::{self, Answer},
     eventually,
     mesh::{PodSpec, Program, SLEEP},
 };
@@ -47,6 +47,10 @@ fn on_envoy() {
         dump.contains(DATA.1) && !dump.contains("ISTIO_META_WASM"),
         "{dump}"
     );
+    let url = "http://127.0.0.1:15020/stats/prometheus";
+    let metrics = curl::get(&mesh.pod(WEB.name).net, url, &[]).body;
+    let fetched = r#"istio_agent_wasm_remote_fetch_count{result="success"} 1"#;
+    assert!(metrics.lines().any(|line| line == fetched), "{metrics}");
     plugin(&mesh, "/none.wasm", "FAIL_CLOSE");
     eventually("nothing passes", || get(&mesh).expect_status(403));
     plugin(&mesh, "/none.wasm", "FAIL_OPEN");
