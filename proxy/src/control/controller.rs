@@ -3,7 +3,10 @@
 
 mod advance;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures_util::FutureExt;
 use ithildin_proto::pb::envoy::config::{
@@ -276,23 +279,23 @@ impl Controller {
         let compiler = &mut self.compiler;
         let provenance = set.provenance.as_deref();
         let arrival = Arrival::new(&self.stamp, provenance, ResourceKind::Route);
-        let mut outcomes = Vec::new();
+        let mut outcomes = BTreeMap::new();
         let changes = self.routes.replace(
             &set.routes,
             &arrival,
             |name| used.contains(name),
             |config, path| {
                 let compiled = Compiler::routes(config, path);
-                outcomes.push((config.name.clone(), compiled.is_ok()));
+                outcomes.insert(config.name.clone(), compiled.is_ok());
                 let slot = compiler.route_slot(&config.name.as_str().into());
                 Ok(RouteRun::new(slot, compiled?))
             },
         );
         self.compiled += changes.compiled();
-        for (name, accepted) in outcomes {
-            let users = dependencies.clone().filter(|route| *route.name == *name);
-            let stamp = arrival.stamp();
-            users.for_each(|route| stamp.count(&route.stats, accepted));
+        for route in dependencies {
+            if let Some(accepted) = outcomes.get(&*route.name) {
+                arrival.stamp().count(&route.stats, *accepted);
+            }
         }
     }
 
@@ -306,17 +309,16 @@ impl Controller {
             );
             newly_refused(before, now)
         };
-        for name in new(ResourceKind::Route) {
-            let routes = self
-                .listeners
-                .runs()
-                .flat_map(|run| &run.compiled.parts.routes);
-            let users = routes.filter(|route| *route.name == *name);
-            users.for_each(|route| self.stamp.count(&route.stats, false));
+        let refused = new(ResourceKind::Route);
+        let listeners = self.listeners.runs().filter(|_| !refused.is_empty());
+        for route in listeners.flat_map(|run| &run.compiled.parts.routes) {
+            if refused.contains(&*route.name) {
+                self.stamp.count(&route.stats, false);
+            }
         }
-        for name in new(ResourceKind::Endpoints) {
-            let followers = |run: &&ClusterRun| run.eds_name().is_some_and(|it| **it == *name);
-            for run in self.clusters.runs().filter(followers) {
+        let refused = new(ResourceKind::Endpoints);
+        for run in self.clusters.runs().filter(|_| !refused.is_empty()) {
+            if run.eds_name().is_some_and(|name| refused.contains(&**name)) {
                 let counters = &run.compiled.cluster.stats.control;
                 counters.update_attempt.inc();
                 counters.update_rejected.inc();

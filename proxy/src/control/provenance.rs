@@ -3,6 +3,7 @@
 //! Where none sends them, updates are numbered and every change counts as one.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -109,7 +110,7 @@ impl Stamp {
 pub(super) fn newly_refused<'a>(
     before: Option<&KindProvenance>,
     now: Option<&'a KindProvenance>,
-) -> Vec<&'a str> {
+) -> BTreeSet<&'a str> {
     let known = |name: &str, refused: &Arc<RefusedResource>| {
         let before = before.and_then(|before| before.refused.get(name));
         before.is_some_and(|before| Arc::ptr_eq(before, refused))
