@@ -159,6 +159,15 @@ impl<'a> Edge<'a> {
         });
     }
 
+    /// The data plane has heard of it, and asks for its Secret.
+    fn eventually_known(&self, host: &str) {
+        let pod = self.mesh.pod(INGRESS.name);
+        eventually(host, || {
+            let listeners = pod.admin("/config_dump?resource=dynamic_listeners").body;
+            listeners.contains(host).then_some(()).ok_or(listeners)
+        });
+    }
+
     /// Each host has its certificate, and nobody else's.
     fn simple(&self) {
         for host in ["simple.test", "a.wild.test", "b.wild.test"] {
@@ -362,6 +371,7 @@ impl<'a> Edge<'a> {
             put(self.mesh, name, &data);
             let gateway = gateway(name, &server(name, mode));
             self.mesh.istiod.apply(&format!("{name}.yaml"), &gateway);
+            self.eventually_known(&format!("{name}.test"));
             self.eventually_refused(&format!("{name}.test"), None);
             self.eventually_served("simple.test", None);
             self.expect_refused(name);
