@@ -71,6 +71,20 @@ pub enum FetchError {
     Interrupted,
 }
 
+/// Compares two SHA-256 sums in hexadecimal.
+///
+/// # Errors
+/// When they differ.
+pub(crate) fn verify(found: &str, expected: &str) -> Result<(), FetchError> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(FetchError::Checksum {
+            found: found.to_owned(),
+            expected: expected.to_owned(),
+        }),
+    }
+}
+
 impl FetchError {
     /// Whether the same may go well a moment later.
     pub(crate) fn is_passing(&self) -> bool {

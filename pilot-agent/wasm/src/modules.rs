@@ -20,6 +20,7 @@ use crate::{
     FetchError, Options, PullPolicy, Request,
     cache::{Asked, Index, Key, Module},
     client,
+    error::verify,
     file::{Saved, sha256, sha256_of},
     folder::{Folder, is_checksum},
     oci, over_http,
@@ -361,18 +362,6 @@ fn delete(path: &Path) -> bool {
             warn!(path = %path.display(), %error, "a Wasm module cannot be deleted");
             false
         }
-    }
-}
-
-/// # Errors
-/// When they differ.
-fn verify(found: &str, expected: &str) -> Result<(), FetchError> {
-    match found == expected {
-        true => Ok(()),
-        false => Err(FetchError::Checksum {
-            found: found.to_owned(),
-            expected: expected.to_owned(),
-        }),
     }
 }
 

@@ -21,6 +21,7 @@ use self::{
 use crate::{
     FetchError, Options, Request,
     client::{self, Answer, is_near},
+    error::verify,
     file::{Saved, save, sha256},
     unpack,
 };
@@ -276,18 +277,6 @@ async fn whole(answer: Answer, limit: usize) -> Result<Vec<u8>, FetchError> {
         Err(error) => Err(match error.downcast::<hyper::Error>() {
             Ok(error) => FetchError::Broken(*error),
             Err(_) => FetchError::TooLarge(limit as u64),
-        }),
-    }
-}
-
-/// # Errors
-/// When they differ.
-fn verify(found: &str, expected: &str) -> Result<(), FetchError> {
-    match found == expected {
-        true => Ok(()),
-        false => Err(FetchError::Checksum {
-            found: found.to_owned(),
-            expected: expected.to_owned(),
         }),
     }
 }
