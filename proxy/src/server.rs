@@ -79,7 +79,12 @@ impl Proxy {
     ///
     /// # Errors
     /// Everything that is wrong with the static resources, at once; or why the threads do not start.
-    pub async fn start(options: ProxyOptions) -> Result<Self, StartError> {
+    pub fn start(options: ProxyOptions) -> impl Future<Output = Result<Self, StartError>> {
+        // Boxed: who starts a proxy may live long, and would hold the room for a bootstrap as long.
+        Box::pin(Self::begin(options))
+    }
+
+    async fn begin(options: ProxyOptions) -> Result<Self, StartError> {
         let started = Instant::now();
         let shape = statistics::shape(&options.bootstrap)?;
         let stats = Arc::new(Registry::new(options.concurrency).shaped(shape));

@@ -3,7 +3,13 @@
 //! They are asked as soon as the connection is there. Envoy asks when its first bytes come, so that a
 //! service which speaks first greets clients that nobody let in.
 
-use std::{future::poll_fn, net::IpAddr, pin::pin, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    net::IpAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+};
 
 use bytes::BytesMut;
 
@@ -104,7 +110,7 @@ async fn ask(
     let Downstream {
         stream, read_ahead, ..
     } = downstream;
-    let answer = unless_broken(stream, read_ahead, asking).await;
+    let answer = unless_broken(stream, read_ahead, pin!(asking)).await;
     drop(active);
     let details = match answer {
         Some(Ok(answer)) if ext_authz::is_ok(&answer) => {
@@ -144,7 +150,7 @@ async fn ask(
 async fn unless_broken<F: Future>(
     stream: &mut Stream,
     read_ahead: &mut BytesMut,
-    future: F,
+    mut future: Pin<&mut F>,
 ) -> Option<F::Output> {
     let mut broken = pin!(async {
         while read_ahead.len() < READ_AHEAD {
@@ -160,7 +166,6 @@ async fn unless_broken<F: Future>(
         }
         std::future::pending().await
     });
-    let mut future = pin!(future);
     poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Some(output));
