@@ -4,13 +4,14 @@ mod auth;
 mod manifest;
 mod reference;
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use http::{
     HeaderMap, HeaderValue, StatusCode, Uri,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
 };
 use http_body_util::{BodyExt, Limited};
+use ithildin_sys::file::read_regular;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 
@@ -33,6 +34,8 @@ const MAX_MANIFEST: usize = 4 << 20;
 /// The largest answer with a token.
 const MAX_TOKEN: usize = 64 << 10;
 const DOCKER_CONFIG: &str = "config.json";
+/// As large as a Secret of Kubernetes may be.
+const MAX_DOCKER_CONFIG: usize = 1 << 20;
 
 /// An image whose manifest is known.
 pub(crate) struct Image<'a> {
@@ -120,9 +123,9 @@ impl<'a> Session<'a> {
             (Some(secret), _) => Credentials::of(secret, image)?,
             (None, Some(folder)) => {
                 let path = folder.join(DOCKER_CONFIG);
-                let config = fs::read_to_string(&path);
+                let config = read_regular(&path, MAX_DOCKER_CONFIG);
                 let config = config.map_err(|source| FetchError::File { path, source })?;
-                Credentials::of(&config, image)?
+                Credentials::of(&String::from_utf8_lossy(&config), image)?
             }
             (None, None) => Credentials::Anonymous,
         };

@@ -266,3 +266,16 @@ async fn a_registry_with_a_certificate_that_nobody_knows() {
     lab.options.insecure.insert(registry.address.to_string());
     lab.modules().get(&image(&registry, "a:1")).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_pipe_for_a_docker_configuration_holds_nobody_up() {
+    let (mut lab, registry) = (Lab::new(), StandIn::start().await);
+    registry.push("a", "1", OCI_MANIFEST, &[(OCI_LAYER, &layer())]);
+    let docker = tempfile::tempdir().unwrap();
+    let pipe = docker.path().join("config.json");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    lab.options.docker_config = Some(docker.path().to_path_buf());
+    let error = lab.refused(&image(&registry, "a:1")).await;
+    assert!(error.contains("is not a regular file"), "{error}");
+}
