@@ -10,15 +10,8 @@ use http::{
 use http_body_util::Empty;
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::{
-        Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use ithildin_web_tls::NoSystemRoots;
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, lookup_host},
@@ -290,75 +283,15 @@ async fn dial(options: &Options, target: &Target) -> Result<TcpStream, FetchErro
     }))
 }
 
-/// TLS by what the operating system trusts. Read for each connection: modules are rarely fetched, and the
-/// roots are large.
-fn config(insecure: bool) -> Result<ClientConfig, FetchError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .expect("the provider has suites for them");
+/// The insecure takes any certificate: of a host in `WASM_INSECURE_REGISTRIES`. The system's roots are read for
+/// each connection: modules are rarely fetched, and the roots are large.
+fn config(insecure: bool) -> Result<ClientConfig, NoSystemRoots> {
     let mut config = match insecure {
-        true => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-            .with_no_client_auth(),
-        false => builder
-            .with_root_certificates(system_roots()?)
-            .with_no_client_auth(),
+        true => ithildin_web_tls::trusting_anybody(),
+        false => ithildin_web_tls::trusting_the_system()?,
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.resumption = Resumption::disabled();
     Ok(config)
-}
-
-fn system_roots() -> Result<RootCertStore, FetchError> {
-    let native = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(native.certs);
-    if added > 0 {
-        return Ok(roots);
-    }
-    let reasons: Vec<_> = native.errors.iter().map(ToString::to_string).collect();
-    Err(FetchError::Roots(reasons.join("; ")))
-}
-
-/// Takes any certificate: of a host in `WASM_INSECURE_REGISTRIES`.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// Whether the host is on this machine, or at a private address that the URL spells out.

@@ -3,6 +3,7 @@
 use std::{io, net::IpAddr, path::PathBuf, time::Duration};
 
 use http::StatusCode;
+use ithildin_web_tls::NoSystemRoots;
 
 /// Why a module could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +28,8 @@ pub enum FetchError {
     Connect { host: String, source: io::Error },
     #[error("no TLS with {host}: {source}")]
     Tls { host: String, source: io::Error },
-    #[error("the operating system has no usable roots: {0}")]
-    Roots(String),
+    #[error(transparent)]
+    Roots(#[from] NoSystemRoots),
     #[error("{host}: {source}")]
     Exchange { host: String, source: hyper::Error },
     #[error("more than {0} redirects")]

@@ -7,6 +7,7 @@ use std::{
 
 use ithildin_spiffe::x509;
 use ithildin_sys::file::read_regular;
+use ithildin_web_tls::{NoSystemRoots, system_roots};
 use rustls::{RootCertStore, pki_types::CertificateDer};
 
 use super::{Svid, SvidError};
@@ -38,8 +39,8 @@ pub enum RootError {
     Read { path: PathBuf, source: io::Error },
     #[error("root {}: {reason}", path.display())]
     Malformed { path: PathBuf, reason: String },
-    #[error("the operating system has no usable roots: {0}")]
-    System(String),
+    #[error(transparent)]
+    System(#[from] NoSystemRoots),
     #[error("no SPIFFE bundle: {0}")]
     Bundle(#[from] SvidError),
 }
@@ -57,22 +58,11 @@ impl fmt::Display for Roots {
 impl Roots {
     pub(super) fn load(&self) -> Result<RootCertStore, RootError> {
         match self {
-            Self::System => system(),
+            Self::System => Ok(system_roots()?),
             Self::File(path) => file(path),
             Self::Spiffe(svid) => Ok(bundle(&svid.roots()?)),
         }
     }
-}
-
-fn system() -> Result<RootCertStore, RootError> {
-    let native = rustls_native_certs::load_native_certs();
-    let mut store = RootCertStore::empty();
-    let (added, _) = store.add_parsable_certificates(native.certs);
-    if added > 0 {
-        return Ok(store);
-    }
-    let reasons: Vec<_> = native.errors.iter().map(ToString::to_string).collect();
-    Err(RootError::System(reasons.join("; ")))
 }
 
 fn file(path: &Path) -> Result<RootCertStore, RootError> {

@@ -9,7 +9,6 @@ mod grpc;
 mod http;
 #[cfg(test)]
 mod tests;
-mod tls;
 
 use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
@@ -17,13 +16,14 @@ use ::http::{
     HeaderMap, Request, Response, StatusCode,
     header::{HOST, USER_AGENT},
 };
+use rustls::ClientConfig;
 use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
 use url::Url;
 
 use self::config::Action;
 pub use self::config::{AppProbers, PROBERS_ENV, ProberError};
-pub(crate) use self::{grpc::check as check_grpc, http::HttpProbe, tls::config as tls_config};
+pub(crate) use self::{grpc::check as check_grpc, http::HttpProbe};
 use crate::{
     client::{ClientError, Connector, Source},
     redirect,
@@ -174,12 +174,21 @@ impl Probes {
     }
 }
 
+/// As the kubelet does it: whoever listens on the Pod's own port is the workload.
+pub(crate) fn tls_config(http2: bool) -> ClientConfig {
+    let mut config = ithildin_web_tls::trusting_anybody();
+    if http2 {
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    }
+    config
+}
+
 impl Kind {
     /// `None` for a path that is part of no URL, which Kubernetes does not let through.
     fn new(
         action: &Action,
         options: &ProbeOptions,
-        tls: &Arc<rustls::ClientConfig>,
+        tls: &Arc<ClientConfig>,
     ) -> Option<Self> {
         let host = options.target.host();
         let dial = || Dial {
