@@ -17,15 +17,15 @@ use super::{
 /// What a certificate comes from that no file holds.
 const INLINE: &str = "<inline>";
 
-/// One entry for each TLS context that has something: every root, and the whole chain, leaf first.
+/// One entry for each TLS context that has something: every root, and the whole chains, leaves first.
 pub(super) fn certs(state: &AdminState) -> Value {
     let mut certificates = Vec::new();
     contexts::each(state, |context| {
         let Context {
-            identity,
+            identities,
             validation,
         } = context;
-        let chain: Vec<_> = identity
+        let chain: Vec<_> = identities
             .iter()
             .flat_map(|identity| {
                 let path = path(identity.file.as_ref());

@@ -7,9 +7,10 @@ use ithildin_tls::{Identity, Validation};
 use super::AdminState;
 use crate::config::cluster::Transport;
 
-/// What one context presents and trusts. Both are `None` while it has nothing yet.
+/// What one context presents and trusts, as far as it has anything yet.
 pub(super) struct Context {
-    pub(super) identity: Option<Arc<Identity>>,
+    /// Of which a server may have several.
+    pub(super) identities: Vec<Arc<Identity>>,
     pub(super) validation: Option<Arc<Validation>>,
 }
 
@@ -25,15 +26,9 @@ pub(super) fn each(state: &AdminState, mut visit: impl FnMut(Context)) {
         {
             let params = tls.params();
             visit(Context {
-                identity: params.identity.load(),
+                identities: tls.identities().filter_map(|slot| slot.load()).collect(),
                 validation: params.validation.as_ref().and_then(|slot| slot.load()),
             });
-            for slot in &params.alternatives {
-                visit(Context {
-                    identity: slot.load(),
-                    validation: None,
-                });
-            }
         }
     }
     let mut clusters: Vec<_> = snapshot.clusters.values().collect();
@@ -45,8 +40,9 @@ pub(super) fn each(state: &AdminState, mut visit: impl FnMut(Context)) {
         };
         if seen.insert(Arc::as_ptr(context)) {
             let params = context.params();
+            let identity = params.identity.iter();
             visit(Context {
-                identity: params.identity.as_ref().and_then(|slot| slot.load()),
+                identities: identity.filter_map(|slot| slot.load()).collect(),
                 validation: params.validation.load(),
             });
         }

@@ -135,10 +135,10 @@ fn days_until_first_expiry(state: &AdminState) -> Option<i64> {
     contexts::each(
         state,
         |Context {
-             identity,
+             identities,
              validation,
          }| {
-            let chain = identity.iter().flat_map(|identity| identity.chain());
+            let chain = identities.iter().flat_map(|identity| identity.chain());
             let roots = validation.iter().flat_map(|it| it.roots());
             let roots = roots.flat_map(|(_, roots)| roots.certificates());
             for der in chain.chain(roots) {

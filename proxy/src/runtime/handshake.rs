@@ -1,6 +1,6 @@
 //! TLS of an accepted connection: handshake, its failure on record, and its place in the registry.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::BytesMut;
 use ithildin_tls::{
@@ -61,7 +61,7 @@ pub(super) async fn secure(
     registration.authorise(Authority {
         trust: Trust {
             validation: validation.cloned(),
-            identity: Some(Arc::clone(context.slot_of(stream.identity()))),
+            identity: stream.identity_slot().cloned(),
         },
         peer: stream.peer().cloned(),
         role: Role::Client,

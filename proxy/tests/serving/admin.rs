@@ -133,28 +133,34 @@ async fn ask(
     path: &str,
     other: &[&str],
 ) -> (Vec<String>, BTreeSet<String>) {
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    );
-    let answer = exchange(admin, &request).await;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let lower = head.to_ascii_lowercase();
+    let (head, body) = fetch(admin, method, path).await;
     let of_head = |prefix: &str| {
-        let line = lower.lines().find(|line| line.starts_with(prefix));
+        let line = head.lines().find(|line| line.starts_with(prefix));
         line.unwrap_or_default().to_owned()
     };
-    let head = vec![of_head("http/1.1"), of_head("content-type")];
-    let body = match lower.contains("transfer-encoding: chunked") {
-        true => unchunk(body),
-        false => body.to_owned(),
-    };
+    let told = vec![of_head("http/1.1"), of_head("content-type")];
     let mut fields = BTreeSet::new();
     if of_head("content-type").contains("json") {
         let value: Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{path}: {body}"));
         shape(&value, "", &mut fields);
         fields.retain(|field| !other.iter().any(|it| field.starts_with(it)));
     }
-    (head, fields)
+    (told, fields)
+}
+
+/// The head in lower case, and the body of an answer.
+pub(crate) async fn fetch(admin: SocketAddr, method: &str, path: &str) -> (String, String) {
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    let answer = exchange(admin, &request).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let head = head.to_ascii_lowercase();
+    let body = match head.contains("transfer-encoding: chunked") {
+        true => unchunk(body),
+        false => body.to_owned(),
+    };
+    (head, body)
 }
 
 fn unchunk(mut body: &str) -> String {

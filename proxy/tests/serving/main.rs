@@ -2,6 +2,7 @@
 
 mod admin;
 mod authz_server;
+mod certificates;
 mod changes;
 mod counts;
 mod edges;

@@ -81,6 +81,22 @@ impl<'a> Sans<'a> {
     }
 }
 
+/// The names that a server's certificate is for, in lower case: its DNS names or, if it has no alternative
+/// names at all, its common name, as Envoy has it. What cannot be read has none.
+pub(crate) fn server_names(der: &[u8]) -> Vec<String> {
+    let Ok(certificate) = parse(der) else {
+        return Vec::new();
+    };
+    let names = match certificate.subject_alternative_name() {
+        Ok(None) => {
+            let common = certificate.subject().iter_common_name();
+            common.take(1).filter_map(|it| it.as_str().ok()).collect()
+        }
+        _ => Sans::of(&certificate).unwrap_or_default().dns,
+    };
+    names.iter().map(|name| name.to_ascii_lowercase()).collect()
+}
+
 /// Parses exactly one certificate.
 pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {
     match parse_x509_certificate(der) {

@@ -5,19 +5,59 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::{
     CipherSuite, SignatureAlgorithm, SignatureScheme,
-    pki_types::ServerName,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use webpki::EndEntityCert;
 
-use crate::{Identity, provider};
+use super::Shown;
+use crate::{Identity, Slot, certificate, provider};
 
-/// A certificate that may be shown, and the epoch of its slot.
+/// A certificate that may be shown, and where it comes from.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {
+    slot: Arc<Slot<Identity>>,
     pub(crate) identity: Arc<Identity>,
+    /// Of the slot.
     pub(crate) epoch: u64,
+    /// Names that clients may ask it for, in lower case: some with a star.
+    names: Arc<[String]>,
+}
+
+impl Candidate {
+    /// What the slot holds now, if there is anything.
+    pub(crate) fn of(slot: &Arc<Slot<Identity>>) -> Option<Self> {
+        let (epoch, identity) = slot.load_with_epoch();
+        let identity = identity?;
+        let leaf = identity.certified.cert.first();
+        let names = leaf.map(|leaf| certificate::server_names(leaf));
+        Some(Self {
+            slot: Arc::clone(slot),
+            epoch,
+            names: names.unwrap_or_default().into(),
+            identity,
+        })
+    }
+
+    pub(crate) fn shown(&self) -> Shown {
+        Shown {
+            identity: Arc::clone(&self.identity),
+            slot: Arc::clone(&self.slot),
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|own| own == name)
+    }
+
+    /// Whether a client with these abilities can verify it.
+    fn suits(&self, schemes: &[SignatureScheme], suites: &[CipherSuite]) -> bool {
+        let key = &self.identity.certified.key;
+        key.choose_scheme(schemes).is_some() && suit(suites, key.algorithm())
+    }
+
+    fn is_ecdsa(&self) -> bool {
+        self.identity.certified.key.algorithm() == SignatureAlgorithm::ECDSA
+    }
 }
 
 /// The choice of one handshake.
@@ -43,52 +83,44 @@ impl Choice {
         self.chosen.get().copied()
     }
 
-    /// The first one of those with the name that the client can verify; ECDSA goes before RSA, which costs
-    /// more.
+    /// Who has the very name goes before who has it by a star. Of either an ECDSA key that the client can
+    /// verify goes before RSA, which costs more; the first certificate of all is the last resort.
     fn choose(
         &self,
         name: Option<&str>,
         schemes: &[SignatureScheme],
         suites: &[CipherSuite],
     ) -> usize {
-        let mut named = self.named(name);
-        if named.is_empty() && self.full_scan {
-            named = self.named(None);
-        }
-        let is = |index: &usize, ecdsa: bool| {
-            self.candidates.get(*index).is_some_and(|candidate| {
-                let key = &candidate.identity.certified.key;
-                (key.algorithm() == SignatureAlgorithm::ECDSA) == ecdsa
-                    && key.choose_scheme(schemes).is_some()
-                    && suits(suites, key.algorithm())
-            })
+        let best = |which: &dyn Fn(&Candidate) -> bool| {
+            let all = self.candidates.iter().enumerate();
+            let mut fitting = all.filter(|(_, it)| which(it));
+            let mut others = None;
+            let ecdsa = fitting.find(|(index, it)| {
+                if !it.is_ecdsa() {
+                    others.get_or_insert(*index);
+                }
+                it.is_ecdsa() && it.suits(schemes, suites)
+            });
+            ecdsa.map(|(index, _)| index).or(others)
         };
-        let able = |ecdsa| named.iter().find(|index| is(index, ecdsa));
-        // One that the client cannot verify is for the handshake to refuse.
-        let found = able(true).or_else(|| able(false)).or(named.first());
-        found.copied().unwrap_or(0)
-    }
-
-    /// Those that are for this name; without a name, all.
-    fn named(&self, name: Option<&str>) -> Vec<usize> {
-        let name = name.and_then(|name| ServerName::try_from(name).ok());
-        let is_for = |identity: &Identity| {
-            let Some(name) = &name else {
-                return true;
-            };
-            let leaf = identity.certified.cert.first();
-            let leaf = leaf.and_then(|leaf| EndEntityCert::try_from(leaf).ok());
-            leaf.is_some_and(|leaf| leaf.verify_is_valid_for_subject_name(name).is_ok())
+        let Some(name) = name.map(str::to_ascii_lowercase) else {
+            return best(&|_| true).unwrap_or(0);
         };
-        let all = self.candidates.iter().enumerate();
-        all.filter(|(_, candidate)| is_for(&candidate.identity))
-            .map(|(index, _)| index)
-            .collect()
+        let by_star = || {
+            let (_, parent) = name.split_once('.')?;
+            let star = format!("*.{parent}");
+            best(&|it| it.has(&star))
+        };
+        let any = || self.full_scan.then(|| best(&|_| true)).flatten();
+        best(&|it| it.has(&name))
+            .or_else(by_star)
+            .or_else(any)
+            .unwrap_or(0)
     }
 }
 
-/// Whether a client that may end up with TLS 1.2, whose suites name the algorithm of the key, takes this one.
-fn suits(offered: &[CipherSuite], algorithm: SignatureAlgorithm) -> bool {
+/// Whether a client that may end up with TLS 1.2, whose suites name the algorithm of the key, takes such a key.
+fn suit(offered: &[CipherSuite], algorithm: SignatureAlgorithm) -> bool {
     let mut common = provider::tls12_suites()
         .filter(|suite| offered.contains(&suite.suite()))
         .peekable();

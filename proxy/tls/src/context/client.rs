@@ -9,7 +9,7 @@ use rustls::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{ClientAuth, Epochs, TlsVersion, opaque_name::OpaqueName};
+use super::{ClientAuth, Epochs, Shown, TlsVersion, opaque_name::OpaqueName};
 use crate::{
     HandshakeError, Identity, MaterialError, Slot, TlsStream, Validation, judge::Judge, provider,
     stream::handshake, verify::Role,
@@ -42,7 +42,7 @@ pub struct ClientContext {
 #[derive(Debug)]
 pub(crate) struct ClientState {
     pub(crate) epochs: Epochs,
-    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) shown: Option<Shown>,
     pub(crate) judge: Arc<Judge>,
     config: Arc<ClientConfig>,
 }
@@ -118,12 +118,13 @@ impl ClientContext {
     }
 
     fn derive(&self) -> Result<ClientState, HandshakeError> {
-        let (identity_epoch, identity) = match &self.params.identity {
+        let (identity_epoch, shown) = match &self.params.identity {
             None => (0, None),
             Some(slot) => {
                 let (epoch, identity) = slot.load_with_epoch();
                 let identity = identity.ok_or_else(|| self.not_ready("has no certificate yet"))?;
-                (epoch, Some(identity))
+                let slot = Arc::clone(slot);
+                (epoch, Some(Shown { identity, slot }))
             }
         };
         let (validation_epoch, validation) = self.params.validation.load_with_epoch();
@@ -132,11 +133,11 @@ impl ClientContext {
         let builder = self
             .builder()
             .map_err(|error| self.not_ready(&error.to_string()))?;
-        let mut config = self.config(builder, &judge, identity.as_deref());
+        let mut config = self.config(builder, &judge, shown.as_ref());
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         Ok(ClientState {
             epochs: (identity_epoch, validation_epoch),
-            identity,
+            shown,
             judge,
             config: Arc::new(config),
         })
@@ -154,7 +155,7 @@ impl ClientContext {
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?;
         let judge = Arc::new(state.judge.for_server(name));
-        let mut config = self.config(builder, &judge, state.identity.as_deref());
+        let mut config = self.config(builder, &judge, state.shown.as_ref());
         config.resumption = Resumption::disabled();
         Ok(OpaqueConnection { config, opaque })
     }
@@ -163,15 +164,15 @@ impl ClientContext {
         &self,
         builder: ConfigBuilder<ClientConfig, WantsVerifier>,
         judge: &Arc<Judge>,
-        identity: Option<&Identity>,
+        shown: Option<&Shown>,
     ) -> ClientConfig {
         let builder = builder
             .dangerous()
             .with_custom_certificate_verifier(judge.clone());
-        let mut config = match identity {
+        let mut config = match shown {
             None => builder.with_no_client_auth(),
-            Some(identity) => {
-                let resolver = SingleCertAndKey::from(identity.certified.clone());
+            Some(shown) => {
+                let resolver = SingleCertAndKey::from(shown.identity.certified.clone());
                 builder.with_client_cert_resolver(Arc::new(resolver))
             }
         };

@@ -11,6 +11,10 @@ mod client;
 mod opaque_name;
 mod server;
 
+use std::sync::Arc;
+
+use crate::{Identity, Slot};
+
 pub use client::{ClientContext, ClientParams, is_dns_name};
 pub(crate) use opaque_name::OpaqueName;
 pub use server::{ServerContext, ServerParams};
@@ -29,6 +33,13 @@ pub enum ClientAuth {
     /// mandatory all the same.
     Optional,
     Required,
+}
+
+/// What a handshake has shown, and the place that it is from: what is there later may be another one.
+#[derive(Clone, Debug)]
+pub(crate) struct Shown {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) slot: Arc<Slot<Identity>>,
 }
 
 /// Epochs of identity and of validation; 0 for what is not used.

@@ -11,7 +11,7 @@ use rustls::{
 };
 
 use super::{
-    ClientAuth, Epochs, TlsVersion,
+    ClientAuth, Epochs, Shown, TlsVersion,
     choice::{Candidate, Choice},
 };
 use crate::{
@@ -93,17 +93,8 @@ impl ServerContext {
             && self.validation().is_none_or(|slot| slot.is_filled())
     }
 
-    /// Where the certificate is that a connection has shown; the first one's place if it has gone.
-    pub fn slot_of(&self, shown: Option<&Arc<Identity>>) -> &Arc<Slot<Identity>> {
-        let holds = |slot: &&Arc<Slot<Identity>>| {
-            let held = slot.load();
-            shown.is_some_and(|shown| held.is_some_and(|held| Arc::ptr_eq(&held, shown)))
-        };
-        let alternative = self.params.alternatives.iter().find(holds);
-        alternative.unwrap_or(&self.params.identity)
-    }
-
-    fn identities(&self) -> impl Iterator<Item = &Arc<Slot<Identity>>> {
+    /// The places of all certificates, of which there is one at least.
+    pub fn identities(&self) -> impl Iterator<Item = &Arc<Slot<Identity>>> {
         [&self.params.identity]
             .into_iter()
             .chain(&self.params.alternatives)
@@ -166,10 +157,8 @@ impl ServerContext {
         })
     }
 
-    fn candidate(&self, slot: &Slot<Identity>) -> Result<Candidate, HandshakeError> {
-        let (epoch, identity) = slot.load_with_epoch();
-        let identity = identity.ok_or_else(|| self.not_ready("has no certificate yet"))?;
-        Ok(Candidate { identity, epoch })
+    fn candidate(&self, slot: &Arc<Slot<Identity>>) -> Result<Candidate, HandshakeError> {
+        Candidate::of(slot).ok_or_else(|| self.not_ready("has no certificate yet"))
     }
 
     /// It shows this one, unless there is a [`Choice`].
@@ -229,12 +218,11 @@ impl ServerState {
     }
 
     /// What was shown by this choice, and the epochs of that and of validation.
-    pub(crate) fn shown(&self, choice: Option<&Choice>) -> (Option<Arc<Identity>>, Epochs) {
+    pub(crate) fn shown(&self, choice: Option<&Choice>) -> (Option<Shown>, Epochs) {
         let index = choice.and_then(Choice::chosen).unwrap_or(0);
         let shown = self.candidates.get(index);
         let epoch = shown.map_or(0, |shown| shown.epoch);
-        let identity = shown.map(|shown| Arc::clone(&shown.identity));
-        (identity, (epoch, self.epochs.1))
+        (shown.map(Candidate::shown), (epoch, self.epochs.1))
     }
 
     fn config_with(&self, offered: Protocols<'_>) -> &Arc<ServerConfig> {

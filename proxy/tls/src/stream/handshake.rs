@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     ClientContext, Peer, Refusal, ServerContext, Slot, Validation,
-    context::{Epochs, OpaqueName},
+    context::{Epochs, OpaqueName, Shown},
     judge::{Judge, Verdict, take_verdict},
     verify::Role,
 };
@@ -37,8 +37,8 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     drop(raw);
     driver.run().await?;
     let peer = driver.peer(state.judge.as_deref(), None)?;
-    let (identity, epochs) = state.shown(choice.as_deref());
-    let stream = driver.finish(peer, identity, epochs);
+    let (shown, epochs) = state.shown(choice.as_deref());
+    let stream = driver.finish(peer, shown, epochs);
     still_welcome(stream, context.validation(), Role::Client)
 }
 
@@ -55,7 +55,7 @@ pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     driver.opaque_name = opaque_name;
     driver.run().await?;
     let peer = driver.peer(Some(&state.judge), server_name)?;
-    let stream = driver.finish(peer, state.identity.clone(), state.epochs);
+    let stream = driver.finish(peer, state.shown.clone(), state.epochs);
     still_welcome(stream, Some(&context.params().validation), Role::Server)
 }
 
@@ -204,9 +204,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn finish(
         self,
         peer: Option<Arc<Peer>>,
-        identity: Option<Arc<crate::Identity>>,
+        shown: Option<Shown>,
         epochs: Epochs,
     ) -> TlsStream<S> {
-        TlsStream::new(self.io, self.session, peer, identity, epochs)
+        TlsStream::new(self.io, self.session, peer, shown, epochs)
     }
 }

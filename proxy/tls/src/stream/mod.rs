@@ -27,7 +27,11 @@ pub use hello::{ClientHello, FirstBytes, MAX_CLIENT_HELLO, Protocols};
 pub use inspect::{Inspected, PendingTls, inspect, inspect_from};
 use session::{FillError, Plaintext, Session};
 
-use crate::{Identity, Peer, context::Epochs, provider};
+use crate::{
+    Identity, Peer, Slot,
+    context::{Epochs, Shown},
+    provider,
+};
 
 /// An established TLS connection. Reads take a buffer only when there is something to read:
 /// see [`TlsStream::poll_readable`].
@@ -36,7 +40,7 @@ pub struct TlsStream<S = TcpStream> {
     io: S,
     session: Session,
     peer: Option<Arc<Peer>>,
-    identity: Option<Arc<Identity>>,
+    shown: Option<Shown>,
     epochs: Epochs,
     closing: bool,
 }
@@ -46,14 +50,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         io: S,
         session: Session,
         peer: Option<Arc<Peer>>,
-        identity: Option<Arc<Identity>>,
+        shown: Option<Shown>,
         epochs: Epochs,
     ) -> Self {
         Self {
             io,
             session,
             peer,
-            identity,
+            shown,
             epochs,
             closing: false,
         }
@@ -66,7 +70,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
 
     /// What we showed the peer, or had to show.
     pub fn identity(&self) -> Option<&Arc<Identity>> {
-        self.identity.as_ref()
+        self.shown.as_ref().map(|shown| &shown.identity)
+    }
+
+    /// Where that comes from, and where it is withdrawn.
+    pub fn identity_slot(&self) -> Option<&Arc<Slot<Identity>>> {
+        self.shown.as_ref().map(|shown| &shown.slot)
     }
 
     /// Epochs of identity and of validation that the handshake used; compare with the context's.

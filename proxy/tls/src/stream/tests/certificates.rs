@@ -1,6 +1,6 @@
 //! Several certificates of one server.
 
-use rcgen::{KeyPair, PKCS_RSA_SHA256, RsaKeySize, SanType};
+use rcgen::{DnType, KeyPair, PKCS_RSA_SHA256, RsaKeySize, SanType};
 
 use super::*;
 use crate::testing::{Ca, identity};
@@ -23,6 +23,14 @@ fn certificate(ca: &Ca, name: &str, is_rsa: bool) -> Arc<Identity> {
     identity(vec![leaf.der().clone()], &key)
 }
 
+/// As of long ago: without alternative names.
+fn with_common_name(ca: &Ca) -> Arc<Identity> {
+    let mut params = svid_params(ID);
+    params.subject_alt_names.clear();
+    params.distinguished_name.push(DnType::CommonName, NAME);
+    ca.identity(&params)
+}
+
 fn server(ca: &Ca, certificates: &[&Arc<Identity>], full_scan: bool) -> ServerContext {
     let trust = validation(bundles(&[("example.org", ca)]));
     let mut slots = certificates
@@ -37,7 +45,7 @@ fn server(ca: &Ca, certificates: &[&Arc<Identity>], full_scan: bool) -> ServerCo
 
 /// With one suite of TLS 1.2, or all that there are.
 fn client(ca: &Ca, suite: Option<&str>) -> ClientContext {
-    let trust = validation(bundles(&[("example.org", ca)]));
+    let trust = validation(Trust::AcceptUntrusted);
     let mut params = client_params(ca.svid("spiffe://example.org/client"), trust);
     if let Some(suite) = suite {
         params.versions = (TlsVersion::Tls12, TlsVersion::Tls12);
@@ -54,6 +62,8 @@ async fn the_client_chooses_by_its_name_and_its_abilities() {
         certificate(&ca, OTHER, false),
         certificate(&ca, "*.example.org", true),
     );
+    let wild_ecdsa = certificate(&ca, "*.example.org", false);
+    let common = with_common_name(&ca);
     let by_rsa = Some("ECDHE-RSA-AES128-GCM-SHA256");
     let by_ecdsa = Some("ECDHE-ECDSA-AES128-GCM-SHA256");
     for (certificates, suite, expected) in [
@@ -63,6 +73,10 @@ async fn the_client_chooses_by_its_name_and_its_abilities() {
         (&[&ecdsa, &rsa], by_rsa, Some(&rsa)),
         (&[&other, &wild], None, Some(&wild)),
         (&[&other, &wild, &ecdsa], None, Some(&ecdsa)),
+        // The very name goes before the star.
+        (&[&wild_ecdsa, &rsa], None, Some(&rsa)),
+        (&[&wild, &ecdsa], by_rsa, Some(&wild)),
+        (&[&other, &common], None, Some(&common)),
         (&[&rsa, &other], by_ecdsa, None),
         // Nobody has the name.
         (&[&other, &other], None, Some(&other)),
@@ -77,8 +91,6 @@ async fn the_client_chooses_by_its_name_and_its_abilities() {
         assert!(connected.is_ok());
         let shown = served.identity().unwrap();
         assert!(Arc::ptr_eq(shown, expected), "{suite:?}");
-        let held = server.slot_of(served.identity()).load().unwrap();
-        assert!(Arc::ptr_eq(&held, expected), "{suite:?}");
     }
 }
 
@@ -112,4 +124,22 @@ async fn each_of_them_rotates() {
     server.params().alternatives[0].store(None);
     assert!(!server.is_ready());
     assert!(handshake(&server, &client).await.0.is_err());
+}
+
+/// What is shown may have gone from its place before anybody asks where it was.
+#[tokio::test]
+async fn the_place_of_what_was_shown_is_known_although_it_rotates_at_once() {
+    let ca = spiffe_root("example.org");
+    let (rsa, ecdsa) = (certificate(&ca, NAME, true), certificate(&ca, NAME, false));
+    let server = server(&ca, &[&rsa, &ecdsa], false);
+    let client = client(&ca, None);
+    let (served, connected) = established(&server, &client).await;
+    let [first, second] = server.identities().collect::<Vec<_>>()[..] else {
+        panic!("two certificates");
+    };
+    second.store(Some(certificate(&ca, NAME, false)));
+    let place = served.identity_slot().unwrap();
+    assert!(Arc::ptr_eq(place, second) && !Arc::ptr_eq(place, first));
+    let own = client.params().identity.as_ref().unwrap();
+    assert!(Arc::ptr_eq(connected.identity_slot().unwrap(), own));
 }
