@@ -155,6 +155,8 @@ impl Istiod {
             // A workload may ask several services.
             .env("PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS", "true")
             .env("PILOT_ENABLE_ALPHA_GATEWAY_API", "true")
+            // What a Sidecar says of TLS where it listens holds.
+            .env("ENABLE_TLS_ON_SIDECAR_INGRESS", "true")
             .env("REVISION", "default")
             .envs(self.options.dialect.env().iter().copied())
             // It runs as root, in a cgroup that is not its own.

@@ -3,6 +3,7 @@
 mod answers;
 pub mod authz;
 mod calls;
+pub mod chat;
 pub mod connect;
 pub mod echo;
 pub mod load;

@@ -15,11 +15,7 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    admin::fetch,
-    envoy::Envoy,
-    support::Bench,
-};
+use crate::{admin::fetch, envoy::Envoy, support::Bench};
 
 const RSA: &SignatureAlgorithm = &PKCS_RSA_SHA256;
 const P256: &SignatureAlgorithm = &PKCS_ECDSA_P256_SHA256;

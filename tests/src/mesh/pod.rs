@@ -192,14 +192,15 @@ fn mount_programs(net: &Net, program: Program) {
 
 /// What the kubelet mounts, below the working directory of the agent.
 fn lay_out(net: &Net, istiod: &Istiod, cluster: &Cluster, spec: &PodSpec<'_>, identity: &Identity) {
-    let labels: String = spec
-        .labels
-        .iter()
-        .map(|(name, value)| format!("{name}=\"{value}\"\n"))
-        .collect();
+    let lines = |pairs: &[(&str, &str)]| {
+        let lines = pairs
+            .iter()
+            .map(|(name, value)| format!("{name}={value:?}\n"));
+        lines.collect::<String>()
+    };
     let mut files = vec![
-        ("etc/istio/pod/labels", labels),
-        ("etc/istio/pod/annotations", String::new()),
+        ("etc/istio/pod/labels", lines(spec.labels)),
+        ("etc/istio/pod/annotations", lines(spec.annotations)),
         (
             "var/run/secrets/istio/root-cert.pem",
             istiod.roots(spec.namespace),

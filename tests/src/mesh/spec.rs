@@ -17,6 +17,8 @@ pub struct PodSpec<'a> {
     pub app: Option<App<'a>>,
     /// Further variables of the proxy's container.
     pub env: &'a [(&'a str, &'a str)],
+    /// The Pod's annotations, as the proxy's container reads them.
+    pub annotations: &'a [(&'a str, &'a str)],
 }
 
 /// The application's container.
@@ -68,6 +70,7 @@ impl<'a> PodSpec<'a> {
             labels,
             app: None,
             env: &[],
+            annotations: &[],
         }
     }
 

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, copy, split};
 
-use super::calls;
+use super::{calls, chat};
 
 /// The first page of nginx, as far as anybody looks at it.
 const PAGE: &str = "<!DOCTYPE html><html><head><title>Welcome to nginx!</title></head></html>\n";
@@ -80,6 +80,11 @@ impl Service {
         let first_times = self.count(&path);
         if request.headers().contains_key(header::UPGRADE) {
             return upgrade(hyper::upgrade::on(&mut request));
+        }
+        if path.starts_with(chat::SERVICE) {
+            let service = self.clone();
+            let cancelled = move || _ = service.count("/cancelled");
+            return chat::answer(&path, request.into_body(), cancelled);
         }
         let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
         if request

@@ -28,6 +28,7 @@ const PRODUCTPAGE: PodSpec<'static> = PodSpec {
         ],
     }),
     env: &[],
+    annotations: &[],
 };
 
 const DETAILS: PodSpec<'static> = PodSpec {

@@ -5,6 +5,7 @@ mod hosts;
 mod protocols;
 mod routes;
 mod services;
+mod streams;
 
 use ithildin_tests::{
     DataPlane, Identities, Mesh, Net, Process,
@@ -71,6 +72,7 @@ fn cases(test: &str, program: Program) {
     hosts::all(&mesh);
     services::all(&mesh);
     protocols::all(&mesh);
+    streams::all(&mesh);
     gateway::all(&mesh, &machine);
 }
 

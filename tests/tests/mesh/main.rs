@@ -18,6 +18,7 @@ mod machine;
 mod operations;
 mod outbound;
 mod permissive;
+mod registry;
 mod security;
 mod settings;
 mod support;

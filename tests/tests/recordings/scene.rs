@@ -128,6 +128,7 @@ impl Plan<'static> {
             plane,
             delta: true,
             env: &[],
+            annotations: &[],
         }
     }
 }

@@ -201,12 +201,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
     }
 
-    fn finish(
-        self,
-        peer: Option<Arc<Peer>>,
-        shown: Option<Shown>,
-        epochs: Epochs,
-    ) -> TlsStream<S> {
+    fn finish(self, peer: Option<Arc<Peer>>, shown: Option<Shown>, epochs: Epochs) -> TlsStream<S> {
         TlsStream::new(self.io, self.session, peer, shown, epochs)
     }
 }
