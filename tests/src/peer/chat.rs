@@ -52,7 +52,7 @@ pub(super) fn answer(
     let (say, said) = mpsc::channel(QUEUE);
     let ends_early = path.ends_with("/Early");
     tokio::spawn(async move {
-        let listened = listen(heard, ends_early, say.clone()).await;
+        let listened = Box::pin(listen(heard, ends_early, say.clone())).await;
         let Ok(count) = listened else {
             return cancelled();
         };
