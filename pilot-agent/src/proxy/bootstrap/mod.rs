@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use ithildin_proto::{
-    from_value, pack,
+    pack,
     pb::envoy::{
         config::{
             bootstrap::v3::{Admin, Bootstrap, bootstrap::DynamicResources},
@@ -33,6 +33,7 @@ use ithildin_proto::{
 };
 use serde_json::{Map, Value, json};
 
+use self::stats::Statistics;
 pub(super) use self::{addresses::Addresses, tracers::ACCESS_TOKEN_FILE};
 use super::{args::Kind, settings::Settings};
 
@@ -60,7 +61,7 @@ pub(super) struct Sockets {
 /// For the built-in proxy. Its resources and secrets are handed over in process.
 ///
 /// # Errors
-/// A limit of connections that is no number.
+/// A limit of connections or buckets of histograms that are no numbers.
 pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Bootstrap> {
     let ads = ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
@@ -83,7 +84,7 @@ pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Bootstrap> {
             cds_config: Some(ads),
             ..Default::default()
         }),
-        stats_config: Some(from_value(stats::config(settings, false)?)?),
+        stats_config: Some(Statistics::new(settings, false)?.into_message()),
         layered_runtime: Some(runtime::builtin()),
         overload_manager: runtime::asked_connections(settings)?.map(|most| OverloadManager {
             resource_monitors: vec![ResourceMonitor {
@@ -139,7 +140,7 @@ pub(super) fn envoy(settings: &Settings, sockets: &Sockets) -> anyhow::Result<Va
             {"name": "admin", "admin_layer": {}},
         ]},
         "bootstrap_extensions": extensions(discovery),
-        "stats_config": stats::config(settings, discovery)?,
+        "stats_config": Statistics::new(settings, discovery)?.to_json(),
         "admin": admin(settings, &addresses),
         "dynamic_resources": dynamic_resources(delta),
         "static_resources": {

@@ -1,9 +1,11 @@
-//! Which statistics Envoy keeps, and how their names become tags.
+//! Which statistics a data plane keeps, and how their names become tags.
+
+mod forms;
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use anyhow::Context;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tracing::warn;
 
 use crate::proxy::{duration, settings::Settings};
@@ -65,20 +67,46 @@ const TAGS: [(&str, &str); 16] = [
 /// Tags of the user come behind so many of Istio's: Envoy takes the first that matches.
 const TAGS_BEFORE_EXTRA: usize = 9;
 
-pub(super) fn config(settings: &Settings, discovery: bool) -> anyhow::Result<Value> {
-    let mut config = json!({
-        "use_all_default_tags": false,
-        "stats_tags": tags(settings),
-        "stats_matcher": {"inclusion_list": {"patterns": patterns(settings, discovery)}},
-    });
-    if let Some(buckets) = buckets(settings)? {
-        config["histogram_bucket_settings"] = buckets;
-    }
-    Ok(config)
+/// Envoy's `StatsConfig`, which [`forms`] writes in two forms.
+pub(super) struct Statistics {
+    tags: Vec<Tag>,
+    included: Vec<Pattern>,
+    /// By the prefix of a histogram's name.
+    buckets: BTreeMap<String, Vec<f64>>,
 }
 
-fn tags(settings: &Settings) -> Vec<Value> {
-    let tag = |name: &str, regex: &str| json!({"tag_name": name, "regex": regex});
+/// The first group that `regex` finds in a name is the tag, and leaves the name.
+struct Tag {
+    name: String,
+    regex: String,
+}
+
+/// Names of statistics that are kept.
+enum Pattern {
+    Prefix(String),
+    Suffix(String),
+    Regex(String),
+}
+
+impl Statistics {
+    /// With `discovery` Envoy asks for the metadata of workloads.
+    ///
+    /// # Errors
+    /// An annotation that cannot be read.
+    pub(super) fn new(settings: &Settings, discovery: bool) -> anyhow::Result<Self> {
+        Ok(Self {
+            tags: tags(settings),
+            included: patterns(settings, discovery),
+            buckets: buckets(settings)?,
+        })
+    }
+}
+
+fn tags(settings: &Settings) -> Vec<Tag> {
+    let tag = |name: &str, regex: &str| Tag {
+        name: name.to_owned(),
+        regex: regex.to_owned(),
+    };
     let mut tags: Vec<_> = TAGS.iter().map(|(name, regex)| tag(name, regex)).collect();
     let annotated = annotation(settings, "sidecar.istio.io/extraStatTags");
     let mut extra: Vec<&str> = Vec::new();
@@ -95,7 +123,7 @@ fn tags(settings: &Settings) -> Vec<Value> {
     tags
 }
 
-fn patterns(settings: &Settings, discovery: bool) -> Vec<Value> {
+fn patterns(settings: &Settings, discovery: bool) -> Vec<Pattern> {
     let matcher = &settings.proxy_config.stats_matcher;
     let included = |name: &str, configured: &[String], required: &[&str]| {
         let annotated = annotation(settings, name).filter(|text| !text.is_empty());
@@ -126,15 +154,13 @@ fn patterns(settings: &Settings, discovery: bool) -> Vec<Value> {
         &matcher.inclusion_regexps,
         &REGEXPS,
     );
-    let mut patterns = vec![json!({"prefix": "reporter="})];
-    if discovery {
-        patterns.push(json!({"prefix": "workload_discovery"}));
-    }
-    patterns.extend(prefixes.iter().map(|text| json!({"prefix": text})));
-    patterns.extend(suffixes.iter().map(|text| json!({"suffix": text})));
-    let regexps = regexps.iter();
-    patterns.extend(regexps.map(|text| json!({"safe_regex": {"regex": text}})));
-    patterns.extend([json!({"prefix": "component"}), json!({"prefix": "istio"})]);
+    let prefix = |text: &str| Pattern::Prefix(text.to_owned());
+    let mut patterns = vec![prefix("reporter=")];
+    patterns.extend(discovery.then(|| prefix("workload_discovery")));
+    patterns.extend(prefixes.into_iter().map(Pattern::Prefix));
+    patterns.extend(suffixes.into_iter().map(Pattern::Suffix));
+    patterns.extend(regexps.into_iter().map(Pattern::Regex));
+    patterns.extend([prefix("component"), prefix("istio")]);
     patterns
 }
 
@@ -151,17 +177,13 @@ fn for_each_ip(patterns: Vec<String>, ips: &[IpAddr]) -> Vec<String> {
     expanded.collect()
 }
 
-/// Buckets by the prefix of a histogram's name, from an annotation.
-fn buckets(settings: &Settings) -> anyhow::Result<Option<Value>> {
+/// From an annotation.
+fn buckets(settings: &Settings) -> anyhow::Result<BTreeMap<String, Vec<f64>>> {
     const NAME: &str = "sidecar.istio.io/statsHistogramBuckets";
-    let Some(text) = annotation(settings, NAME) else {
-        return Ok(None);
-    };
-    let buckets: BTreeMap<String, Vec<f64>> =
-        serde_json::from_str(text).context(format!("annotation {NAME}"))?;
-    let buckets = buckets.into_iter();
-    let buckets = buckets.map(|(prefix, at)| json!({"match": {"prefix": prefix}, "buckets": at}));
-    Ok(Some(buckets.collect()))
+    match annotation(settings, NAME) {
+        Some(text) => serde_json::from_str(text).context(format!("annotation {NAME}")),
+        None => Ok(BTreeMap::new()),
+    }
 }
 
 /// How often statistics are flushed, and those evicted that nothing counts any more.

@@ -185,11 +185,7 @@ pub(crate) fn tls_config(http2: bool) -> ClientConfig {
 
 impl Kind {
     /// `None` for a path that is part of no URL, which Kubernetes does not let through.
-    fn new(
-        action: &Action,
-        options: &ProbeOptions,
-        tls: &Arc<ClientConfig>,
-    ) -> Option<Self> {
+    fn new(action: &Action, options: &ProbeOptions, tls: &Arc<ClientConfig>) -> Option<Self> {
         let host = options.target.host();
         let dial = || Dial {
             connector: Connector::plain(Source::Probe),
