@@ -21,7 +21,8 @@ const FAILURE: u8 = 255;
 
 /// SPIFFE identities and configuration for Envoy, or for the built-in proxy.
 #[derive(Debug, Parser)]
-#[command(name = "pilot-agent", version)]
+// As with Istio's flags, of several that are the same the last one counts: templates add to what others have set.
+#[command(name = "pilot-agent", version, args_override_self = true)]
 #[command(after_help = "\
 Examples:
   See it work, on this machine alone:
@@ -191,6 +192,31 @@ mod tests {
                         --skip-rule-apply";
         let cli = Cli::try_parse_from(template.split_whitespace()).unwrap();
         assert!(matches!(cli.command, Some(Command::IstioIptables(_))));
+    }
+
+    #[test]
+    fn of_several_flags_that_are_the_same_the_last_one_counts() {
+        let words = "pilot-agent proxy router --domain a --log_output_level=all:info --domain=b \
+                     --log_target stdout --log_output_level all:debug --log_target stderr";
+        let (cli, _) = parse(
+            words
+                .split_whitespace()
+                .skip(1)
+                .map(OsString::from)
+                .collect(),
+        )
+        .unwrap();
+        let log = format!("{:?}", cli.log);
+        assert!(
+            log.contains("all:debug") && !log.contains("all:info"),
+            "{log}"
+        );
+        // Each is a place of its own.
+        assert!(log.contains("stdout") && log.contains("stderr"), "{log}");
+        let Some(Command::Proxy(args)) = cli.command else {
+            panic!("{:?}", cli.command);
+        };
+        assert_eq!(args.domain.as_deref(), Some("b"));
     }
 
     #[test]
