@@ -50,6 +50,7 @@ const HTTPBIN: PodSpec<'static> = PodSpec {
         calls: &[],
     }),
     env: &[],
+    annotations: &[],
 };
 
 const SLEEP: PodSpec<'static> = PodSpec {

@@ -128,7 +128,6 @@ impl Plan<'static> {
             plane,
             delta: true,
             env: &[],
-            annotations: &[],
         }
     }
 }
