@@ -119,6 +119,7 @@ pub(crate) fn cluster(name: &str, addresses: &[SocketAddr]) -> Cluster {
         local: None,
         slow_start: None,
         original_dst: OriginalDst::default(),
+        forward: None,
         mesh: MeshCluster::default(),
         peer_exchange: None,
         outlier: None,
@@ -150,6 +151,7 @@ pub(crate) fn chain(name: &str, terminal: Terminal) -> FilterChain {
         matches: ChainMatch::default(),
         tls: None,
         sni_cluster: false,
+        sni_forward: None,
         handshake_timeout: None,
         terminal,
     }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::{
     HashTables, LocalCluster, Map,
+    forward::Forward,
     http::{HeaderFormat, Http2Keepalive},
 };
 use crate::{
@@ -57,6 +58,8 @@ pub struct Cluster {
     pub slow_start: Option<SlowStart>,
     /// Of ORIGINAL_DST clusters.
     pub original_dst: OriginalDst,
+    /// Of clusters that lead to the host that a request names.
+    pub forward: Option<Forward>,
     /// For Istio's filters.
     pub mesh: MeshCluster,
     /// What TCP peers tell each other first (`filters`).
@@ -116,6 +119,8 @@ pub enum ClusterKind {
     Eds,
     /// To the connection's own original destination.
     OriginalDst,
+    /// To the host that the request names.
+    Forward,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -138,6 +138,8 @@ pub struct FilterChain {
     pub access: Vec<AccessFilter>,
     /// `envoy.filters.network.sni_cluster`: the SNI, where there is one, names the cluster.
     pub sni_cluster: bool,
+    /// `envoy.filters.network.sni_dynamic_forward_proxy`: the SNI names the host, which is at this port.
+    pub sni_forward: Option<u16>,
     /// `istio.metadata_exchange`: what TCP peers tell each other first.
     pub peer_exchange: Option<Arc<PeerExchange>>,
     /// `istio.stats` on TCP.

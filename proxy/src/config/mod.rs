@@ -7,6 +7,7 @@ mod chains;
 pub mod cluster;
 pub mod ext_authz;
 pub mod filters;
+pub mod forward;
 pub mod hash_policy;
 mod hash_tables;
 pub mod http;

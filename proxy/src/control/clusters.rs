@@ -8,7 +8,7 @@ use ithildin_proto::pb::envoy::config::{
 use tokio::time::Instant;
 
 use super::{
-    compile::{CompiledCluster, Compiler, Discovery},
+    compile::{CompiledCluster, Compiler, Discovery, Questions},
     dns::{Dns, Resolved},
     report::ConfigErrors,
     resources::Resources,
@@ -43,9 +43,11 @@ impl ClusterRun {
             deadline: None,
             compiled,
         };
-        let cluster = &run.compiled.cluster;
+        let CompiledCluster {
+            cluster, discovery, ..
+        } = &mut run.compiled;
         cluster.stats.set_limits(cluster.limits);
-        match &run.compiled.discovery {
+        match discovery {
             Discovery::Fixed => {
                 run.discovered = true;
                 // For who goes by our own cluster's localities.
@@ -54,6 +56,12 @@ impl ClusterRun {
             }
             Discovery::Eds { timeout, .. } => {
                 run.deadline = timeout.map(|timeout| Instant::now() + timeout);
+            }
+            Discovery::Forward(questions) => {
+                run.discovered = true;
+                if let Some(Questions { spec, asked }) = questions.take() {
+                    dns.serve(spec, asked);
+                }
             }
             Discovery::Dns(spec) => {
                 run.resolved.resize(spec.targets.len(), Vec::new());
@@ -67,7 +75,7 @@ impl ClusterRun {
     pub(super) fn eds_name(&self) -> Option<&Arc<str>> {
         match &self.compiled.discovery {
             Discovery::Eds { name, .. } => Some(name),
-            Discovery::Fixed | Discovery::Dns(_) => None,
+            Discovery::Fixed | Discovery::Dns(_) | Discovery::Forward(_) => None,
         }
     }
 
@@ -161,7 +169,7 @@ impl ClusterRun {
             let what = match &self.compiled.discovery {
                 Discovery::Eds { name, .. } => format!("endpoints {name:?}"),
                 Discovery::Dns(_) => "name resolution".into(),
-                Discovery::Fixed => String::new(),
+                Discovery::Fixed | Discovery::Forward(_) => String::new(),
             };
             return Some(format!("cluster {:?}: {what}", self.compiled.cluster.name));
         }

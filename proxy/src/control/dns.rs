@@ -1,9 +1,9 @@
-//! Name resolution for STRICT_DNS and LOGICAL_DNS clusters, off the data path.
+//! Name resolution for STRICT_DNS and LOGICAL_DNS clusters and dynamic forward proxies, off the data path.
 //!
 //! Invariant: a name that stops resolving keeps its last addresses.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,20 +14,23 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use hickory_resolver::{
-    Hosts, TokioResolver,
-    config::{ResolverConfig, ResolverOpts},
+    Hosts, ResolverBuilder, TokioResolver,
+    config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts},
     lookup::Lookup,
     net::runtime::TokioRuntimeProvider,
     proto::{
         op::Query,
         rr::{Name, RData, RecordType},
     },
+    system_conf::read_system_conf,
 };
+use tokio::sync::mpsc;
 
-use super::compile::{DnsSpec, LookupFamily};
-
-/// Shortest time that a TTL may give, so that a TTL of 0 does not make us ask without pause.
-const MIN_TTL_REFRESH: Duration = Duration::from_secs(1);
+use super::{
+    compile::{DnsSpec, ForwardSpec, LookupFamily},
+    forward,
+};
+use crate::config::forward::Question;
 
 /// What one round of lookups found for one cluster.
 pub(super) struct Resolved {
@@ -46,6 +49,8 @@ pub(super) struct Dns {
     /// Made at the first use: most configurations resolve nothing.
     resolver: Option<Arc<TokioResolver>>,
     lookups: FuturesUnordered<BoxFuture<'static, Resolved>>,
+    /// Those of clusters whose requests bring the names; each ends with its cluster.
+    forwards: FuturesUnordered<BoxFuture<'static, ()>>,
 }
 
 impl Dns {
@@ -57,7 +62,7 @@ impl Dns {
         spec: &DnsSpec,
         delay: Duration,
     ) {
-        let resolver = Arc::clone(self.resolver.get_or_insert_with(resolver));
+        let resolver = self.resolver(&[]);
         let (cluster, spec) = (Arc::clone(cluster), spec.clone());
         self.lookups.push(Box::pin(async move {
             tokio::time::sleep(delay).await;
@@ -71,17 +76,35 @@ impl Dns {
         }));
     }
 
+    /// Resolves what requests bring, as they ask for it.
+    pub(super) fn serve(&mut self, spec: ForwardSpec, questions: mpsc::Receiver<Question>) {
+        let resolver = self.resolver(&spec.dns.servers);
+        let serving = forward::serve(resolver, spec, questions);
+        self.forwards.push(Box::pin(serving));
+    }
+
+    fn resolver(&mut self, servers: &[SocketAddr]) -> Arc<TokioResolver> {
+        match servers {
+            [] => Arc::clone(self.resolver.get_or_insert_with(|| resolver(&[]))),
+            servers => resolver(servers),
+        }
+    }
+
     /// The next round that is done; pending while there is none. Cancel-safe.
     pub(super) async fn next(&mut self) -> Resolved {
-        match self.lookups.next().await {
-            Some(resolved) => resolved,
-            None => std::future::pending().await,
+        loop {
+            tokio::select! {
+                Some(resolved) = self.lookups.next() => return resolved,
+                Some(()) = self.forwards.next() => {}
+                else => std::future::pending::<()>().await,
+            }
         }
     }
 }
 
-fn resolver() -> Arc<TokioResolver> {
-    let built = TokioResolver::builder_tokio().and_then(|mut builder| {
+/// One that asks these name servers, or those of the system if there are none.
+pub(super) fn resolver(servers: &[SocketAddr]) -> Arc<TokioResolver> {
+    let built = builder(servers).and_then(|mut builder| {
         // The refresh rate decides how old an answer may be.
         builder.options_mut().cache_size = 0;
         builder.build()
@@ -94,6 +117,44 @@ fn resolver() -> Arc<TokioResolver> {
             .build()
     });
     Arc::new(resolver.expect("a resolver without name servers can be built"))
+}
+
+fn builder(
+    servers: &[SocketAddr],
+) -> Result<ResolverBuilder<TokioRuntimeProvider>, hickory_resolver::net::NetError> {
+    if servers.is_empty() {
+        return TokioResolver::builder_tokio();
+    }
+    // Search domains are the system's all the same.
+    let (system, options) = read_system_conf()?;
+    let servers = servers.iter().map(|server| {
+        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut it| {
+            it.port = server.port();
+            it
+        });
+        NameServerConfig::new(server.ip(), true, connections.into())
+    });
+    let domain = system.domain().cloned();
+    let config = ResolverConfig::from_parts(domain, system.search().to_vec(), servers.collect());
+    let provider = TokioRuntimeProvider::default();
+    Ok(TokioResolver::builder_with_config(config, provider).with_options(options))
+}
+
+/// One name, and when to ask for it again.
+pub(super) async fn one(
+    resolver: &TokioResolver,
+    host: &str,
+    spec: &DnsSpec,
+) -> (Result<Vec<IpAddr>, Arc<str>>, Duration) {
+    match addresses(resolver, host, spec.family).await {
+        Ok((mut addresses, until)) => {
+            addresses.sort();
+            let ttl = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let refresh = ttl.map_or(spec.refresh, |ttl| ttl.max(spec.min_ttl));
+            (Ok(addresses), refresh)
+        }
+        Err(error) => (Err(error), spec.failure_refresh),
+    }
 }
 
 type Round = (Vec<Result<Vec<IpAddr>, Arc<str>>>, Duration);
@@ -112,7 +173,7 @@ async fn round(resolver: &TokioResolver, spec: &DnsSpec) -> Round {
                     && let Some(until) = until
                 {
                     let ttl = until.saturating_duration_since(Instant::now());
-                    refresh = refresh.min(ttl.max(MIN_TTL_REFRESH));
+                    refresh = refresh.min(ttl.max(spec.min_ttl));
                 }
                 if spec.logical {
                     addresses.truncate(1);

@@ -13,6 +13,7 @@ mod controller;
 mod data_source;
 mod dns;
 mod endpoints;
+mod forward;
 mod held;
 mod inventory;
 mod leaving;

@@ -30,6 +30,7 @@ use crate::{
     config::{
         Cluster,
         cluster::Endpoint,
+        forward::NamedHost,
         route::{Forward, RouteTable},
     },
     outlier::Outcome,
@@ -275,8 +276,9 @@ impl Exchange<'_> {
         retries: &Budget<'_>,
     ) -> Result<HttpLease, Broken> {
         let authority = std::str::from_utf8(&self.asked).unwrap_or_default();
-        let authority = matching::lower_case(matching::without_port(authority));
+        let (authority, port) = matching::host_and_port(authority);
         let request = LbRequest {
+            named: Self::named(cluster, &authority, port),
             downstream: self.request.protocol.downstream(),
             excluded: retries.excluded(),
             selection_attempts: retries.selection_attempts(),
@@ -290,6 +292,25 @@ impl Exchange<'_> {
         let lease = self.context.worker.upstreams.http(cluster, &request);
         let lease = Self::unless_gone(client, pin!(lease)).await;
         lease.ok_or(Broken::Client)?.map_err(Broken::Unavailable)
+    }
+
+    /// Where a cluster leads to that goes by what requests name.
+    pub(super) fn named<'a>(
+        cluster: &Cluster,
+        host: &'a str,
+        port: Option<u16>,
+    ) -> Option<NamedHost<'a>> {
+        cluster.forward.as_ref()?;
+        let name = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+        let default = match cluster.transport.tls(0) {
+            Some(_) => 443,
+            None => 80,
+        };
+        Some(NamedHost {
+            name: name.unwrap_or(host),
+            port: port.unwrap_or(default),
+        })
+        .filter(|host| !host.name.is_empty())
     }
 
     /// Where an ORIGINAL_DST cluster leads to: what the request's own header says goes first.

@@ -208,6 +208,16 @@ impl LocalReply {
                 ResponseFlags::NO_HEALTHY_UPSTREAM,
                 "no_healthy_upstream",
             ),
+            FailureKind::NotResolved => Self {
+                details: unresolved(failure).into(),
+                ..Self::new(503, kind_text(failure), failure.kind.flags(), "")
+            },
+            FailureKind::TooManyNames => Self::new(
+                503,
+                kind_text(failure),
+                failure.kind.flags(),
+                "dns_cache_overflow",
+            ),
             kind => Self {
                 overloaded: kind == FailureKind::Overflow,
                 ..Self::reset(
@@ -265,6 +275,17 @@ impl LocalReply {
             headers: Vec::new(),
         }
     }
+}
+
+fn kind_text(failure: &UpstreamFailure) -> &'static str {
+    failure.kind.reset_reason()
+}
+
+/// The details of a name without addresses.
+fn unresolved(failure: &UpstreamFailure) -> String {
+    let reason = failure.transport_failure_reason.as_deref();
+    let reason = reason.unwrap_or_default().replace(' ', "_");
+    format!("dns_resolution_failure{{{reason}}}")
 }
 
 /// Whose fault it is that time ran out: the client's, until it has sent all.

@@ -55,6 +55,13 @@ pub(super) fn lower_case(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Host, in lower case, and port.
+pub(super) fn host_and_port(authority: &str) -> (Cow<'_, str>, Option<u16>) {
+    let host = without_port(authority);
+    let port = authority[host.len()..].strip_prefix(':');
+    (lower_case(host), port.and_then(|port| port.parse().ok()))
+}
+
 /// `host:port` and `[v6]:port` without the port.
 pub(super) fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {

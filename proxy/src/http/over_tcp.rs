@@ -9,6 +9,7 @@ use super::{
     client::{Client, Response, Switch},
     exchange::{Broken, Exchange},
     headers::Headers,
+    matching,
     meter::WireCount,
     request::BodyLength,
     retry::Budget,
@@ -26,7 +27,10 @@ impl Exchange<'_> {
         clock: &Clock,
         retries: &Budget<'_>,
     ) -> Result<(), Broken> {
+        let authority = std::str::from_utf8(&self.asked).unwrap_or_default();
+        let (host, port) = matching::host_and_port(authority);
         let request = LbRequest {
+            named: Self::named(cluster, &host, port),
             excluded: retries.excluded(),
             selection_attempts: retries.selection_attempts(),
             avoid_priorities_every: retries.avoid_priorities_every(),

@@ -25,7 +25,7 @@ pub use record::SessionRecord;
 
 use crate::{
     access_log::ResponseFlags,
-    config::listener::TcpProxy,
+    config::{forward::NamedHost, listener::TcpProxy},
     hashing::xxh64,
     io::Stream,
     upstream::{FailureKind, LbRequest, TcpLease, UpstreamFailure},
@@ -115,6 +115,7 @@ async fn connect(
     let request = LbRequest {
         original_destination: connection.original_destination(),
         downstream_end: Some(connection.end()),
+        named: named(connection),
         hash: proxy.hash_source_ip.then(|| {
             let address = connection.remote.ip().to_string();
             xxh64(address.as_bytes(), 0)
@@ -153,6 +154,14 @@ async fn connect(
             return Err(failure);
         }
     }
+}
+
+/// The host that the SNI names, where a filter goes by that.
+fn named(connection: &Connection) -> Option<NamedHost<'_>> {
+    Some(NamedHost {
+        name: connection.server_name.as_deref()?,
+        port: connection.chain.sni_forward?,
+    })
 }
 
 fn choose_cluster(proxy: &TcpProxy) -> Option<&str> {

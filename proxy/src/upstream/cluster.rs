@@ -10,12 +10,14 @@ use super::{
     hosts::Host,
     key::{PoolKey, Protocol, Wanted},
     limits::{PendingPermit, RequestPermit},
+    named::{self, NamedHosts},
     pool::{HostPools, Usage},
 };
 use crate::{
     config::{
         Cluster, Map,
         cluster::{ClusterKind, Endpoint, EndpointAddress, EndpointSet, Health},
+        forward::{Forward, NamedHost},
     },
     outlier::Outcome,
     stats::{ClusterBlock, EndpointStats},
@@ -52,6 +54,8 @@ struct State {
     hosts: Map<EndpointAddress, Rc<HostPools>>,
     /// Hosts of an ORIGINAL_DST cluster, made as they are asked for.
     original: Map<SocketAddr, Rc<Host>>,
+    /// And those of one that leads where requests say.
+    named: NamedHosts,
 }
 
 impl ClusterPools {
@@ -71,6 +75,7 @@ impl ClusterPools {
                 balancer,
                 hosts,
                 original: Map::default(),
+                named: NamedHosts::default(),
             }),
         })
     }
@@ -80,7 +85,7 @@ impl ClusterPools {
     }
 
     pub(super) async fn http(&self, request: &LbRequest<'_>) -> Result<HttpLease, UpstreamFailure> {
-        let host = self.choose(request)?;
+        let host = self.host(request).await?;
         let (pool, protocol) = {
             let wanted = Wanted::http(&self.context.cluster, &host.endpoint, request);
             let pool = host.pools.pool(&self.context, &wanted, request);
@@ -94,7 +99,7 @@ impl ClusterPools {
     }
 
     pub(super) async fn tcp(&self, request: &LbRequest<'_>) -> Result<TcpLease, UpstreamFailure> {
-        let host = self.choose(request)?;
+        let host = self.host(request).await?;
         let key = Wanted::tcp(&self.context.cluster, &host.endpoint, request).to_key();
         let pending = PendingPermit::admit(&self.context)?;
         let opened = self.open_tcp(&host, &key).await;
@@ -134,6 +139,9 @@ impl ClusterPools {
             host.pools.reap();
             !host.pools.is_empty()
         });
+        if let Some(forward) = &self.context.cluster.forward {
+            state.named.reap(forward);
+        }
     }
 
     /// Closes what is idle now, and the rest when it becomes idle.
@@ -145,6 +153,49 @@ impl ClusterPools {
         for host in state.original.values() {
             host.pools.close();
         }
+        state.named.close();
+    }
+
+    async fn host(&self, request: &LbRequest<'_>) -> Result<Rc<Host>, UpstreamFailure> {
+        match (&self.context.cluster.forward, request.named) {
+            (Some(forward), Some(asked)) => {
+                let known = self.state.borrow_mut().named.get(asked, &self.context);
+                match known {
+                    Some(known) => known,
+                    // Boxed: few requests wait.
+                    None => Box::pin(self.resolve(forward, asked)).await,
+                }
+            }
+            _ => self.choose(request),
+        }
+    }
+
+    /// A host whose addresses are not known yet.
+    async fn resolve(
+        &self,
+        forward: &Forward,
+        asked: NamedHost<'_>,
+    ) -> Result<Rc<Host>, UpstreamFailure> {
+        named::check(asked.name)?;
+        let _pending = self
+            .state
+            .borrow()
+            .named
+            .admit(forward)
+            .ok_or(FailureKind::TooManyNames)?;
+        let known = self.state.borrow().named.known(asked.name);
+        let known = match known {
+            Some(known) => known,
+            None => named::ask(forward, asked.name).await?,
+        };
+        let limit = Some(forward.query_timeout);
+        let resolved = named::resolved(known.clone());
+        // Late answers are for those who ask then.
+        let _ = self.context.home.timers.timeout(limit, resolved).await;
+        let named = &mut self.state.borrow_mut().named;
+        named.insert(asked.name, known);
+        let late = || Err(named::unresolved(&"no answer in time".into()));
+        named.get(asked, &self.context).unwrap_or_else(late)
     }
 
     fn choose(&self, request: &LbRequest<'_>) -> Result<Rc<Host>, UpstreamFailure> {

@@ -20,6 +20,10 @@ pub enum FailureKind {
     /// The configuration has no such cluster.
     NoCluster,
     NoHealthyUpstream,
+    /// The name of the request has no address.
+    NotResolved,
+    /// There are too many names, or too many requests wait for addresses.
+    TooManyNames,
     Overflow,
     LocalConnectionFailure,
     RemoteConnectionFailure,
@@ -32,7 +36,8 @@ impl FailureKind {
         match self {
             Self::NoCluster => ResponseFlags::NO_CLUSTER_FOUND,
             Self::NoHealthyUpstream => ResponseFlags::NO_HEALTHY_UPSTREAM,
-            Self::Overflow => ResponseFlags::UPSTREAM_OVERFLOW,
+            Self::NotResolved => ResponseFlags::DNS_RESOLUTION_FAILED,
+            Self::Overflow | Self::TooManyNames => ResponseFlags::UPSTREAM_OVERFLOW,
             Self::LocalConnectionFailure
             | Self::RemoteConnectionFailure
             | Self::ConnectionTimeout => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
@@ -45,6 +50,8 @@ impl FailureKind {
         match self {
             Self::NoCluster => "cluster not found",
             Self::NoHealthyUpstream => "no healthy upstream",
+            Self::NotResolved => "DNS resolution failure",
+            Self::TooManyNames => "DNS cache overflow",
             Self::Overflow => "overflow",
             Self::LocalConnectionFailure => "local connection failure",
             Self::RemoteConnectionFailure => "remote connection failure",

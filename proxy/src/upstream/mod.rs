@@ -17,6 +17,7 @@ mod http2;
 mod key;
 mod lease;
 mod limits;
+mod named;
 mod pool;
 mod tunnel;
 mod zones;
@@ -33,7 +34,7 @@ use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 use cluster::ClusterPools;
 
 use crate::{
-    config::{Cluster, Map, Snapshot, cluster::Endpoint, http::AlpnOverrides},
+    config::{Cluster, Map, Snapshot, cluster::Endpoint, forward::NamedHost, http::AlpnOverrides},
     io::{LogLimit, Registry, Timers},
 };
 
@@ -59,6 +60,8 @@ pub struct LbRequest<'a> {
     pub hash: Option<u64>,
     /// Where the downstream connection was going, for ORIGINAL_DST clusters.
     pub original_destination: Option<SocketAddr>,
+    /// What the request names, for clusters that lead there.
+    pub named: Option<NamedHost<'a>>,
     /// The connection that the request came on; `None` where none waits for the answer.
     pub downstream_end: Option<DownstreamEnd<'a>>,
 }

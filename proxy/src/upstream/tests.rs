@@ -3,7 +3,7 @@
 #[path = "tls_tests.rs"]
 mod tls;
 
-use std::{cell::Cell, future::poll_fn, time::Instant};
+use std::{cell::Cell, future::poll_fn, net::IpAddr, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
@@ -11,6 +11,7 @@ use http::{Request, Response};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
 };
 
 use super::*;
@@ -18,6 +19,7 @@ use crate::{
     access_log::ResponseFlags,
     config::{
         cluster::{ClusterKind, EndpointAddress, RetryBudget, UpstreamProtocol},
+        forward::{Forward, Question, Resolution},
         http::Http2Keepalive,
     },
     testing::{self, eventually},
@@ -401,6 +403,106 @@ async fn original_destination_clusters_go_where_the_client_went() {
     }
     let failure = http1(&upstreams, &cluster).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::NoHealthyUpstream);
+}
+
+/// Who resolves the names of a cluster's requests, and a cluster that asks.
+fn forward(mut config: Cluster) -> (Arc<Cluster>, mpsc::Receiver<Question>) {
+    let (questions, asked) = mpsc::channel(8);
+    config.kind = ClusterKind::Forward;
+    config.forward = Some(Forward {
+        questions,
+        host_ttl: Duration::ZERO,
+        query_timeout: Duration::from_millis(200),
+        max_pending: 1,
+    });
+    (Arc::new(config), asked)
+}
+
+async fn http1_named(
+    upstreams: &Upstreams,
+    cluster: &Arc<Cluster>,
+    name: &str,
+    port: u16,
+) -> Result<Http1Lease, UpstreamFailure> {
+    let request = LbRequest {
+        named: Some(NamedHost { name, port }),
+        ..LbRequest::default()
+    };
+    match upstreams.http(cluster, &request).await? {
+        HttpLease::Http1(lease) => Ok(lease),
+        HttpLease::Http2(_) => panic!("wanted http/1"),
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn requests_lead_where_the_name_of_their_host_leads_now() {
+    let server = Server::start().await;
+    let port = server.address.port();
+    let other = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
+    let (cluster, mut asked) = forward(testing::cluster("c", &[]));
+    let upstreams = upstreams();
+    let first: Arc<[IpAddr]> = [[127, 0, 0, 1].into()].into();
+    let (resolve, known) = watch::channel(Resolution::Pending);
+    let answer = async {
+        let question = asked.recv().await.unwrap();
+        assert_eq!(&*question.name, "a.test");
+        question.answer.send(Some(known)).unwrap();
+        resolve.send_replace(Resolution::Addresses(first));
+    };
+    let (lease, ()) = tokio::join!(http1_named(&upstreams, &cluster, "a.test", port), answer);
+    lease.unwrap().give_back();
+    let lease = http1_named(&upstreams, &cluster, "a.test", port)
+        .await
+        .unwrap();
+    assert!(lease.reused);
+    assert_eq!(&*lease.endpoint().hostname, "a.test");
+    lease.give_back();
+    // Other addresses: another connection.
+    let second: Arc<[IpAddr]> = [[127, 0, 0, 2].into()].into();
+    resolve.send_replace(Resolution::Addresses(second));
+    let (lease, accepted) = tokio::join!(
+        http1_named(&upstreams, &cluster, "a.test", port),
+        other.accept()
+    );
+    let lease = lease.unwrap();
+    assert!(!lease.reused && accepted.is_ok());
+    resolve.send_replace(Resolution::Failed("gone".into()));
+    let failure = http1_named(&upstreams, &cluster, "a.test", port)
+        .await
+        .unwrap_err();
+    assert_eq!(failure.kind, FailureKind::NotResolved);
+    // Nobody asks any more, and nothing is open.
+    drop(lease);
+    upstreams.pools(&cluster).reap();
+    assert_eq!(resolve.receiver_count(), 0);
+}
+
+#[tokio::test(flavor = "local")]
+async fn names_without_an_answer_and_too_many_are_refused() {
+    let (cluster, mut asked) = forward(testing::cluster("c", &[]));
+    let upstreams = upstreams();
+    let ask = |name: &'static str| http1_named(&upstreams, &cluster, name, 80);
+    let kind = |failure: Result<Http1Lease, UpstreamFailure>| failure.unwrap_err().kind;
+    let full = async { asked.recv().await.unwrap().answer.send(None).unwrap() };
+    let (refused, ()) = tokio::join!(ask("a.test"), full);
+    assert_eq!(kind(refused), FailureKind::TooManyNames);
+    let (resolve, known) = watch::channel(Resolution::Pending);
+    let silent = async {
+        asked
+            .recv()
+            .await
+            .unwrap()
+            .answer
+            .send(Some(known))
+            .unwrap()
+    };
+    let (late, beside, ()) = tokio::join!(ask("b.test"), ask("c.test"), silent);
+    assert_eq!(kind(late), FailureKind::NotResolved);
+    assert_eq!(kind(beside), FailureKind::TooManyNames, "one may wait");
+    resolve.send_replace(Resolution::Failed("no".into()));
+    assert_eq!(kind(ask("b.test").await), FailureKind::NotResolved);
+    let long: &'static str = String::leak("a".repeat(254));
+    assert_eq!(kind(ask(long).await), FailureKind::NotResolved);
 }
 
 /// An HTTP/2 server that answers each request with 200 when told, and counts its connections.

@@ -9,6 +9,7 @@ mod edges;
 mod envoy;
 mod ext_authz;
 mod filters;
+mod forward;
 mod hashing;
 mod http1;
 mod http_log;

@@ -2,6 +2,7 @@
 //! resources say of the proxies themselves and of where they listen.
 
 mod duplicates;
+mod dynamic;
 mod ingress;
 mod named_pods;
 mod proxy_config;
@@ -14,6 +15,11 @@ use ithildin_tests::{
 };
 
 use crate::support::on_each;
+
+const CLUSTER: Cluster = Cluster {
+    host_aliases: &["10.0.4.51 a.dyn.test one.free.test", "10.0.4.52 b.dyn.test"],
+    ..Cluster::ONLY
+};
 
 const WEB: PodSpec<'static> = PodSpec::server("web-0", "web", [10, 0, 4, 2], &[("app", "web")]);
 
@@ -41,7 +47,7 @@ fn registry(test: &str, program: Program) {
         return;
     };
     let files = ["registry.yaml"];
-    let mesh = Mesh::start_in(test, program, identities, Cluster::ONLY, &files);
+    let mesh = Mesh::start_in(test, program, identities, CLUSTER, &files);
     let Some(mut mesh) = mesh else {
         return;
     };
@@ -56,6 +62,7 @@ fn registry(test: &str, program: Program) {
     named_pods::all(&mesh);
     duplicates::all(&mesh);
     wildcards::all(&mesh, &ca, &outside);
+    dynamic::all(&mesh, &ca, &outside);
     ingress::all(&mesh, &ca, &outside[0]);
 }
 

@@ -16,6 +16,7 @@ fn chain(name: &str, matches: ChainMatch) -> Arc<FilterChain> {
         matches,
         tls: None,
         sni_cluster: false,
+        sni_forward: None,
         handshake_timeout: None,
         terminal: Terminal::Tcp(Arc::new(crate::testing::tcp_proxy("cluster"))),
     })

@@ -5,25 +5,35 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use ithildin_proto::{
     istio::metadata_exchange::MetadataExchange,
-    pb::envoy::config::cluster::v3::{
-        Cluster as ClusterProto, Filter,
-        cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, TransportSocketMatch},
+    pb::envoy::{
+        config::cluster::v3::{
+            Cluster as ClusterProto, Filter,
+            cluster::{
+                ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, TransportSocketMatch,
+            },
+        },
+        extensions::clusters::dynamic_forward_proxy::v3::ClusterConfig as ForwardConfig,
     },
 };
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 
 use super::{
     Compiler, ads_source,
     cluster_http::{self, HttpOptions},
     dns::{self, DnsSpec},
     endpoints::{self, Placement},
+    forward::{self, ForwardSpec},
     listener::DEFAULT_BUFFER_LIMIT,
     load_balancing::{common_lb, lb_policy},
     network_filters, outlier,
     upstream::{bind, circuit_breakers, keepalive},
 };
 use crate::{
-    config::cluster::{Cluster, ClusterKind, EndpointSet, Transports},
+    config::{
+        cluster::{Cluster, ClusterKind, EndpointSet, Transports},
+        forward::{Forward, Question},
+    },
     control::{
         any,
         report::{At, no_effect, refuse},
@@ -33,6 +43,8 @@ use crate::{
     outlier::Detector,
 };
 
+/// Names that workers have asked for and the control runtime has not heard of yet; one is taken in no time.
+const QUESTIONS: usize = 1024;
 /// Envoy's defaults.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -56,6 +68,15 @@ pub(in crate::control) enum Discovery {
         timeout: Option<Duration>,
     },
     Dns(DnsSpec),
+    /// Requests bring names, whose addresses workers ask for.
+    Forward(Option<Questions>),
+}
+
+/// How names are found, and what asks for them.
+#[derive(Debug)]
+pub(in crate::control) struct Questions {
+    pub(in crate::control) spec: ForwardSpec,
+    pub(in crate::control) asked: mpsc::Receiver<Question>,
 }
 
 pub(super) fn cluster(
@@ -69,7 +90,11 @@ pub(super) fn cluster(
     }
     let name: Arc<str> = config.name.as_str().into();
     let kind = kind(config, at);
-    let protocol = cluster_http::options(config, at);
+    let mut protocol = cluster_http::options(config, at);
+    let custom = custom(config, at);
+    if let (Some(protocol), Some((custom, at))) = (&mut protocol, &custom) {
+        forward::verify(config, custom, &mut protocol.http, at);
+    }
     let match_name = protocol
         .as_ref()
         .is_some_and(|it| it.http.auto_san_validation);
@@ -80,6 +105,7 @@ pub(super) fn cluster(
     let outlier = outlier.map(|config| outlier::detection(config, &at.field("outlier_detection")));
     placement.watched = outlier.is_some();
     let found = kind.and_then(|kind| discovery(config, kind, &placement, compiler, at));
+    let forward = custom.and_then(|(custom, at)| questions(&custom, &at));
     let lb = lb_policy(config, kind, at);
     let limits = circuit_breakers(config.circuit_breakers.as_ref(), at);
     let bind = bind(config.upstream_bind_config.as_ref(), at);
@@ -100,7 +126,15 @@ pub(super) fn cluster(
         http,
         error_statuses,
     } = protocol?;
-    let (discovery, endpoints) = found?;
+    let (mut discovery, endpoints) = found?;
+    let forward = match (&mut discovery, forward) {
+        (Discovery::Forward(questions), Some((forward, asked))) => {
+            *questions = Some(asked);
+            Some(forward)
+        }
+        (Discovery::Forward(_), None) => return None,
+        _ => None,
+    };
     let transports = transports?;
     let lb = lb?;
     let tls = (0..transports.0.len()).any(|index| transports.tls(index).is_some());
@@ -118,6 +152,7 @@ pub(super) fn cluster(
         lb: lb.policy,
         slow_start: lb.slow_start,
         original_dst: lb.original_dst,
+        forward,
         endpoints: Arc::new(ArcSwap::from_pointee(
             endpoints.with_tables(lb.policy, common_lb.locality_weighted),
         )),
@@ -234,6 +269,10 @@ fn kind(config: &ClusterProto, at: &At<'_>) -> Option<ClusterKind> {
         None => DiscoveryType::Static as i32,
         Some(ClusterDiscoveryType::Type(value)) => *value,
         Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            let config = custom.typed_config.as_ref();
+            if config.is_some_and(any::is::<ForwardConfig>) {
+                return Some(ClusterKind::Forward);
+            }
             at.field("cluster_type")
                 .error(format_args!("{:?} is not supported", custom.name));
             return None;
@@ -246,6 +285,30 @@ fn kind(config: &ClusterProto, at: &At<'_>) -> Option<ClusterKind> {
         DiscoveryType::Eds => ClusterKind::Eds,
         DiscoveryType::OriginalDst => ClusterKind::OriginalDst,
     })
+}
+
+/// The configuration of a dynamic forward proxy, and where it stands.
+fn custom<'a>(config: &ClusterProto, at: &'a At<'a>) -> Option<(ForwardConfig, At<'a>)> {
+    let Some(ClusterDiscoveryType::ClusterType(custom)) = &config.cluster_discovery_type else {
+        return None;
+    };
+    let typed = custom.typed_config.as_ref();
+    let typed = typed.filter(|it| any::is::<ForwardConfig>(it))?;
+    let at = at.field("cluster_type.typed_config");
+    Some((any::read(typed, &at)?, at))
+}
+
+/// Both ends of what workers ask the control runtime.
+fn questions(config: &ForwardConfig, at: &At<'_>) -> Option<(Forward, Questions)> {
+    let (spec, limits) = forward::cluster(config, at)?;
+    let (questions, asked) = mpsc::channel(QUESTIONS);
+    let forward = Forward {
+        questions,
+        host_ttl: limits.host_ttl,
+        query_timeout: limits.query_timeout,
+        max_pending: limits.max_pending,
+    };
+    Some((forward, Questions { spec, asked }))
 }
 
 fn discovery(
@@ -261,8 +324,12 @@ fn discovery(
         at.field("eds_cluster_config")
             .error("may only be set with type EDS");
     }
-    if assignment.is_some() && matches!(kind, ClusterKind::Eds | ClusterKind::OriginalDst) {
-        assignment_at.error("may not be set with type EDS or ORIGINAL_DST");
+    let provided = matches!(
+        kind,
+        ClusterKind::Eds | ClusterKind::OriginalDst | ClusterKind::Forward
+    );
+    if assignment.is_some() && provided {
+        assignment_at.error("may only be set with types STATIC, STRICT_DNS and LOGICAL_DNS");
     }
     match kind {
         ClusterKind::Static => {
@@ -277,6 +344,7 @@ fn discovery(
             Some((Discovery::Fixed, set))
         }
         ClusterKind::OriginalDst => Some((Discovery::Fixed, EndpointSet::default())),
+        ClusterKind::Forward => Some((Discovery::Forward(None), EndpointSet::default())),
         ClusterKind::Eds => {
             let eds = eds(config, &at.field("eds_cluster_config"))?;
             Some((eds, EndpointSet::default()))

@@ -1,6 +1,6 @@
 //! How the names of a DNS cluster are resolved.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use ithildin_proto::pb::envoy::{
     config::{
@@ -12,7 +12,7 @@ use ithildin_proto::pb::envoy::{
     },
 };
 
-use super::endpoints::DnsTarget;
+use super::{address, endpoints::DnsTarget};
 use crate::control::{
     any,
     report::{At, no_effect},
@@ -21,12 +21,17 @@ use crate::control::{
 /// Envoy's default of `dns_refresh_rate`.
 const DEFAULT_REFRESH: Duration = Duration::from_secs(5);
 /// Shortest refresh: Envoy refuses less than a millisecond, and nobody gains from less than this.
-const MIN_REFRESH: Duration = Duration::from_millis(100);
+pub(super) const MIN_REFRESH: Duration = Duration::from_millis(100);
+
+/// Shortest time that a TTL may give, so that a TTL of 0 does not make us ask without pause.
+const MIN_TTL_REFRESH: Duration = Duration::from_secs(1);
 
 /// The names of one cluster, and how they are kept fresh.
 #[derive(Clone, Debug)]
 pub(in crate::control) struct DnsSpec {
     pub(in crate::control) targets: Vec<DnsTarget>,
+    /// Who is asked; empty: whom the system asks.
+    pub(in crate::control) servers: Vec<SocketAddr>,
     pub(in crate::control) family: LookupFamily,
     pub(in crate::control) refresh: Duration,
     /// Up to this much is added to each interval.
@@ -34,6 +39,8 @@ pub(in crate::control) struct DnsSpec {
     /// After a failure.
     pub(in crate::control) failure_refresh: Duration,
     pub(in crate::control) respect_ttl: bool,
+    /// The shortest time that a TTL may give.
+    pub(in crate::control) min_ttl: Duration,
     /// Only the first address is used.
     pub(in crate::control) logical: bool,
 }
@@ -58,8 +65,13 @@ pub(super) fn spec(
     at.unset("dns_resolvers", &config.dns_resolvers);
     at.unset("dns_resolution_config", &config.dns_resolution_config);
     at.unset("use_tcp_for_dns_lookups", &config.use_tcp_for_dns_lookups);
-    if let Some(resolver) = &config.typed_dns_resolver_config {
-        resolver_config(resolver, &at.field("typed_dns_resolver_config"));
+    let servers = match &config.typed_dns_resolver_config {
+        Some(resolver) => servers(resolver, &at.field("typed_dns_resolver_config")),
+        None => Vec::new(),
+    };
+    if !servers.is_empty() {
+        at.field("typed_dns_resolver_config.resolvers")
+            .error("is not supported");
     }
     let refresh = at
         .limit(
@@ -75,6 +87,8 @@ pub(super) fn spec(
     });
     Some(DnsSpec {
         targets,
+        servers,
+        min_ttl: MIN_TTL_REFRESH,
         family: family(config.dns_lookup_family, at)?,
         refresh,
         jitter: at
@@ -86,7 +100,7 @@ pub(super) fn spec(
     })
 }
 
-fn family(value: i32, at: &At<'_>) -> Option<LookupFamily> {
+pub(super) fn family(value: i32, at: &At<'_>) -> Option<LookupFamily> {
     Some(match at.enumeration("dns_lookup_family", value)? {
         DnsLookupFamily::Auto => LookupFamily::V6Preferred,
         DnsLookupFamily::V4Only => LookupFamily::V4Only,
@@ -96,14 +110,19 @@ fn family(value: i32, at: &At<'_>) -> Option<LookupFamily> {
     })
 }
 
-fn resolver_config(config: &TypedExtensionConfig, at: &At<'_>) {
+/// The name servers of a resolver; none: the system's.
+pub(super) fn servers(config: &TypedExtensionConfig, at: &At<'_>) -> Vec<SocketAddr> {
     let Some(config) = &config.typed_config else {
-        return;
+        return Vec::new();
     };
+    let mut servers = Vec::new();
     let at_config = at.field("typed_config");
     if any::is::<CaresDnsResolverConfig>(config) {
         if let Some(config) = any::read::<CaresDnsResolverConfig>(config, &at_config) {
-            at_config.unset("resolvers", &config.resolvers);
+            for (i, server) in config.resolvers.iter().enumerate() {
+                let at = at_config.index("resolvers", i);
+                servers.extend(address::socket(Some(server), &at));
+            }
             let options = config.dns_resolver_options.unwrap_or_default();
             // Settings of c-ares' own sockets and retries.
             let (queries, timeout) = (config.udp_max_queries, config.query_timeout_seconds);
@@ -119,5 +138,24 @@ fn resolver_config(config: &TypedExtensionConfig, at: &At<'_>) {
         }
     } else if !any::is::<GetAddrInfoDnsResolverConfig>(config) {
         any::unsupported(config, at);
+    }
+    servers
+}
+
+#[cfg(test)]
+impl DnsSpec {
+    /// For names that nobody need ask for.
+    pub(in crate::control) fn test() -> Self {
+        Self {
+            targets: Vec::new(),
+            servers: Vec::new(),
+            family: LookupFamily::V4Only,
+            refresh: DEFAULT_REFRESH,
+            jitter: Duration::ZERO,
+            failure_refresh: DEFAULT_REFRESH,
+            respect_ttl: true,
+            min_ttl: MIN_TTL_REFRESH,
+            logical: false,
+        }
     }
 }

@@ -12,7 +12,8 @@ use ithildin_proto::{
     pb::{
         envoy::extensions::filters::{
             http::{
-                cors::v3::Cors, ext_authz::v3::ExtAuthz, fault::v3::HttpFault,
+                cors::v3::Cors, dynamic_forward_proxy::v3::FilterConfig as Forward,
+                ext_authz::v3::ExtAuthz, fault::v3::HttpFault,
                 grpc_stats::v3::FilterConfig as GrpcStats, jwt_authn::v3::JwtAuthentication,
                 local_ratelimit::v3::LocalRateLimit, rbac::v3::Rbac, router::v3::Router,
             },
@@ -24,7 +25,9 @@ use ithildin_proto::{
     },
 };
 
-use super::{Compiler, alpn, ext_authz, fault, jwt, peer_metadata, rate_limit, rbac, telemetry};
+use super::{
+    Compiler, alpn, ext_authz, fault, forward, jwt, peer_metadata, rate_limit, rbac, telemetry,
+};
 use crate::{
     config::filters::{FilterKind, HttpFilter},
     control::{
@@ -153,6 +156,10 @@ fn kind(
         let limit = rate_limit::limit(&config, &inner)?;
         let stats = compiler.stats.rate_limit(&config.stat_prefix);
         Some(FilterKind::RateLimit(limit.into(), stats))
+    } else if any::is::<Forward>(config) {
+        // It would resolve the name before the cluster does.
+        forward::http_filter(&any::read(config, &inner)?, &inner);
+        None
     } else if any::is::<Cors>(config) {
         any::read::<Cors>(config, &inner)?;
         Some(FilterKind::Cors)

@@ -248,6 +248,7 @@ fn filter_chain(
         ),
         access: filters.access,
         sni_cluster: filters.sni_cluster,
+        sni_forward: filters.sni_forward,
         peer_exchange: filters.peer_exchange,
         telemetry: filters.telemetry,
         terminal: filters.terminal,

@@ -86,10 +86,10 @@ pub(super) fn lb_policy(
             return None;
         }
     };
-    let original_dst = kind == Some(ClusterKind::OriginalDst);
-    if original_dst != (policy == LbPolicy::ClusterProvided) && kind.is_some() {
+    let provided = matches!(kind, Some(ClusterKind::OriginalDst | ClusterKind::Forward));
+    if provided != (policy == LbPolicy::ClusterProvided) && kind.is_some() {
         at.field("lb_policy")
-            .error("CLUSTER_PROVIDED goes with type ORIGINAL_DST, and with no other");
+            .error("CLUSTER_PROVIDED goes with type ORIGINAL_DST and dynamic forward proxies, and with no other");
     }
     lb_config(config.lb_config.as_ref(), policy, at)
 }

@@ -22,6 +22,7 @@ mod ext_authz;
 mod ext_authz_service;
 mod fault;
 mod filter_overrides;
+mod forward;
 mod hash_policy;
 mod headers;
 mod http;
@@ -70,9 +71,10 @@ use ithildin_proto::pb::envoy::config::{
 use tokio::sync::Notify;
 
 pub(super) use self::{
-    cluster::{CompiledCluster, Discovery},
+    cluster::{CompiledCluster, Discovery, Questions},
     dns::{DnsSpec, LookupFamily},
     endpoints::DnsTarget,
+    forward::ForwardSpec,
     matchers::string as string_match,
     tls::TlsContexts,
 };

@@ -10,14 +10,14 @@ use ithildin_proto::{
             extensions::filters::network::{
                 ext_authz::v3::ExtAuthz, http_connection_manager::v3::HttpConnectionManager,
                 rbac::v3::Rbac as NetworkRbac, sni_cluster::v3::SniCluster,
-                tcp_proxy::v3::TcpProxy,
+                sni_dynamic_forward_proxy::v3::FilterConfig as SniForward, tcp_proxy::v3::TcpProxy,
             },
         },
         google::protobuf::Any,
     },
 };
 
-use super::{Compiler, ListenerParts, ext_authz, http, rbac, tcp, telemetry};
+use super::{Compiler, ListenerParts, ext_authz, forward, http, rbac, tcp, telemetry};
 use crate::{
     config::listener::{AccessFilter, Terminal},
     control::{
@@ -31,6 +31,7 @@ use crate::{
 pub(super) struct Filters {
     pub(super) access: Vec<AccessFilter>,
     pub(super) sni_cluster: bool,
+    pub(super) sni_forward: Option<u16>,
     pub(super) peer_exchange: Option<Arc<PeerExchange>>,
     pub(super) telemetry: Option<Arc<Telemetry>>,
     pub(super) terminal: Terminal,
@@ -41,6 +42,7 @@ pub(super) struct Filters {
 struct Before {
     access: Vec<AccessFilter>,
     sni_cluster: bool,
+    sni_forward: Option<u16>,
     peer_exchange: Option<Arc<PeerExchange>>,
     telemetry: Option<Arc<Telemetry>>,
 }
@@ -98,6 +100,7 @@ pub(super) fn filters(
     Some(Filters {
         access: before.access,
         sni_cluster: before.sni_cluster,
+        sni_forward: before.sni_forward,
         peer_exchange: before.peer_exchange,
         telemetry: before.telemetry,
         terminal: terminal?,
@@ -141,6 +144,9 @@ fn passing(
     } else if any::is::<SniCluster>(config) {
         // It has no fields.
         before.sni_cluster = true;
+    } else if any::is::<SniForward>(config) {
+        let config = any::read(config, &inner);
+        before.sni_forward = config.and_then(|config| forward::sni_filter(&config, &inner));
     } else if any::is::<MetadataExchange>(config) {
         let config = any::read(config, &inner);
         before.peer_exchange = config.and_then(|config| peer_exchange(&config, compiler, &inner));

@@ -398,6 +398,29 @@ const CLUSTERS: &[(&str, &str)] = &[
         ".cluster_type: \"envoy.clusters.dynamic_forward_proxy\" is not supported",
     ),
     (
+        "lb_policy: CLUSTER_PROVIDED\nCLUSTER_TYPE sub_clusters_config: {}}}",
+        ".cluster_type.typed_config.sub_clusters_config: is not supported",
+    ),
+    (
+        "lb_policy: CLUSTER_PROVIDED\nCLUSTER_TYPE dns_cache_config: {name: a, max_hosts: 0}}}",
+        ".cluster_type.typed_config.dns_cache_config.max_hosts: must be greater than 0",
+    ),
+    (
+        "lb_policy: CLUSTER_PROVIDED\nCLUSTER_TYPE dns_cache_config: {name: a, key_value_config: {}}}}",
+        ".cluster_type.typed_config.dns_cache_config.key_value_config: is not supported",
+    ),
+    (
+        "lb_policy: CLUSTER_PROVIDED\nupstream_http_protocol_options: {auto_sni: true}\n\
+         transport_socket: {name: tls, typed_config: {'@type': EXT.transport_sockets.tls.v3.UpstreamTlsContext}}\n\
+         CLUSTER_TYPE dns_cache_config: {name: a}}}",
+        ".cluster_type.typed_config: auto_sni and auto_san_validation must be true with TLS, or \
+         allow_insecure_cluster_options",
+    ),
+    (
+        "CLUSTER_TYPE dns_cache_config: {name: a}}}",
+        ".lb_policy: CLUSTER_PROVIDED goes with type ORIGINAL_DST and dynamic forward proxies, and with no other",
+    ),
+    (
         "lb_policy: MAGLEV\nmaglev_lb_config: {table_size: 4}",
         ".maglev_lb_config.table_size: 4 is not a prime of at most 5000011",
     ),
@@ -411,7 +434,7 @@ const CLUSTERS: &[(&str, &str)] = &[
     ),
     (
         "lb_policy: CLUSTER_PROVIDED",
-        ".lb_policy: CLUSTER_PROVIDED goes with type ORIGINAL_DST, and with no other",
+        ".lb_policy: CLUSTER_PROVIDED goes with type ORIGINAL_DST and dynamic forward proxies, and with no other",
     ),
     (
         "outlier_detection: {monitors: [{name: x}]}",
@@ -696,7 +719,7 @@ async fn everything_is_reported_at_once() {
     assert_eq!(
         errors.to_string(),
         "static_resources.clusters[0].lb_subset_config: is not supported\n\
-         static_resources.clusters[0].lb_policy: CLUSTER_PROVIDED goes with type ORIGINAL_DST, and with no other\n\
+         static_resources.clusters[0].lb_policy: CLUSTER_PROVIDED goes with type ORIGINAL_DST and dynamic forward proxies, and with no other\n\
          static_resources.clusters[1].health_checks: is not supported"
     );
 }
@@ -743,6 +766,10 @@ fn check(yaml: &str, error: &str) {
         .replace(
             "ADDRESS",
             "{socket_address: {address: 127.0.0.1, port_value: 0}}",
+        )
+        .replace(
+            "CLUSTER_TYPE",
+            "cluster_type: {name: f, typed_config: {'@type': EXT.clusters.dynamic_forward_proxy.v3.ClusterConfig,",
         )
         .replace("EXT.", EXTENSIONS);
     let bootstrap = match from_yaml::<Bootstrap>(&yaml) {

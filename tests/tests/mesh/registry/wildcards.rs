@@ -17,14 +17,7 @@ const ROWS: &[(&str, &str, Option<&str>)] = &[
 ];
 
 pub(super) fn all(mesh: &Mesh, ca: &Ca, outside: &[Net; 2]) {
-    let _servers: Vec<_> = outside
-        .iter()
-        .zip(["one", "two"])
-        .map(|(net, name)| {
-            let files = ca.server("server.test").write(net.subdir(name), ca);
-            serve(net, &files)
-        })
-        .collect();
+    let _servers = servers(ca, outside);
     for (name, address, expected) in ROWS {
         let Some(server) = expected else {
             let answer = ask(mesh, name, address);
@@ -35,6 +28,16 @@ pub(super) fn all(mesh: &Mesh, ca: &Ca, outside: &[Net; 2]) {
         let file = format!("/{server}/svid.pem");
         assert!(answer.body.contains(&file), "{name} {address}: {answer:?}");
     }
+}
+
+/// Known by the names `one` and `two`.
+pub(super) fn servers(ca: &Ca, outside: &[Net; 2]) -> Vec<Process> {
+    let named = outside.iter().zip(["one", "two"]);
+    let start = |(net, name): (&Net, &str)| {
+        let files = ca.server("server.test").write(net.subdir(name), ca);
+        serve(net, &files)
+    };
+    named.map(start).collect()
 }
 
 /// `openssl s_server`, whose page tells of its own files.

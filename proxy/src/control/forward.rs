@@ -1,0 +1,179 @@
+//! The names that requests bring to a cluster, resolved off the data path.
+//!
+//! Invariants: there are `max_hosts` names at most; one that nobody holds any more is forgotten when it would be
+//! asked for anew, or for the sake of another; one that stops resolving keeps its last addresses.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use hickory_resolver::TokioResolver;
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    compile::{DnsSpec, ForwardSpec},
+    dns,
+};
+use crate::config::forward::{Known, Question, Resolution};
+
+/// Answers until the cluster has gone.
+pub(super) async fn serve(
+    resolver: Arc<TokioResolver>,
+    spec: ForwardSpec,
+    mut questions: mpsc::Receiver<Question>,
+) {
+    let mut names = Names {
+        resolver,
+        spec,
+        known: HashMap::new(),
+        lookups: FuturesUnordered::new(),
+    };
+    loop {
+        tokio::select! {
+            question = questions.recv() => match question {
+                Some(Question { name, answer }) => {
+                    // Who asked may have gone.
+                    let _ = answer.send(names.known(name));
+                }
+                None => return,
+            },
+            Some(found) = names.lookups.next() => names.found(found),
+        }
+    }
+}
+
+struct Names {
+    resolver: Arc<TokioResolver>,
+    spec: ForwardSpec,
+    known: HashMap<Arc<str>, watch::Sender<Resolution>>,
+    /// One for each name: it runs, or waits for its time.
+    lookups: FuturesUnordered<BoxFuture<'static, Found>>,
+}
+
+struct Found {
+    name: Arc<str>,
+    addresses: Result<Vec<IpAddr>, Arc<str>>,
+    refresh: Duration,
+}
+
+impl Names {
+    /// What a name leads to; `None` if there are too many.
+    fn known(&mut self, name: Arc<str>) -> Option<Known> {
+        if let Some(known) = self.known.get(&name) {
+            return Some(known.subscribe());
+        }
+        if self.known.len() >= self.spec.max_hosts {
+            self.known.retain(|_, known| known.receiver_count() > 0);
+        }
+        if self.known.len() >= self.spec.max_hosts {
+            return None;
+        }
+        let (sender, known) = watch::channel(Resolution::Pending);
+        self.known.insert(Arc::clone(&name), sender);
+        self.look_up(name, Duration::ZERO);
+        Some(known)
+    }
+
+    fn look_up(&mut self, name: Arc<str>, delay: Duration) {
+        let resolver = Arc::clone(&self.resolver);
+        let spec: DnsSpec = self.spec.dns.clone();
+        self.lookups.push(Box::pin(async move {
+            tokio::time::sleep(delay).await;
+            let (addresses, refresh) = dns::one(&resolver, &name, &spec).await;
+            Found {
+                name,
+                addresses,
+                refresh,
+            }
+        }));
+    }
+
+    fn found(&mut self, found: Found) {
+        let Found {
+            name,
+            addresses,
+            refresh,
+        } = found;
+        // It may have been forgotten, and its lookup with it.
+        let Some(known) = self.known.get(&name) else {
+            return;
+        };
+        if known.receiver_count() == 0 {
+            self.known.remove(&name);
+            return;
+        }
+        known.send_if_modified(|known| renew(known, &name, addresses));
+        self.look_up(name, refresh);
+    }
+}
+
+/// Whether that changes anything.
+fn renew(known: &mut Resolution, name: &str, addresses: Result<Vec<IpAddr>, Arc<str>>) -> bool {
+    let new = match addresses {
+        Ok(addresses) if addresses.is_empty() => Err(format!("{name:?} has no address").into()),
+        other => other,
+    };
+    match (&*known, new) {
+        (Resolution::Addresses(known), Ok(new)) if **known == *new => return false,
+        (Resolution::Addresses(_), Err(error)) => {
+            tracing::warn!(%error, "a name keeps its addresses");
+            return false;
+        }
+        (_, Ok(new)) => *known = Resolution::Addresses(new.into()),
+        (_, Err(error)) => *known = Resolution::Failed(error),
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn spec(max_hosts: usize) -> ForwardSpec {
+        ForwardSpec {
+            dns: DnsSpec::test(),
+            max_hosts,
+        }
+    }
+
+    async fn ask(questions: &mpsc::Sender<Question>, name: &str) -> Option<Known> {
+        let (answer, known) = oneshot::channel();
+        let name = name.into();
+        questions.send(Question { name, answer }).await.unwrap();
+        known.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn names_are_resolved_and_there_are_so_many_at_most() {
+        let (questions, asked) = mpsc::channel(4);
+        let serving = serve(dns::resolver(&[]), spec(2), asked);
+        let asking = async move {
+            let mut first = ask(&questions, "10.0.0.1").await.unwrap();
+            let resolved = first.wait_for(|it| !matches!(it, Resolution::Pending));
+            let resolved = resolved.await.unwrap().clone();
+            let expected: IpAddr = [10, 0, 0, 1].into();
+            assert!(matches!(resolved, Resolution::Addresses(it) if *it == [expected]));
+            let second = ask(&questions, "10.0.0.2").await.unwrap();
+            assert!(ask(&questions, "10.0.0.1").await.is_some());
+            assert!(ask(&questions, "10.0.0.3").await.is_none());
+            drop(second);
+            assert!(ask(&questions, "10.0.0.3").await.is_some());
+        };
+        // It ends when nobody can ask any more.
+        tokio::join!(serving, asking);
+    }
+
+    #[test]
+    fn a_name_that_stops_resolving_keeps_its_addresses() {
+        let address: IpAddr = [10, 0, 0, 1].into();
+        let mut known = Resolution::Pending;
+        assert!(renew(&mut known, "a", Err("no".into())));
+        assert!(matches!(known, Resolution::Failed(_)));
+        assert!(renew(&mut known, "a", Ok(vec![address])));
+        assert!(!renew(&mut known, "a", Ok(vec![address])));
+        assert!(!renew(&mut known, "a", Err("no".into())));
+        assert!(!renew(&mut known, "a", Ok(Vec::new())));
+        assert!(matches!(known, Resolution::Addresses(_)));
+    }
+}
