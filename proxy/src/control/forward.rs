@@ -126,7 +126,9 @@ fn renew(known: &mut Resolution, name: &str, addresses: Result<Vec<IpAddr>, Arc<
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::oneshot;
+    use std::net::SocketAddr;
+
+    use tokio::{net::UdpSocket, sync::oneshot};
 
     use super::*;
 
@@ -161,6 +163,52 @@ mod tests {
             assert!(ask(&questions, "10.0.0.3").await.is_some());
         };
         // It ends when nobody can ask any more.
+        tokio::join!(serving, asking);
+    }
+
+    /// A name server that knows every name but one, and has another address for it each time.
+    async fn name_server() -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            let mut last = 0;
+            while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+                let question = &buffer[12..length];
+                let end = question.iter().position(|byte| *byte == 0).unwrap() + 5;
+                let is_known = !question.starts_with(b"\x06nobody");
+                // A response; of one answer, or NXDOMAIN (RFC 1035, section 4.1).
+                let mut answer = buffer[..2].to_vec();
+                answer.extend([0x81, if is_known { 0x80 } else { 0x83 }, 0, 1]);
+                answer.extend([0, u8::from(is_known), 0, 0, 0, 0]);
+                answer.extend(&question[..end]);
+                if is_known {
+                    last += 1;
+                    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 10, 0, 0, last]);
+                }
+                let _ = socket.send_to(&answer, from).await;
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn answers_of_the_cluster_s_own_name_server_are_renewed() {
+        let (questions, asked) = mpsc::channel(4);
+        let mut spec = spec(2);
+        spec.dns.servers = vec![name_server().await];
+        spec.dns.min_ttl = Duration::from_millis(20);
+        let serving = serve(dns::resolver(&spec.dns.servers), spec, asked);
+        let asking = async move {
+            let mut known = ask(&questions, "a.forward.test").await.unwrap();
+            let third: IpAddr = [10, 0, 0, 3].into();
+            let is_third =
+                |it: &Resolution| matches!(it, Resolution::Addresses(it) if **it == [third]);
+            assert!(known.wait_for(is_third).await.is_ok());
+            let mut nobody = ask(&questions, "nobody.forward.test").await.unwrap();
+            let failed = |it: &Resolution| matches!(it, Resolution::Failed(_));
+            assert!(nobody.wait_for(failed).await.is_ok());
+        };
         tokio::join!(serving, asking);
     }
 

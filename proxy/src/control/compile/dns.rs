@@ -70,7 +70,7 @@ pub(super) fn spec(
         None => Vec::new(),
     };
     if !servers.is_empty() {
-        at.field("typed_dns_resolver_config.resolvers")
+        at.field("typed_dns_resolver_config.typed_config.resolvers")
             .error("is not supported");
     }
     let refresh = at
