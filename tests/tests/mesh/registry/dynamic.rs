@@ -5,6 +5,17 @@ use ithildin_tests::{Mesh, Net, eventually, pki::Ca};
 use super::{ONE, SLEEP, TWO, WEB, wildcards};
 use crate::support::read;
 
+const RULE: &str = "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: dynamic, namespace: default}
+spec:
+  host: '*.dyn.test'
+  workloadSelector: {matchLabels: {app: sleep}}
+  trafficPolicy:
+    portLevelSettings:
+    - port: {number: 9443}
+      tls: {mode: SIMPLE, caCertificates: /run/tls/bundle.pem}
+";
 /// Of the ServiceEntry.
 const ADDRESS: &str = "10.96.9.50";
 
@@ -28,7 +39,28 @@ pub(super) fn all(mesh: &Mesh, ca: &Ca, outside: &[Net; 2]) {
     let url = "http://nobody.dyn.test:8080/get";
     let answer = mesh.curl(SLEEP.name, url, &["--connect-to", &to]);
     assert_eq!(answer.status, 503, "{answer:?}");
+    originated(mesh, ca, outside);
     whoever(mesh);
+}
+
+/// TLS that the sidecar originates is for the host that was asked for.
+fn originated(mesh: &Mesh, ca: &Ca, outside: &[Net; 2]) {
+    let folder = mesh.pod(SLEEP.name).net.subdir("run/tls");
+    ca.server("client.test").write(folder, ca);
+    let _servers = [&outside[0], &outside[1]].map(|net| {
+        let files = ca.server("a.dyn.test").write(net.subdir("originated"), ca);
+        wildcards::serve(net, 9443, &files)
+    });
+    mesh.istiod.apply("originated.yaml", RULE);
+    for (name, status) in [("a.dyn.test", 200), ("b.dyn.test", 503)] {
+        let to = format!("{name}:9443:{ADDRESS}:9443");
+        let url = format!("http://{name}:9443/");
+        let ask = || mesh.curl(SLEEP.name, &url, &["--connect-to", &to]);
+        let answer = eventually(&url, || ask().expect_status(status));
+        let told = answer.body.contains("/originated/svid.pem");
+        assert_eq!(told, status == 200, "{url}: {answer:?}");
+    }
+    mesh.istiod.delete("originated.yaml");
 }
 
 /// A mesh whose proxies resolve every host that is asked for, whatever its address was.

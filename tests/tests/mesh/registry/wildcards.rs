@@ -35,18 +35,18 @@ pub(super) fn servers(ca: &Ca, outside: &[Net; 2]) -> Vec<Process> {
     let named = outside.iter().zip(["one", "two"]);
     let start = |(net, name): (&Net, &str)| {
         let files = ca.server("server.test").write(net.subdir(name), ca);
-        serve(net, &files)
+        serve(net, 443, &files)
     };
     named.map(start).collect()
 }
 
 /// `openssl s_server`, whose page tells of its own files.
-fn serve(net: &Net, files: &Files) -> Process {
+pub(super) fn serve(net: &Net, port: u16, files: &Files) -> Process {
     let mut command = net.command("openssl");
-    command.args(["s_server", "-www", "-quiet", "-accept", "443"]);
+    command.args(["s_server", "-www", "-quiet", "-accept", &port.to_string()]);
     command.arg("-cert").arg(&files.chain);
     command.arg("-key").arg(&files.key);
-    net.spawn("tls", command)
+    net.spawn(&format!("tls-{port}"), command)
 }
 
 fn ask(mesh: &Mesh, name: &str, address: &str) -> Answer {
