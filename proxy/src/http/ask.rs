@@ -38,10 +38,11 @@ pub(super) async fn ask(
     body: &Bytes,
 ) -> Result<Answer, AskError> {
     let share = worker.asked.take(QUESTION + body.len());
-    let _share = share.ok_or(AskError::Overflow)?;
+    let mut share = share.ok_or(AskError::Overflow)?;
     let snapshot = worker.snapshot();
     let cluster = snapshot.clusters.get(cluster).ok_or(AskError::NoCluster)?;
-    let answer = Box::pin(call(worker, cluster, request, body, Keep::UpTo(MAX_ANSWER)));
+    let keep = Keep::UpTo(MAX_ANSWER, &mut share);
+    let answer = Box::pin(call(worker, cluster, request, body, keep));
     let answer = worker.timers.timeout(limit, answer).await;
     Ok(answer.ok_or(AskError::Slow)??)
 }

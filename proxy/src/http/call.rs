@@ -18,18 +18,18 @@ use super::{
 use crate::{
     config::{Cluster, http::HeaderFormat},
     upstream::{Http1Lease, Http2Lease, HttpLease, LbRequest, UpstreamFailure},
-    worker::Worker,
+    worker::{Share, Worker},
 };
 
 /// Interim answers taken for one request; more are a mistake or an attack.
 const MAX_INTERIM: usize = 16;
 
 /// What becomes of an answer's body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Keep {
+#[derive(Debug)]
+pub(super) enum Keep<'s> {
     Nothing,
-    /// So many bytes; a longer body is an error.
-    UpTo(usize),
+    /// So many bytes, as far as the share grows; a longer body is an error.
+    UpTo(usize, &'s mut Share),
 }
 
 /// A whole answer.
@@ -55,8 +55,12 @@ pub(super) enum CallError {
     Closed(bool),
     #[error("more than {MAX_INTERIM} interim answers")]
     Interim,
+    #[error("the answer changes the protocol, which was not asked for")]
+    Switching,
     #[error("the answer is longer than {0} bytes")]
     TooLong(usize),
+    #[error("the answers that are awaited fill their memory")]
+    NoRoom,
 }
 
 /// Sends `request` with `body`, whose length it says, and waits for the whole answer: once more if the
@@ -66,10 +70,12 @@ pub(super) async fn call(
     cluster: &Arc<Cluster>,
     request: &Request,
     body: &Bytes,
-    keep: Keep,
+    mut keep: Keep<'_>,
 ) -> Result<Answer, CallError> {
-    match once(worker, cluster, request, body.clone(), keep).await {
-        Err(CallError::Closed(true)) => once(worker, cluster, request, body.clone(), keep).await,
+    match once(worker, cluster, request, body.clone(), &mut keep).await {
+        Err(CallError::Closed(true)) => {
+            once(worker, cluster, request, body.clone(), &mut keep).await
+        }
         other => other,
     }
 }
@@ -79,7 +85,7 @@ async fn once(
     cluster: &Arc<Cluster>,
     request: &Request,
     body: Bytes,
-    keep: Keep,
+    keep: &mut Keep<'_>,
 ) -> Result<Answer, CallError> {
     let choice = LbRequest {
         downstream: request.protocol.downstream(),
@@ -100,7 +106,7 @@ async fn over_one(
     mut lease: Http1Lease,
     request: &Request,
     body: Bytes,
-    keep: Keep,
+    keep: &mut Keep<'_>,
 ) -> Result<Answer, CallError> {
     let (reused, format) = (lease.reused, lease.header_format());
     let read_ahead = std::mem::take(&mut lease.leftover);
@@ -121,6 +127,7 @@ async fn over_one(
                     return Err(CallError::Interim);
                 }
             }
+            Some(head) if head.status == 101 => return Err(CallError::Switching),
             Some(head) => break head,
             None => {
                 let untouched = !wire.has_read_ahead() && interims == 0;
@@ -153,7 +160,7 @@ async fn over_two(
     mut lease: Http2Lease,
     request: &Request,
     body: Bytes,
-    keep: Keep,
+    keep: &mut Keep<'_>,
 ) -> Result<Answer, CallError> {
     let broken = |error: h2::Error| CallError::Broken(error.into());
     let head = over_http2::request_head(request, false).map_err(|_| CallError::Request)?;
@@ -172,16 +179,25 @@ async fn over_two(
     })
 }
 
-async fn read(mut source: Source<'_, '_>, keep: Keep) -> Result<(Bytes, Headers), CallError> {
+async fn read(
+    mut source: Source<'_, '_>,
+    keep: &mut Keep<'_>,
+) -> Result<(Bytes, Headers), CallError> {
     let mut body = BytesMut::new();
     loop {
-        match (source.next().await?, keep) {
-            (Part::End(trailers), _) => return Ok((body.freeze(), trailers)),
-            (Part::Data(_), Keep::Nothing) => {}
-            (Part::Data(data), Keep::UpTo(limit)) if body.len() + data.len() > limit => {
-                return Err(CallError::TooLong(limit));
-            }
-            (Part::Data(data), Keep::UpTo(_)) => body.put(data),
+        let data = match source.next().await? {
+            Part::End(trailers) => return Ok((body.freeze(), trailers)),
+            Part::Data(data) => data,
+        };
+        let Keep::UpTo(limit, share) = keep else {
+            continue;
+        };
+        if body.len() + data.len() > *limit {
+            return Err(CallError::TooLong(*limit));
         }
+        if !share.grow(data.len()) {
+            return Err(CallError::NoRoom);
+        }
+        body.put(data);
     }
 }

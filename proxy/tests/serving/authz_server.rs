@@ -23,6 +23,7 @@ use ithildin_proto::{
     },
     unpack,
 };
+use prost::Message;
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 use crate::support::{read_head, server};
@@ -160,6 +161,14 @@ fn dump(asked: &AttributeContext) -> String {
     ));
     lines.sort();
     lines.join("\r\n")
+}
+
+/// What the request of an encoded question says.
+pub(crate) fn said(question: &[u8]) -> String {
+    let question = CheckRequest::decode(question).expect("it is a question");
+    let asked = question.attributes.and_then(|it| it.request);
+    let http = asked.and_then(|it| it.http).unwrap_or_default();
+    http.headers.get("x-say").cloned().unwrap_or_default()
 }
 
 /// A service of plain HTTP. `x-say` is the answer: its status, headers and, after an empty one, body, with

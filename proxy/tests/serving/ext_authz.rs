@@ -72,6 +72,7 @@ fn cases() -> Vec<Case> {
     bodies(&mut cases);
     errors(&mut cases);
     plain(&mut cases);
+    odd(&mut cases);
     for path in ["/asked", "/other", "/neither"] {
         cases.push(("some", get(path, "")));
     }
@@ -257,6 +258,141 @@ fn plain(cases: &mut Vec<Case>) {
         for listener in ["plain", "bare"] {
             cases.push((listener, get("/p?q", &fields)));
         }
+    }
+}
+
+/// What no service should say.
+fn odd(cases: &mut Vec<Case>) {
+    for header in [
+        r#"{"key": "x-name", "value": "José"}"#,
+        r#"{"key": "x-name", "value": " a\tb "}"#,
+        r#"{"key": "x-name", "value": "a\u0000b"}"#,
+        r#"{"key": "x-name", "value": "a\u007fb"}"#,
+        r#"{"key": "x-name", "value": "a\u0001b"}"#,
+        r#"{"key": "x-name\r\nx-other", "value": "1"}"#,
+        r#"{"key": "host", "value": "c.test"}"#,
+        r#"{"key": "Host", "value": "c.test"}"#,
+        r#"{"key": "te", "value": "trailers"}"#,
+    ] {
+        for (place, status) in [
+            ("okResponse\": {\"headers", 0),
+            ("okResponse\": {\"responseHeadersToAdd", 0),
+            ("deniedResponse\": {\"headers", 7),
+        ] {
+            let answer = format!(
+                r#"{{"status": {{"code": {status}}}, "{place}": [{{"header": {header}}}]}}}}"#
+            );
+            cases.push((
+                "grpc",
+                get("/", &format!("X-A: old\r\nX-Say: {answer}\r\n")),
+            ));
+        }
+    }
+    for status in [205, 400, 511] {
+        let answer = format!(
+            r#"{{"status": {{"code": 7}}, "deniedResponse": {{"status": {{"code": {status}}}, "body": "no"}}}}"#
+        );
+        cases.push(("grpc", say("/", &answer)));
+    }
+    for status in [101, 204, 205, 304, 400, 511, 599, 600, 999] {
+        for listener in ["plain", "bare"] {
+            cases.push((listener, say("/", &format!("{status}~~no"))));
+        }
+    }
+    for code in [-1, 1, 17, 99999] {
+        cases.push((
+            "grpc",
+            say("/", &format!(r#"{{"status": {{"code": {code}}}}}"#)),
+        ));
+    }
+    for remove in [
+        ":authority",
+        "Host",
+        "content-length",
+        ":method",
+        "",
+        "x-say",
+    ] {
+        let answer = format!(r#"{{"okResponse": {{"headersToRemove": ["{remove}"]}}}}"#);
+        cases.push(("grpc", say("/", &answer)));
+    }
+    for (key, value) in [
+        ("q", "a b"),
+        ("q", "a&b=c"),
+        ("q", "a#b"),
+        ("", "1"),
+        ("q", "a\\r\\nb"),
+    ] {
+        let answer = format!(
+            r#"{{"okResponse": {{"queryParametersToSet": [{{"key": "{key}", "value": "{value}"}}]}}}}"#
+        );
+        cases.push(("grpc", say("/?z", &answer)));
+    }
+    for (name, value) in [
+        ("connection", "close"),
+        ("keep-alive", "5"),
+        ("upgrade", "websocket"),
+        ("te", "trailers"),
+        ("x-up", "José"),
+    ] {
+        for status in ["200", "403"] {
+            for listener in ["plain", "bare"] {
+                cases.push((listener, say("/", &format!("{status}~{name}: {value}"))));
+            }
+        }
+    }
+}
+
+/// Where Envoy lets a service break a message, or takes a part of what it says.
+#[tokio::test]
+async fn no_service_breaks_a_message() {
+    let header = |place: &str, status: u8, (name, value): (&str, &str)| {
+        let header = format!(r#"{{"header": {{"key": "{name}", "value": "{value}"}}}}"#);
+        format!(r#"{{"status": {{"code": {status}}}, "{place}": [{header}]}}}}"#)
+    };
+    let places = [
+        (r#"okResponse": {"headers"#, 0, "200"),
+        (r#"okResponse": {"responseHeadersToAdd"#, 0, "200"),
+        (r#"deniedResponse": {"headers"#, 7, "403"),
+    ];
+    let mut cases = Vec::new();
+    for (place, status, _) in places {
+        for name in ["", ":status", ":scheme", ":odd"] {
+            cases.push((header(place, status, (name, "204")), "500", String::new()));
+        }
+    }
+    for (place, status, expected) in places {
+        for (name, value) in [
+            ("content-length", "99"),
+            ("content-length", "x"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "x-a"),
+            ("upgrade", "websocket"),
+            ("keep-alive", "5"),
+        ] {
+            let never = format!("\n{name}: {value}\r\n");
+            cases.push((header(place, status, (name, value)), expected, never));
+        }
+    }
+    for (code, expected) in [(100, "500"), (204, "204"), (304, "304")] {
+        let denied = format!(r#"{{"status": {{"code": {code}}}, "body": "never"}}"#);
+        let answer = format!(r#"{{"status": {{"code": 7}}, "deniedResponse": {denied}}}"#);
+        cases.push((answer, expected, "\r\n\r\nnever".into()));
+    }
+    let requests: Vec<_> = cases
+        .iter()
+        .map(|(it, ..)| ("grpc", say("/", it)))
+        .collect();
+    let bench = Bench::start(&yaml(&requests).await.replace("TCP_LOG", "[]")).await;
+    for ((listener, request), (_, expected, never)) in requests.iter().zip(&cases) {
+        // The origin's answer is the request that it got.
+        let answer = exchange(bench.address(listener), request).await;
+        let status = answer.get(9..12);
+        assert_eq!(status, Some(*expected), "{request}{answer}");
+        assert!(
+            never.is_empty() || !answer.contains(never),
+            "{request}{answer}"
+        );
     }
 }
 

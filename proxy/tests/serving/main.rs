@@ -1,6 +1,7 @@
 //! Whole proxies on static files, between plain sockets.
 
 mod admin;
+mod authz_liars;
 mod authz_server;
 mod certificates;
 mod changes;
