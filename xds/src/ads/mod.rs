@@ -21,5 +21,8 @@ pub use follow::{
 pub use server::AdsServer;
 pub use status::{AdsStatus, KindStatus, Recorder, StreamGuard};
 
-/// The largest message either way. tonic's 4 MiB are less than the clusters of a large mesh.
+/// The longest response, in bytes. tonic's 4 MiB are less than the clusters of a large mesh.
 pub const MAX_MESSAGE: usize = 256 << 20;
+
+/// The longest request of a proxy, in bytes: the names of some 100,000 resources, with their versions.
+pub const MAX_REQUEST: usize = 16 << 20;

@@ -10,7 +10,7 @@ use ithildin_proto::pb::envoy::service::discovery::v3::{
     },
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     time::{Instant, sleep_until},
 };
 use tokio_stream::{Stream, wrappers::ReceiverStream};
@@ -18,21 +18,27 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::{
-    MAX_MESSAGE,
+    MAX_REQUEST,
     session::Session,
     status::{AdsStatus, Recorder},
     world::{Revisions, World},
 };
 use crate::{
     ResourceKind, ResourceSet,
+    sds::lines::Lines,
     subscription::{DeltaServer, Heard, Server, SotwServer},
 };
+
+/// Streams at a time. A proxy has one; each costs a copy of the names and versions of all that it was sent.
+const MAX_STREAMS: usize = 64;
 
 /// Serves one set of resources to every node that asks. A clone serves the same.
 #[derive(Clone, Debug)]
 pub struct AdsServer {
     world: watch::Receiver<Arc<World>>,
     recorder: Recorder,
+    places: Arc<Semaphore>,
+    lines: Lines,
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -48,12 +54,14 @@ impl AdsServer {
         Self {
             world,
             recorder: Recorder::new(),
+            places: Arc::new(Semaphore::new(MAX_STREAMS)),
+            lines: Lines::default(),
         }
     }
 
     /// The service to add to a gRPC server.
     pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(MAX_MESSAGE)
+        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
     }
 
     /// What the peers say of what they were sent, now and later.
@@ -61,16 +69,27 @@ impl AdsServer {
         self.recorder.subscribe()
     }
 
-    fn open<M: Server>(&self, requests: Streaming<M::Request>) -> Responses<M::Response> {
+    fn open<M: Server>(
+        &self,
+        request: Request<Streaming<M::Request>>,
+    ) -> Result<Response<Responses<M::Response>>, Status> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| {
+            Status::resource_exhausted(format!("there are {MAX_STREAMS} streams already"))
+        })?;
         // One slot: a response is made when the peer has taken the one before.
         let (sender, responses) = mpsc::channel(1);
         let stream = AdsStream {
             session: Session::<M>::new(),
             world: self.world.clone(),
             recorder: self.recorder.clone(),
+            lines: self.lines.clone(),
         };
-        tokio::spawn(stream.run(requests, sender));
-        Box::pin(ReceiverStream::new(responses))
+        tokio::spawn(async move {
+            let _place = place;
+            stream.run(request.into_inner(), sender).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
     }
 }
 
@@ -83,16 +102,14 @@ impl AggregatedDiscoveryService for AdsServer {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Ok(Response::new(self.open::<SotwServer>(request.into_inner())))
+        self.open::<SotwServer>(request)
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        Ok(Response::new(
-            self.open::<DeltaServer>(request.into_inner()),
-        ))
+        self.open::<DeltaServer>(request)
     }
 }
 
@@ -101,6 +118,7 @@ struct AdsStream<M> {
     session: Session<M>,
     world: watch::Receiver<Arc<World>>,
     recorder: Recorder,
+    lines: Lines,
 }
 
 impl<M: Server> AdsStream<M> {
@@ -118,6 +136,8 @@ impl<M: Server> AdsStream<M> {
                     Ok(None) => return,
                     Err(status) => {
                         debug!(%status, "an ADS stream is lost");
+                        // Who is still there is told what was wrong with the request.
+                        let _ = responses.try_send(Err(status));
                         return;
                     }
                 },
@@ -162,10 +182,12 @@ impl<M: Server> AdsStream<M> {
             }
             Heard::Ack => self.recorder.accepted(kind),
             Heard::Nack(reason) => {
-                warn!(
-                    kind = kind.short(),
-                    reason, "a proxy refuses its configuration"
-                );
+                if self.lines.admit() {
+                    warn!(
+                        kind = kind.short(),
+                        reason, "a proxy refuses its configuration"
+                    );
+                }
                 self.recorder.refused(kind, reason);
             }
             Heard::Spontaneous | Heard::Stale => {}

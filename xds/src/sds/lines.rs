@@ -1,5 +1,5 @@
-//! How many lines of the log the streams of SDS may write: whoever may connect may ask for any name, and
-//! again and again.
+//! How many lines of the log the streams of a server may write: whoever may connect may ask for any name, and
+//! refuse what it is sent, again and again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// Shared by all streams of a server.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Lines(Arc<Mutex<Window>>);
+pub(crate) struct Lines(Arc<Mutex<Window>>);
 
 #[derive(Debug, Default)]
 struct Window {
@@ -23,7 +23,7 @@ struct Window {
 
 impl Lines {
     /// Whether one more may be written.
-    pub(super) fn admit(&self) -> bool {
+    pub(crate) fn admit(&self) -> bool {
         self.admit_at(Instant::now())
     }
 

@@ -49,7 +49,7 @@ mod expiry;
 mod feeds;
 mod file_identity;
 mod files;
-mod lines;
+pub(crate) mod lines;
 mod local;
 mod options;
 mod resolve;

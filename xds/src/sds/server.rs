@@ -12,7 +12,7 @@ use ithildin_proto::pb::envoy::service::{
     },
 };
 use ithildin_spiffe::{Caller, IdentityState, Provider};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     ResourceKind,
-    subscription::{DeltaServer, Heard, Interest, Server, SotwServer},
+    subscription::{Claims, DeltaServer, Heard, Interest, Server, SotwServer},
 };
 
 /// The most names of one stream. Envoy opens a stream for each secret; each name costs us a secret.
@@ -35,6 +35,15 @@ const MAX_NAME: usize = 16 << 10;
 /// Streams at a time of all peers together, each of some 20 KB.
 const MAX_STREAMS: usize = 8192;
 
+/// Bytes of the names of all streams together, each with [`NAME`].
+const MAX_HELD: usize = 64 << 20;
+
+/// Bytes that a name costs besides its own: why there is no such secret, and places in maps.
+const NAME: usize = 256;
+
+/// The longest request, in bytes: many names, and what a Pod's labels and annotations make of a node.
+const MAX_REQUEST: usize = 1 << 20;
+
 /// The secret discovery service over a provider of identities. A clone serves the same.
 #[derive(Clone)]
 pub struct SdsServer {
@@ -44,6 +53,8 @@ pub struct SdsServer {
     feeds: SecretFeeds,
     lines: Lines,
     places: Arc<Semaphore>,
+    /// In bytes.
+    names: Arc<Semaphore>,
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -58,6 +69,7 @@ impl SdsServer {
             feeds: SecretFeeds::default(),
             lines: Lines::default(),
             places: Arc::new(Semaphore::new(MAX_STREAMS)),
+            names: Arc::new(Semaphore::new(MAX_HELD)),
         }
     }
 
@@ -68,7 +80,7 @@ impl SdsServer {
 
     /// The service to add to a gRPC server.
     pub fn into_service(self) -> SecretDiscoveryServiceServer<Self> {
-        SecretDiscoveryServiceServer::new(self)
+        SecretDiscoveryServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
     }
 
     fn open<M: Server>(
@@ -89,6 +101,8 @@ impl SdsServer {
             identity: self.provider.identities(&caller),
             validator: Validator::for_node(None, self.options.disable_spiffe_cert_validation),
             options: Arc::clone(&self.options),
+            lines: self.lines.clone(),
+            names: Held::new(&self.names),
         };
         tokio::spawn(async move {
             let _place = place;
@@ -156,6 +170,60 @@ struct SdsStream<M> {
     identity: watch::Receiver<IdentityState>,
     validator: Validator,
     options: Arc<SdsOptions>,
+    lines: Lines,
+    names: Held,
+}
+
+/// What the names of one stream take of [`MAX_HELD`].
+struct Held {
+    all: Arc<Semaphore>,
+    own: Option<OwnedSemaphorePermit>,
+    /// Of what the peer had before this stream.
+    claimed: usize,
+}
+
+impl Held {
+    fn new(all: &Arc<Semaphore>) -> Self {
+        Self {
+            all: Arc::clone(all),
+            own: None,
+            claimed: 0,
+        }
+    }
+
+    fn claim(&mut self, claims: &Claims) {
+        self.claimed = match claims {
+            Claims::Names(names) => names.iter().map(|it| it.len() + NAME).sum(),
+            Claims::Everything => 0,
+        };
+    }
+
+    /// Holds as much as `interest` needs. Returns whether it is there.
+    fn fit(&mut self, interest: &Interest) -> bool {
+        let names = interest.names().iter().map(|it| it.len() + NAME);
+        let needed = names.sum::<usize>() + self.claimed;
+        let own = self
+            .own
+            .as_ref()
+            .map_or(0, OwnedSemaphorePermit::num_permits);
+        if let Some(less) = own.checked_sub(needed) {
+            drop(self.own.as_mut().and_then(|own| own.split(less)));
+            return true;
+        }
+        let more = u32::try_from(needed - own).ok();
+        let more = more.and_then(|it| Arc::clone(&self.all).try_acquire_many_owned(it).ok());
+        match (&mut self.own, more) {
+            (_, None) => false,
+            (Some(own), Some(more)) => {
+                own.merge(more);
+                true
+            }
+            (own, more) => {
+                *own = more;
+                true
+            }
+        }
+    }
 }
 
 impl<M: Server> SdsStream<M> {
@@ -171,7 +239,8 @@ impl<M: Server> SdsStream<M> {
                     Ok(None) => return,
                     Err(status) => {
                         debug!(%status, "an SDS stream is lost");
-                        return;
+                        // Who is still there is told what was wrong with the request.
+                        Err(status)
                     }
                 },
                 changed = self.identity.changed() => {
@@ -200,14 +269,23 @@ impl<M: Server> SdsStream<M> {
         }
         let heard = self.machine.request(request);
         check_names(self.machine.interest())?;
+        let claims = (heard == Heard::First).then(|| M::claims(request));
+        if let Some(claims) = &claims {
+            self.names.claim(claims);
+        }
+        if !self.names.fit(self.machine.interest()) {
+            return Err(Status::resource_exhausted(format!(
+                "the names that all streams ask for have {MAX_HELD} bytes already"
+            )));
+        }
         match heard {
-            Heard::First => self.session.claim(M::claims(request)),
-            Heard::Nack(reason) => warn!(
+            Heard::First => self.session.claim(claims.unwrap_or_default()),
+            Heard::Nack(reason) if self.lines.admit() => warn!(
                 names = ?self.machine.interest().names(),
                 reason, "a peer refuses a secret"
             ),
             Heard::Stale => debug!("an SDS request answers an older response"),
-            Heard::Ack | Heard::Spontaneous => {}
+            Heard::Ack | Heard::Nack(_) | Heard::Spontaneous => {}
         }
         Ok(())
     }

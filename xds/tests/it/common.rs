@@ -174,6 +174,13 @@ impl Stream {
             .expect("the stream goes on")
     }
 
+    /// The next response, or with what the stream ends instead.
+    pub(crate) async fn first(&mut self) -> Result<DiscoveryResponse, tonic::Status> {
+        let next = tokio::time::timeout(LIMIT, self.responses.message()).await;
+        let next = next.expect("a response in time")?;
+        Ok(next.expect("the stream goes on"))
+    }
+
     /// The next response's secrets, which are ACKed.
     pub(crate) async fn secrets(&mut self, names: &[&str]) -> Vec<Secret> {
         let response = self.next().await;

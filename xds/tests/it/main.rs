@@ -7,6 +7,7 @@ mod clients;
 mod common;
 mod envoy;
 mod files;
+mod hostile;
 mod sds;
 mod serve;
 mod trust;

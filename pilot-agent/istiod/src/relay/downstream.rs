@@ -14,7 +14,7 @@ use ithildin_proto::pb::envoy::service::discovery::v3::{
 };
 use ithildin_xds::{
     ResourceKind, TypeUrl,
-    ads::MAX_MESSAGE,
+    ads::MAX_REQUEST,
     subscription::{DeltaServer, Heard, Server, SotwServer},
 };
 use tokio::{
@@ -49,7 +49,7 @@ impl RelayServer {
 
     /// The service to add to a gRPC server.
     pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(MAX_MESSAGE)
+        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
     }
 
     fn open<M: Server>(&self, requests: Streaming<M::Request>) -> Responses<M::Response> {
@@ -138,6 +138,8 @@ impl<M: Server> EnvoyStream<M> {
                     Ok(None) => return,
                     Err(status) => {
                         debug!(%status, "Envoy's stream is lost");
+                        // If it is still there, it is told what was wrong with its request.
+                        let _ = responses.try_send(Err(status));
                         return;
                     }
                 },
