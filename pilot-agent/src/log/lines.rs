@@ -1,4 +1,6 @@
 //! The form of a log line.
+//!
+//! Fields hold what peers say, so that each is bounded, and none ends the line or begins another.
 
 use std::fmt::{self, Write};
 
@@ -8,6 +10,13 @@ use tracing_subscriber::{
     fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
     registry::LookupSpan,
 };
+
+/// The longest text of a field, in bytes: what a control plane refuses or is refused may be megabytes, again
+/// and again.
+const MAX_FIELD: usize = 8 << 10;
+
+/// The longest message, in bytes: our own words, and the configuration at the start.
+const MAX_MESSAGE: usize = 64 << 10;
 
 /// Istio's form, as text or JSON.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +91,7 @@ impl Fields {
             line.push(if index == 0 { '\t' } else { ' ' });
             // Writing to text does not fail.
             let _ = match value {
-                Value::String(text) => write!(line, "{name}={text}"),
+                Value::String(text) => write!(line, "{name}={}", Printable(text)),
                 value => write!(line, "{name}={value}"),
             };
         }
@@ -90,21 +99,55 @@ impl Fields {
     }
 
     fn add(&mut self, field: &Field, value: impl Into<Value>) {
-        self.others.push((field.name(), value.into()));
+        let value = match value.into() {
+            Value::String(text) => Value::String(bounded(text, MAX_FIELD)),
+            value => value,
+        };
+        self.others.push((field.name(), value));
+    }
+}
+
+/// The first part of a longer text, which says how long it was.
+fn bounded(mut text: String, most: usize) -> String {
+    let length = text.len();
+    if length > most {
+        text.truncate(text.floor_char_boundary(most));
+        // Writing to text does not fail.
+        let _ = write!(text, "... ({length} bytes)");
+    }
+    text
+}
+
+/// A text without control characters.
+struct Printable<'t>(&'t str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        while let Some(at) = rest.find(char::is_control) {
+            let (plain, control) = rest.split_at(at);
+            f.write_str(plain)?;
+            let mut chars = control.chars();
+            chars
+                .next()
+                .map_or(Ok(()), |it| write!(f, "{}", it.escape_default()))?;
+            rest = chars.as_str();
+        }
+        f.write_str(rest)
     }
 }
 
 impl tracing::field::Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         match field.name() {
-            "message" => self.message = format!("{value:?}"),
+            "message" => self.message = bounded(format!("{value:?}"), MAX_MESSAGE),
             _ => self.add(field, format!("{value:?}")),
         }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
-            "message" => value.clone_into(&mut self.message),
+            "message" => self.message = bounded(value.to_owned(), MAX_MESSAGE),
             _ => self.add(field, value),
         }
     }
@@ -150,15 +193,19 @@ mod tests {
     }
 
     fn logged(json: bool) -> String {
+        written(json, || {
+            tracing::warn!(peer = "a b", count = 3, error = %"no", "it \"failed\"");
+        })
+    }
+
+    fn written(json: bool, write: impl FnOnce()) -> String {
         let sink = Sink::default();
         let writer = sink.clone();
         let layer = fmt::layer()
             .event_format(Lines { json })
             .with_writer(move || writer.clone());
         let subscriber = tracing_subscriber::registry().with(layer);
-        tracing::subscriber::with_default(subscriber, || {
-            tracing::warn!(peer = "a b", count = 3, error = %"no", "it \"failed\"");
-        });
+        tracing::subscriber::with_default(subscriber, write);
         let bytes = sink.0.lock().clone();
         String::from_utf8(bytes).unwrap()
     }
@@ -181,5 +228,27 @@ mod tests {
             (object["peer"].as_str(), object["count"].as_u64()),
             (Some("a b"), Some(3))
         );
+    }
+
+    #[test]
+    fn what_peers_say_neither_ends_a_line_nor_fills_the_disk() {
+        let forged = "no\n2026-01-01T00:00:00Z\tinfo\tsds\tall is well\u{1b}[2J\r";
+        let long = "ä".repeat(1 << 20);
+        for json in [false, true] {
+            let text = written(json, || {
+                tracing::warn!(reason = forged, long, error = %forged, debug = ?forged, "refused");
+            });
+            assert_eq!(text.lines().count(), 1, "{text}");
+            assert!(
+                text.ends_with('\n') && text.len() < 2 * MAX_FIELD,
+                "{}",
+                text.len()
+            );
+            assert!(!text.trim_end().contains(['\u{1b}', '\r']), "{text}");
+            assert!(text.contains("... (2097152 bytes)"), "{text}");
+        }
+        let text = written(false, || tracing::warn!(reason = forged, "refused"));
+        let expected = "reason=no\\n2026-01-01T00:00:00Z\\tinfo\\tsds\\tall is well\\u{1b}[2J\\r\n";
+        assert!(text.ends_with(expected), "{text}");
     }
 }
