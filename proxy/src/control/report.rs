@@ -14,6 +14,13 @@ use ithildin_proto::{
     to_duration,
 };
 
+/// The longest text of one thing that is wrong, and of its place, in bytes: a configuration that quotes itself
+/// must not fill logs, nor what the control plane is told.
+const MAX_TEXT: usize = 2 << 10;
+
+/// Things that are told of one resource; more are counted.
+const MAX_ERRORS: usize = 1000;
+
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
@@ -65,7 +72,12 @@ impl Report {
         for ConfigError { path, message } in self.warnings.take() {
             tracing::warn!(%path, "{message}");
         }
-        let errors = self.errors.take();
+        let mut errors = self.errors.take();
+        if let more @ 1.. = self.count.get().saturating_sub(MAX_ERRORS)
+            && let Some(last) = errors.last_mut()
+        {
+            last.message.push_str(&format!("; and {more} more"));
+        }
         match value {
             Some(value) if errors.is_empty() => Ok(value),
             _ => Err(ConfigErrors(errors.into())),
@@ -119,19 +131,27 @@ impl<'a> At<'a> {
     }
 
     pub(crate) fn error(&self, message: impl fmt::Display) {
-        self.report.count.set(self.report.count.get() + 1);
-        self.report.errors.borrow_mut().push(ConfigError {
-            path: self.to_string(),
-            message: message.to_string(),
-        });
+        let count = self.report.count.get() + 1;
+        self.report.count.set(count);
+        if count <= MAX_ERRORS {
+            let error = self.told(message);
+            self.report.errors.borrow_mut().push(error);
+        }
     }
 
     /// Something that is left out without changing traffic.
     pub(crate) fn warn(&self, message: impl fmt::Display) {
-        self.report.warnings.borrow_mut().push(ConfigError {
-            path: self.to_string(),
-            message: message.to_string(),
-        });
+        let mut warnings = self.report.warnings.borrow_mut();
+        if warnings.len() < MAX_ERRORS {
+            warnings.push(self.told(message));
+        }
+    }
+
+    fn told(&self, message: impl fmt::Display) -> ConfigError {
+        ConfigError {
+            path: bounded(self),
+            message: bounded(message),
+        }
     }
 
     /// Reports the error of `result` here.
@@ -214,6 +234,19 @@ impl fmt::Display for At<'_> {
             Step::Key(name, key) => write!(f, "{name}[{key:?}]"),
         }
     }
+}
+
+/// The text, or its begin and its end, which says what is wrong with what is quoted.
+fn bounded(text: impl fmt::Display) -> String {
+    let text = text.to_string();
+    if text.len() <= MAX_TEXT {
+        return text;
+    }
+    let (begin, end) = (
+        text.floor_char_boundary(MAX_TEXT / 2),
+        text.ceil_char_boundary(text.len() - MAX_TEXT / 2),
+    );
+    format!("{}...{}", &text[..begin], &text[end..])
 }
 
 /// Refuses each of the fields that is set, under its own name.

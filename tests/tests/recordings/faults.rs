@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Long enough for a silent peer to be noticed, with [`KEEPALIVE`], and for an attempt to connect to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const KEEPALIVE: [(&str, &str); 2] = [
     ("GRPC_KEEPALIVE_INTERVAL", "1s"),
     ("GRPC_KEEPALIVE_TIMEOUT", "1s"),

@@ -5,6 +5,7 @@
 //! the default it must refuse exactly those extensions.
 
 mod faults;
+mod masses;
 mod pushes;
 mod scene;
 mod secrets;

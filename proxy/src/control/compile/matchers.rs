@@ -20,6 +20,10 @@ use crate::control::report::At;
 /// process down. RE2, which Envoy uses, limits its programs in the same order of size.
 const REGEX_SIZE_LIMIT: usize = 1 << 20;
 
+/// The longest expression, in bytes: what is longer does not fit into [`REGEX_SIZE_LIMIT`], and only takes long to
+/// be found so.
+const MAX_PATTERN: usize = 64 << 10;
+
 /// An expression that must match the whole text, as Envoy's `safe_regex` must. It works on bytes:
 /// header values need not be UTF-8.
 pub(super) fn full_regex(matcher: &RegexMatcher, at: &At<'_>) -> Option<Regex> {
@@ -83,6 +87,13 @@ fn build(pattern: &str, at: &At<'_>) -> Option<Regex> {
     let at = at.field("regex");
     if pattern.is_empty() {
         at.error("is empty");
+        return None;
+    }
+    if pattern.len() > MAX_PATTERN {
+        let length = pattern.len();
+        at.error(format_args!(
+            "{pattern:?} is not a supported regular expression: it has {length} bytes, and {MAX_PATTERN} are the most"
+        ));
         return None;
     }
     let regex = RegexBuilder::new(pattern)
