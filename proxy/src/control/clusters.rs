@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     compile::{CompiledCluster, Compiler, Discovery, Questions},
-    dns::{Dns, Resolved},
+    dns::{Dns, Resolved, Wanted},
     report::ConfigErrors,
     resources::Resources,
     secrets::SecretKey,
@@ -19,6 +19,10 @@ use crate::config::{
     cluster::{EndpointSet, Health},
 };
 
+/// How long a new cluster waits for the first of its names: silent name servers must not keep all others
+/// from serving. It is istiod's limit for endpoints, too.
+const NAMES: Duration = Duration::from_secs(15);
+
 pub(super) type Clusters = Resources<ClusterProto, ClusterRun>;
 
 /// A compiled cluster with its endpoints.
@@ -26,19 +30,28 @@ pub(super) struct ClusterRun {
     pub(super) compiled: CompiledCluster,
     /// The load assignment that was applied last, good or not.
     assignment: Option<Arc<ClusterLoadAssignment>>,
-    /// Of each name, as it resolved last.
-    resolved: Vec<Vec<IpAddr>>,
+    /// In the order of the targets.
+    names: Vec<ResolvedName>,
     /// A first answer of EDS or DNS came.
     discovered: bool,
     /// Until then endpoints are waited for; `None`: for ever.
     deadline: Option<Instant>,
 }
 
+/// A name of a cluster.
+#[derive(Default)]
+struct ResolvedName {
+    /// As it resolved last.
+    addresses: Vec<IpAddr>,
+    /// Why it does not resolve now.
+    failure: Option<Arc<str>>,
+}
+
 impl ClusterRun {
     pub(super) fn new(compiled: CompiledCluster, dns: &mut Dns) -> Self {
         let mut run = Self {
             assignment: None,
-            resolved: Vec::new(),
+            names: Vec::new(),
             discovered: false,
             deadline: None,
             compiled,
@@ -64,8 +77,13 @@ impl ClusterRun {
                 }
             }
             Discovery::Dns(spec) => {
-                run.resolved.resize(spec.targets.len(), Vec::new());
-                dns.resolve(&cluster.name, cluster.generation, spec, Duration::ZERO);
+                let targets = spec.targets.len();
+                run.names.resize_with(targets, ResolvedName::default);
+                run.discovered = targets == 0;
+                run.deadline = Some(Instant::now() + NAMES);
+                for target in 0..targets {
+                    run.ask(target, dns, Duration::ZERO);
+                }
             }
         }
         run
@@ -106,46 +124,61 @@ impl ClusterRun {
         }))
     }
 
-    /// Applies what names resolved to, and asks again later.
-    pub(super) fn resolve(&mut self, resolved: &Resolved, compiler: &Compiler, dns: &mut Dns) {
+    /// Applies what a name resolved to, and asks again later. The first name is enough to serve.
+    pub(super) fn resolve(&mut self, resolved: Resolved, compiler: &Compiler, dns: &mut Dns) {
         let cluster = &self.compiled.cluster;
         let counters = &cluster.stats.control;
         counters.update_attempt.inc();
         let Discovery::Dns(spec) = &self.compiled.discovery else {
             return;
         };
-        let mut changed = false;
-        match resolved.addresses.iter().any(Result::is_err) {
-            false => counters.update_success.inc(),
-            true => counters.update_failure.inc(),
-        }
-        for (known, new) in self.resolved.iter_mut().zip(&resolved.addresses) {
-            match new {
-                Ok(new) if known != new => {
-                    known.clone_from(new);
-                    changed = true;
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(cluster = %cluster.name, %error, kept = known.len(), "dns");
+        let Some(name) = self.names.get_mut(resolved.target) else {
+            return;
+        };
+        match resolved.addresses {
+            Ok(addresses) => {
+                counters.update_success.inc();
+                name.failure = None;
+                if name.addresses == addresses {
+                    counters.update_no_rebuild.inc();
+                } else {
+                    name.addresses = addresses;
+                    let known = self.names.iter().map(|name| &name.addresses[..]);
+                    let previous = cluster.endpoints.load_full();
+                    self.store(compiler.resolved(spec.targets.iter().zip(known), &previous));
                 }
             }
-        }
-        if changed {
-            let targets: Vec<_> = spec
-                .targets
-                .iter()
-                .cloned()
-                .zip(self.resolved.clone())
-                .collect();
-            let set = compiler.resolved(&targets, &cluster.endpoints.load_full());
-            self.store(set);
-        } else {
-            counters.update_no_rebuild.inc();
+            Err(error) => {
+                counters.update_failure.inc();
+                counters.update_no_rebuild.inc();
+                // Said once, and not each time that it is tried again.
+                if name.failure.as_ref() != Some(&error) {
+                    let kept = name.addresses.len();
+                    tracing::warn!(cluster = %cluster.name, %error, kept, "dns");
+                }
+                name.failure = Some(error);
+            }
         }
         self.discovered = true;
+        self.ask(resolved.target, dns, resolved.refresh);
+    }
+
+    /// Resolves one of the names after `delay`.
+    fn ask(&self, target: usize, dns: &mut Dns, delay: Duration) {
+        let Discovery::Dns(spec) = &self.compiled.discovery else {
+            return;
+        };
+        let Some(named) = spec.targets.get(target) else {
+            return;
+        };
         let cluster = &self.compiled.cluster;
-        dns.resolve(&cluster.name, cluster.generation, spec, resolved.refresh);
+        let wanted = Wanted {
+            cluster: &cluster.name,
+            generation: cluster.generation,
+            target,
+            host: &named.host,
+        };
+        dns.resolve(&wanted, spec.of_one(), delay);
     }
 
     /// Counts an update of a secret, if it is one of this cluster's.

@@ -144,10 +144,10 @@ impl Controller {
                     self.listeners.runs().for_each(|run| run.count_secret(&key));
                 },
                 resolved = self.dns.next() => {
-                    self.resolved(&resolved);
+                    self.resolved(resolved);
                     // Thousands of names may be there at once.
                     while let Some(resolved) = self.dns.next().now_or_never() {
-                        self.resolved(&resolved);
+                        self.resolved(resolved);
                     }
                 }
                 Some(request) = requests.recv() => {
@@ -326,7 +326,7 @@ impl Controller {
         }
     }
 
-    fn resolved(&mut self, resolved: &Resolved) {
+    fn resolved(&mut self, resolved: Resolved) {
         let run = self
             .clusters
             .runs_of(&resolved.cluster)

@@ -1,16 +1,21 @@
 //! Name resolution for STRICT_DNS and LOGICAL_DNS clusters and dynamic forward proxies, off the data path.
 //!
-//! Invariant: a name that stops resolving keeps its last addresses.
+//! Invariants: a name that stops resolving keeps its last addresses; each name is asked for by itself, so
+//! that one whose servers are silent holds up no other; an answer is of use only for the name that it is of.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::{
-    StreamExt,
-    future::{BoxFuture, join_all},
+    FutureExt, StreamExt,
+    future::{BoxFuture, join},
     stream::FuturesUnordered,
 };
 use hickory_resolver::{
@@ -20,11 +25,11 @@ use hickory_resolver::{
     net::runtime::TokioRuntimeProvider,
     proto::{
         op::Query,
-        rr::{Name, RData, RecordType},
+        rr::{Name, RData, Record, RecordType},
     },
     system_conf::read_system_conf,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     compile::{DnsSpec, ForwardSpec, LookupFamily},
@@ -32,15 +37,32 @@ use super::{
 };
 use crate::config::forward::Question;
 
-/// What one round of lookups found for one cluster.
+/// The longest that one question may take: three tries of 5 s, and the search domains before and behind, which
+/// servers that live refuse at once.
+const LONGEST_LOOKUP: Duration = Duration::from_secs(20);
+
+/// Aliases that are followed in one answer; more are a loop.
+const MAX_ALIASES: usize = 16;
+
+/// What was found for one name of a cluster.
 pub(super) struct Resolved {
     pub(super) cluster: Arc<str>,
     /// Of the cluster that asked: an answer to another one is stale.
     pub(super) generation: u64,
-    /// In the order of the targets. An error keeps what was there.
-    pub(super) addresses: Vec<Result<Vec<IpAddr>, Arc<str>>>,
+    /// Which of its targets this is.
+    pub(super) target: usize,
+    /// An error keeps what was there.
+    pub(super) addresses: Result<Vec<IpAddr>, Arc<str>>,
     /// When to ask again.
     pub(super) refresh: Duration,
+}
+
+/// A name to resolve, and for whom.
+pub(super) struct Wanted<'w> {
+    pub(super) cluster: &'w Arc<str>,
+    pub(super) generation: u64,
+    pub(super) target: usize,
+    pub(super) host: &'w str,
 }
 
 /// All lookups that run or wait for their time.
@@ -54,22 +76,20 @@ pub(super) struct Dns {
 }
 
 impl Dns {
-    /// Resolves the names of `spec` after `delay`.
-    pub(super) fn resolve(
-        &mut self,
-        cluster: &Arc<str>,
-        generation: u64,
-        spec: &DnsSpec,
-        delay: Duration,
-    ) {
+    /// Resolves the name after `delay`.
+    pub(super) fn resolve(&mut self, wanted: &Wanted<'_>, how: DnsSpec, delay: Duration) {
         let resolver = self.resolver(&[]);
-        let (cluster, spec) = (Arc::clone(cluster), spec.clone());
+        let Wanted {
+            generation, target, ..
+        } = *wanted;
+        let (cluster, host) = (Arc::clone(wanted.cluster), wanted.host.to_owned());
         self.lookups.push(Box::pin(async move {
             tokio::time::sleep(delay).await;
-            let (addresses, refresh) = round(&resolver, &spec).await;
+            let (addresses, refresh) = resolve(&resolver, &host, &how).await;
             Resolved {
                 cluster,
                 generation,
+                target,
                 addresses,
                 refresh,
             }
@@ -85,12 +105,12 @@ impl Dns {
 
     fn resolver(&mut self, servers: &[SocketAddr]) -> Arc<TokioResolver> {
         match servers {
-            [] => Arc::clone(self.resolver.get_or_insert_with(|| resolver(&[]))),
+            [] => Arc::clone(self.resolver.get_or_insert_with(system)),
             servers => resolver(servers),
         }
     }
 
-    /// The next round that is done; pending while there is none. Cancel-safe.
+    /// The next name that is resolved; pending while there is none. Cancel-safe.
     pub(super) async fn next(&mut self) -> Resolved {
         loop {
             tokio::select! {
@@ -100,6 +120,16 @@ impl Dns {
             }
         }
     }
+}
+
+#[cfg(test)]
+fn system() -> Arc<TokioResolver> {
+    tests::resolver()
+}
+
+#[cfg(not(test))]
+fn system() -> Arc<TokioResolver> {
+    resolver(&[])
 }
 
 /// One that asks these name servers, or those of the system if there are none.
@@ -157,40 +187,34 @@ pub(super) async fn one(
     }
 }
 
-type Round = (Vec<Result<Vec<IpAddr>, Arc<str>>>, Duration);
-
-async fn round(resolver: &TokioResolver, spec: &DnsSpec) -> Round {
-    let lookups = spec
-        .targets
-        .iter()
-        .map(|target| addresses(resolver, &target.host, spec.family));
-    let mut refresh = spec.refresh;
-    let mut results = Vec::with_capacity(spec.targets.len());
-    for result in join_all(lookups).await {
-        results.push(match result {
-            Ok((mut addresses, until)) => {
-                if spec.respect_ttl
-                    && let Some(until) = until
-                {
-                    let ttl = until.saturating_duration_since(Instant::now());
-                    refresh = refresh.min(ttl.max(spec.min_ttl));
-                }
-                if spec.logical {
-                    addresses.truncate(1);
-                } else {
-                    // Name servers rotate their answers, which is no change.
-                    addresses.sort();
-                }
-                Ok(addresses)
+async fn resolve(
+    resolver: &TokioResolver,
+    host: &str,
+    how: &DnsSpec,
+) -> (Result<Vec<IpAddr>, Arc<str>>, Duration) {
+    let mut refresh = how.refresh;
+    let addresses = match addresses(resolver, host, how.family).await {
+        Ok((mut addresses, until)) => {
+            if how.respect_ttl
+                && let Some(until) = until
+            {
+                let ttl = until.saturating_duration_since(Instant::now());
+                refresh = refresh.min(ttl.max(how.min_ttl));
             }
-            Err(error) => {
-                refresh = spec.failure_refresh;
-                Err(error)
+            if how.logical {
+                addresses.truncate(1);
+            } else {
+                // Name servers rotate their answers, which is no change.
+                addresses.sort();
             }
-        });
-    }
-    let jitter = spec.jitter.mul_f64(fastrand::f64());
-    (results, refresh + jitter)
+            Ok(addresses)
+        }
+        Err(error) => {
+            refresh = how.failure_refresh;
+            Err(error)
+        }
+    };
+    (addresses, refresh + how.jitter.mul_f64(fastrand::f64()))
 }
 
 type Addresses = (Vec<IpAddr>, Option<Instant>);
@@ -211,7 +235,7 @@ async fn addresses(
         LookupFamily::V6Preferred => first(v6().await, v4).await,
         LookupFamily::V4Preferred => first(v4().await, v6).await,
         LookupFamily::All => {
-            let (v4, v6) = futures_util::future::join(v4(), v6()).await;
+            let (v4, v6) = join(v4(), v6()).await;
             match (v4, v6) {
                 (Ok((mut all, until)), Ok((more, more_until))) => {
                     all.extend(more);
@@ -244,10 +268,18 @@ async fn lookup(
     if let Some(found) = from_hosts(&hosts, host, kind) {
         return Ok(found);
     }
-    let found = resolver.lookup(host, kind).await;
-    let found = found.map_err(|error| Arc::from(format!("cannot resolve {host:?}: {error}")))?;
-    let until = found.valid_until();
-    Ok((answers(&found), Some(until)))
+    let cannot = |why: String| Arc::from(format!("cannot resolve {host:?}: {why}"));
+    // Answers are others' words: what they break in the library must not end this task.
+    let found = AssertUnwindSafe(resolver.lookup(host, kind)).catch_unwind();
+    let found = timeout(LONGEST_LOOKUP, found).await;
+    let found = found.map_err(|_| cannot(format!("no answer in {LONGEST_LOOKUP:?}")))?;
+    let found = found.map_err(|_| cannot("the answer cannot be read".into()))?;
+    let found = found.map_err(|error| cannot(error.to_string()))?;
+    let addresses = answers(host, &found);
+    match addresses.is_empty() {
+        true => Err(cannot("the answer is of another name".into())),
+        false => Ok((addresses, Some(found.valid_until()))),
+    }
 }
 
 /// What the hosts file says of a name as it is. The resolver itself looks there only for the first name that
@@ -255,42 +287,47 @@ async fn lookup(
 fn from_hosts(hosts: &Hosts, host: &str, kind: RecordType) -> Option<Addresses> {
     let name = Name::from_utf8(host).ok()?;
     let found = hosts.lookup_static_host(&Query::query(name, kind))?;
-    Some((answers(&found), None))
+    let addresses = found.answers().iter().filter_map(address);
+    Some((addresses.collect(), None))
 }
 
-fn answers(found: &Lookup) -> Vec<IpAddr> {
-    let records = found.answers().iter();
-    let addresses = records.filter_map(|record| match &record.data {
+/// The addresses of `host`, or of what it is an alias of.
+fn answers(host: &str, found: &Lookup) -> Vec<IpAddr> {
+    let records = found.answers();
+    let Ok(host) = Name::from_utf8(host) else {
+        return Vec::new();
+    };
+    let mut owner: Option<&Name> = None;
+    for _ in 0..MAX_ALIASES {
+        let is_owner = |record: &&Record| match owner {
+            None => begins_with(&record.name, &host),
+            Some(owner) => record.name == *owner,
+        };
+        let owned = records.iter().filter(is_owner);
+        let addresses: Vec<_> = owned.clone().filter_map(address).collect();
+        let alias = owned.clone().find_map(|record| match &record.data {
+            RData::CNAME(alias) => Some(&alias.0),
+            _ => None,
+        });
+        match alias {
+            Some(alias) if addresses.is_empty() => owner = Some(alias),
+            _ => return addresses,
+        }
+    }
+    Vec::new()
+}
+
+/// Whether it is this host, or the host with a search domain behind it.
+fn begins_with(name: &Name, host: &Name) -> bool {
+    let pairs = name.iter().zip(host.iter());
+    name.num_labels() >= host.num_labels()
+        && pairs.into_iter().all(|(a, b)| a.eq_ignore_ascii_case(b))
+}
+
+fn address(record: &Record) -> Option<IpAddr> {
+    match &record.data {
         RData::A(address) => Some(IpAddr::V4(address.0)),
         RData::AAAA(address) => Some(IpAddr::V6(address.0)),
         _ => None,
-    });
-    addresses.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_of_the_hosts_file_needs_no_search() {
-        let mut hosts = Hosts::default();
-        let file = "10.0.1.50 app.example.org app\nfd00::1 six.test\n";
-        hosts.read_hosts_conf(file.as_bytes()).unwrap();
-        let found = |host, kind| from_hosts(&hosts, host, kind).map(|(addresses, _)| addresses);
-        let v4: IpAddr = [10, 0, 1, 50].into();
-        for host in ["app.example.org", "App.Example.org.", "app"] {
-            assert_eq!(found(host, RecordType::A), Some(vec![v4]), "{host}");
-        }
-        assert_eq!(
-            found("six.test", RecordType::AAAA),
-            Some(vec!["fd00::1".parse().unwrap()])
-        );
-        assert_eq!(found("six.test", RecordType::A), None);
-        assert_eq!(
-            found("app.example.org.svc.cluster.local", RecordType::A),
-            None
-        );
-        assert_eq!(found("not a name..", RecordType::A), None);
     }
 }

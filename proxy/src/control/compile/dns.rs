@@ -142,6 +142,17 @@ pub(super) fn servers(config: &TypedExtensionConfig, at: &At<'_>) -> Vec<SocketA
     servers
 }
 
+impl DnsSpec {
+    /// For one of the targets.
+    pub(in crate::control) fn of_one(&self) -> Self {
+        Self {
+            targets: Vec::new(),
+            servers: Vec::new(),
+            ..*self
+        }
+    }
+}
+
 #[cfg(test)]
 impl DnsSpec {
     /// For names that nobody need ask for.

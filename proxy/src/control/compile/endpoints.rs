@@ -180,13 +180,14 @@ pub(super) fn dns_targets(
 }
 
 /// Endpoints of names, each with the addresses that it has now.
-pub(super) fn resolved(
-    targets: &[(DnsTarget, Vec<IpAddr>)],
+pub(super) fn resolved<'t>(
+    targets: impl Iterator<Item = (&'t DnsTarget, &'t [IpAddr])>,
     workers: usize,
     previous: &EndpointSet,
 ) -> EndpointSet {
+    let mut targets = targets.peekable();
     let overprovisioning = targets
-        .first()
+        .peek()
         .map_or(DEFAULT_OVERPROVISIONING, |(target, _)| {
             target.overprovisioning_factor
         });

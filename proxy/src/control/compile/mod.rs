@@ -238,9 +238,9 @@ impl Compiler {
     }
 
     /// The endpoints of a cluster whose names were resolved.
-    pub(super) fn resolved(
+    pub(super) fn resolved<'t>(
         &self,
-        targets: &[(DnsTarget, Vec<std::net::IpAddr>)],
+        targets: impl Iterator<Item = (&'t DnsTarget, &'t [std::net::IpAddr])>,
         previous: &EndpointSet,
     ) -> EndpointSet {
         endpoints::resolved(targets, self.stats.workers(), previous)

@@ -1,6 +1,7 @@
 mod broken;
 mod inventory;
 mod leaving;
+mod names;
 mod others;
 mod recordings;
 mod support;
