@@ -25,6 +25,7 @@ pub(super) async fn serve(
         resolver,
         spec,
         known: HashMap::new(),
+        count: 0,
         lookups: FuturesUnordered::new(),
     };
     loop {
@@ -44,13 +45,22 @@ pub(super) async fn serve(
 struct Names {
     resolver: Arc<TokioResolver>,
     spec: ForwardSpec,
-    known: HashMap<Arc<str>, watch::Sender<Resolution>>,
+    known: HashMap<Arc<str>, Entry>,
+    /// How many there ever were.
+    count: u64,
     /// One for each name: it runs, or waits for its time.
     lookups: FuturesUnordered<BoxFuture<'static, Found>>,
 }
 
+struct Entry {
+    known: watch::Sender<Resolution>,
+    /// A name that was forgotten and comes back is another one to the lookup of before.
+    id: u64,
+}
+
 struct Found {
     name: Arc<str>,
+    id: u64,
     addresses: Result<Vec<IpAddr>, Arc<str>>,
     refresh: Duration,
 }
@@ -58,22 +68,25 @@ struct Found {
 impl Names {
     /// What a name leads to; `None` if there are too many.
     fn known(&mut self, name: Arc<str>) -> Option<Known> {
-        if let Some(known) = self.known.get(&name) {
-            return Some(known.subscribe());
+        if let Some(entry) = self.known.get(&name) {
+            return Some(entry.known.subscribe());
         }
         if self.known.len() >= self.spec.max_hosts {
-            self.known.retain(|_, known| known.receiver_count() > 0);
+            self.known.retain(|_, it| it.known.receiver_count() > 0);
         }
         if self.known.len() >= self.spec.max_hosts {
             return None;
         }
         let (sender, known) = watch::channel(Resolution::Pending);
-        self.known.insert(Arc::clone(&name), sender);
-        self.look_up(name, Duration::ZERO);
+        self.count += 1;
+        let id = self.count;
+        let entry = Entry { known: sender, id };
+        self.known.insert(Arc::clone(&name), entry);
+        self.look_up(name, id, Duration::ZERO);
         Some(known)
     }
 
-    fn look_up(&mut self, name: Arc<str>, delay: Duration) {
+    fn look_up(&mut self, name: Arc<str>, id: u64, delay: Duration) {
         let resolver = Arc::clone(&self.resolver);
         let spec: DnsSpec = self.spec.dns.clone();
         self.lookups.push(Box::pin(async move {
@@ -81,6 +94,7 @@ impl Names {
             let (addresses, refresh) = dns::one(&resolver, &name, &spec).await;
             Found {
                 name,
+                id,
                 addresses,
                 refresh,
             }
@@ -90,11 +104,12 @@ impl Names {
     fn found(&mut self, found: Found) {
         let Found {
             name,
+            id,
             addresses,
             refresh,
         } = found;
-        // It may have been forgotten, and its lookup with it.
-        let Some(known) = self.known.get(&name) else {
+        let entry = self.known.get(&name).filter(|entry| entry.id == id);
+        let Some(Entry { known, .. }) = entry else {
             return;
         };
         if known.receiver_count() == 0 {
@@ -102,7 +117,7 @@ impl Names {
             return;
         }
         known.send_if_modified(|known| renew(known, &name, addresses));
-        self.look_up(name, refresh);
+        self.look_up(name, id, refresh);
     }
 }
 
@@ -210,6 +225,27 @@ mod tests {
             assert!(nobody.wait_for(failed).await.is_ok());
         };
         tokio::join!(serving, asking);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_comes_back_has_one_lookup() {
+        let mut names = Names {
+            resolver: dns::resolver(&[]),
+            spec: spec(1),
+            known: HashMap::new(),
+            count: 0,
+            lookups: FuturesUnordered::new(),
+        };
+        for name in ["10.0.0.1", "10.0.0.2", "10.0.0.1"] {
+            assert!(names.known(name.into()).is_some());
+        }
+        let known = names.known("10.0.0.1".into());
+        for _ in 0..3 {
+            let found = names.lookups.next().await.unwrap();
+            names.found(found);
+        }
+        assert_eq!((names.lookups.len(), names.known.len()), (1, 1));
+        drop(known);
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub(super) struct NamedHosts {
 #[derive(Debug)]
 struct Name {
     known: Known,
+    /// What it led to when it changed last: looking costs no lock that workers share.
+    resolution: Resolution,
     used: Instant,
     /// By port: of the addresses beside them.
     hosts: SmallVec<[(u16, Rc<Host>); 1]>,
@@ -52,7 +54,10 @@ impl NamedHosts {
     ) -> Option<Result<Rc<Host>, UpstreamFailure>> {
         let name = self.hosts.get_mut(asked.name)?;
         name.used = Instant::now();
-        let addresses = match &*name.known.borrow() {
+        if name.known.has_changed().unwrap_or(false) {
+            name.resolution = name.known.borrow_and_update().clone();
+        }
+        let addresses = match &name.resolution {
             Resolution::Pending => return None,
             Resolution::Failed(reason) => return Some(Err(unresolved(reason))),
             Resolution::Addresses(addresses) => Arc::clone(addresses),
@@ -77,9 +82,11 @@ impl NamedHosts {
         self.hosts.get(name).map(|name| name.known.clone())
     }
 
-    pub(super) fn insert(&mut self, name: &str, known: Known) {
+    pub(super) fn insert(&mut self, name: &str, mut known: Known) {
+        let resolution = known.borrow_and_update().clone();
         self.hosts.entry(name.into()).or_insert_with(|| Name {
             known,
+            resolution,
             used: Instant::now(),
             hosts: SmallVec::new(),
             addresses: Arc::default(),

@@ -110,7 +110,11 @@ async fn names_of_requests_lead_where_envoy_s_lead() {
         .map(|(listener, host)| (*listener, request(host)))
         .collect();
     let (ours, _envoy) = compare_answers(&binary, &secure.yaml(), &cases).await;
-    let page = exchange(ours.address("secure"), &request(&format!("localhost:{tls}"))).await;
+    let page = exchange(
+        ours.address("secure"),
+        &request(&format!("localhost:{tls}")),
+    )
+    .await;
     assert!(page.contains("the page"), "{page}");
 }
 
