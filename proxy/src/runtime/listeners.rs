@@ -4,6 +4,7 @@
 //! be bound, its old form serves.
 
 use std::{
+    collections::HashSet,
     io,
     net::{SocketAddr, TcpListener},
     sync::Arc,
@@ -115,8 +116,8 @@ impl Listeners {
     }
 
     async fn remove_missing(&mut self, snapshot: &Snapshot) {
-        let kept = |name: &Arc<str>| snapshot.listeners.iter().any(|it| it.name == *name);
-        let names = self.bound.keys().filter(|name| !kept(name));
+        let kept: HashSet<_> = snapshot.listeners.iter().map(|it| &it.name).collect();
+        let names = self.bound.keys().filter(|name| !kept.contains(name));
         let removed: Vec<_> = names.cloned().collect();
         for name in removed {
             tracing::info!(listener = %name, "listener is removed");
