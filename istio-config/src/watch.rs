@@ -8,7 +8,7 @@ use std::{
 
 use ithildin_panics::essential;
 use ithildin_proto::nds::NameTable;
-use ithildin_xds::ResourceSet;
+use ithildin_xds::{NameMap, ResourceSet};
 use notify::{RecursiveMode, Watcher as _};
 use tokio::{
     sync::{mpsc, watch},
@@ -208,15 +208,16 @@ async fn settle(changes: &mut mpsc::Receiver<()>) {
 
 /// `new`, but with the `Arc` of `old` for each resource that is equal.
 fn keep_unchanged(old: &ResourceSet, mut new: ResourceSet) -> ResourceSet {
-    fn keep<T: PartialEq>(
-        old: &std::collections::BTreeMap<String, Arc<T>>,
-        new: &mut std::collections::BTreeMap<String, Arc<T>>,
-    ) {
-        for (name, value) in new {
-            if let Some(known) = old.get(name).filter(|known| known == &value) {
-                *value = known.clone();
+    fn keep<T: PartialEq>(old: &NameMap<T>, new: &mut NameMap<T>) {
+        // As a change of the old map, so that the two share what is equal.
+        let mut kept = old.clone();
+        kept.retain(|name, _| new.contains_key(name));
+        for (name, value) in new.iter() {
+            if kept.get(name) != Some(value) {
+                kept.insert(name.clone(), Arc::clone(value));
             }
         }
+        *new = kept;
     }
     keep(&old.listeners, &mut new.listeners);
     keep(&old.clusters, &mut new.clusters);

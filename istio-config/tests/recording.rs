@@ -12,7 +12,6 @@ use std::{
     fmt::Debug,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use ithildin_istio_config::{Built, DataPlane, Node, NodeKind, build, load};
@@ -23,6 +22,7 @@ use ithildin_proto::pb::envoy::{
     },
     service::discovery::v3::DeltaDiscoveryResponse,
 };
+use ithildin_xds::NameMap;
 use prost::Message;
 use serde_json::Value;
 
@@ -130,7 +130,7 @@ fn compare<M: Message + Default + Debug>(
     node: &str,
     kind: &str,
     file: &str,
-    ours: &BTreeMap<String, Arc<M>>,
+    ours: &NameMap<M>,
 ) -> Vec<(Option<usize>, String)> {
     let theirs = recorded::<M>(node, file);
     let mut found = Vec::new();

@@ -10,7 +10,7 @@ use std::{
 use ithildin_proto::pb::google::protobuf::Any;
 
 use crate::{
-    ResourceKind,
+    NameMap, ResourceKind,
     subscription::{Update, Verdict, Version},
 };
 
@@ -28,9 +28,9 @@ pub struct KindProvenance {
     /// Responses so far of which something was refused.
     pub rejected: u64,
     /// Of single resources, by name, as they were sent last. istiod gives them none over delta.
-    pub versions: BTreeMap<String, Version>,
+    pub versions: NameMap<str>,
     /// Resources whose newest form is refused, by name.
-    pub refused: BTreeMap<String, Arc<RefusedResource>>,
+    pub refused: NameMap<RefusedResource>,
 }
 
 /// The newest form of a resource, which is refused; the form before it is in force.
@@ -80,23 +80,25 @@ impl Provenance {
             };
         }
         if update.full {
-            let there: BTreeSet<_> = update.resources.iter().map(|it| &it.name).collect();
+            let there: BTreeSet<_> = update.resources.iter().map(|it| it.name.as_str()).collect();
             of.retain(|name| there.contains(name));
         }
         for name in &update.removed {
-            of.refused.remove(name);
-            of.versions.remove(name);
+            of.forget(name);
+        }
+    }
+
+    /// Forgets one resource, which nobody wants.
+    pub(crate) fn forget(&mut self, kind: ResourceKind, name: &str) {
+        if let Some(of) = self.0.get_mut(&kind) {
+            Arc::make_mut(of).forget(name);
         }
     }
 
     /// Forgets what nobody wants any more.
     pub(crate) fn retain(&mut self, kind: ResourceKind, wanted: impl Fn(&str) -> bool) {
-        let Some(of) = self.0.get_mut(&kind) else {
-            return;
-        };
-        let mut names = of.versions.keys().chain(of.refused.keys());
-        if names.any(|name| !wanted(name)) {
-            Arc::make_mut(of).retain(|name| wanted(name));
+        if let Some(of) = self.0.get_mut(&kind) {
+            Arc::make_mut(of).retain(wanted);
         }
     }
 }
@@ -109,9 +111,14 @@ impl FromIterator<(ResourceKind, KindProvenance)> for Provenance {
 }
 
 impl KindProvenance {
-    fn retain(&mut self, wanted: impl Fn(&String) -> bool) {
+    fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
         self.versions.retain(|name, _| wanted(name));
         self.refused.retain(|name, _| wanted(name));
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.versions.remove(name);
+        self.refused.remove(name);
     }
 }
 
@@ -121,8 +128,8 @@ impl Default for KindProvenance {
             version: "".into(),
             responses: 0,
             rejected: 0,
-            versions: BTreeMap::new(),
-            refused: BTreeMap::new(),
+            versions: NameMap::default(),
+            refused: NameMap::default(),
         }
     }
 }

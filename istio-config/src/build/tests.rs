@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use ithildin_proto::{
     pb::envoy::{
         config::{
@@ -21,6 +19,7 @@ use ithildin_proto::{
     },
     unpack,
 };
+use ithildin_xds::NameMap;
 use prost::{Message, Name};
 
 use super::*;
@@ -38,24 +37,24 @@ fn cluster<'a>(built: &'a Built, name: &str) -> &'a Cluster {
     let clusters = &built.resources.clusters;
     clusters
         .get(name)
-        .unwrap_or_else(|| panic!("no {name} in {:?}", clusters.keys()))
+        .unwrap_or_else(|| panic!("no {name} in {:?}", names(clusters)))
 }
 
 fn listener<'a>(built: &'a Built, name: &str) -> &'a Listener {
     let listeners = &built.resources.listeners;
     listeners
         .get(name)
-        .unwrap_or_else(|| panic!("no {name} in {:?}", listeners.keys()))
+        .unwrap_or_else(|| panic!("no {name} in {:?}", names(listeners)))
 }
 
 fn routes<'a>(built: &'a Built, name: &str) -> &'a RouteConfiguration {
     let routes = &built.resources.routes;
     routes
         .get(name)
-        .unwrap_or_else(|| panic!("no {name} in {:?}", routes.keys()))
+        .unwrap_or_else(|| panic!("no {name} in {:?}", names(routes)))
 }
 
-fn names<T>(map: &BTreeMap<String, T>) -> Vec<&str> {
+fn names<T>(map: &NameMap<T>) -> Vec<&str> {
     map.keys().map(String::as_str).collect()
 }
 

@@ -170,19 +170,19 @@ data: {mesh: '{accessLogFile: /dev/stdout, accessLogEncoding: JSON}'}
     })
     .await;
     let after = resources.borrow().clone();
-    for (name, listener) in &before.listeners {
+    for (name, listener) in before.listeners.iter() {
         assert!(
             Arc::ptr_eq(listener, &after.listeners[name]),
             "listener {name}"
         );
     }
-    for (name, cluster) in &before.clusters {
+    for (name, cluster) in before.clusters.iter() {
         assert!(
             Arc::ptr_eq(cluster, &after.clusters[name]),
             "cluster {name}"
         );
     }
-    for (name, routes) in &before.routes {
+    for (name, routes) in before.routes.iter() {
         assert!(Arc::ptr_eq(routes, &after.routes[name]), "routes {name}");
     }
 }

@@ -134,7 +134,7 @@ fn endpoints(cluster: &Cluster) -> impl Iterator<Item = (usize, Arc<Endpoint>)> 
 /// Whether it is not of the bootstrap file.
 fn added_via_api(state: &AdminState, cluster: &Cluster) -> bool {
     let resources = state.resources.borrow();
-    resources.clusters.contains_key(&*cluster.name)
+    resources.clusters.contains_key(&cluster.name)
 }
 
 /// By the names of the clusters whose endpoints are asked for by another name, or expressly by this.

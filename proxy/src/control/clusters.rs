@@ -97,6 +97,10 @@ impl ClusterRun {
         }
     }
 
+    pub(super) fn follows(&self, assignment: &str) -> bool {
+        self.eds_name().is_some_and(|name| **name == *assignment)
+    }
+
     /// Applies a load assignment, unless it is the one of before.
     pub(super) fn assign(
         &mut self,

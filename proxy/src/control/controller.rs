@@ -35,12 +35,17 @@ use super::{
     provenance::{Arrival, add_refused, newly_refused},
     references::References,
     report::{ConfigError, ConfigErrors},
-    resources::{Refusal, Resources},
+    resources::{Changes, Refusal, Resources},
     runtime_values,
     secrets::SecretStore,
     updates::Updates,
 };
-use crate::{access_log::LogWriter, istio::Node, stats::Registry, worker::Published};
+use crate::{
+    access_log::LogWriter,
+    istio::Node,
+    stats::{Registry, SubscriptionStats},
+    worker::Published,
+};
 
 pub(super) struct Controller {
     compiler: Compiler,
@@ -52,8 +57,13 @@ pub(super) struct Controller {
     updates: Updates,
     /// The update that is applied; the bootstrap is the first.
     stamp: Stamp,
-    /// What the control plane said of the resources.
-    provenance: Option<Arc<Provenance>>,
+    /// The set that was applied last.
+    applied: ResourceSet,
+    /// By route configuration, the subscriptions of the connection managers that read it.
+    readers: BTreeMap<Arc<str>, Vec<Arc<SubscriptionStats>>>,
+    made_from: MadeFrom,
+    /// When to look for what nobody uses any more.
+    collect_at: Instant,
     /// The first resources of a control plane are there, or none are to come.
     received: bool,
     /// All clusters of the start were warm once: since then listeners wait for themselves alone.
@@ -63,6 +73,15 @@ pub(super) struct Controller {
     compiled: u64,
     published: Arc<Published>,
     state: watch::Sender<Arc<ControlState>>,
+}
+
+/// Revisions of the resources that something was made from.
+#[derive(Default)]
+struct MadeFrom {
+    /// [`Controller::readers`]: of listeners.
+    readers: u64,
+    /// The published snapshot: of clusters, and of listeners.
+    snapshot: (u64, u64),
 }
 
 impl Controller {
@@ -90,7 +109,10 @@ impl Controller {
             listeners: Resources::new(ResourceKind::Listener),
             routes: Resources::new(ResourceKind::Route),
             stamp: Stamp::now(0),
-            provenance: None,
+            applied: ResourceSet::default(),
+            readers: BTreeMap::new(),
+            made_from: MadeFrom::default(),
+            collect_at: Instant::now(),
             started: false,
             version: published.current.load().version,
             compiled: LARGE_UPDATE,
@@ -189,54 +211,60 @@ impl Controller {
         }
     }
 
-    /// Applies a whole set of dynamic resources, beside the static ones.
+    /// Applies a whole set of dynamic resources, beside the static ones. What it has in common with the set before
+    /// is not looked at.
     pub(super) fn apply(&mut self, set: &ResourceSet) {
         self.compiler.tls.forget();
         self.stamp = Stamp::now(self.stamp.update + 1);
-        let before = std::mem::replace(&mut self.provenance, set.provenance.clone());
-        self.apply_clusters(set);
-        self.apply_endpoints(set);
-        self.apply_listeners(set);
-        self.apply_routes(set);
-        self.count_refused(before.as_deref());
+        let before = std::mem::replace(&mut self.applied, set.clone());
+        let clusters = set.clusters.differing(&before.clusters);
+        let listeners = set.listeners.differing(&before.listeners);
+        self.apply_clusters(set, &clusters);
+        self.apply_endpoints(set, &set.endpoints.differing(&before.endpoints));
+        let hopes = self.listeners.hope() && !clusters.is_empty();
+        self.apply_listeners(set, &listeners, hopes);
+        self.apply_routes(set, set.routes.differing(&before.routes));
+        self.count_refused(before.provenance.as_deref());
     }
 
-    fn apply_clusters(&mut self, set: &ResourceSet) {
-        let kept = self.keep_named_clusters(set);
+    fn apply_clusters(&mut self, set: &ResourceSet, changed: &BTreeSet<&str>) {
+        let kept = self.keep_named_clusters(set, changed);
         let (compiler, dns) = (&mut self.compiler, &mut self.dns);
         let arrival = Arrival::new(
             &self.stamp,
             set.provenance.as_deref(),
             ResourceKind::Cluster,
         );
-        let everything = |_: &str| true;
         let compile = |config: &ClusterProto, path: &str| {
             let compiled = compiler.cluster(config, path)?;
             Ok(ClusterRun::new(compiled, dns))
         };
-        let mut changes = self
-            .clusters
-            .replace(&set.clusters, &arrival, everything, compile);
+        let has = |name: &str| set.clusters.get(name);
+        let mut changes = self.clusters.replace(changed, has, &arrival, compile);
         changes.removed += kept;
         self.updates.clusters(changes, &arrival);
         self.compiled += changes.compiled();
     }
 
-    fn apply_endpoints(&mut self, set: &ResourceSet) {
+    fn apply_endpoints(&mut self, set: &ResourceSet, changed: &BTreeSet<&str>) {
         let provenance = set.provenance.as_deref();
         let arrival = Arrival::new(&self.stamp, provenance, ResourceKind::Endpoints);
-        let runs = self.clusters.runs_mut();
+        let (clusters, compiler) = (&mut self.clusters, &self.compiler);
         self.assignments
-            .replace(&set.endpoints, &arrival, runs, &self.compiler);
+            .replace(&set.endpoints, changed, &arrival, clusters, compiler);
     }
 
-    fn apply_listeners(&mut self, set: &ResourceSet) {
+    /// `hopes`: what was refused for want of clusters may be better off now.
+    fn apply_listeners(&mut self, set: &ResourceSet, changed: &BTreeSet<&str>, hopes: bool) {
+        let provenance = set.provenance.as_deref();
+        let arrival = Arrival::new(&self.stamp, provenance, ResourceKind::Listener);
+        if changed.is_empty() && !hopes {
+            self.updates.listeners(Changes::default(), &arrival);
+            return;
+        }
         let staying = self.listeners.staying(&set.listeners);
         let mut addresses = Addresses::of(staying.map(|run| &*run.compiled.listener));
         let (compiler, clusters) = (&mut self.compiler, &self.clusters);
-        let provenance = set.provenance.as_deref();
-        let arrival = Arrival::new(&self.stamp, provenance, ResourceKind::Listener);
-        let everything = |_: &str| true;
         let compile = |config: &ListenerProto, path: &str| {
             let compiled = compiler.listener(config, path)?;
             let compiled = known_clusters(compiled, |name| clusters.contains(name))
@@ -245,22 +273,22 @@ impl Controller {
             claimed.map_err(Refusal::Others)?;
             Ok(ListenerRun::new(compiled))
         };
-        let changes = self
-            .listeners
-            .replace(&set.listeners, &arrival, everything, compile);
+        let has = |name: &str| set.listeners.get(name);
+        let changes = self.listeners.replace(changed, has, &arrival, compile);
         self.updates.listeners(changes, &arrival);
         self.compiled += changes.compiled();
     }
 
     /// Clusters that are gone and named all the same stay for a while; returns how many.
-    fn keep_named_clusters(&mut self, set: &ResourceSet) -> u64 {
-        if !self.clusters.misses(&set.clusters) {
+    fn keep_named_clusters(&mut self, set: &ResourceSet, changed: &BTreeSet<&str>) -> u64 {
+        let is_gone = |name: &&str| !set.clusters.contains_key(name);
+        let mut gone = changed.iter().copied().filter(is_gone).peekable();
+        if gone.peek().is_none() {
             return 0;
         }
         let named = self.references();
         let named = |name: &str| named.may_have(name);
-        self.clusters
-            .retain_named(&set.clusters, named, Instant::now())
+        self.clusters.keep_named(gone, named, Instant::now())
     }
 
     fn references(&self) -> References {
@@ -270,55 +298,39 @@ impl Controller {
 
     /// Route configurations that no listener names are let go: delta xDS may never say that they
     /// went.
-    fn apply_routes(&mut self, set: &ResourceSet) {
-        let dependencies = self
-            .listeners
-            .runs()
-            .flat_map(|run| &run.compiled.parts.routes);
-        let used: BTreeSet<&str> = dependencies.clone().map(|route| &*route.name).collect();
-        let compiler = &mut self.compiler;
+    fn apply_routes<'a>(&mut self, set: &'a ResourceSet, mut changed: BTreeSet<&'a str>) {
+        if self.made_from.readers != self.listeners.revision() {
+            self.made_from.readers = self.listeners.revision();
+            self.readers = readers(self.listeners.runs());
+            // Any of them may be named now, or no more.
+            changed.extend(set.routes.keys().map(String::as_str));
+        }
+        let (compiler, readers) = (&mut self.compiler, &self.readers);
         let provenance = set.provenance.as_deref();
         let arrival = Arrival::new(&self.stamp, provenance, ResourceKind::Route);
-        let mut outcomes = BTreeMap::new();
-        let changes = self.routes.replace(
-            &set.routes,
-            &arrival,
-            |name| used.contains(name),
-            |config, path| {
-                let compiled = Compiler::routes(config, path);
-                outcomes.insert(config.name.clone(), compiled.is_ok());
-                let slot = compiler.route_slot(&config.name.as_str().into());
-                Ok(RouteRun::new(slot, compiled?))
-            },
-        );
-        self.compiled += changes.compiled();
-        for route in dependencies {
-            if let Some(accepted) = outcomes.get(&*route.name) {
-                arrival.stamp().count(&route.stats, *accepted);
+        let compile = |config: &RouteConfiguration, path: &str| {
+            let compiled = Compiler::routes(config, path);
+            for stats in readers.get(&*config.name).into_iter().flatten() {
+                arrival.stamp().count(stats, compiled.is_ok());
             }
-        }
+            let slot = compiler.route_slot(&config.name.as_str().into());
+            Ok(RouteRun::new(slot, compiled?))
+        };
+        let has = |name: &str| set.routes.get(name).filter(|_| readers.contains_key(name));
+        let changes = self.routes.replace(&changed, has, &arrival, compile);
+        self.compiled += changes.compiled();
     }
 
     /// Routes and endpoints that the control plane's client refused; others are counted by response.
     fn count_refused(&self, before: Option<&Provenance>) {
-        let now = self.provenance.as_deref();
-        let new = |kind| {
-            let (before, now) = (
-                before.and_then(|it| it.of(kind)),
-                now.and_then(|it| it.of(kind)),
-            );
-            newly_refused(before, now)
-        };
-        let refused = new(ResourceKind::Route);
-        let listeners = self.listeners.runs().filter(|_| !refused.is_empty());
-        for route in listeners.flat_map(|run| &run.compiled.parts.routes) {
-            if refused.contains(&*route.name) {
-                self.stamp.count(&route.stats, false);
+        let now = self.applied.provenance.as_deref();
+        for name in newly_refused(ResourceKind::Route, before, now) {
+            for stats in self.readers.get(name).into_iter().flatten() {
+                self.stamp.count(stats, false);
             }
         }
-        let refused = new(ResourceKind::Endpoints);
-        for run in self.clusters.runs().filter(|_| !refused.is_empty()) {
-            if run.eds_name().is_some_and(|name| refused.contains(&**name)) {
+        for name in newly_refused(ResourceKind::Endpoints, before, now) {
+            for run in self.assignments.followers_of(name, &self.clusters) {
                 let counters = &run.compiled.cluster.stats.control;
                 counters.update_attempt.inc();
                 counters.update_rejected.inc();
@@ -329,7 +341,7 @@ impl Controller {
     fn resolved(&mut self, resolved: Resolved) {
         let run = self
             .clusters
-            .runs_of(&resolved.cluster)
+            .runs_of_mut(&resolved.cluster)
             .find(|run| run.compiled.cluster.generation == resolved.generation);
         if let Some(run) = run {
             run.resolve(resolved, &self.compiler, &mut self.dns);
@@ -337,7 +349,7 @@ impl Controller {
     }
 
     fn inventory(&self) -> Inventory {
-        let provenance = self.provenance.as_deref();
+        let provenance = self.applied.provenance.as_deref();
         let of = |kind| provenance.and_then(|it| it.of(kind));
         let version = |kind| {
             Arrival::new(&self.stamp, provenance, kind)
@@ -359,6 +371,18 @@ impl Controller {
         add_refused(&mut inventory.routes, of(ResourceKind::Route));
         inventory
     }
+}
+
+/// Who reads each route configuration.
+fn readers<'a>(
+    listeners: impl Iterator<Item = &'a ListenerRun>,
+) -> BTreeMap<Arc<str>, Vec<Arc<SubscriptionStats>>> {
+    let mut readers: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for route in listeners.flat_map(|run| &run.compiled.parts.routes) {
+        let of_route = readers.entry(Arc::clone(&route.name)).or_default();
+        of_route.push(Arc::clone(&route.stats));
+    }
+    readers
 }
 
 /// `validate_clusters`: the clusters that routes name must exist.

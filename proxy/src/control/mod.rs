@@ -173,18 +173,20 @@ pub fn check_resource(resource: Candidate<'_>) -> Result<(), String> {
 }
 
 fn compile_alone(resource: Candidate<'_>) -> Result<(), String> {
-    let stats = Arc::new(Registry::new(1));
-    let secrets = SecretStore::new(Arc::new(NoSecrets), BTreeMap::new(), Arc::clone(&stats));
-    let mut compiler = Compiler::new(stats, None, secrets, Arc::default());
+    let compiler = || {
+        let stats = Arc::new(Registry::new(1));
+        let secrets = SecretStore::new(Arc::new(NoSecrets), BTreeMap::new(), Arc::clone(&stats));
+        Compiler::new(stats, None, secrets, Arc::default())
+    };
     let checked = match resource {
-        Candidate::Cluster(config) => compiler
+        Candidate::Cluster(config) => compiler()
             .cluster(config, &format!("cluster {:?}", config.name))
             .map(drop),
-        Candidate::Endpoints(config) => compiler.any_endpoints(
+        Candidate::Endpoints(config) => Compiler::any_endpoints(
             config,
             &format!("load assignment {:?}", config.cluster_name),
         ),
-        Candidate::Listener(config) => compiler
+        Candidate::Listener(config) => compiler()
             .listener(config, &format!("listener {:?}", config.name))
             .map(drop),
         Candidate::Route(config) => {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ithildin_proto::unpack;
-use ithildin_xds::{KindProvenance, Provenance, RefusedResource, ResourceKind};
+use ithildin_xds::{KindProvenance, Provenance, ResourceKind};
 use prost::{Message, Name};
 
 use super::{
@@ -108,16 +108,20 @@ impl Stamp {
 
 /// Resources that were refused since `before`.
 pub(super) fn newly_refused<'a>(
-    before: Option<&KindProvenance>,
-    now: Option<&'a KindProvenance>,
+    kind: ResourceKind,
+    before: Option<&'a Provenance>,
+    now: Option<&'a Provenance>,
 ) -> BTreeSet<&'a str> {
-    let known = |name: &str, refused: &Arc<RefusedResource>| {
-        let before = before.and_then(|before| before.refused.get(name));
-        before.is_some_and(|before| Arc::ptr_eq(before, refused))
-    };
-    let refused = now.into_iter().flat_map(|now| &now.refused);
-    let new = refused.filter(|(name, it)| !known(name, it));
-    new.map(|(name, _)| name.as_str()).collect()
+    let refused = |told: Option<&'a Provenance>| told?.of(kind).map(|told| &told.refused);
+    match (refused(before), refused(now)) {
+        (_, None) => BTreeSet::new(),
+        (None, Some(now)) => now.keys().map(String::as_str).collect(),
+        (Some(before), Some(now)) => {
+            let mut new = now.differing(before);
+            new.retain(|name| now.contains_key(name));
+            new
+        }
+    }
 }
 
 /// What never came to the control task: the client of the control plane refused it.
@@ -143,7 +147,7 @@ pub(super) fn add_refused<M: Message + Name + Default>(
     held: &mut Vec<Held<M>>,
     told: Option<&KindProvenance>,
 ) {
-    for (name, refused) in told.into_iter().flat_map(|told| &told.refused) {
+    for (name, refused) in told.into_iter().flat_map(|told| told.refused.iter()) {
         let known = held.iter().position(|held| held.name == *name);
         let at = known.unwrap_or_else(|| {
             held.push(Held {

@@ -1,9 +1,15 @@
 //! Resources of one kind by name: for each the form that serves, the one that warms to replace it,
 //! and what was refused.
+//!
+//! There may be tens of thousands. An update looks at those that it changes, and each state has a map of
+//! its own, so that nobody goes through all of them for the few that warm or leave.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use ithildin_xds::ResourceKind;
+use ithildin_xds::{NameMap, ResourceKind};
 use tokio::time::Instant;
 
 use super::{
@@ -16,23 +22,19 @@ use super::{
 /// All resources of one kind.
 pub(super) struct Resources<M, R> {
     kind: ResourceKind,
-    all: BTreeMap<String, Resource<M, R>>,
+    /// Names of the bootstrap: what has them never changes.
+    statics: BTreeSet<String>,
+    active: BTreeMap<String, Form<M, R>>,
+    warming: BTreeMap<String, Form<M, R>>,
+    /// The newest messages, where these were refused.
+    refused: BTreeMap<String, Refused<M>>,
+    /// What was refused for what other resources are, which may change.
+    hopeful: BTreeSet<String>,
+    /// The control plane took them away; the active form serves who still names them.
+    leaving: BTreeMap<String, Leaving>,
     /// Names of the bootstrap that a control plane tries to use too.
     shadowed: BTreeMap<String, Arc<str>>,
-}
-
-/// One resource.
-pub(super) struct Resource<M, R> {
-    /// Stands in the bootstrap and never changes.
-    is_static: bool,
-    active: Option<Form<M, R>>,
-    warming: Option<Form<M, R>>,
-    /// The newest message, if it was refused.
-    refused: Option<Refused<M>>,
-    /// It was refused for what other resources are, which may change.
-    hopes: bool,
-    /// The control plane took it away; the active form serves who still names it.
-    leaving: Option<Leaving>,
+    revision: u64,
 }
 
 /// A message, and what was compiled from it.
@@ -45,7 +47,7 @@ struct Form<M, R> {
 pub(super) enum Refusal {
     /// For what it says itself.
     Own(ConfigErrors),
-    /// For what other resources are: it is tried again with each update.
+    /// For what other resources are: it is tried again when these change.
     Others(ConfigErrors),
 }
 
@@ -68,9 +70,21 @@ impl<M: PartialEq, R> Resources<M, R> {
     pub(super) fn new(kind: ResourceKind) -> Self {
         Self {
             kind,
-            all: BTreeMap::new(),
+            statics: BTreeSet::new(),
+            active: BTreeMap::new(),
+            warming: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            hopeful: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             shadowed: BTreeMap::new(),
+            revision: 0,
         }
+    }
+
+    /// Rises with each form that comes, begins to serve, or goes: while it stays, so does what was derived from
+    /// the forms.
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Adds a resource of the bootstrap.
@@ -79,37 +93,24 @@ impl<M: PartialEq, R> Resources<M, R> {
             message: None,
             stamp: stamp.clone(),
         };
-        let resource = Resource {
-            is_static: true,
-            warming: Some(Form { source, run }),
-            ..Resource::empty()
-        };
-        self.all.insert(name.to_owned(), resource);
+        self.statics.insert(name.to_owned());
+        self.warming.insert(name.to_owned(), Form { source, run });
+        self.revision += 1;
     }
 
-    /// Whether the control plane has something of before no more.
-    pub(super) fn misses(&self, set: &BTreeMap<String, Arc<M>>) -> bool {
-        let stays = |(name, it): (&String, &Resource<M, R>)| {
-            it.is_static || it.leaving.is_some() || set.contains_key(name)
-        };
-        !self.all.iter().all(stays)
-    }
-
-    /// Keeps of what the control plane has no more, and serves, what others may still use, until
+    /// Keeps of `gone`, which the control plane has no more, what serves and others may still use, until
     /// [`depart`](Self::depart) lets it go. Returns how many there are.
-    pub(super) fn retain_named(
+    pub(super) fn keep_named<'a>(
         &mut self,
-        set: &BTreeMap<String, Arc<M>>,
+        gone: impl Iterator<Item = &'a str>,
         named: impl Fn(&str) -> bool,
         now: Instant,
     ) -> u64 {
         let mut kept = 0;
-        for (name, resource) in &mut self.all {
-            let stays = resource.is_static || resource.leaving.is_some() || set.contains_key(name);
-            if !stays && resource.active.is_some() && named(name) {
-                resource.leaving = Some(Leaving::new(now));
-                resource.warming = None;
-                resource.forget_refusal();
+        for name in gone.filter(|name| named(name)) {
+            if self.active.contains_key(name) && !self.stays(name) {
+                self.leaving.insert(name.to_owned(), Leaving::new(now));
+                self.forget_newer(name);
                 kept += 1;
             }
         }
@@ -117,80 +118,65 @@ impl<M: PartialEq, R> Resources<M, R> {
     }
 
     pub(super) fn leave(&self) -> bool {
-        self.all.values().any(|resource| resource.leaving.is_some())
+        !self.leaving.is_empty()
     }
 
     /// Lets go of what nobody names any more, or for too long. Returns the latter.
     pub(super) fn depart(&mut self, named: impl Fn(&str) -> bool, now: Instant) -> Vec<String> {
         let mut overdue = Vec::new();
-        self.all.retain(|name, resource| {
-            let Some(leaving) = &mut resource.leaving else {
-                return true;
-            };
-            match leaving.check(named(name), now) {
-                Departure::NotYet => true,
-                Departure::Unnamed => false,
+        for (name, mut leaving) in std::mem::take(&mut self.leaving) {
+            match leaving.check(named(&name), now) {
+                Departure::NotYet => drop(self.leaving.insert(name, leaving)),
+                Departure::Unnamed => drop(self.remove(&name)),
                 Departure::Overdue => {
-                    overdue.push(name.clone());
-                    false
+                    self.remove(&name);
+                    overdue.push(name);
                 }
             }
-        });
+        }
         overdue
     }
 
     /// When something that leaves is to go.
     pub(super) fn departure(&self) -> Option<Instant> {
-        let leaving = self.all.values().filter_map(|it| it.leaving.as_ref());
-        leaving.map(Leaving::due).min()
+        self.leaving.values().map(Leaving::due).min()
     }
 
-    /// Takes all that the control plane has of this kind. Only what changed is compiled, and what was
-    /// refused for the sake of others; `wanted` says what is asked for at all.
-    pub(super) fn replace(
+    /// Whether something was refused for the sake of others.
+    pub(super) fn hope(&self) -> bool {
+        !self.hopeful.is_empty()
+    }
+
+    /// Takes what the control plane `has` now under the names that changed, and tries again what was refused for
+    /// the sake of others.
+    pub(super) fn replace<'a>(
         &mut self,
-        set: &BTreeMap<String, Arc<M>>,
+        changed: &BTreeSet<&str>,
+        has: impl Fn(&str) -> Option<&'a Arc<M>>,
         arrival: &Arrival<'_>,
-        wanted: impl Fn(&str) -> bool,
         mut compile: impl FnMut(&M, &str) -> Result<R, Refusal>,
-    ) -> Changes {
-        let mut changes = self.remove_missing(|name| set.contains_key(name) && wanted(name));
-        self.shadowed.clear();
-        for (name, message) in set.iter().filter(|(name, _)| wanted(name)) {
-            let known = self.all.get_mut(name);
-            let came_back = known.and_then(|it| it.leaving.take()).is_some();
-            let known = self.all.get(name);
-            if known.is_some_and(|known| known.is_static) {
-                let path = format!("{} {name:?}", kind_text(self.kind));
-                let errors = ConfigErrors::one(path, "a static resource has this name");
-                self.shadowed.insert(name.clone(), refused(name, &errors));
-                changes.refused += 1;
-                continue;
+    ) -> Changes
+    where
+        M: 'a,
+    {
+        let mut changes = Changes::default();
+        // What goes makes room for what comes.
+        for name in changed.iter().filter(|name| has(name).is_none()) {
+            changes.removed += u64::from(self.remove(name));
+        }
+        let hopeful = self.hopeful.clone();
+        let hopeful = hopeful.iter().map(String::as_str);
+        let names: BTreeSet<_> = changed.iter().copied().chain(hopeful).collect();
+        for name in names {
+            if let Some(message) = has(name) {
+                self.take(name, message, arrival, &mut changes, &mut compile);
             }
-            if known.is_some_and(|known| known.is_newest(message)) {
-                changes.added += u64::from(came_back);
-                if known.is_some_and(|known| known.hopes) {
-                    self.retry(name, message, arrival, &mut changes, &mut compile);
-                }
-                continue;
-            }
-            match known {
-                Some(_) if !came_back => changes.modified += 1,
-                _ => changes.added += 1,
-            }
-            let known = self.all.get_mut(name);
-            if known.is_some_and(|it| it.returns_to(message)) {
-                continue;
-            }
-            let compiled = compile(message, &format!("{} {name:?}", kind_text(self.kind)));
-            changes.refused += u64::from(compiled.is_err());
-            self.offer(name, message, arrival, compiled);
         }
         changes
     }
 
-    /// Compiles again what was refused for what others were. It counts if it can be used now.
-    fn retry(
+    /// Takes a message that may be newer than what is there.
+    fn take(
         &mut self,
         name: &str,
         message: &Arc<M>,
@@ -198,14 +184,51 @@ impl<M: PartialEq, R> Resources<M, R> {
         changes: &mut Changes,
         compile: impl FnOnce(&M, &str) -> Result<R, Refusal>,
     ) {
-        let compiled = compile(message, &format!("{} {name:?}", kind_text(self.kind)));
-        let known = self.all.get(name);
-        match (&compiled, known.is_some_and(|known| known.active.is_some())) {
+        let kind = kind_text(self.kind);
+        let path = || format!("{kind} {name:?}");
+        if self.statics.contains(name) {
+            let errors = ConfigErrors::one(path(), "a static resource has this name");
+            let reason = refused(name, &errors);
+            self.shadowed.insert(name.to_owned(), reason);
+            changes.refused += 1;
+            return;
+        }
+        let came_back = self.leaving.remove(name).is_some();
+        if self.is_newest(name, message) {
+            changes.added += u64::from(came_back);
+            if self.hopeful.contains(name) {
+                let compiled = compile(message, &path());
+                self.retried(name, message, arrival, changes, compiled);
+            }
+            return;
+        }
+        match self.has(name) && !came_back {
+            true => changes.modified += 1,
+            false => changes.added += 1,
+        }
+        if self.returns_to(name, message) {
+            return;
+        }
+        let compiled = compile(message, &path());
+        changes.refused += u64::from(compiled.is_err());
+        self.offer(name, message, arrival, compiled);
+    }
+
+    /// What was refused for what others were is compiled again. It counts if it can be used now.
+    fn retried(
+        &mut self,
+        name: &str,
+        message: &Arc<M>,
+        arrival: &Arrival<'_>,
+        changes: &mut Changes,
+        compiled: Result<R, Refusal>,
+    ) {
+        match (&compiled, self.active.contains_key(name)) {
             (Ok(_), true) => changes.modified += 1,
             (Ok(_), false) => changes.added += 1,
             (Err(refusal), _) => {
-                let before = known.and_then(|known| known.refused.as_ref());
                 let reason = refusal.errors().to_string();
+                let before = self.refused.get(name);
                 if before.is_some_and(|before| *before.reason == *reason) {
                     return;
                 }
@@ -226,103 +249,121 @@ impl<M: PartialEq, R> Resources<M, R> {
             message: Some(Arc::clone(message)),
             stamp: arrival.stamp_of(name),
         };
-        let resource = self.all.entry(name.to_owned());
-        let resource = resource.or_insert_with(Resource::empty);
-        resource.hopes = matches!(compiled, Err(Refusal::Others(_)));
+        self.hopeful.remove(name);
         match compiled {
             Ok(run) => {
-                resource.warming = Some(Form { source, run });
-                resource.refused = None;
+                self.refused.remove(name);
+                self.warming.insert(name.to_owned(), Form { source, run });
+                self.revision += 1;
             }
             Err(refusal) => {
+                if matches!(refusal, Refusal::Others(_)) {
+                    self.hopeful.insert(name.to_owned());
+                }
                 let reason = refused(name, refusal.errors());
-                resource.refused = Some(Refused { source, reason });
+                let refused = Refused { source, reason };
+                self.refused.insert(name.to_owned(), refused);
             }
         }
     }
 
-    fn remove_missing(&mut self, kept: impl Fn(&str) -> bool) -> Changes {
-        let before = self.all.len();
-        self.all
-            .retain(|name, it| it.is_static || it.leaving.is_some() || kept(name));
-        Changes {
-            removed: (before - self.all.len()) as u64,
-            ..Changes::default()
+    /// Whether it was there, and is gone now.
+    fn remove(&mut self, name: &str) -> bool {
+        self.shadowed.remove(name);
+        if self.stays(name) || !self.has(name) {
+            return false;
         }
+        self.forget_newer(name);
+        self.active.remove(name);
+        self.revision += 1;
+        true
+    }
+
+    /// Forgets all that came after the form that serves.
+    fn forget_newer(&mut self, name: &str) {
+        self.refused.remove(name);
+        self.hopeful.remove(name);
+        self.warming.remove(name);
+        self.revision += 1;
+    }
+
+    /// Whether it is here although the control plane has it not.
+    fn stays(&self, name: &str) -> bool {
+        self.statics.contains(name) || self.leaving.contains_key(name)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.has_form(name) || self.refused.contains_key(name)
+    }
+
+    fn has_form(&self, name: &str) -> bool {
+        self.active.contains_key(name) || self.warming.contains_key(name)
     }
 
     /// Whether the configuration has it, in some form that was not refused.
     pub(super) fn contains(&self, name: &str) -> bool {
-        let known = self.all.get(name);
-        known.is_some_and(|known| known.leaving.is_none() && known.runs().next().is_some())
+        self.has_form(name) && !self.leaving.contains_key(name)
     }
 
     /// Whether its first form warms.
     pub(super) fn is_to_come(&self, name: &str) -> bool {
-        let known = self.all.get(name);
-        known.is_some_and(|known| known.warming.is_some() && known.active.is_none())
+        self.warming.contains_key(name) && !self.active.contains_key(name)
     }
 
     /// All compiled forms, those that warm too.
     pub(super) fn runs(&self) -> impl Iterator<Item = &R> + Clone {
-        self.all.values().flat_map(Resource::runs)
-    }
-
-    pub(super) fn runs_mut(&mut self) -> impl Iterator<Item = &mut R> {
-        self.all.values_mut().flat_map(Resource::runs_mut)
+        let forms = self.active.values().chain(self.warming.values());
+        forms.map(|form| &form.run)
     }
 
     /// The newest forms of those that stay beside `set`.
-    pub(super) fn staying(&self, set: &BTreeMap<String, Arc<M>>) -> impl Iterator<Item = &R> {
-        let all = self.all.iter();
-        let stay = all.filter(|(name, it)| it.is_static || set.contains_key(*name));
-        stay.filter_map(|(_, it)| it.warming.as_ref().or(it.active.as_ref()))
-            .map(|form| &form.run)
+    pub(super) fn staying(&self, set: &NameMap<M>) -> impl Iterator<Item = &R> {
+        let active = self.active.iter();
+        let active = active.filter(|(name, _)| !self.warming.contains_key(*name));
+        let newest = active.chain(&self.warming);
+        newest
+            .filter(|(name, _)| self.statics.contains(*name) || set.contains_key(name))
+            .map(|(_, form)| &form.run)
     }
 
     /// The forms of one resource.
-    pub(super) fn runs_of(&mut self, name: &str) -> impl Iterator<Item = &mut R> {
-        let resource = self.all.get_mut(name).into_iter();
-        resource.flat_map(Resource::runs_mut)
+    pub(super) fn runs_of(&self, name: &str) -> impl Iterator<Item = &R> {
+        let forms = [self.active.get(name), self.warming.get(name)];
+        forms.into_iter().flatten().map(|form| &form.run)
+    }
+
+    pub(super) fn runs_of_mut(&mut self, name: &str) -> impl Iterator<Item = &mut R> {
+        let forms = [self.active.get_mut(name), self.warming.get_mut(name)];
+        forms.into_iter().flatten().map(|form| &mut form.run)
     }
 
     /// By name.
-    pub(super) fn active(&self) -> impl Iterator<Item = &R> + Clone {
-        let active = self.all.values().filter_map(|it| it.active.as_ref());
-        active.map(|form| &form.run)
+    pub(super) fn active(&self) -> impl ExactSizeIterator<Item = &R> + Clone {
+        self.active.values().map(|form| &form.run)
     }
 
-    pub(super) fn warming(&self) -> impl Iterator<Item = &R> {
-        let warming = self.all.values().filter_map(|it| it.warming.as_ref());
-        warming.map(|form| &form.run)
+    pub(super) fn warming(&self) -> impl ExactSizeIterator<Item = &R> {
+        self.warming.values().map(|form| &form.run)
     }
 
     /// Whether some resource warms that has no form in service.
     pub(super) fn first_ones_warm(&self) -> bool {
-        let mut all = self.all.values();
-        all.any(|resource| resource.warming.is_some() && resource.active.is_none())
+        let mut warming = self.warming.keys();
+        warming.any(|name| !self.active.contains_key(name))
     }
 
-    /// Lets serve what is ready. The result tells whether anything was.
-    pub(super) fn promote(&mut self, mut is_ready: impl FnMut(&R) -> bool) -> bool {
-        let mut any = false;
-        for resource in self.all.values_mut() {
-            if resource
-                .warming
-                .as_ref()
-                .is_some_and(|it| is_ready(&it.run))
-            {
-                resource.active = resource.warming.take();
-                any = true;
-            }
+    /// Lets serve what is ready.
+    pub(super) fn promote(&mut self, mut is_ready: impl FnMut(&R) -> bool) {
+        let ready = |_: &String, form: &mut Form<M, R>| is_ready(&form.run);
+        for (name, form) in self.warming.extract_if(.., ready) {
+            self.active.insert(name, form);
+            self.revision += 1;
         }
-        any
     }
 
     pub(super) fn rejections(&self) -> impl Iterator<Item = Rejection> {
-        let refused = self.all.iter();
-        let refused =
-            refused.filter_map(|(name, resource)| Some((name, &resource.refused.as_ref()?.reason)));
+        let refused = self.refused.iter();
+        let refused = refused.map(|(name, refused)| (name, &refused.reason));
         refused
             .chain(&self.shadowed)
             .map(|(name, reason)| Rejection {
@@ -334,70 +375,45 @@ impl<M: PartialEq, R> Resources<M, R> {
 
     /// The dynamic ones, by name.
     pub(super) fn held(&self) -> Vec<Held<M>> {
-        let all = self.all.iter();
-        let dynamic = all.filter(|(_, it)| !it.is_static && it.leaving.is_none());
+        let forms = self.active.keys().chain(self.warming.keys());
+        let names: BTreeSet<_> = forms.chain(self.refused.keys()).collect();
+        let source = |form: &Form<M, R>| form.source.clone();
+        let dynamic = names.into_iter().filter(|name| !self.stays(name));
         dynamic
-            .map(|(name, resource)| Held {
+            .map(|name| Held {
                 name: name.clone(),
-                active: resource.active.as_ref().map(|form| form.source.clone()),
-                warming: resource.warming.as_ref().map(|form| form.source.clone()),
-                refused: resource.refused.clone(),
+                active: self.active.get(name).map(source),
+                warming: self.warming.get(name).map(source),
+                refused: self.refused.get(name).cloned(),
             })
             .collect()
     }
-}
 
-impl<M, R> Resource<M, R> {
-    fn empty() -> Self {
-        Self {
-            is_static: false,
-            active: None,
-            warming: None,
-            refused: None,
-            hopes: false,
-            leaving: None,
-        }
-    }
-
-    fn forget_refusal(&mut self) {
-        self.refused = None;
-        self.hopes = false;
-    }
-
-    fn runs(&self) -> impl Iterator<Item = &R> + Clone {
-        let forms = self.active.iter().chain(&self.warming);
-        forms.map(|form| &form.run)
-    }
-
-    fn runs_mut(&mut self) -> impl Iterator<Item = &mut R> {
-        let forms = self.active.iter_mut().chain(&mut self.warming);
-        forms.map(|form| &mut form.run)
-    }
-}
-
-impl<M: PartialEq, R> Resource<M, R> {
     /// Whether `message` is what serves already: then what came after it is forgotten.
-    fn returns_to(&mut self, message: &Arc<M>) -> bool {
-        let active = self.active.as_ref();
-        let active = active.and_then(|form| form.source.message.as_ref());
-        let returns = active.is_some_and(|it| Arc::ptr_eq(it, message) || it == message);
+    fn returns_to(&mut self, name: &str, message: &Arc<M>) -> bool {
+        let active = self.active.get(name);
+        let returns = active.is_some_and(|form| form.source.is(message));
         if returns {
-            self.warming = None;
-            self.forget_refusal();
+            self.forget_newer(name);
         }
         returns
     }
 
     /// Whether `message` is the one that came last, good or not.
-    fn is_newest(&self, message: &Arc<M>) -> bool {
-        let forms = self.warming.as_ref().or(self.active.as_ref());
-        let newest = match &self.refused {
+    fn is_newest(&self, name: &str, message: &Arc<M>) -> bool {
+        let form = self.warming.get(name).or_else(|| self.active.get(name));
+        let newest = match self.refused.get(name) {
             Some(refused) => Some(&refused.source),
-            None => forms.map(|form| &form.source),
+            None => form.map(|form| &form.source),
         };
-        newest
-            .and_then(|source| source.message.as_ref())
-            .is_some_and(|newest| Arc::ptr_eq(newest, message) || newest == message)
+        newest.is_some_and(|source| source.is(message))
+    }
+}
+
+impl<M: PartialEq> Source<M> {
+    fn is(&self, message: &Arc<M>) -> bool {
+        let known = self.message.as_ref();
+        known.is_some_and(|known| Arc::ptr_eq(known, message) || known == message)
     }
 }
 

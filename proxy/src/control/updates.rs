@@ -72,15 +72,17 @@ impl Updates {
         listeners: &Resources<ListenerProto, ListenerRun>,
     ) {
         let manager = self.cluster_manager();
-        manager.active_clusters.set(count(clusters.active()));
-        manager.warming_clusters.set(count(clusters.warming()));
+        manager.active_clusters.set(count(clusters.active().len()));
+        manager
+            .warming_clusters
+            .set(count(clusters.warming().len()));
         let manager = self.listener_manager();
         manager
             .total_listeners_active
-            .set(count(listeners.active()));
+            .set(count(listeners.active().len()));
         manager
             .total_listeners_warming
-            .set(count(listeners.warming()));
+            .set(count(listeners.warming().len()));
     }
 
     /// A proxy of static resources alone has no subscription to show.
@@ -126,10 +128,6 @@ impl Subscription {
     }
 }
 
-fn count<T>(all: impl Iterator<Item = T>) -> i64 {
-    signed(all.count() as u64)
-}
-
-fn signed(n: u64) -> i64 {
+fn count(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }

@@ -1,7 +1,7 @@
 //! Configuration changes under load, in the order in which istiod sends them: no request fails.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     io::Write,
     net::{SocketAddr, TcpStream},
     sync::{
@@ -13,7 +13,7 @@ use std::{
 };
 
 use ithildin_proto::from_yaml;
-use ithildin_xds::ResourceSet;
+use ithildin_xds::{NameMap, ResourceSet};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -242,7 +242,7 @@ impl Mesh {
     }
 }
 
-fn put<M>(all: &mut BTreeMap<String, Arc<M>>, name: &str, yaml: &str)
+fn put<M>(all: &mut NameMap<M>, name: &str, yaml: &str)
 where
     M: prost::Message + prost::Name + Default,
 {

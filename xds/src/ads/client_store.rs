@@ -1,9 +1,6 @@
 //! What an ADS client holds: decoded, checked resources, and which others they refer to.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use ithildin_proto::{
     pb::envoy::config::{
@@ -16,7 +13,7 @@ use prost::{Message, Name};
 
 use super::{listeners::Listeners, world::endpoints_of};
 use crate::{
-    Provenance, ResourceKind, ResourceSet,
+    NameMap, Provenance, ResourceKind, ResourceSet,
     subscription::{Interest, Update, Verdict},
 };
 
@@ -116,14 +113,16 @@ impl Store {
     pub(super) fn drop_unwanted(&mut self, kind: ResourceKind, update: &Update) {
         match kind {
             ResourceKind::Cluster => {
-                let wanted = &self.endpoints;
+                let wanted = self.endpoints.clone();
                 self.set.endpoints.retain(|name, _| wanted.contains(name));
-                self.forget_unwanted(ResourceKind::Endpoints);
+                let provenance = self.provenance();
+                provenance.retain(ResourceKind::Endpoints, |name| wanted.contains(name));
             }
             ResourceKind::Listener => {
-                let wanted = &self.routes;
+                let wanted = self.routes.clone();
                 self.set.routes.retain(|name, _| wanted.contains(name));
-                self.forget_unwanted(ResourceKind::Route);
+                let provenance = self.provenance();
+                provenance.retain(ResourceKind::Route, |name| wanted.contains(name));
             }
             // What was there before is wanted: only what has come need be looked at.
             ResourceKind::Endpoints | ResourceKind::Route => {
@@ -134,16 +133,11 @@ impl Store {
                         ResourceKind::Endpoints => drop(self.set.endpoints.remove(name)),
                         _ => drop(self.set.routes.remove(name)),
                     }
+                    self.provenance().forget(kind, name);
                 }
-                self.forget_unwanted(kind);
             }
             ResourceKind::Secret => {}
         }
-    }
-
-    fn forget_unwanted(&mut self, kind: ResourceKind) {
-        let wanted = self.wanted(kind);
-        self.provenance().retain(kind, |name| wanted.contains(name));
     }
 
     fn provenance(&mut self) -> &mut Provenance {
@@ -174,7 +168,7 @@ impl Store {
     fn remove<T: Typed>(&mut self, update: &Update) {
         let held = T::of(&mut self.set);
         if update.full {
-            let seen: BTreeSet<_> = update.resources.iter().map(|r| &r.name).collect();
+            let seen: BTreeSet<_> = update.resources.iter().map(|r| r.name.as_str()).collect();
             held.retain(|name, _| seen.contains(name));
         }
         for name in &update.removed {
@@ -216,7 +210,7 @@ trait Typed: Message + Name + Default + PartialEq {
     fn refers(&self) -> Option<String> {
         None
     }
-    fn of(set: &mut ResourceSet) -> &mut BTreeMap<String, Arc<Self>>;
+    fn of(set: &mut ResourceSet) -> &mut NameMap<Self>;
 }
 
 impl Typed for Cluster {
@@ -232,7 +226,7 @@ impl Typed for Cluster {
         endpoints_of(self)
     }
 
-    fn of(set: &mut ResourceSet) -> &mut BTreeMap<String, Arc<Self>> {
+    fn of(set: &mut ResourceSet) -> &mut NameMap<Self> {
         &mut set.clusters
     }
 }
@@ -246,7 +240,7 @@ impl Typed for ClusterLoadAssignment {
         Candidate::Endpoints(self)
     }
 
-    fn of(set: &mut ResourceSet) -> &mut BTreeMap<String, Arc<Self>> {
+    fn of(set: &mut ResourceSet) -> &mut NameMap<Self> {
         &mut set.endpoints
     }
 }
@@ -260,7 +254,7 @@ impl Typed for Listener {
         Candidate::Listener(self)
     }
 
-    fn of(set: &mut ResourceSet) -> &mut BTreeMap<String, Arc<Self>> {
+    fn of(set: &mut ResourceSet) -> &mut NameMap<Self> {
         &mut set.listeners
     }
 }
@@ -274,7 +268,7 @@ impl Typed for RouteConfiguration {
         Candidate::Route(self)
     }
 
-    fn of(set: &mut ResourceSet) -> &mut BTreeMap<String, Arc<Self>> {
+    fn of(set: &mut ResourceSet) -> &mut NameMap<Self> {
         &mut set.routes
     }
 }

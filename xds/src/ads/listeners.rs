@@ -20,6 +20,8 @@ use ithildin_proto::{
     unpack,
 };
 
+use crate::NameMap;
+
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     all: BTreeMap<String, Known>,
@@ -73,7 +75,7 @@ impl Listeners {
     }
 
     /// Keeps those of `in_force`, which has no other than these.
-    pub(super) fn retain<T>(&mut self, in_force: &BTreeMap<String, T>) {
+    pub(super) fn retain<T>(&mut self, in_force: &NameMap<T>) {
         // Most updates take no listener away.
         if self.all.len() == in_force.len() {
             return;

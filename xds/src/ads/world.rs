@@ -18,7 +18,7 @@ use ithildin_proto::{
 use prost::{Message, Name};
 
 use crate::{
-    ResourceSet,
+    NameMap, ResourceSet,
     subscription::{Catalog, Resource, Version},
 };
 
@@ -35,14 +35,14 @@ pub(super) struct World {
 
 #[derive(Debug)]
 struct Typed<T> {
-    sources: BTreeMap<String, Arc<T>>,
+    sources: NameMap<T>,
     catalog: Catalog,
 }
 
 impl<T> Default for Typed<T> {
     fn default() -> Self {
         Self {
-            sources: BTreeMap::new(),
+            sources: NameMap::default(),
             catalog: Catalog::new(),
         }
     }
@@ -104,7 +104,7 @@ impl World {
 
 impl<T: Message + Name + PartialEq> Typed<T> {
     /// Encoded bytes are not compared: the order of their maps is arbitrary.
-    fn next(&self, sources: &BTreeMap<String, Arc<T>>, revision: &Version) -> Self {
+    fn next(&self, sources: &NameMap<T>, revision: &Version) -> Self {
         let entry = |name: &String, source: &Arc<T>| {
             let before = self.sources.get(name);
             let same = before.is_some_and(|old| Arc::ptr_eq(old, source) || old == source);

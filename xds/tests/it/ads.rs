@@ -1,6 +1,6 @@
 //! The ADS client against the ADS server: what the built-in proxy gets from a control plane.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use ithildin_proto::{
     pack,
@@ -25,7 +25,7 @@ use ithildin_proto::{
     pb::google::rpc,
 };
 use ithildin_xds::{
-    AdsClient, AdsServer, ResourceKind, ResourceSet, ServerAddress, TypeUrl,
+    AdsClient, AdsServer, NameMap, ResourceKind, ResourceSet, ServerAddress, TypeUrl,
     ads::{
         AdsClientOptions, AdsProtocol, Candidate, Follower, StreamStatus, Upstream, Want, follow,
     },
@@ -108,7 +108,7 @@ fn set(clusters: &[&str], routes: &[&str]) -> ResourceSet {
         filter_chains: routes.iter().map(|name| chain(name)).collect(),
         ..Default::default()
     };
-    fn all<'a, T>(texts: &[&'a str], make: impl Fn(&&'a str) -> T) -> BTreeMap<String, Arc<T>> {
+    fn all<'a, T>(texts: &[&'a str], make: impl Fn(&&'a str) -> T) -> NameMap<T> {
         let name = |text: &str| text.split('=').next().unwrap().to_owned();
         texts
             .iter()
@@ -143,7 +143,7 @@ fn chain(route: &str) -> FilterChain {
 
 /// `clusters | endpoints | listeners | routes`.
 fn names(set: &ResourceSet) -> String {
-    fn list<T>(map: &BTreeMap<String, T>) -> String {
+    fn list<T>(map: &NameMap<T>) -> String {
         map.keys().cloned().collect::<Vec<_>>().join(" ")
     }
     [

@@ -48,7 +48,7 @@ use ithildin_proto::{
     },
 };
 use ithildin_spiffe::{authority::WorkloadConfig, x509::certificates_to_pem};
-use ithildin_xds::{AdsServer, ResourceKind, ResourceSet, ads::AdsStatus, serve::Socket};
+use ithildin_xds::{AdsServer, NameMap, ResourceKind, ResourceSet, ads::AdsStatus, serve::Socket};
 use tokio::sync::watch;
 use tonic::service::Routes;
 
@@ -375,7 +375,7 @@ async fn a_refusal_is_kept_and_stops_nothing_delta() {
     a_refusal_is_kept_and_stops_nothing("DELTA_GRPC").await;
 }
 
-fn one<T>(name: &str, resource: T) -> BTreeMap<String, Arc<T>> {
+fn one<T>(name: &str, resource: T) -> NameMap<T> {
     [(name.to_owned(), Arc::new(resource))].into()
 }
 

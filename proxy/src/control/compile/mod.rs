@@ -227,7 +227,6 @@ impl Compiler {
 
     /// Checks endpoints, whichever cluster they are for.
     pub(super) fn any_endpoints(
-        &self,
         config: &ClusterLoadAssignment,
         path: &str,
     ) -> Result<(), ConfigErrors> {

@@ -35,10 +35,15 @@ impl Controller {
                 .promote(|run| run.waiting(compiler, clusters, now).is_none());
         }
         self.let_clusters_go(now);
-        let active = self.listeners.active();
-        let listeners = active.map(|run| Arc::clone(&run.compiled.listener));
-        self.publish(listeners.collect());
-        self.compiler.collect();
+        let revisions = (self.clusters.revision(), self.listeners.revision());
+        if self.made_from.snapshot != revisions {
+            self.made_from.snapshot = revisions;
+            let active = self.listeners.active();
+            let listeners = active.map(|run| Arc::clone(&run.compiled.listener));
+            self.publish(listeners.collect());
+            self.collect_at = now;
+        }
+        self.collect(now);
         self.updates.gauges(&self.clusters, &self.listeners);
         let state = self.current_state(now);
         if state.waiting.is_empty() && self.compiled >= LARGE_UPDATE {
@@ -55,8 +60,10 @@ impl Controller {
         if !self.routes.warming().any(is_ready) {
             return;
         }
-        let listeners = self.published.current.load().listeners.to_vec();
-        self.publish(listeners);
+        if self.made_from.snapshot.0 != self.clusters.revision() {
+            let listeners = self.published.current.load().listeners.to_vec();
+            self.publish(listeners);
+        }
         let clusters = &self.clusters;
         self.routes.promote(|run| {
             let is_ready = run.waiting(clusters, now).is_none();
@@ -65,6 +72,15 @@ impl Controller {
             }
             is_ready
         });
+    }
+
+    /// Forgets what only that needed which is published no more. Requests keep the snapshot of their beginning, so
+    /// it is looked for again.
+    fn collect(&mut self, now: Instant) {
+        if now >= self.collect_at {
+            self.compiler.collect();
+            self.collect_at = now + LONGEST_SLEEP;
+        }
     }
 
     /// Of the clusters that the control plane took away.
@@ -144,7 +160,7 @@ impl Controller {
             .chain(self.listeners.rejections())
             .chain(self.routes.rejections())
             .chain(self.assignments.rejections())
-            .chain(provenance::rejections(self.provenance.as_deref()));
+            .chain(provenance::rejections(self.applied.provenance.as_deref()));
         ControlState {
             version: self.version,
             started: self.started,

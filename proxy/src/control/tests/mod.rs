@@ -3,6 +3,7 @@ mod inventory;
 mod leaving;
 mod names;
 mod others;
+mod parts;
 mod recordings;
 mod support;
 mod waits;

@@ -2,7 +2,7 @@
 //! later rebuilds only what changed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -77,16 +77,16 @@ fn refusals(set: &ResourceSet) -> (BTreeSet<(&'static str, String)>, BTreeSet<St
             texts.insert(format!("{kind} {}", without_numbers(place)));
         }
     };
-    for (name, it) in &set.clusters {
+    for (name, it) in set.clusters.iter() {
         add("Cluster", name, Candidate::Cluster(it));
     }
-    for (name, it) in &set.endpoints {
+    for (name, it) in set.endpoints.iter() {
         add("Endpoints", name, Candidate::Endpoints(it));
     }
-    for (name, it) in &set.listeners {
+    for (name, it) in set.listeners.iter() {
         add("Listener", name, Candidate::Listener(it));
     }
-    for (name, it) in &set.routes {
+    for (name, it) in set.routes.iter() {
         add("Route", name, Candidate::Route(it));
     }
     (refused, texts)
@@ -233,16 +233,20 @@ fn load(stream: &Path) -> ResourceSet {
     let delta = name_of(stream).starts_with("delta");
     let file = |kind: &str| stream.join(format!("{kind}.pb"));
     ResourceSet {
-        clusters: read(&file("Cluster"), delta),
-        listeners: read(&file("Listener"), delta),
-        endpoints: read(&file("ClusterLoadAssignment"), delta),
-        routes: read(&file("RouteConfiguration"), delta),
+        clusters: read(&file("Cluster"), delta).into_iter().collect(),
+        listeners: read(&file("Listener"), delta).into_iter().collect(),
+        endpoints: read(&file("ClusterLoadAssignment"), delta)
+            .into_iter()
+            .collect(),
+        routes: read(&file("RouteConfiguration"), delta)
+            .into_iter()
+            .collect(),
         provenance: None,
     }
 }
 
 /// The resources of one answer, by name.
-fn read<M: Message + Name + Default>(file: &Path, delta: bool) -> BTreeMap<String, Arc<M>> {
+fn read<M: Message + Name + Default>(file: &Path, delta: bool) -> Vec<(String, Arc<M>)> {
     let bytes = std::fs::read(file).expect("the recording is there");
     let resources: Vec<Any> = match delta {
         true => {

@@ -354,11 +354,11 @@ async fn tls_listener() -> (Bench, Arc<ithildin_tls::Slot<ithildin_tls::Identity
     (bench, slot)
 }
 
-fn add_cluster(set: &mut ResourceSet, cluster: Cluster) {
+pub(super) fn add_cluster(set: &mut ResourceSet, cluster: Cluster) {
     set.clusters.insert(cluster.name.clone(), Arc::new(cluster));
 }
 
-fn add_listener(set: &mut ResourceSet, listener: Listener) {
+pub(super) fn add_listener(set: &mut ResourceSet, listener: Listener) {
     set.listeners
         .insert(listener.name.clone(), Arc::new(listener));
 }
@@ -372,7 +372,7 @@ fn ads(timeout: Option<Duration>) -> ConfigSource {
     }
 }
 
-fn eds_cluster(name: &str, service_name: &str, timeout: Option<Duration>) -> Cluster {
+pub(super) fn eds_cluster(name: &str, service_name: &str, timeout: Option<Duration>) -> Cluster {
     Cluster {
         name: name.into(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
@@ -435,7 +435,7 @@ fn socket_address(host: &str, port: u32) -> Address {
     }
 }
 
-fn add_endpoints(set: &mut ResourceSet, name: &str, hosts: &[&str]) {
+pub(super) fn add_endpoints(set: &mut ResourceSet, name: &str, hosts: &[&str]) {
     let endpoints = hosts.iter().map(|host| LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(socket_address(host, 80)),
@@ -454,7 +454,7 @@ fn add_endpoints(set: &mut ResourceSet, name: &str, hosts: &[&str]) {
     set.endpoints.insert(name.into(), Arc::new(assignment));
 }
 
-fn add_routes(set: &mut ResourceSet, name: &str, prefix: &str) {
+pub(super) fn add_routes(set: &mut ResourceSet, name: &str, prefix: &str) {
     let table = RouteConfiguration {
         name: name.into(),
         virtual_hosts: vec![VirtualHost {
@@ -478,7 +478,7 @@ fn add_routes(set: &mut ResourceSet, name: &str, prefix: &str) {
     set.routes.insert(name.into(), Arc::new(table));
 }
 
-fn http_listener(name: &str, routes: &str, certificate: Option<&str>) -> Listener {
+pub(super) fn http_listener(name: &str, routes: &str, certificate: Option<&str>) -> Listener {
     let router = HttpFilter {
         name: "router".into(),
         config_type: Some(http_filter::ConfigType::TypedConfig(pack(
