@@ -79,7 +79,7 @@ fn details(path: &str, der: &CertificateDer<'_>) -> Option<Value> {
         .collect();
     Some(json!({
         "path": path,
-        "serial_number": format!("{:x}", certificate.serial),
+        "serial_number": ithildin_tls::certificate::serial_number(&certificate),
         "subject_alt_names": sans,
         // Whole days, as Envoy; an expired certificate has none left.
         "days_until_expiration": (left.max(0) / 86_400).to_string(),

@@ -128,6 +128,8 @@ async fn shown(address: SocketAddr, name: &str, client: &'static [&'static str])
     let mut command = Command::new("openssl");
     command
         .args(["s_client", "-connect", &address.to_string()])
+        // Each release of openssl prints names in another way, unless it is told how.
+        .args(["-nameopt", "RFC2253"])
         .args(client)
         .stdin(Stdio::null());
     match name {
@@ -139,8 +141,8 @@ async fn shown(address: SocketAddr, name: &str, client: &'static [&'static str])
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.starts_with("CONNECTED"), "{text}");
     let subject = text.lines().find(|line| line.starts_with("subject="))?;
-    let (_, name) = subject.split_once("CN = ").unwrap();
-    Some(name.to_owned())
+    let (_, name) = subject.split_once("CN=").unwrap();
+    Some(name.split(',').next().unwrap_or(name).to_owned())
 }
 
 /// The serial numbers at `/certs`, of each context.

@@ -35,7 +35,7 @@ pub fn describe(der: &[u8]) -> Option<Description> {
     let sans = Sans::of(&certificate).ok()?;
     let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
     Some(Description {
-        serial: hex(certificate.raw_serial()),
+        serial: serial_number(&certificate),
         subject: rfc2253(certificate.subject()),
         issuer: rfc2253(certificate.issuer()),
         not_before: not_before(&certificate),
@@ -79,6 +79,11 @@ impl<'a> Sans<'a> {
         }
         Ok(sans)
     }
+}
+
+/// As Envoy writes it: two digits a byte, without the zero that DER puts before some.
+pub fn serial_number(certificate: &X509Certificate<'_>) -> String {
+    hex(&certificate.serial.to_bytes_be())
 }
 
 /// The names that a server's certificate is for, in lower case: its DNS names or, if it has no alternative
@@ -259,6 +264,9 @@ mod tests {
         params.subject_alt_names.push(address);
         let description = describe(&ca.sign(&params).0).unwrap();
         assert_eq!(description.serial, "0ab1ff");
+        params.serial_number = Some(SerialNumber::from(0xff_u64));
+        let description = describe(&ca.sign(&params).0).unwrap();
+        assert_eq!(description.serial, "ff");
         assert_eq!(
             description.subject,
             "1.2.3.4=#78,x500UniqueIdentifier=id,\
