@@ -206,7 +206,7 @@ struct Answered {
 impl Answered {
     fn new(head: &ResponseHead, request: &Request, format: HeaderFormat) -> Self {
         Self {
-            answer: response(head, format),
+            answer: response(head, &request.method, format),
             framing: head.framing,
             keep_alive: head.keep_alive,
             switches: match &request.upgrade {
@@ -267,13 +267,14 @@ fn limits(format: HeaderFormat) -> Limits {
     }
 }
 
-fn response(head: &ResponseHead, format: HeaderFormat) -> Response {
+fn response(head: &ResponseHead, method: &[u8], format: HeaderFormat) -> Response {
+    // The length is told of a body that does not come.
+    let without_body = method == b"HEAD" || head.status == 304;
     Response {
         status: head.status,
         headers: Headers::from_http1(&head.fields, format),
-        // To HEAD, and in a 304, the length is told without a body.
         body: match (head.framing, head.length) {
-            (Framing::None, Some(length)) if length > 0 => BodyLength::Known(length),
+            (Framing::None, Some(length)) if without_body => BodyLength::Known(length),
             (framing, _) => BodyLength::of(framing),
         },
         protocol: head

@@ -179,10 +179,11 @@ fn length(head: &http::response::Parts, stream: &h2::RecvStream, is_head: bool) 
         .headers
         .get(http::header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse().ok());
+    // The length is told of a body that does not come.
+    let without_body = is_head || head.status == http::StatusCode::NOT_MODIFIED;
     match declared {
-        Some(length) if length > 0 && (is_head || !stream.is_end_stream()) => {
-            BodyLength::Known(length)
-        }
+        Some(length) if without_body => BodyLength::Known(length),
+        Some(length) if length > 0 && !stream.is_end_stream() => BodyLength::Known(length),
         _ if stream.is_end_stream() => BodyLength::Empty,
         _ => BodyLength::Unknown,
     }

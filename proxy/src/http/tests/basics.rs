@@ -113,13 +113,25 @@ async fn responses_of_every_framing() {
 
 #[tokio::test]
 async fn head_has_the_length_and_not_the_body() {
-    let origin = Origin::start(|_| send("HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n")).await;
+    let origin = Origin::start(|request| {
+        let length = if request.starts_with("HEAD /none") {
+            0
+        } else {
+            12
+        };
+        send(&format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n"
+        ))
+    })
+    .await;
     let site = Site::before(origin.address).await;
     let mut client = site.client().await;
-    for _ in 0..2 {
-        client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    for (path, length) in [("/", "12"), ("/", "12"), ("/none", "0")] {
+        client
+            .send(&format!("HEAD {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+            .await;
         let answer = client.answer_to_head().await;
-        assert_eq!(answer.header("content-length"), Some("12"));
+        assert_eq!(answer.header("content-length"), Some(length));
     }
     assert_eq!(origin.connections(), 1);
 }

@@ -268,19 +268,24 @@ async fn a_response_that_breaks_off_resets_the_stream() {
 
 #[tokio::test]
 async fn responses_without_a_body_and_head() {
-    let origin = Origin::start(|request| match request.starts_with("HEAD") {
-        true => send("HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n"),
-        false => send("HTTP/1.1 204 No Content\r\n\r\n"),
-    })
+    let origin = Origin::start(
+        |request| match request.split(' ').take(2).collect::<Vec<_>>()[..] {
+            ["HEAD", "/none"] => send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
+            ["HEAD", _] => send("HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n"),
+            _ => send("HTTP/1.1 204 No Content\r\n\r\n"),
+        },
+    )
     .await;
     let site = Site::before(origin.address).await;
     let client = Client::connect(site.address).await;
     let (status, _, body) = client.get("/").await;
     assert_eq!((status, &*body), (StatusCode::NO_CONTENT, ""));
-    let (response, _) = client.begin(request(Method::HEAD, "/"), true).await;
-    let (status, headers, body) = answer(response.await.unwrap()).await;
-    assert_eq!((status, &*body), (StatusCode::OK, ""));
-    assert_eq!(headers["content-length"], "12");
+    for (path, length) in [("/", "12"), ("/none", "0")] {
+        let (response, _) = client.begin(request(Method::HEAD, path), true).await;
+        let (status, headers, body) = answer(response.await.unwrap()).await;
+        assert_eq!((status, &*body), (StatusCode::OK, ""));
+        assert_eq!(headers["content-length"], length);
+    }
 }
 
 #[tokio::test]
