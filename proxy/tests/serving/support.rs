@@ -15,6 +15,8 @@ use tokio::sync::watch;
 
 /// Far more than anything here takes.
 const LIMIT: Duration = Duration::from_secs(30);
+/// No session of a test is as long, on a busy machine either.
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// A proxy whose configuration names `LOG_PATH` for its access log, and the folder of that log.
 pub(crate) struct Bench {
@@ -59,7 +61,7 @@ impl Bench {
             resources,
             secrets: Arc::new(NoSecrets),
             concurrency: 1,
-            drain_time: Duration::from_secs(1),
+            drain_time: DRAIN,
         };
         let proxy = match Proxy::start(options).await {
             Ok(proxy) => proxy,
