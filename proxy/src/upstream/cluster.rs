@@ -1,6 +1,6 @@
 //! One cluster in one worker: its load balancing and the pools of its hosts.
 
-use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc};
 
 use super::{
     FailureKind, Home, HttpLease, LbRequest, RetryPermit, TcpLease,
@@ -16,11 +16,11 @@ use super::{
 use crate::{
     config::{
         Cluster, Map,
-        cluster::{ClusterKind, Endpoint, EndpointAddress, EndpointSet, Health},
+        cluster::{ClusterKind, EndpointAddress, EndpointSet},
         forward::{Forward, NamedHost},
     },
     outlier::Outcome,
-    stats::{ClusterBlock, EndpointStats},
+    stats::ClusterBlock,
 };
 
 /// A cluster as this worker sees it.
@@ -242,26 +242,15 @@ impl ClusterPools {
     }
 
     fn original(&self, address: SocketAddr) -> Rc<Host> {
-        let worker = self.context.home.worker;
         let mut state = self.state.borrow_mut();
         let host = state.original.entry(address).or_insert_with(|| {
-            Rc::new(Host {
-                endpoint: Arc::new(Endpoint {
-                    address: EndpointAddress::Socket(address),
-                    more: Box::default(),
-                    hostname: address.to_string().into(),
-                    weight: 1,
-                    health: Health::Healthy,
-                    healthy_since: Instant::now(),
-                    locality: "".into(),
-                    locality_weight: 0,
-                    transport: 0,
-                    workload: None,
-                    stats: Arc::new(EndpointStats::new(worker + 1)),
-                    monitor: None,
-                }),
-                pools: Rc::default(),
-            })
+            let hostname = address.to_string();
+            Rc::new(Host::asked_for(
+                address,
+                Box::default(),
+                &hostname,
+                &self.context,
+            ))
         });
         Rc::clone(host)
     }

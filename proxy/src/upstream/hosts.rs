@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::Instant,
@@ -12,9 +13,9 @@ use super::{cluster::Context, edf::Edf, pool::HostPools, zones::Plan};
 use crate::{
     config::{
         Placed,
-        cluster::{Endpoint, EndpointSet, Health, LbPolicy, SlowStart, ZoneAware},
+        cluster::{Endpoint, EndpointAddress, EndpointSet, Health, LbPolicy, SlowStart, ZoneAware},
     },
-    stats::EndpointBlock,
+    stats::{EndpointBlock, EndpointStats},
 };
 
 /// Parts of a weight of 1 that slow start tells apart.
@@ -30,6 +31,32 @@ pub(super) struct Host {
 }
 
 impl Host {
+    /// One that no configuration names: a request or a connection has.
+    pub(super) fn asked_for(
+        address: SocketAddr,
+        more: Box<[SocketAddr]>,
+        hostname: &str,
+        context: &Context,
+    ) -> Self {
+        Self {
+            endpoint: Arc::new(Endpoint {
+                address: EndpointAddress::Socket(address),
+                more,
+                hostname: hostname.into(),
+                weight: 1,
+                health: Health::Healthy,
+                healthy_since: Instant::now(),
+                locality: "".into(),
+                locality_weight: 0,
+                transport: 0,
+                workload: None,
+                stats: Arc::new(EndpointStats::new(context.home.worker + 1)),
+                monitor: None,
+            }),
+            pools: Rc::default(),
+        }
+    }
+
     pub(super) fn stats(&self, context: &Context) -> &EndpointBlock {
         self.endpoint.stats.worker(context.home.worker)
     }

@@ -14,13 +14,9 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::{FailureKind, cluster::Context, failure::UpstreamFailure, hosts::Host};
-use crate::{
-    config::{
-        Map,
-        cluster::{Endpoint, EndpointAddress, Health},
-        forward::{Forward, Known, NamedHost, Question, Resolution},
-    },
-    stats::EndpointStats,
+use crate::config::{
+    Map,
+    forward::{Forward, Known, NamedHost, Question, Resolution},
 };
 
 /// Bytes of a name (RFC 1035, section 2.3.4), without the dot at its end.
@@ -165,21 +161,11 @@ fn host(asked: NamedHost<'_>, addresses: &[IpAddr], context: &Context) -> Option
     let mut addresses = addresses
         .iter()
         .map(|address| SocketAddr::new(*address, asked.port));
-    Some(Host {
-        endpoint: Arc::new(Endpoint {
-            address: EndpointAddress::Socket(addresses.next()?),
-            more: addresses.collect(),
-            hostname: asked.name.into(),
-            weight: 1,
-            health: Health::Healthy,
-            healthy_since: Instant::now(),
-            locality: "".into(),
-            locality_weight: 0,
-            transport: 0,
-            workload: None,
-            stats: Arc::new(EndpointStats::new(context.home.worker + 1)),
-            monitor: None,
-        }),
-        pools: Rc::default(),
-    })
+    let first = addresses.next()?;
+    Some(Host::asked_for(
+        first,
+        addresses.collect(),
+        asked.name,
+        context,
+    ))
 }
