@@ -70,7 +70,7 @@ impl Report {
     /// `value`, unless anything is wrong.
     pub(crate) fn finish<T>(self, value: Option<T>) -> Result<T, ConfigErrors> {
         for ConfigError { path, message } in self.warnings.take() {
-            tracing::warn!(%path, "{message}");
+            tracing::warn!(%path, "{}", one_line(&message));
         }
         let mut errors = self.errors.take();
         if let more @ 1.. = self.count.get().saturating_sub(MAX_ERRORS)
@@ -249,6 +249,11 @@ fn bounded(text: impl fmt::Display) -> String {
     format!("{}...{}", &text[..begin], &text[end..])
 }
 
+/// For the log, in which what is quoted begins no line.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
 /// Refuses each of the fields that is set, under its own name.
 macro_rules! refuse {
     ($at:expr; $($field:ident),+ $(,)?) => {
@@ -265,3 +270,14 @@ macro_rules! no_effect {
 }
 
 pub(crate) use {no_effect, refuse};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_warning_quotes_begins_no_line() {
+        let forged = "left out: no\n2026-01-01\tinfo\u{1b}[2J";
+        assert_eq!(one_line(forged), "left out: no 2026-01-01 info [2J");
+    }
+}
