@@ -96,6 +96,16 @@ fn set(clusters: &[&str]) -> ResourceSet {
 }
 
 fn relay(istiod: SocketAddr, protocol: AdsProtocol, path: &Path) -> Relay {
+    relay_for(None, istiod, protocol, path)
+}
+
+/// A relay that knows who will ask.
+fn relay_for(
+    expected: Option<Node>,
+    istiod: SocketAddr,
+    protocol: AdsProtocol,
+    path: &Path,
+) -> Relay {
     let endpoint = Endpoint::new(Options {
         address: Address {
             host: istiod.ip().to_string(),
@@ -107,7 +117,7 @@ fn relay(istiod: SocketAddr, protocol: AdsProtocol, path: &Path) -> Relay {
         keepalive_timeout: DEFAULT_KEEPALIVE_TIMEOUT,
     });
     let (types, _) = AgentTypes::new(AgentTypesOptions::default());
-    let relay = Relay::start(&endpoint, protocol, types, None);
+    let relay = Relay::start(&endpoint, protocol, types, None, expected);
     let socket = Socket::unix(path, 0o600).unwrap();
     let routes = Routes::new(relay.server().into_service());
     tokio::spawn(socket.serve(routes, std::future::pending()));
@@ -123,12 +133,19 @@ fn envoy(path: &Path, protocol: AdsProtocol) -> AdsClient {
     AdsClient::start(AdsClientOptions {
         server: Upstream::plain(&ServerAddress::Pipe(path.to_path_buf())),
         node: Node {
-            id: "router~127.0.0.1~a.b~b.svc.cluster.local".into(),
-            ..Default::default()
+            user_agent_name: "envoy".into(),
+            ..node()
         },
         protocol,
         check: Arc::new(check),
     })
+}
+
+fn node() -> Node {
+    Node {
+        id: "router~127.0.0.1~a.b~b.svc.cluster.local".into(),
+        ..Default::default()
+    }
 }
 
 async fn until(client: &AdsClient, expected: &str) {
@@ -210,6 +227,44 @@ async fn istiod_is_told_what_envoy_refuses() {
     }
 }
 
+#[tokio::test]
+async fn istiod_answers_while_envoy_starts() {
+    let another = Node {
+        id: "sidecar~127.0.0.1~c.b~b.svc.cluster.local".into(),
+        ..Default::default()
+    };
+    for (expected, streams) in [(node(), 1), (another, 2)] {
+        for protocol in PROTOCOLS {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("XDS");
+            let istiod = Istiod::start(any_port(), &["a", "bad"]).await;
+            let relay = relay_for(Some(expected.clone()), istiod.address, protocol, &path);
+            let mut told = istiod.ads.status();
+            let answers = told.wait_for(|status| {
+                let listeners = status.kinds.get(&ResourceKind::Listener);
+                listeners.is_some_and(|kind| kind.responses == 1)
+            });
+            timeout(LIMIT, answers)
+                .await
+                .expect("it is asked before Envoy is there")
+                .unwrap();
+
+            let envoy = envoy(&path, protocol);
+            until(&envoy, "a").await;
+            let refused = told.wait_for(|status| {
+                let clusters = status.kinds.get(&ResourceKind::Cluster);
+                clusters.is_some_and(|kind| kind.refusal.as_deref() == Some("bad: is bad"))
+            });
+            timeout(LIMIT, refused)
+                .await
+                .expect("Envoy's word is handed on")
+                .unwrap();
+            let ended = relay.stream().borrow().counts.ends;
+            assert_eq!(ended, streams - 1, "{expected:?}");
+        }
+    }
+}
+
 /// A channel as Envoy's, by hand.
 async fn channel(path: &Path) -> Channel {
     let path = path.to_path_buf();
@@ -250,10 +305,7 @@ impl Asking {
 fn clusters() -> DiscoveryRequest {
     DiscoveryRequest {
         type_url: ResourceKind::Cluster.url(),
-        node: Some(Node {
-            id: "router~127.0.0.1~a.b~b.svc.cluster.local".into(),
-            ..Default::default()
-        }),
+        node: Some(node()),
         ..Default::default()
     }
 }

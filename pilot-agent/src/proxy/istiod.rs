@@ -119,7 +119,10 @@ impl Istiod {
             true => {
                 let modules = settings.wasm.clone().map(Modules::new);
                 let protocol = protocol(settings);
-                Consumer::Envoy(Relay::start(&endpoint, protocol, types, modules))
+                // Without an Envoy, workloads ask that are nodes of their own.
+                let expected = (!settings.envoy.disabled).then(|| settings.xds_node());
+                let relay = Relay::start(&endpoint, protocol, types, modules, expected);
+                Consumer::Envoy(relay)
             }
             false => Consumer::Builtin(client(settings, endpoint, types)),
         };

@@ -13,7 +13,7 @@ use ithildin_proto::pb::envoy::service::discovery::v3::{
     },
 };
 use ithildin_xds::{
-    ResourceKind, TypeUrl,
+    TypeUrl,
     ads::MAX_REQUEST,
     subscription::{DeltaServer, Heard, Server, SotwServer},
 };
@@ -25,7 +25,10 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
-use super::{Shared, state::Ticket};
+use super::{
+    Shared,
+    state::{Ticket, rank},
+};
 
 /// Responses that Envoy has not answered. It answers each, so there are a few at most.
 const MAX_UNANSWERED: usize = 256;
@@ -287,14 +290,6 @@ impl<M: Server> EnvoyStream<M> {
 
 fn is_for_envoy(url: &str) -> bool {
     url.starts_with(ENVOY_TYPES) || url == WORKLOAD
-}
-
-/// What is referred to goes before what refers to it.
-fn rank(url: &TypeUrl) -> usize {
-    let order = ResourceKind::AGGREGATED;
-    let kind = url.kind();
-    let place = kind.and_then(|kind| order.iter().position(|other| *other == kind));
-    place.unwrap_or(order.len())
 }
 
 async fn replaced(mut newest: watch::Receiver<u64>, number: u64) {

@@ -5,8 +5,9 @@
 //! that restarts is served at once, also while istiod is gone, and Envoy's stream outlives istiod's.
 //! What the two see of each other is as before:
 //!
-//! - istiod is asked for what Envoy asks for, first by Envoy's own node and in Envoy's order; the agent's
-//!   own types follow the request for listeners.
+//! - istiod is asked for what Envoy asks for, by Envoy's own node; the agent's own types follow the request
+//!   for listeners. Where it is known who will ask, istiod is asked for clusters and listeners before that:
+//!   it answers while Envoy starts.
 //! - A response of istiod is answered when Envoy has answered what came of it: accepted, or refused with
 //!   Envoy's words. Nonces are each side's own. Versions are istiod's, so what Envoy says that it holds
 //!   (`initial_resource_versions`) is compared with them, and a `config_dump` shows them.
@@ -38,6 +39,7 @@ mod wasm;
 use std::sync::Arc;
 
 use ithildin_panics::essential;
+use ithildin_proto::pb::envoy::config::core::v3::Node;
 use ithildin_wasm::Modules;
 use ithildin_xds::ads::{AdsProtocol, AdsStatus, Recorder, StreamStatus, follow};
 use parking_lot::Mutex;
@@ -76,15 +78,19 @@ pub(crate) struct Shared {
 }
 
 impl Relay {
-    /// Follows istiod from the first request of an Envoy on. Wasm modules are Envoy's to fetch without
-    /// `modules`. Must be called inside a tokio runtime.
+    /// Follows istiod, at once where it is known which Envoy will ask, else from its first request on. Wasm
+    /// modules are Envoy's to fetch without `modules`. Must be called inside a tokio runtime.
     pub fn start(
         endpoint: &Endpoint,
         protocol: AdsProtocol,
         types: AgentTypes,
         modules: Option<Modules>,
+        expected: Option<Node>,
     ) -> Self {
         let shared = Arc::new(Shared::new(modules));
+        if let Some(node) = expected {
+            shared.state.lock().expect(node);
+        }
         let follower = WithAgentTypes::new(upstream::Follower::new(Arc::clone(&shared)), types);
         let (status, stream) = watch::channel(StreamStatus::default());
         let (alive, mut ended) = watch::channel(());

@@ -38,7 +38,7 @@ const CHANGE: char = '~';
 pub(super) struct State {
     node: Option<Node>,
     types: BTreeMap<TypeUrl, Type>,
-    /// In the order in which they were first asked for.
+    /// In the order in which a new stream asks for them.
     order: Vec<TypeUrl>,
     /// Counts streams to istiod: what was received on one is not answered on another.
     epoch: u64,
@@ -102,6 +102,14 @@ impl State {
         self.node.as_ref()
     }
 
+    /// Asks for what every Envoy asks for, on behalf of one that starts.
+    pub(super) fn expect(&mut self, node: Node) {
+        self.node = Some(node);
+        for kind in [ResourceKind::Cluster, ResourceKind::Listener] {
+            self.want(&TypeUrl::from(kind), &Interest::everything());
+        }
+    }
+
     /// Another Envoy, or the same one anew: what it has and wants is not known.
     pub(super) fn register(&mut self, now: Instant) {
         self.linger_until = Some(now + LINGER);
@@ -115,10 +123,10 @@ impl State {
         }
     }
 
-    /// Who asks. A change makes the stream to istiod begin anew.
+    /// Who asks. If istiod could take it for another proxy, the stream to istiod begins anew.
     pub(super) fn introduce(&mut self, node: &Node) {
         let before = self.node.replace(node.clone());
-        if before.is_some_and(|before| before != *node) {
+        if before.is_some_and(|before| !is_same_proxy(&before, node)) {
             self.errands.push(Errand::Restart);
         }
     }
@@ -129,7 +137,8 @@ impl State {
             if self.types.len() >= MAX_TYPES {
                 return false;
             }
-            self.order.push(url.clone());
+            let at = self.order.partition_point(|other| rank(other) <= rank(url));
+            self.order.insert(at, url.clone());
         }
         let one = self.types.entry(url.clone()).or_default();
         one.interest = interest.clone();
@@ -368,6 +377,24 @@ impl Type {
         self.absent
             .retain(|name| interest.names().contains(name) || lingering.contains(name));
     }
+}
+
+/// What is referred to goes before what refers to it.
+pub(super) fn rank(url: &TypeUrl) -> usize {
+    let order = ResourceKind::AGGREGATED;
+    let kind = url.kind();
+    let place = kind.and_then(|kind| order.iter().position(|other| *other == kind));
+    place.unwrap_or(order.len())
+}
+
+/// Whether istiod sends both the same. What it does not read is Envoy's version and abilities, which only
+/// Envoy itself tells.
+fn is_same_proxy(one: &Node, other: &Node) -> bool {
+    let locality = |node: &Node| node.locality.clone().unwrap_or_default();
+    one.id == other.id
+        && one.cluster == other.cluster
+        && one.metadata == other.metadata
+        && locality(one) == locality(other)
 }
 
 /// The version of a body that is new. When endpoints alone change, istiod sends them under the version of
