@@ -13,25 +13,19 @@ use std::{
     time::Duration,
 };
 
-use ithildin_proto::pb::{
-    envoy::{
-        config::core::v3::Node,
-        service::discovery::v3::{
-            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-            aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
-        },
-    },
-    google::rpc,
-};
+use ithildin_proto::pb::{envoy::config::core::v3::Node, google::rpc};
+use prost::Message;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep},
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status, Streaming, transport::Channel};
+use tonic::{Request, Status, transport::Channel};
 use tracing::{debug, info, warn};
 
-use super::{AdsProtocol, MAX_MESSAGE};
+use super::{
+    AdsProtocol,
+    call::{Aggregated, Messages, open},
+};
 use crate::{
     ServerAddress, TypeUrl, connect,
     subscription::{Client, DeltaClient, Interest, Receipt, SotwClient, Update, Verdict},
@@ -162,61 +156,12 @@ pub async fn follow(
     }
 }
 
-/// Opens a stream of either protocol.
-pub(super) trait Open: Client + Sized {
-    fn open(
-        upstream: &Upstream,
-        channel: &Channel,
-        requests: mpsc::Receiver<Self::Request>,
-    ) -> impl Future<Output = Result<Streaming<Self::Response>, Status>> + Send;
-}
-
-impl Open for SotwClient {
-    async fn open(
-        upstream: &Upstream,
-        channel: &Channel,
-        requests: mpsc::Receiver<DiscoveryRequest>,
-    ) -> Result<Streaming<DiscoveryResponse>, Status> {
-        let call = prepared(upstream, requests)?;
-        let response = client(channel).stream_aggregated_resources(call).await?;
-        Ok(response.into_inner())
-    }
-}
-
-impl Open for DeltaClient {
-    async fn open(
-        upstream: &Upstream,
-        channel: &Channel,
-        requests: mpsc::Receiver<DeltaDiscoveryRequest>,
-    ) -> Result<Streaming<DeltaDiscoveryResponse>, Status> {
-        let call = prepared(upstream, requests)?;
-        let response = client(channel).delta_aggregated_resources(call).await?;
-        Ok(response.into_inner())
-    }
-}
-
-fn prepared<T>(
-    upstream: &Upstream,
-    requests: mpsc::Receiver<T>,
-) -> Result<Request<ReceiverStream<T>>, Status> {
-    let mut call = Request::new(());
-    (upstream.prepare)(&mut call).map_err(Status::failed_precondition)?;
-    let (metadata, extensions, ()) = call.into_parts();
-    Ok(Request::from_parts(
-        metadata,
-        extensions,
-        ReceiverStream::new(requests),
-    ))
-}
-
-fn client(channel: &Channel) -> AggregatedDiscoveryServiceClient<Channel> {
-    AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE)
-}
-
 /// The next response, once the stream is open.
-async fn message<T>(responses: &mut Option<Streaming<T>>) -> Result<Option<T>, Status> {
+async fn message<T: Message + Default>(
+    responses: &mut Option<Messages<T>>,
+) -> Result<Option<T>, Status> {
     match responses {
-        Some(responses) => responses.message().await,
+        Some(responses) => responses.next().await,
         None => pending().await,
     }
 }
@@ -245,7 +190,7 @@ enum End {
     Lost(Status),
 }
 
-impl<M: Open, F: Follower> Following<M, F> {
+impl<M: Aggregated, F: Follower> Following<M, F> {
     fn new(upstream: Upstream, follower: F, status: watch::Sender<StreamStatus>) -> Self {
         Self {
             upstream,
@@ -291,8 +236,8 @@ impl<M: Open, F: Follower> Following<M, F> {
         }
         // A server may open its half with its first answer only, so we ask and tell meanwhile.
         let upstream = self.upstream.clone();
-        let channel = (upstream.connect)();
-        let mut opening = pin!(M::open(&upstream, &channel, receiver));
+        let mut channel = (upstream.connect)();
+        let mut opening = pin!(open::<M>(&upstream.prepare, &mut channel, receiver));
         let mut responses = None;
         let mut silence = pin!(sleep(FIRST_ANSWER));
         loop {

@@ -1,6 +1,7 @@
 //! The aggregated discovery service: the whole configuration of a proxy on one stream.
 
 mod ads_secrets;
+mod call;
 mod client;
 mod client_store;
 mod follow;
