@@ -188,14 +188,6 @@ fn on_builtin() {
         respond(&scene, "good-routes", vec![(ROUTES, routes.body.clone())]),
         None
     );
-    // A stream keeps room for the longest response that it had.
-    let streams = scene.istiod.streams();
-    scene.istiod.end_streams(None);
-    eventually("the next stream", || {
-        let now = scene.istiod.streams();
-        if now > streams { Ok(()) } else { Err(now) }
-    });
-    settle(&scene);
     falls_to(&scene, "expressions are forgotten", at_first + SLACK);
     let streams = scene.istiod.streams();
     let log = scene.agent.log();

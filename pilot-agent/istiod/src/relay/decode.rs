@@ -19,7 +19,7 @@ use ithildin_proto::{
     unpack,
 };
 use ithildin_xds::{ResourceKind, SecretMessage, TypeUrl};
-use prost::Name;
+use prost::{Message, Name};
 
 /// Says why Envoy would refuse every response of this type with `body` in it.
 pub(super) fn check(url: &TypeUrl, body: &Any) -> Result<(), String> {
@@ -36,4 +36,28 @@ pub(super) fn check(url: &TypeUrl, body: &Any) -> Result<(), String> {
         None => Ok(()),
     };
     checked.map_err(|error| error.to_string())
+}
+
+/// The name under which a cluster discovers its endpoints, if it does.
+pub(super) fn endpoints_of(body: &Any) -> Option<String> {
+    /// `envoy.config.cluster.v3.Cluster.DiscoveryType.EDS`.
+    const EDS: i32 = 3;
+    #[derive(Message)]
+    struct Cluster {
+        #[prost(string, tag = "1")]
+        name: String,
+        #[prost(int32, optional, tag = "2")]
+        kind: Option<i32>,
+        #[prost(message, optional, tag = "3")]
+        eds: Option<Eds>,
+    }
+    #[derive(Message)]
+    struct Eds {
+        #[prost(string, tag = "2")]
+        service_name: String,
+    }
+    let cluster = Cluster::decode(body.value.as_slice()).ok()?;
+    let service = cluster.eds.map(|eds| eds.service_name);
+    let service = service.filter(|name| !name.is_empty());
+    (cluster.kind == Some(EDS)).then(|| service.unwrap_or(cluster.name))
 }

@@ -6,8 +6,8 @@
 //! What the two see of each other is as before:
 //!
 //! - istiod is asked for what Envoy asks for, by Envoy's own node; the agent's own types follow the request
-//!   for listeners. Where it is known who will ask, istiod is asked for clusters and listeners before that:
-//!   it answers while Envoy starts.
+//!   for listeners. Where it is known who will ask, istiod is asked for clusters, their endpoints
+//!   and listeners before that: it answers while Envoy starts.
 //! - A response of istiod is answered when Envoy has answered what came of it: accepted, or refused with
 //!   Envoy's words. Nonces are each side's own. Versions are istiod's, so what Envoy says that it holds
 //!   (`initial_resource_versions`) is compared with them, and a `config_dump` shows them.
@@ -34,6 +34,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod version;
 mod wasm;
 
 use std::sync::Arc;

@@ -15,13 +15,14 @@ use ithildin_xds::{
     ads::{Errand, Want},
     subscription::{Catalog, Incoming, Interest, Receipt, Resource, Update, Verdict, Version},
 };
-use prost::{Message, Name};
+use prost::Name;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
-    decode,
+    decode::{self, endpoints_of},
     pending::{Converted, Job, Pending},
+    version::distinct,
     wasm::RemoteFilter,
 };
 
@@ -29,9 +30,6 @@ use super::{
 const LINGER: Duration = Duration::from_secs(60);
 /// Types that one Envoy may ask for; Envoy has about ten.
 const MAX_TYPES: usize = 32;
-
-/// Between istiod's version and our count of the changes under it.
-const CHANGE: char = '~';
 
 /// The state of all types.
 #[derive(Debug, Default)]
@@ -44,6 +42,8 @@ pub(super) struct State {
     epoch: u64,
     errands: Vec<Errand>,
     linger_until: Option<Instant>,
+    /// An Envoy is expected that has not come yet.
+    ahead: bool,
     /// Whether Wasm modules are fetched here; else Envoy does it, if it can.
     fetches: bool,
 }
@@ -102,9 +102,10 @@ impl State {
         self.node.as_ref()
     }
 
-    /// Asks for what every Envoy asks for, on behalf of one that starts.
+    /// Asks for what every Envoy asks for, on behalf of one that starts; for endpoints once there are clusters.
     pub(super) fn expect(&mut self, node: Node) {
         self.node = Some(node);
+        self.ahead = true;
         for kind in [ResourceKind::Cluster, ResourceKind::Listener] {
             self.want(&TypeUrl::from(kind), &Interest::everything());
         }
@@ -113,6 +114,7 @@ impl State {
     /// Another Envoy, or the same one anew: what it has and wants is not known.
     pub(super) fn register(&mut self, now: Instant) {
         self.linger_until = Some(now + LINGER);
+        self.ahead = false;
         for one in self.types.values_mut() {
             one.lingering.extend(one.interest.names().iter().cloned());
             one.rewarm.clear();
@@ -214,6 +216,12 @@ impl State {
         }
         one.evict();
         let refusal = one.own.reason();
+        if self.ahead && update.url.kind() == Some(ResourceKind::Cluster) {
+            let clusters = one.catalog.values();
+            let names = clusters.filter_map(|cluster| endpoints_of(&cluster.body));
+            let endpoints = Interest::of(names);
+            self.want(&TypeUrl::from(ResourceKind::Endpoints), &endpoints);
+        }
         self.renew(changed);
         refusal
     }
@@ -395,66 +403,4 @@ fn is_same_proxy(one: &Node, other: &Node) -> bool {
         && one.cluster == other.cluster
         && one.metadata == other.metadata
         && locality(one) == locality(other)
-}
-
-/// The version of a body that is new. When endpoints alone change, istiod sends them under the version of
-/// its last push of everything: Envoy must be able to tell the two apart.
-fn distinct(version: Version, before: &Version) -> Version {
-    let Some(rest) = before.strip_prefix(&*version) else {
-        return version;
-    };
-    let number = match rest {
-        "" => Some(0),
-        rest => rest
-            .strip_prefix(CHANGE)
-            .and_then(|rest| rest.parse::<u64>().ok()),
-    };
-    match number {
-        Some(number) => format!("{version}{CHANGE}{}", number + 1).into(),
-        None => version,
-    }
-}
-
-/// The name under which a cluster discovers its endpoints, if it does.
-fn endpoints_of(body: &Any) -> Option<String> {
-    /// `envoy.config.cluster.v3.Cluster.DiscoveryType.EDS`.
-    const EDS: i32 = 3;
-    #[derive(Message)]
-    struct Cluster {
-        #[prost(string, tag = "1")]
-        name: String,
-        #[prost(int32, optional, tag = "2")]
-        kind: Option<i32>,
-        #[prost(message, optional, tag = "3")]
-        eds: Option<Eds>,
-    }
-    #[derive(Message)]
-    struct Eds {
-        #[prost(string, tag = "2")]
-        service_name: String,
-    }
-    let cluster = Cluster::decode(body.value.as_slice()).ok()?;
-    let service = cluster.eds.map(|eds| eds.service_name);
-    let service = service.filter(|name| !name.is_empty());
-    (cluster.kind == Some(EDS)).then(|| service.unwrap_or(cluster.name))
-}
-
-#[cfg(test)]
-mod version_tests {
-    use super::*;
-
-    #[test]
-    fn each_change_under_one_version_of_istiod_has_a_version_of_its_own() {
-        for (sent, before, expected) in [
-            ("v/2", "v/1", "v/2"),
-            ("v/1", "v/1", "v/1~1"),
-            ("v/1", "v/1~1", "v/1~2"),
-            ("v/2", "v/1~2", "v/2"),
-            ("v/1", "v/10", "v/1"),
-            ("v/1", "v/1~x", "v/1"),
-            ("", "", "~1"),
-        ] {
-            assert_eq!(&*distinct(sent.into(), &before.into()), expected);
-        }
-    }
 }

@@ -82,8 +82,23 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        let mut world = Self::without_envoy();
+        world.restart_envoy();
+        world.connect_istiod();
+        world
+    }
+
+    /// An Envoy will come.
+    fn expecting() -> Self {
+        let mut world = Self::without_envoy();
+        world.shared.state.lock().expect(Node::default());
+        world.connect_istiod();
+        world
+    }
+
+    fn without_envoy() -> Self {
         let shared = Arc::new(Shared::new(None));
-        let mut world = Self {
+        Self {
             catalogs: KINDS.map(|kind| (kind, Catalog::new())).into(),
             istiod: BTreeMap::new(),
             heard: Vec::new(),
@@ -100,10 +115,11 @@ impl World {
             order: Vec::new(),
             refuse: false,
             connected: false,
-        };
-        world.restart_envoy();
-        world.connect_istiod();
-        world
+        }
+    }
+
+    fn has_envoy(&self) -> bool {
+        !self.envoy.is_empty()
     }
 
     fn set(&mut self, kind: ResourceKind, name: &str, form: u8) {
@@ -220,6 +236,9 @@ impl World {
     }
 
     fn relay_sends(&mut self) -> bool {
+        if !self.has_envoy() {
+            return false;
+        }
         let response = self.stream.next();
         let sent = response.is_some();
         self.responses.extend(response);
@@ -291,6 +310,25 @@ impl World {
             .collect::<Vec<_>>()
             .join(" ")
     }
+}
+
+#[tokio::test]
+async fn what_envoy_will_ask_for_is_there_before_it_comes() {
+    let mut world = World::expecting();
+    for (kind, name) in [(CLUSTER, "a"), (ENDPOINTS, "a"), (LISTENER, "l")] {
+        world.set(kind, name, 1);
+    }
+    for _ in 0..6 {
+        world.istiod_reads();
+        world.istiod_sends();
+        world.relay_reads();
+    }
+    assert_eq!(world.heard, [], "nothing is accepted in Envoy's place");
+    world.lose_istiod();
+    world.restart_envoy();
+    world.settle();
+    let held = KINDS.map(|kind| world.has(kind));
+    assert_eq!(held, ["a1", "a1", "l1"]);
 }
 
 #[tokio::test]
@@ -452,8 +490,11 @@ proptest! {
     /// Whatever happens on the way, Envoy ends with what istiod has, and istiod with an answer to
     /// the newest response of each type.
     #[test]
-    fn envoy_ends_with_what_istiod_has(events in events()) {
-        let mut world = World::new();
+    fn envoy_ends_with_what_istiod_has(events in events(), expected: bool) {
+        let mut world = match expected {
+            true => World::expecting(),
+            false => World::new(),
+        };
         for event in events {
             match event {
                 Event::Set(kind, name, form) => world.set(KINDS[kind], ["a", "b", "c"][name], form),
@@ -469,7 +510,7 @@ proptest! {
             }
         }
         world.settle();
-        for kind in KINDS.into_iter().filter(|_| world.connected) {
+        for kind in KINDS.into_iter().filter(|_| world.connected && world.has_envoy()) {
             prop_assert!(world.istiod[&kind].settled(), "{:?} has no answer", kind);
         }
         world.connect_istiod();
