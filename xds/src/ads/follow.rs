@@ -236,8 +236,8 @@ impl<M: Aggregated, F: Follower> Following<M, F> {
         }
         // A server may open its half with its first answer only, so we ask and tell meanwhile.
         let upstream = self.upstream.clone();
-        let mut channel = (upstream.connect)();
-        let mut opening = pin!(open::<M>(&upstream.prepare, &mut channel, receiver));
+        let channel = (upstream.connect)();
+        let mut opening = pin!(open::<M>(&upstream.prepare, channel, receiver));
         let mut responses = None;
         let mut silence = pin!(sleep(FIRST_ANSWER));
         loop {

@@ -19,6 +19,7 @@ use ithildin_proto::{
     },
     unpack,
 };
+use ithildin_spiffe::Answers;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep},
@@ -74,14 +75,14 @@ pub(super) async fn run(subscription: Subscription) {
 /// Opens a stream of either protocol.
 trait Open: Client {
     fn open(
-        client: SecretDiscoveryServiceClient<Channel>,
+        client: SecretDiscoveryServiceClient<Answers>,
         requests: ReceiverStream<Self::Request>,
     ) -> impl Future<Output = Result<Streaming<Self::Response>, Status>> + Send;
 }
 
 impl Open for SotwClient {
     async fn open(
-        mut client: SecretDiscoveryServiceClient<Channel>,
+        mut client: SecretDiscoveryServiceClient<Answers>,
         requests: ReceiverStream<DiscoveryRequest>,
     ) -> Result<Streaming<DiscoveryResponse>, Status> {
         Ok(client.stream_secrets(requests).await?.into_inner())
@@ -90,7 +91,7 @@ impl Open for SotwClient {
 
 impl Open for DeltaClient {
     async fn open(
-        mut client: SecretDiscoveryServiceClient<Channel>,
+        mut client: SecretDiscoveryServiceClient<Answers>,
         requests: ReceiverStream<DeltaDiscoveryRequest>,
     ) -> Result<Streaming<DeltaDiscoveryResponse>, Status> {
         Ok(client.delta_secrets(requests).await?.into_inner())
@@ -125,7 +126,7 @@ impl Subscription {
             M::introduce(&mut first, self.node.clone());
             let _ = requests.try_send(first);
         }
-        let client = SecretDiscoveryServiceClient::new(self.channel.clone())
+        let client = SecretDiscoveryServiceClient::new(Answers::of(self.channel.clone()))
             .max_decoding_message_size(MAX_SECRET_BYTES);
         let mut responses = M::open(client, ReceiverStream::new(receiver)).await?;
         while let Some(response) = responses.message().await? {

@@ -3,7 +3,7 @@
 use std::{error::Error, time::Duration};
 
 use ithildin_proto::pb::google::protobuf::{Struct, Value, value::Kind};
-use ithildin_spiffe::IdError;
+use ithildin_spiffe::{Answers, IdError};
 use tokio::{
     task::{JoinError, spawn_blocking},
     time::timeout,
@@ -82,7 +82,7 @@ impl Client {
             validity_duration: i64::try_from(options.ttl.as_secs()).unwrap_or(i64::MAX),
             metadata: options.signer.as_deref().map(metadata),
         };
-        let mut client = IstioCertificateServiceClient::new(self.channel.clone())
+        let mut client = IstioCertificateServiceClient::new(Answers::of(self.channel.clone()))
             .max_decoding_message_size(MAX_ANSWER_BYTES);
         let call = client.create_certificate(self.endpoint.request(message)?);
         let answered = timeout(SIGN_TIMEOUT, call).await;

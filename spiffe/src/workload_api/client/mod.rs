@@ -27,7 +27,7 @@ pub use source::{BundleSource, BundleState, SourceOptions, WorkloadApiSource};
 
 use super::{MAX_MESSAGE_BYTES, SECURITY_HEADER, SECURITY_HEADER_VALUE, WorkloadEndpoint};
 use crate::{
-    SpiffeId,
+    Answers, SpiffeId,
     jwt::{JwtBundles, JwtError, JwtSvid},
 };
 
@@ -53,7 +53,7 @@ pub enum CallError {
 /// One connection to a Workload API. It reconnects by itself; clones share it.
 #[derive(Clone, Debug)]
 pub struct WorkloadApiClient {
-    inner: SpiffeWorkloadApiClient<InterceptedService<Channel, SecurityHeader>>,
+    inner: SpiffeWorkloadApiClient<InterceptedService<Answers, SecurityHeader>>,
 }
 
 impl WorkloadApiClient {
@@ -73,7 +73,7 @@ impl WorkloadApiClient {
     }
 
     fn over(channel: Channel) -> Self {
-        let inner = SpiffeWorkloadApiClient::with_interceptor(channel, SecurityHeader)
+        let inner = SpiffeWorkloadApiClient::with_interceptor(Answers::of(channel), SecurityHeader)
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         Self { inner }
     }

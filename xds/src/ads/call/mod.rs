@@ -2,7 +2,7 @@
 //!
 //! tonic makes the connection and the request. The response is read here: tonic's own reader keeps a buffer
 //! as large as the largest message for as long as the stream lives, which is all that a mesh sends at the
-//! start, and panics on a `grpc-status-details-bin` that is no base64.
+//! start.
 //!
 //! Source: gRPC over HTTP/2 (`PROTOCOL-HTTP2.md`) and "HTTP to gRPC Status Code Mapping".
 
@@ -14,10 +14,11 @@ use std::marker::PhantomData;
 
 use futures_util::StreamExt;
 use http::{
-    HeaderMap, HeaderValue, Method, StatusCode, Uri, Version,
+    HeaderValue, Method, StatusCode, Uri, Version,
     header::{CONTENT_TYPE, TE},
 };
 use http_body_util::BodyExt;
+use ithildin_spiffe::Answers;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,14 +29,11 @@ use tonic::{
     transport::Channel,
 };
 use tonic_prost::ProstCodec;
-use tower::{Service, ServiceExt};
+use tower::ServiceExt;
 
 use super::{MAX_MESSAGE, follow::Prepare};
 use crate::subscription::{Client, DeltaClient, SotwClient};
 use frames::Frames;
-
-/// We read no message in it, and tonic would panic on a broken one.
-const STATUS_DETAILS: &str = "grpc-status-details-bin";
 
 /// A protocol, and its method of `envoy.service.discovery.v3.AggregatedDiscoveryService`.
 pub(super) trait Aggregated:
@@ -67,7 +65,7 @@ pub(super) struct Messages<T> {
 /// When `prepare` refuses the call, when there is no connection, and when the server refuses the stream.
 pub(super) async fn open<M: Aggregated>(
     prepare: &Prepare,
-    channel: &mut Channel,
+    channel: Channel,
     requests: mpsc::Receiver<M::Request>,
 ) -> Result<Messages<M::Response>, Status> {
     let mut call = Request::new(());
@@ -84,11 +82,11 @@ pub(super) async fn open<M: Aggregated>(
     headers.insert(TE, HeaderValue::from_static("trailers"));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     let unreached = |error: tonic::transport::Error| Status::from_error(Box::new(error));
-    let ready = channel.ready().await.map_err(unreached)?;
-    let response = ready.call(request).await.map_err(unreached)?;
+    let response = Answers::of(channel).oneshot(request);
+    let response = response.await.map_err(unreached)?;
     let (head, body) = response.into_parts();
     // A response without messages has its trailers as headers.
-    match status(head.headers) {
+    match Status::from_header_map(&head.headers) {
         Some(status) if status.code() != Code::Ok => return Err(status),
         None if head.status != StatusCode::OK => return Err(no_grpc(head.status)),
         _ => {}
@@ -121,7 +119,7 @@ impl<T: Message + Default> Messages<T> {
                 Ok(data) => self.frames.push(data),
                 Err(frame) => {
                     let trailers = frame.into_trailers().ok();
-                    return self.ended(trailers.and_then(status));
+                    return self.ended(trailers.and_then(|it| Status::from_header_map(&it)));
                 }
             }
         }
@@ -134,11 +132,6 @@ impl<T: Message + Default> Messages<T> {
             _ => Ok(None),
         }
     }
-}
-
-fn status(mut headers: HeaderMap) -> Option<Status> {
-    headers.remove(STATUS_DETAILS);
-    Status::from_header_map(&headers)
 }
 
 fn no_grpc(status: StatusCode) -> Status {

@@ -129,7 +129,7 @@ async fn outcome(answer: Answer) -> (Vec<String>, Result<(), String>) {
     let (_requests, receiver) = mpsc::channel(1);
     let prepare: Prepare = Arc::new(|_| Ok(()));
     let said = |status: Status| format!("{:?}: {}", status.code(), status.message());
-    let mut messages = match open::<SotwClient>(&prepare, &mut server(answer), receiver).await {
+    let mut messages = match open::<SotwClient>(&prepare, server(answer), receiver).await {
         Ok(messages) => messages,
         Err(status) => return (versions, Err(said(status))),
     };
