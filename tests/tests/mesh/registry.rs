@@ -1,6 +1,7 @@
 //! What is registered, and how: Pods by their names, one host several times, hosts with a star, and what
 //! resources say of the proxies themselves and of where they listen.
 
+mod bound;
 mod duplicates;
 mod dynamic;
 mod ingress;
@@ -61,6 +62,7 @@ fn registry(test: &str, program: Program) {
     proxy_config::all(&mesh);
     named_pods::all(&mesh);
     duplicates::all(&mesh);
+    bound::all(&mesh);
     wildcards::all(&mesh, &ca, &outside);
     dynamic::all(&mesh, &ca, &outside);
     ingress::all(&mesh, &ca, &outside[0]);
