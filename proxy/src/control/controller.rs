@@ -37,7 +37,7 @@ use super::{
     report::{ConfigError, ConfigErrors},
     resources::{Changes, Refusal, Resources},
     runtime_values,
-    secrets::SecretStore,
+    secrets::{SecretKey, SecretStore},
     updates::Updates,
 };
 use crate::{
@@ -161,10 +161,13 @@ impl Controller {
                     // The source is gone: what it said last stands.
                     Err(_) => open = false,
                 },
-                accepted = self.compiler.secrets.changed() => if let Some(key) = accepted {
-                    self.clusters.runs().for_each(|run| run.count_secret(&key));
-                    self.listeners.runs().for_each(|run| run.count_secret(&key));
-                },
+                accepted = self.compiler.secrets.changed() => {
+                    self.count_secret(accepted);
+                    // A gateway has thousands of them, which come one by one.
+                    while let Some(accepted) = self.compiler.secrets.changed().now_or_never() {
+                        self.count_secret(accepted);
+                    }
+                }
                 resolved = self.dns.next() => {
                     self.resolved(resolved);
                     // Thousands of names may be there at once.
@@ -178,6 +181,14 @@ impl Controller {
                 }
                 () = tokio::time::sleep_until(wake) => self.compiler.secrets.expire(),
             }
+        }
+    }
+
+    /// Counts a secret's newer form, if there is one, for whoever uses it.
+    fn count_secret(&self, accepted: Option<SecretKey>) {
+        if let Some(key) = accepted {
+            self.clusters.runs().for_each(|run| run.count_secret(&key));
+            self.listeners.runs().for_each(|run| run.count_secret(&key));
         }
     }
 
