@@ -120,9 +120,9 @@ pub struct Locality {
 }
 
 impl Locality {
-    /// Reads Istio's `region/zone/subzone`; later parts may be absent.
+    /// Reads Istio's `region/zone/subzone`; later parts may be absent, and more than three are left out.
     pub fn parse(text: &str) -> Self {
-        let mut parts = text.splitn(3, '/').map(str::to_owned);
+        let mut parts = text.split('/').map(str::to_owned);
         Self {
             region: parts.next().unwrap_or_default(),
             zone: parts.next().unwrap_or_default(),
