@@ -99,7 +99,10 @@ fn levels(text: &str) -> (Option<String>, Vec<String>) {
 /// The override as JSON, with this host's address in it.
 fn overridden(path: &Path, host_ip: Option<&str>) -> anyhow::Result<String> {
     let text = fs::read_to_string(path)?;
-    Ok(yaml::load(&with_host_ip(&text, host_ip.unwrap_or_default()))?.to_string())
+    let mut value = yaml::load(&with_host_ip(&text, host_ip.unwrap_or_default()))?;
+    // The order of Istio's agent, for whoever compares command lines.
+    value.sort_all_objects();
+    Ok(value.to_string())
 }
 
 fn with_host_ip(text: &str, ip: &str) -> String {
@@ -209,13 +212,13 @@ mod tests {
     fn the_override_is_merged_by_envoy() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("override.yaml");
-        fs::write(&file, "admin:\n  address: $(HOST_IP)\n").unwrap();
+        fs::write(&file, "watchdog: {}\nadmin:\n  address: $(HOST_IP)\n").unwrap();
         let variables = [
             ("ISTIO_BOOTSTRAP_OVERRIDE", file.to_str().unwrap()),
             ("HOST_IP", "10.0.0.9"),
         ];
         let words = words(&[], &variables).unwrap();
-        let expected = r#"--config-yaml {"admin":{"address":"10.0.0.9"}}"#;
+        let expected = r#"--config-yaml {"admin":{"address":"10.0.0.9"},"watchdog":{}}"#;
         assert!(words.ends_with(expected), "{words}");
         let missing = [("ISTIO_BOOTSTRAP_OVERRIDE", "/nonexistent")];
         let error = format!("{:#}", self::words(&[], &missing).unwrap_err());
