@@ -199,6 +199,10 @@ pub(super) fn transport_socket(
         ),
         TlsMode::IstioMutual => (Some("default".to_owned()), "ROOTCA".to_owned()),
     };
+    let secret = match tls.mode {
+        TlsMode::IstioMutual => secret_however_late,
+        _ => secret,
+    };
     let names = tls.subject_alt_names.iter();
     let names: Vec<_> = names.map(|name| json!({"exact": name})).collect();
     let mut validation = json!({"default_validation_context": {}});
@@ -246,6 +250,13 @@ pub(super) fn secret(name: &str) -> Value {
             },
         },
     })
+}
+
+/// One of the workload's identity. The service waits for it: what Envoy went on without after its 15 s would be refused.
+fn secret_however_late(name: &str) -> Value {
+    let mut secret = secret(name);
+    secret["sds_config"]["initial_fetch_timeout"] = "0s".into();
+    secret
 }
 
 fn local_endpoints() -> Value {

@@ -213,6 +213,15 @@ fn tracing_and_services() -> Vec<Case> {
                     "/static_resources/clusters/4/transport_socket/typed_config/common_tls_context/alpn_protocols",
                     Value::Null,
                 ),
+                // However late the identity is.
+                (
+                    "/static_resources/clusters/4/transport_socket/typed_config/common_tls_context/tls_certificate_sds_secret_configs/0/sds_config/initial_fetch_timeout",
+                    json!("0s"),
+                ),
+                (
+                    "/static_resources/clusters/4/transport_socket/typed_config/common_tls_context/combined_validation_context/validation_context_sds_secret_config/sds_config/initial_fetch_timeout",
+                    json!("0s"),
+                ),
             ],
         ),
         Case::config(
