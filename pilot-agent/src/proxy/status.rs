@@ -79,7 +79,11 @@ fn options(settings: &Settings) -> Options {
         health_proxy_protocol: settings.envoy.health_proxy_protocol,
         local_metrics: status.metrics_localhost_only,
         profiling: status.profiling,
-        data_plane_metrics: ports.admin,
+        // Envoy's own port for them, as with Istio's agent; ours on that port asks the admin server in turn.
+        data_plane_metrics: match settings.runs_envoy() {
+            true => ports.prometheus,
+            false => ports.admin,
+        },
         merge_data_plane: status.merge_data_plane,
         // A gateway's status port is open to its clients, who have no business with a workload's metrics.
         scrape_targets: match settings.node.kind {

@@ -1,8 +1,10 @@
 //! The status port: what the kubelet, Prometheus and an operator get from it.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
     process::{Command, Output},
     thread,
     time::{Duration, Instant},
@@ -154,6 +156,26 @@ fn the_workloads_metrics_are_merged_and_cannot_spoil_the_proxys() {
             assert_eq!(text.contains("app_requests 5\n# EOF\n"), alive, "{text}");
         }
     }
+}
+
+#[test]
+fn envoys_metrics_are_those_of_its_own_port() {
+    let lab = Lab::new();
+    let envoy = lab.path("envoy");
+    fs::write(&envoy, "#!/bin/sh\nexec sleep 60\n").unwrap();
+    fs::set_permissions(&envoy, fs::Permissions::from_mode(0o755)).unwrap();
+    let answer =
+        "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n# TYPE envoy_there counter\nenvoy_there 1\n";
+    let port = workload(answer).to_string();
+    let variables = [
+        ("ENVOY_BIN", envoy.to_str().unwrap()),
+        ("ENVOY_PROMETHEUS_PORT", &port),
+    ];
+    let agent = lab.agent_of_kind("agent", "envoy", "sidecar", &variables);
+    until("the status port is open", || {
+        let metrics = http(agent.ports.status, "GET", "/stats/prometheus");
+        metrics.is_some_and(|(_, metrics)| metrics.contains("envoy_there 1\n"))
+    });
 }
 
 #[test]
