@@ -82,7 +82,9 @@ impl Server for SotwServer {
                 State::Steady
             };
         }
-        if heard == Heard::Spontaneous && repeated && self.repeat == Repeat::Allowed {
+        // Without a nonce, and with nothing under way: the peer begins anew, and has let go of what it was sent.
+        let anew = request.response_nonce.is_empty() && self.judged;
+        if heard == Heard::Spontaneous && repeated && (anew || self.repeat == Repeat::Allowed) {
             self.repeat = Repeat::Ignored;
             self.sent.clear();
         }

@@ -134,6 +134,20 @@ fn secrets_by_name() {
         ],
     );
     sds(
+        "without a nonce, what was accepted is sent once more",
+        vec![
+            Update("a=1 b=1", None),
+            Request("a", "", None, First, Some("a=1")),
+            // Crossed the response: it is not about it.
+            Request("a", "", None, Spontaneous, None),
+            Request("a", "1", None, Ack, None),
+            Request("a", "1", None, Spontaneous, None),
+            Request("a", "", None, Spontaneous, Some("a=1")),
+            Request("a", "", None, Spontaneous, None),
+            Request("a", "2", None, Ack, None),
+        ],
+    );
+    sds(
         "duplicate and empty names",
         vec![
             Update("a=1", None),
