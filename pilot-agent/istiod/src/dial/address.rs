@@ -1,6 +1,6 @@
 //! `host:port`, as `discoveryAddress` and `CA_ADDR` say it.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 /// istiod's port without TLS.
 pub const PLAINTEXT_PORT: u16 = 15010;
@@ -11,6 +11,16 @@ pub struct Address {
     /// Without the brackets of an IPv6 address.
     pub host: String,
     pub port: u16,
+}
+
+impl Address {
+    /// Whether what is sent there does not leave this host. Of names, `localhost` alone says so.
+    pub(super) fn is_loopback(&self) -> bool {
+        let ip: Result<IpAddr, _> = self.host.parse();
+        ip.map_or(self.host == "localhost", |ip| {
+            ip.to_canonical().is_loopback()
+        })
+    }
 }
 
 /// Why a text is not an address.

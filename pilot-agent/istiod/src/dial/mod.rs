@@ -1,7 +1,7 @@
 //! The way to istiod: an address, how its certificate is judged, and what we show of ourselves.
 //!
 //! Discovery and the CA dial by the same rules; only the files of the roots differ. Files are read anew for each connection and tokens for each call, so that a rotation needs no
-//! restart. Over plaintext no token is sent: whoever listens could use it.
+//! restart. Over plaintext the token stays on this host: elsewhere, whoever listens could use it.
 //!
 //! Source: Istio's `pkg/istio-agent/{agent,xds_proxy}.go` and `pkg/grpc`.
 
@@ -98,7 +98,10 @@ impl Endpoint {
     /// When there is a token that cannot be read or sent.
     pub fn request<T>(&self, message: T) -> Result<Request<T>, CallError> {
         let mut request = Request::new(message);
-        let with_token = matches!(self.inner.transport, Transport::Tls(_));
+        let with_token = match self.inner.transport {
+            Transport::Tls(_) => true,
+            Transport::Plaintext => self.inner.address.is_loopback(),
+        };
         self.inner
             .headers
             .apply(request.metadata_mut(), with_token)?;

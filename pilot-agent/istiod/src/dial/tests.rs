@@ -65,7 +65,11 @@ fn the_name_that_istiod_must_bear() {
 }
 
 fn endpoint(transport: Transport, port: u16, headers: CallHeaders) -> Endpoint {
-    Endpoint::new(Options {
+    Endpoint::new(options(transport, port, headers))
+}
+
+fn options(transport: Transport, port: u16, headers: CallHeaders) -> Options {
+    Options {
         address: Address {
             host: "127.0.0.1".into(),
             port,
@@ -74,7 +78,7 @@ fn endpoint(transport: Transport, port: u16, headers: CallHeaders) -> Endpoint {
         headers,
         keepalive: DEFAULT_KEEPALIVE,
         keepalive_timeout: DEFAULT_KEEPALIVE_TIMEOUT,
-    })
+    }
 }
 
 fn tls(name: &str, roots: &Path, client: ClientCertificate) -> Transport {
@@ -106,8 +110,23 @@ fn each_call_reads_the_token() {
     assert_eq!(sent(&with_tls).as_deref(), Some("Bearer first"));
     fs::write(&token, "second").unwrap();
     assert_eq!(sent(&with_tls).as_deref(), Some("Bearer second"));
-    let plain = endpoint(Transport::Plaintext, 1, headers);
-    assert_eq!(sent(&plain), None, "a token does not travel in the clear");
+    let plain = |host: &str| {
+        let mut options = options(Transport::Plaintext, 1, headers.clone());
+        options.address.host = host.to_owned();
+        Endpoint::new(options)
+    };
+    for (host, travels) in [
+        ("127.0.0.1", true),
+        ("::1", true),
+        ("localhost", true),
+        ("10.0.0.1", false),
+        ("istiod.istio-system.svc", false),
+        ("localhost.example.org", false),
+    ] {
+        let sent = sent(&plain(host)).is_some();
+        assert_eq!(sent, travels, "in the clear to {host}");
+    }
+    let plain = plain("istiod");
     let request = plain.request(()).unwrap();
     assert_eq!(request.metadata().get("clusterid").unwrap(), "Kubernetes");
     let tenants: Vec<_> = request.metadata().get_all("tenant").iter().collect();
