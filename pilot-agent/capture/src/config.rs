@@ -50,6 +50,8 @@ pub struct Config {
     pub dns: Dns,
     pub drop_invalid: bool,
     pub ipv6: bool,
+    /// There is IPv6, and it is to be left alone.
+    pub spares_ipv6: bool,
 }
 
 /// How inbound connections reach the proxy.
@@ -148,6 +150,7 @@ impl Config {
         let get = |flag| settings.get(flag);
         let uids = proxy_uids(settings, host)?;
         let gids: Vec<Owner> = get(&flags::PROXY_GID).list()?;
+        let ipv6 = host.wants_ipv6(get(&flags::DUAL_STACK).switch()?);
         Ok(Self {
             outbound_port: get(&flags::ENVOY_PORT).value(15001, value::port)?,
             inbound_port: get(&flags::INBOUND_CAPTURE_PORT).value(15006, value::port)?,
@@ -171,7 +174,8 @@ impl Config {
             tproxy_table: get(&flags::TPROXY_TABLE).value(133, routing_table)?,
             dns: dns(settings, host)?,
             drop_invalid: get(&flags::DROP_INVALID).switch()?,
-            ipv6: host.wants_ipv6(get(&flags::DUAL_STACK).switch()?),
+            ipv6,
+            spares_ipv6: !ipv6 && host.addresses.iter().any(IpAddr::is_ipv6),
         })
     }
 }

@@ -37,6 +37,7 @@ const DNS_PORT: u16 = 53;
 pub struct RuleSet {
     rules: Vec<Rule>,
     ipv6: bool,
+    spares_ipv6: bool,
 }
 
 impl RuleSet {
@@ -45,6 +46,7 @@ impl RuleSet {
         let mut rules = Self {
             rules: Vec::new(),
             ipv6: config.ipv6,
+            spares_ipv6: config.spares_ipv6,
         };
         inbound::exclude_interfaces(&mut rules, config);
         if config.drop_invalid {

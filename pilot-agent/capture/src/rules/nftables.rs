@@ -38,11 +38,15 @@ impl RuleSet {
         for chain in chains {
             let prefix = format!("add rule inet {name} {}", chain_name(chain));
             // The tables see both families, also where only IPv4 is to be captured.
-            if chain.is_built_in() && !self.ipv6 {
+            if chain.is_built_in() && self.spares_ipv6 {
                 script += &format!("{prefix} meta nfproto ipv6 return\n");
             }
-            for rule in in_order(rules().filter(|rule| rule.chain == chain), self.families()) {
-                script += &format!("{prefix} {}\n", specification(rule));
+            let rules = in_order(rules().filter(|rule| rule.chain == chain), self.families());
+            let mut rules: Vec<String> = rules.into_iter().map(specification).collect();
+            // What each family jumps for is one rule here.
+            rules.dedup();
+            for rule in rules {
+                script += &format!("{prefix} {rule}\n");
             }
         }
         script
@@ -85,32 +89,61 @@ fn index_of(chain: &[&Rule], family: Family, position: usize) -> usize {
     found.map_or(chain.len(), |(index, _)| index)
 }
 
+/// The words of a rule, in the order in which Istio's own rules for nft have them.
 fn specification(rule: &Rule) -> String {
-    let mut words = Vec::new();
-    let has_address = rule.matches.iter().any(|part| {
-        matches!(
-            part,
-            Match::Source(_) | Match::Destination(_) | Match::NotDestination(_)
-        )
-    });
-    match rule.family {
-        Some(Family::V4) if !has_address => words.push("meta nfproto ipv4".to_owned()),
-        Some(Family::V6) if !has_address => words.push("meta nfproto ipv6".to_owned()),
-        _ => {}
-    }
+    let has = |part: Part| rule.matches.iter().any(|it| part_of(it) == part);
+    // A port of a protocol says which one it is; where Istio's rules say it twice, so do these.
+    let inbound = rule.table != Table::Raw && rule.chain == Chain::IstioInbound;
+    let leaves_protocol = has(Part::Port) && !has(Part::Interface) && !inbound;
     let protocol = rule.matches.iter().find_map(|part| match part {
         Match::Protocol(protocol) => Some(protocol.name()),
         _ => None,
     });
     let matches = rule.matches.iter();
-    words.extend(matches.map(|part| matching(part, protocol.unwrap_or("th"))));
-    words.push("counter".to_owned());
+    let mut matches: Vec<&Match> = matches
+        .filter(|part| !(leaves_protocol && part_of(part) == Part::Protocol))
+        .collect();
+    matches.sort_by_key(|part| match (rule.table, part_of(part)) {
+        (Table::Raw, Part::Address) => Part::Port,
+        (_, part) => part,
+    });
+    let words = matches
+        .iter()
+        .map(|part| matching(part, protocol.unwrap_or("th"), rule.table));
+    let mut words: Vec<String> = words.collect();
     words.push(verdict(&rule.target, rule.family));
     words.join(" ")
 }
 
+/// What a match is about, in the order of Istio's rules.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Interface,
+    Protocol,
+    Connection,
+    Address,
+    Port,
+    Owner,
+}
+
+fn part_of(part: &Match) -> Part {
+    match part {
+        Match::In(_) | Match::Out(_) => Part::Interface,
+        Match::Protocol(_) => Part::Protocol,
+        Match::Established | Match::Invalid | Match::ConnectionMark(_) => Part::Connection,
+        Match::Source(_) | Match::Destination(_) | Match::NotDestination(_) => Part::Address,
+        Match::SourcePort(_)
+        | Match::DestinationPort(_)
+        | Match::NotDestinationPort(_)
+        | Match::NotDestinationPorts(_) => Part::Port,
+        Match::Owner(_) | Match::NotOwner(_) | Match::Mark(_) | Match::NotMark(_) => Part::Owner,
+    }
+}
+
 /// The match, with the protocol whose ports it means.
-fn matching(part: &Match, protocol: &str) -> String {
+fn matching(part: &Match, protocol: &str, table: Table) -> String {
+    // Either is the same to nft.
+    let meta = if table == Table::Raw { "meta " } else { "" };
     match part {
         Match::In(interface) => format!("iifname {}", interface_name(interface.as_str())),
         Match::Out(interface) => format!("oifname {}", interface_name(interface.as_str())),
@@ -127,21 +160,22 @@ fn matching(part: &Match, protocol: &str) -> String {
         Match::NotDestinationPorts([one, other]) => {
             format!("{protocol} dport != {{ {one}, {other} }}")
         }
-        Match::Owner(Id::User(user)) => format!("meta skuid {user}"),
-        Match::Owner(Id::Group(group)) => format!("meta skgid {group}"),
-        Match::NotOwner(Id::User(user)) => format!("meta skuid != {user}"),
-        Match::NotOwner(Id::Group(group)) => format!("meta skgid != {group}"),
+        Match::Owner(Id::User(user)) => format!("{meta}skuid {user}"),
+        Match::Owner(Id::Group(group)) => format!("{meta}skgid {group}"),
+        Match::NotOwner(Id::User(user)) => format!("{meta}skuid != {user}"),
+        Match::NotOwner(Id::Group(group)) => format!("{meta}skgid != {group}"),
         Match::Established => "ct state related,established".to_owned(),
         // Of TCP alone, as Istio's rules for nft have it; those for iptables do not tell protocols apart.
         Match::Invalid => "meta l4proto tcp ct state invalid".to_owned(),
-        Match::Mark(mark) => format!("meta mark {mark}"),
-        Match::NotMark(mark) => format!("meta mark != {mark}"),
+        Match::Mark(mark) => format!("mark {mark}"),
+        Match::NotMark(mark) => format!("mark != {mark}"),
         Match::ConnectionMark(mark) => format!("ct mark {mark}"),
     }
 }
 
+/// What a rule does, with the counter of its packets.
 fn verdict(target: &Target, family: Option<Family>) -> String {
-    match target {
+    let verdict = match target {
         Target::Return => "return".to_owned(),
         Target::Accept => "accept".to_owned(),
         Target::Drop => "drop".to_owned(),
@@ -149,13 +183,14 @@ fn verdict(target: &Target, family: Option<Family>) -> String {
         Target::Redirect(_, port) => format!("redirect to :{port}"),
         Target::Tproxy { port, mark } => {
             let ip = family.map(ip).unwrap_or_default();
-            format!("tproxy {ip} to :{port} meta mark set {mark} accept")
+            return format!("tproxy {ip} to :{port} meta mark set {mark} counter accept");
         }
         Target::SetMark(mark) => format!("meta mark set {mark}"),
-        Target::SaveMark => "ct mark set meta mark".to_owned(),
+        Target::SaveMark => "ct mark set mark".to_owned(),
         Target::RestoreMark => "meta mark set ct mark".to_owned(),
         Target::Zone(zone) => format!("ct zone set {zone}"),
-    }
+    };
+    format!("counter {verdict}")
 }
 
 fn ip(family: Family) -> &'static str {
@@ -165,8 +200,17 @@ fn ip(family: Family) -> &'static str {
     }
 }
 
-/// Quoted, because a name may be a word of nft; the wildcard is nft's.
+/// Quoted, because a name may be a word of nft; the wildcard is nft's. No such word is loopback's, nor letters with
+/// a number, as interfaces are called, but for a few.
 fn interface_name(name: &str) -> String {
+    const WORDS: [&str; 9] = [
+        "ip6", "icmpv6", "rt0", "rt2", "rt4", "sack0", "sack1", "sack2", "sack3",
+    ];
+    let letters = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let is_plain = !letters.is_empty() && letters.chars().all(|c| c.is_ascii_lowercase());
+    if name == "lo" || (is_plain && letters.len() < name.len() && !WORDS.contains(&name)) {
+        return name.to_owned();
+    }
     match name.strip_suffix('+') {
         Some(prefix) => format!("\"{prefix}*\""),
         None => format!("\"{name}\""),
