@@ -26,24 +26,40 @@ use crate::{
     },
 };
 
-/// What Envoy must say of itself to be warm.
-const WARM: [(&str, &str, &str); 4] = [
-    ("server.state", "0", "Envoy initializes"),
-    (
-        "listener_manager.workers_started",
-        "1",
-        "Envoy's workers have not started",
-    ),
-    (
-        "listener_manager.total_listeners_warming",
-        "0",
-        "listeners wait for routes or secrets",
-    ),
-    (
-        "cluster_manager.warming_clusters",
-        "0",
-        "clusters wait for endpoints or secrets",
-    ),
+/// A statistic by which Envoy tells that it serves.
+struct Sign {
+    name: &'static str,
+    warm: &'static str,
+    otherwise: &'static str,
+    /// A bootstrap of the user's may leave out statistics; then the others have to do, as with Istio's agent.
+    may_lack: bool,
+}
+
+const WARM: [Sign; 4] = [
+    Sign {
+        name: "server.state",
+        warm: "0",
+        otherwise: "Envoy initializes",
+        may_lack: false,
+    },
+    Sign {
+        name: "listener_manager.workers_started",
+        warm: "1",
+        otherwise: "Envoy's workers have not started",
+        may_lack: false,
+    },
+    Sign {
+        name: "listener_manager.total_listeners_warming",
+        warm: "0",
+        otherwise: "listeners wait for routes or secrets",
+        may_lack: true,
+    },
+    Sign {
+        name: "cluster_manager.warming_clusters",
+        warm: "0",
+        otherwise: "clusters wait for endpoints or secrets",
+        may_lack: true,
+    },
 ];
 const WARM_FILTER: &str = "^(server.state|listener_manager.(workers_started|total_listeners_warming)\
                            |cluster_manager.warming_clusters)$";
@@ -104,11 +120,7 @@ impl Process {
     /// Why it does not serve yet, as far as it knows itself; empty once it does.
     pub(crate) async fn waiting(&self) -> Vec<String> {
         match self.stats("/stats?filter=", WARM_FILTER).await {
-            Ok(stats) => {
-                let cold = WARM.into_iter();
-                let cold = cold.filter(|(name, value, _)| stat(&stats, name) != Some(*value));
-                cold.map(|(_, _, reason)| reason.to_owned()).collect()
-            }
+            Ok(stats) => cold(&stats),
             Err(error) => vec![format!("Envoy's admin does not answer: {error:#}")],
         }
     }
@@ -230,6 +242,16 @@ fn write_private(path: &Path, bytes: &[u8], shared: bool) -> io::Result<()> {
     file.write_all(bytes)
 }
 
+/// What Envoy waits for, by its statistics.
+fn cold(stats: &str) -> Vec<String> {
+    let is_cold = |sign: &Sign| match stat(stats, sign.name) {
+        Some(value) => value != sign.warm,
+        None => !sign.may_lack,
+    };
+    let cold = WARM.into_iter().filter(is_cold);
+    cold.map(|sign| sign.otherwise.to_owned()).collect()
+}
+
 fn stat<'a>(stats: &'a str, name: &str) -> Option<&'a str> {
     let mut lines = stats.lines().filter_map(|line| line.split_once(": "));
     lines.find(|(key, _)| *key == name).map(|(_, value)| value)
@@ -261,6 +283,21 @@ mod tests {
         ] {
             assert_eq!(drain_path(kind, skip_exit), expected);
         }
+    }
+
+    #[test]
+    fn envoy_serves_when_all_that_it_tells_says_so() {
+        let live = "server.state: 0\nlistener_manager.workers_started: 1\n";
+        assert!(cold(live).is_empty(), "its statistics are limited");
+        for (more, reason) in [
+            ("listener_manager.total_listeners_warming: 2", "routes"),
+            ("cluster_manager.warming_clusters: 1", "endpoints"),
+        ] {
+            let cold = cold(&format!("{live}{more}\n"));
+            assert!(cold.len() == 1 && cold[0].contains(reason), "{cold:?}");
+        }
+        assert_eq!(cold("server.state: 2\n").len(), 2);
+        assert_eq!(cold("").len(), 2);
     }
 
     #[test]
