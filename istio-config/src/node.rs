@@ -130,3 +130,22 @@ impl Locality {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_locality_has_up_to_three_parts() {
+        for (text, parts) in [
+            ("", ["", "", ""]),
+            ("r", ["r", "", ""]),
+            ("r/z", ["r", "z", ""]),
+            ("r/z/s.1", ["r", "z", "s.1"]),
+            ("r/z/s/more", ["r", "z", "s"]),
+        ] {
+            let found = Locality::parse(text);
+            assert_eq!([found.region, found.zone, found.sub_zone], parts, "{text}");
+        }
+    }
+}
