@@ -17,6 +17,7 @@ pub mod outlier;
 pub mod proxy_protocol;
 pub mod rbac;
 pub mod runtime;
+pub mod scripts;
 pub mod server;
 pub mod stats;
 pub mod tcp;

@@ -30,6 +30,11 @@ impl DynamicMetadata {
             .try_fold(value, |value, key| value.as_object()?.get(key.as_ref()))
     }
 
+    /// All namespaces.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Map<String, Value>)> {
+        self.0.iter().map(|(name, fields)| (&**name, fields))
+    }
+
     /// All keys of one namespace.
     pub fn namespace(&self, name: &str) -> Option<&Map<String, Value>> {
         let mut spaces = self.0.iter();

@@ -20,5 +20,5 @@ mod tests;
 pub use budget::Limits;
 pub use error::{Failure, LoadError, ScriptError};
 pub use mlua::{Lua, LuaString, MultiValue, Table, Value};
-pub use object::{Call, Method, Object, Reply};
+pub use object::{Call, Method, Object, Reply, iterator, object};
 pub use state::{Run, State, Step};

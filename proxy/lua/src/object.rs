@@ -91,15 +91,18 @@ impl<T: Object> Call<'_, T> {
         ))
     }
 
+    /// That a method is not built.
+    pub fn unsupported(&self) -> Failure {
+        Failure(format!("{} is not supported", self.name))
+    }
+
     pub fn text(&self, text: impl AsRef<[u8]>) -> Result<Reply, Failure> {
         Ok(Reply::value(Value::String(self.lua.create_string(text)?)))
     }
 
     /// Hands an object out.
     pub fn object<O: Object>(&self, object: O) -> Result<Reply, Failure> {
-        Ok(Reply::value(Value::UserData(
-            self.lua.create_userdata(Handle(object))?,
-        )))
+        Ok(Reply::value(self::object(self.lua, object)?))
     }
 }
 
@@ -171,4 +174,16 @@ fn answer<T: Object>(
         name,
         arguments,
     })
+}
+
+/// An object for a script that waits.
+pub fn object<T: Object>(lua: &Lua, object: T) -> Result<Value, Failure> {
+    Ok(Value::UserData(lua.create_userdata(Handle(object))?))
+}
+
+/// A function that gives one value after the other, for a `for` of the script's.
+pub fn iterator(lua: &Lua, values: Vec<Value>) -> Result<Value, Failure> {
+    let mut values = values.into_iter();
+    let next = lua.create_function_mut(move |_, _: MultiValue| Ok(values.next()))?;
+    Ok(Value::Function(next))
 }

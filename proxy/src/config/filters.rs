@@ -8,6 +8,7 @@ use super::{
     ext_authz::{CheckSettings, ExtAuthz},
     http::AlpnOverrides,
     jwt::{JwtAuthn, JwtOverride},
+    lua::{Lua, LuaOverride},
     matchers::{HeaderMatch, StringMatch},
     rate_limit::RateLimit,
 };
@@ -39,6 +40,7 @@ pub enum FilterKind {
     Fault(Fault),
     Jwt(JwtAuthn),
     ExtAuthz(Box<ExtAuthz>),
+    Lua(Arc<Lua>),
     RateLimit(Arc<RateLimit>, Arc<RateLimitStats>),
     /// Acts by the configuration of routes only.
     Cors,
@@ -74,7 +76,17 @@ pub enum FilterOverride {
     Cors(CorsPolicy),
     Jwt(JwtOverride),
     ExtAuthz(CheckSettings),
+    Lua(LuaOverride),
     RateLimit(Arc<RateLimit>),
+}
+
+impl FilterOverride {
+    pub fn lua(&self) -> Option<&LuaOverride> {
+        match self {
+            Self::Lua(own) => Some(own),
+            _ => None,
+        }
+    }
 }
 
 /// `envoy.filters.http.fault`.

@@ -5,7 +5,10 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 
-use super::{filters::HttpFilter, route::RouteTable};
+use super::{
+    filters::{FilterKind, HttpFilter},
+    route::RouteTable,
+};
 use crate::{access_log::AccessLogs, rbac::Cidr, stats::HttpStats};
 
 /// One HTTP connection manager, compiled.
@@ -53,6 +56,14 @@ pub struct HttpManager {
     pub headers_with_underscores: UnderscoreAction,
     pub access_log: AccessLogs,
     pub stats: Arc<HttpStats>,
+}
+
+impl HttpManager {
+    /// Whether a response may have to wait for a filter.
+    pub fn has_scripts(&self) -> bool {
+        let is_script = |it: &HttpFilter| matches!(it.kind, FilterKind::Lua(_));
+        self.filters.iter().any(is_script)
+    }
 }
 
 /// Protocols that TLS offers by ALPN, the preferred first.

@@ -16,6 +16,7 @@ pub mod listener;
 mod listener_filters;
 mod listeners;
 mod local_cluster;
+pub mod lua;
 pub mod matchers;
 pub mod rate_limit;
 pub mod route;

@@ -86,6 +86,8 @@ pub struct Route {
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
     pub filters: FilterOverrides,
+    /// For filters that ask for it, by their names.
+    pub metadata: Option<Box<serde_json::Map<String, serde_json::Value>>>,
     pub action: RouteAction,
 }
 

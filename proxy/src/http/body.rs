@@ -155,6 +155,22 @@ impl<'a, 'w> Source<'a, 'w> {
         }
     }
 
+    /// The trailers, once all before them was read ahead.
+    pub(super) fn trailers_ahead(&mut self) -> Option<&mut Headers> {
+        match self {
+            Self::Held(held) => held.end.as_mut(),
+            _ => None,
+        }
+    }
+
+    /// Puts other data in the place of all that there is, which was read ahead, or was none.
+    pub(super) fn replace(&mut self, data: Bytes) {
+        match self {
+            Self::Held(held) => held.first = data.into(),
+            _ => *self = Self::Bytes(data),
+        }
+    }
+
     /// Whether no further data will come; there may be trailers yet.
     pub(super) fn is_ended(&self) -> bool {
         match self {

@@ -35,7 +35,7 @@ use crate::{
 /// What all requests of one downstream connection share.
 pub(super) struct Context<'x> {
     pub(super) worker: &'x Rc<Worker>,
-    pub(super) connection: &'x Connection,
+    pub(super) connection: &'x Rc<Connection>,
     pub(super) manager: &'x HttpManager,
     pub(super) stats: &'x HttpBlock,
 }
@@ -236,14 +236,16 @@ impl<'x> Exchange<'x> {
         }
         let (mut response, body) = response::local(self.context.manager, &self.request, reply);
         response.headers.take_over(made);
-        self.filter_response(&mut response.headers);
+        let mut source = Source::Bytes(body);
+        // What cannot be read of our own words is not there.
+        let _ = self.filter_response(&mut response, &mut source).await;
         response::finish(self.context, &self.request, &mut response.headers);
         self.outcome.status = response.status;
         self.keep_headers(&response);
+        let closing = closing || self.filters.drains;
         let Ok(mut sink) = client.respond(response, closing).await else {
             return;
         };
-        let mut source = Source::Bytes(body);
         let passed = pump(&mut source, &mut sink, |part| {
             self.meter.response_part(part);
         });
@@ -270,8 +272,12 @@ impl<'x> Exchange<'x> {
             .map_err(|_| Broken::Client)
     }
 
-    /// The head of the upstream's response, made ours.
-    pub(super) fn finish_head(&mut self, mut response: Response) -> Response {
+    /// The head of the upstream's response, made ours. An error is what to answer in its place.
+    pub(super) async fn finish_head(
+        &mut self,
+        mut response: Response,
+        body: &mut Source<'_, '_>,
+    ) -> Result<Response, LocalReply> {
         self.outcome.status = response.status;
         self.outcome.details = "via_upstream".into();
         self.meter.response_begins();
@@ -279,10 +285,11 @@ impl<'x> Exchange<'x> {
         self.tell_attempts(&mut response.headers);
         self.give_cookie(&mut response.headers);
         self.rewrite_response(&mut response.headers);
-        self.filter_response(&mut response.headers);
+        self.filter_response(&mut response, body).await?;
+        self.outcome.status = response.status;
         response::finish(self.context, &self.request, &mut response.headers);
         self.keep_headers(&response);
-        response
+        Ok(response)
     }
 
     /// The response is gone when its line is logged.

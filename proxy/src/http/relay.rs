@@ -54,8 +54,8 @@ impl Exchange<'_> {
         client: &mut Client<'_, '_>,
         clock: &Clock,
     ) -> Result<(), Broken> {
-        let response = self.finish_head(answer);
-        let closing = !is_sent(sending);
+        let response = self.finish_beside(answer, &mut body, sending).await?;
+        let closing = !is_sent(sending) || self.filters.drains;
         let down = client.respond(response, closing).await;
         let mut down = down.map_err(|_| Broken::Client)?;
         let meter = self.meter;
@@ -74,5 +74,23 @@ impl Exchange<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Scripts may wait for the whole response, and the upstream for the whole request.
+    async fn finish_beside<F: Future<Output = Sent>>(
+        &mut self,
+        answer: Response,
+        body: &mut Source<'_, '_>,
+        sending: &mut Beside<'_, F>,
+    ) -> Result<Response, Broken> {
+        let response = match self.context.manager.has_scripts() {
+            false => self.finish_head(answer, body).await,
+            true => {
+                let finish = pin!(self.finish_head(answer, body));
+                let finished = sending.with(finish, client_failed).await;
+                finished.ok_or(Broken::Client)?
+            }
+        };
+        response.map_err(Broken::BadRequest)
     }
 }

@@ -57,7 +57,8 @@ impl Exchange<'_> {
         if self.request.upgrade.is_some() {
             answer.status = client.switching_status();
         }
-        let response = self.finish_head(answer);
+        let response = self.finish_head(answer, &mut Source::Empty).await;
+        let response = response.map_err(Broken::BadRequest)?;
         let client = client.enter(response).await.map_err(|_| Broken::Client)?;
         run(self.context.worker, client, server, clock, self.meter).await;
         self.meter.response_is_sent();

@@ -103,6 +103,14 @@ stat_block! {
 }
 
 stat_block! {
+    /// `http.<stat_prefix>.lua.*`.
+    pub struct LuaBlock {
+        errors: Counter,
+        executions: Counter,
+    }
+}
+
+stat_block! {
     /// `ext_authz.<stat_prefix>.*` of network filters.
     pub struct TcpExtAuthzBlock {
         cx_closed: Counter,

@@ -25,8 +25,8 @@ mod text;
 pub use blocks::{
     ClusterBlock, ClusterControl, ClusterManagerBlock, CodesBlock, EndpointBlock, ExtAuthzBlock,
     FilesystemBlock, HttpBlock, JwtBlock, ListenerBlock, ListenerControl, ListenerManagerBlock,
-    OutlierBlock, ProxyProtocolBlock, RateLimitBlock, RbacBlock, ServerBlock, SubscriptionBlock,
-    TcpBlock, TcpExtAuthzBlock, TlsBlock,
+    LuaBlock, OutlierBlock, ProxyProtocolBlock, RateLimitBlock, RbacBlock, ServerBlock,
+    SubscriptionBlock, TcpBlock, TcpExtAuthzBlock, TlsBlock,
 };
 pub use cell::{Counter, Gauge, Labelled, Lazy, SharedCounter, SharedGauge};
 pub use histogram::{Histogram, HistogramSum};
@@ -36,8 +36,8 @@ pub use registry::Registry;
 pub use shape::{Included, StatsShape, TagRule};
 pub use targets::{
     ClusterStats, EndpointStats, ExtAuthzStats, FilterStats, HttpStats, JwtStats, ListenerStats,
-    PerWorker, ProxyProtocolStats, RateLimitStats, RbacStats, ScopedStats, SubscriptionStats,
-    TcpExtAuthzStats, TcpStats,
+    LuaStats, PerWorker, ProxyProtocolStats, RateLimitStats, RbacStats, ScopedStats,
+    SubscriptionStats, TcpExtAuthzStats, TcpStats,
 };
 pub use text::{QUANTILES, text};
 

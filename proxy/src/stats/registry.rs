@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use super::{
     ClusterManagerBlock, ClusterStats, ExtAuthzStats, FilesystemBlock, HttpStats, JwtStats,
-    ListenerManagerBlock, ListenerStats, Metric, ProxyProtocolStats, RateLimitStats, RbacStats,
-    ServerBlock, StatsShape, SubscriptionStats, TcpExtAuthzStats, TcpStats, Value,
+    ListenerManagerBlock, ListenerStats, LuaStats, Metric, ProxyProtocolStats, RateLimitStats,
+    RbacStats, ServerBlock, StatsShape, SubscriptionStats, TcpExtAuthzStats, TcpStats, Value,
     sums::{Scope, Sums},
 };
 use crate::istio::telemetry::MeshRegistry;
@@ -28,6 +28,7 @@ pub struct Registry {
     subscriptions: Targets<Arc<str>, SubscriptionStats>,
     rbac: Targets<[Arc<str>; 3], RbacStats>,
     jwt: Targets<[Arc<str>; 2], JwtStats>,
+    lua: Targets<[Arc<str>; 2], LuaStats>,
     ext_authz: Targets<[Arc<str>; 2], ExtAuthzStats>,
     rate_limits: Targets<Arc<str>, RateLimitStats>,
     proxy_protocol: Targets<Arc<str>, ProxyProtocolStats>,
@@ -53,6 +54,7 @@ impl Registry {
             subscriptions: Targets::default(),
             rbac: Targets::default(),
             jwt: Targets::default(),
+            lua: Targets::default(),
             ext_authz: Targets::default(),
             rate_limits: Targets::default(),
             proxy_protocol: Targets::default(),
@@ -131,6 +133,15 @@ impl Registry {
         })
     }
 
+    /// The Lua filters of the connection manager with `stat_prefix` that have this prefix.
+    pub fn lua(&self, stat_prefix: &str, own: &str) -> Arc<LuaStats> {
+        let key = of_filter(stat_prefix, "lua", own);
+        self.lua.get(key.clone(), || {
+            let [manager, scope] = key;
+            LuaStats::new(manager, scope, self.workers)
+        })
+    }
+
     /// The `ext_authz` network filters with `stat_prefix`.
     pub fn tcp_ext_authz(&self, stat_prefix: &str) -> Arc<TcpExtAuthzStats> {
         let scope = escape(&format!("ext_authz.{stat_prefix}"));
@@ -202,6 +213,9 @@ impl Registry {
             sums.add_rbac(&stats);
         }
         for stats in self.jwt.live() {
+            sums.add_filter(&stats);
+        }
+        for stats in self.lua.live() {
             sums.add_filter(&stats);
         }
         for stats in self.ext_authz.live() {

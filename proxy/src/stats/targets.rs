@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::{
     ClusterBlock, ClusterControl, EndpointBlock, ExtAuthzBlock, HttpBlock, JwtBlock, ListenerBlock,
-    ListenerControl, OutlierBlock, ProxyProtocolBlock, RateLimitBlock, RbacBlock,
+    ListenerControl, LuaBlock, OutlierBlock, ProxyProtocolBlock, RateLimitBlock, RbacBlock,
     SubscriptionBlock, TcpBlock, TcpExtAuthzBlock,
 };
 use crate::config::cluster::CircuitBreakers;
@@ -91,6 +91,8 @@ pub struct FilterStats<B> {
 pub type JwtStats = FilterStats<JwtBlock>;
 
 pub type ExtAuthzStats = FilterStats<ExtAuthzBlock>;
+
+pub type LuaStats = FilterStats<LuaBlock>;
 
 /// Filters of one kind and name, wherever they are.
 #[derive(Debug)]

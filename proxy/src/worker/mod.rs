@@ -16,6 +16,7 @@ use crate::{
     config::Snapshot,
     io::{BufferPool, LogLimit, Registry, Timers},
     istio::{PeerCache, telemetry::SeriesTable},
+    scripts::Scripts,
     stats::Gauge,
     upstream::Upstreams,
 };
@@ -41,6 +42,8 @@ pub struct Worker {
     pub peers: PeerCache,
     /// The metrics of the mesh.
     pub mesh: SeriesTable,
+    /// Those of filters.
+    pub scripts: Scripts,
     /// Of lines that downstream peers can cause.
     pub log: LogLimit,
     /// What mirrored requests hold that were not answered yet.
@@ -69,6 +72,7 @@ impl Worker {
             mesh: SeriesTable::default(),
             timers,
             registry,
+            scripts: Scripts::default(),
             log: LogLimit::default(),
             mirrored: Budget::new(MIRRORED),
             asked: Budget::new(ASKED),

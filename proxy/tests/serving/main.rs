@@ -16,6 +16,7 @@ mod http1;
 mod http_log;
 mod jwt;
 mod like_envoy;
+mod lua;
 mod outlier;
 mod proxy_protocol;
 mod rate_limit;

@@ -8,13 +8,13 @@ use ithildin_proto::pb::{
         extensions::filters::http::{
             cors::v3::CorsPolicy, ext_authz::v3::ExtAuthzPerRoute, fault::v3::HttpFault,
             jwt_authn::v3::PerRouteConfig as JwtPerRoute, local_ratelimit::v3::LocalRateLimit,
-            rbac::v3::RbacPerRoute,
+            lua::v3::LuaPerRoute, rbac::v3::RbacPerRoute,
         },
     },
     google::protobuf::Any,
 };
 
-use super::{cors, ext_authz, fault, jwt, rate_limit, rbac};
+use super::{cors, ext_authz, fault, jwt, lua, rate_limit, rbac};
 use crate::{
     config::filters::{FilterOverride, FilterOverrides},
     control::{any, report::At},
@@ -68,6 +68,9 @@ fn typed(config: &Any, at: &At<'_>) -> Option<FilterOverride> {
     } else if any::is::<ExtAuthzPerRoute>(config) {
         let config = any::read(config, at)?;
         ext_authz::per_route(&config, at)
+    } else if any::is::<LuaPerRoute>(config) {
+        let config = any::read(config, at)?;
+        lua::per_route(&config, at)
     } else if any::is::<LocalRateLimit>(config) {
         let config: LocalRateLimit = any::read(config, at)?;
         if config.token_bucket.is_none() {

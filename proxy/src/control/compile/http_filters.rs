@@ -3,7 +3,7 @@
 //! Invariant: a filter is left out only if it merely observes. Every other one that we lack is
 //! refused.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use ithildin_proto::{
     istio::{
@@ -15,7 +15,8 @@ use ithildin_proto::{
                 cors::v3::Cors, dynamic_forward_proxy::v3::FilterConfig as Forward,
                 ext_authz::v3::ExtAuthz, fault::v3::HttpFault,
                 grpc_stats::v3::FilterConfig as GrpcStats, jwt_authn::v3::JwtAuthentication,
-                local_ratelimit::v3::LocalRateLimit, rbac::v3::Rbac, router::v3::Router,
+                local_ratelimit::v3::LocalRateLimit, lua::v3::Lua, rbac::v3::Rbac,
+                router::v3::Router,
             },
             network::http_connection_manager::v3::{
                 HttpFilter as FilterProto, http_filter::ConfigType,
@@ -26,7 +27,7 @@ use ithildin_proto::{
 };
 
 use super::{
-    Compiler, alpn, ext_authz, fault, forward, jwt, peer_metadata, rate_limit, rbac, telemetry,
+    Compiler, alpn, ext_authz, fault, forward, jwt, lua, peer_metadata, rate_limit, rbac, telemetry,
 };
 use crate::{
     config::filters::{FilterKind, HttpFilter},
@@ -156,6 +157,10 @@ fn kind(
         let limit = rate_limit::limit(&config, &inner)?;
         let stats = compiler.stats.rate_limit(&config.stat_prefix);
         Some(FilterKind::RateLimit(limit.into(), stats))
+    } else if any::is::<Lua>(config) {
+        let config = any::read(config, &inner)?;
+        let filter = lua::filter(&config, &compiler.stats, place.stat_prefix, &inner);
+        filter.map(|it| FilterKind::Lua(Arc::new(it)))
     } else if any::is::<Forward>(config) {
         // It would resolve the name before the cluster does.
         forward::http_filter(&any::read(config, &inner)?, &inner);

@@ -1,10 +1,17 @@
-//! Matchers of dynamic metadata.
+//! Metadata: what routes say to filters, and matchers of what filters leave.
 
-use ithildin_proto::pb::envoy::r#type::matcher::v3::{
-    MetadataMatcher, ValueMatcher, double_matcher::MatchPattern as DoublePattern,
-    list_matcher::MatchPattern as ListPattern, metadata_matcher::path_segment::Segment,
-    value_matcher::MatchPattern,
+use ithildin_proto::pb::{
+    envoy::{
+        config::core::v3::Metadata,
+        r#type::matcher::v3::{
+            MetadataMatcher, ValueMatcher, double_matcher::MatchPattern as DoublePattern,
+            list_matcher::MatchPattern as ListPattern, metadata_matcher::path_segment::Segment,
+            value_matcher::MatchPattern,
+        },
+    },
+    google::protobuf::{Struct, Value as ProtoValue, value::Kind},
 };
+use serde_json::{Map, Number, Value};
 
 use super::matchers;
 use crate::{
@@ -84,4 +91,37 @@ fn value(config: Option<&ValueMatcher>, at: &At<'_>) -> Option<MetadataValue> {
             MetadataValue::AnyOf(all.into_iter().collect::<Option<_>>()?)
         }
     })
+}
+
+/// The values of a message, as filters have them.
+pub(super) fn object(config: &Struct) -> Map<String, Value> {
+    let fields = config.fields.iter();
+    let mut fields: Vec<_> = fields.collect();
+    fields.sort_unstable_by_key(|(name, _)| *name);
+    let fields = fields.into_iter();
+    fields
+        .map(|(name, value)| (name.clone(), plain(value)))
+        .collect()
+}
+
+fn plain(config: &ProtoValue) -> Value {
+    match &config.kind {
+        None | Some(Kind::NullValue(_)) => Value::Null,
+        // Numbers without a meaning in JSON are null there.
+        Some(Kind::NumberValue(number)) => Number::from_f64(*number).into(),
+        Some(Kind::StringValue(text)) => Value::String(text.clone()),
+        Some(Kind::BoolValue(value)) => Value::Bool(*value),
+        Some(Kind::StructValue(fields)) => Value::Object(object(fields)),
+        Some(Kind::ListValue(list)) => Value::Array(list.values.iter().map(plain).collect()),
+    }
+}
+
+/// What a route says to filters, by their names. What is for others, as Istio's, is left out.
+pub(super) fn of_route(config: Option<&Metadata>) -> Option<Box<Map<String, Value>>> {
+    let spaces = config?.filter_metadata.iter();
+    let spaces = spaces.filter(|(name, _)| *name != "istio");
+    let spaces: Map<_, _> = spaces
+        .map(|(name, fields)| (name.clone(), Value::Object(object(fields))))
+        .collect();
+    (!spaces.is_empty()).then(|| Box::new(spaces))
 }

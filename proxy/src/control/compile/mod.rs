@@ -33,6 +33,7 @@ mod jwt_locations;
 mod listener;
 mod listener_filters;
 mod load_balancing;
+mod lua;
 mod matchers;
 mod metadata;
 mod mirror;

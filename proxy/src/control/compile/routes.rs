@@ -220,7 +220,7 @@ fn route(config: &RouteProto, level: &Level<'_>, at: &At<'_>) -> Option<Route> {
         route_specifiers,
         action,
     } = config;
-    no_effect!(metadata, decorator, tracing, stat_prefix);
+    no_effect!(decorator, tracing, stat_prefix);
     refuse!(at; per_request_buffer_limit_bytes, request_body_buffer_limit, route_specifiers);
     let matches = match r#match {
         Some(config) => route_match(config, &at.field("match")),
@@ -257,6 +257,7 @@ fn route(config: &RouteProto, level: &Level<'_>, at: &At<'_>) -> Option<Route> {
             at,
         ),
         filters: filter_overrides::overrides(typed_per_filter_config, at),
+        metadata: metadata::of_route(metadata.as_ref()),
         matches: matches?,
         action: action?,
     })

@@ -232,8 +232,8 @@ const MANAGER: &[(&str, &str)] = &[
         ".http_filters[0].typed_config.token_bucket.fill_interval: must be at least 50 ms",
     ),
     (
-        "http_filters: [{name: f, is_optional: true, typed_config: {'@type': EXT.filters.http.lua.v3.Lua}}, ROUTER]",
-        ".http_filters[0].typed_config: type envoy.extensions.filters.http.lua.v3.Lua is not supported",
+        "http_filters: [{name: f, is_optional: true, typed_config: {'@type': EXT.filters.http.buffer.v3.Buffer}}, ROUTER]",
+        ".http_filters[0].typed_config: type envoy.extensions.filters.http.buffer.v3.Buffer is not supported",
     ),
     (
         "http_filters: [ROUTER, {name: c, typed_config: {'@type': EXT.filters.http.cors.v3.Cors}}]",
@@ -374,9 +374,9 @@ const HOSTS: &[(&str, &str)] = &[
         ".virtual_hosts[0].response_headers_to_add[0].header.key: \":status\" cannot be changed; use a rewrite of the route",
     ),
     (
-        "{name: v, domains: ['*'], typed_per_filter_config: {l: {'@type': EXT.filters.http.lua.v3.LuaPerRoute}}}",
+        "{name: v, domains: ['*'], typed_per_filter_config: {l: {'@type': EXT.filters.http.buffer.v3.BufferPerRoute}}}",
         ".virtual_hosts[0].typed_per_filter_config[\"l\"]: type \
-         envoy.extensions.filters.http.lua.v3.LuaPerRoute is not supported",
+         envoy.extensions.filters.http.buffer.v3.BufferPerRoute is not supported",
     ),
     (
         "{name: v, domains: ['*'], typed_per_filter_config: {f: {'@type': \

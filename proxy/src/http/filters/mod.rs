@@ -5,7 +5,9 @@
 mod cors;
 mod ext_authz;
 mod fault;
+mod held;
 mod jwt;
+mod lua;
 mod rate_limit;
 
 use std::sync::Arc;
@@ -15,7 +17,11 @@ use ithildin_http1::Known;
 
 use self::{cors::CorsAnswer, ext_authz::ResponseHeaders, fault::ActiveFault};
 use super::{
-    body::Source, client::Client, exchange::Exchange, failure::LocalReply, headers::Headers,
+    body::Source,
+    client::{Client, Response},
+    exchange::Exchange,
+    failure::LocalReply,
+    headers::Headers,
     request::Request,
 };
 use crate::{
@@ -23,6 +29,7 @@ use crate::{
         Cluster, HttpManager, Snapshot,
         filters::{FilterKind, FilterOverride, FilterOverrides, HttpFilter},
         http::AlpnOverrides,
+        lua::Lua,
         rate_limit::RateLimit,
         route::{Route, RouteTable},
     },
@@ -36,13 +43,19 @@ pub(super) struct FilterState {
     fault: Option<ActiveFault>,
     /// What refused the request.
     limited: Option<Arc<RateLimit>>,
-    /// For the response, of services that let the request pass.
-    authorized: Vec<ResponseHeaders>,
+    /// For the response, of services that let the request pass, each with its filter's index.
+    authorized: Vec<(usize, ResponseHeaders)>,
     /// Index of the filter that chooses what upstream TLS offers.
     alpn: Option<usize>,
     /// The other ends, as they tell of themselves.
     pub(super) downstream_peer: Option<Arc<Workload>>,
     pub(super) upstream_peer: Option<Arc<Workload>>,
+    /// Whether the request has come to the filters: only then do scripts see its response.
+    entered: bool,
+    /// Whether scripts have begun with a response. They see no second one.
+    scripted: bool,
+    /// Whether the client's connection ends with the response.
+    pub(super) drains: bool,
     /// Which of its headers the client sent.
     heard: Heard,
     /// Index of `istio.stats`, which counts requests that other filters answer before it, too.
@@ -130,7 +143,7 @@ impl<'w> Way<'w> {
     }
 }
 
-impl Exchange<'_> {
+impl<'x> Exchange<'x> {
     /// Takes the request through the filters before the router, from the one with index `first`
     /// on.
     pub(super) async fn filter_request(
@@ -141,6 +154,7 @@ impl Exchange<'_> {
         client: &mut Client<'_, '_>,
     ) -> Verdict {
         let manager = self.context.manager;
+        self.filters.entered = true;
         for (index, filter) in manager.filters.iter().enumerate().skip(first) {
             let (works, own) = way.admits(filter);
             if !works {
@@ -179,6 +193,16 @@ impl Exchange<'_> {
                         Ok(true) => return Verdict::Reroute(index + 1),
                         Ok(false) => Ok(()),
                         Err(reply) => Err(reply),
+                    }
+                }
+                (FilterKind::Lua(lua), own) => {
+                    let script = (&**lua, own.and_then(FilterOverride::lua));
+                    let run = self.script_request(script, &filter.name, source, client);
+                    match Box::pin(run).await {
+                        Ok(true) => return Verdict::Reroute(index + 1),
+                        Ok(false) => Ok(()),
+                        Err(Verdict::Reply(reply)) => Err(reply),
+                        Err(other) => return other,
                     }
                 }
                 (FilterKind::PeerMetadata(peers), _) => {
@@ -227,27 +251,70 @@ impl Exchange<'_> {
         }
     }
 
-    /// Takes the response through the filters, the last first.
-    pub(super) fn filter_response(&mut self, headers: &mut Headers) {
+    /// Takes the response through the filters, the last first. An error is what to answer in its place.
+    pub(super) async fn filter_response(
+        &mut self,
+        response: &mut Response,
+        body: &mut Source<'_, '_>,
+    ) -> Result<(), LocalReply> {
         let manager = self.context.manager;
         if manager.filters.is_empty() {
-            return;
+            return Ok(());
         }
-        if let Some(limit) = &self.filters.limited {
-            self.mutate_response(&limit.response_headers_to_add, headers);
+        let mut before = manager.filters.len();
+        while let Some((index, lua)) = self.filter_back(before, &mut response.headers) {
+            let filter = &manager.filters[index];
+            let snapshot = self.context.worker.snapshot();
+            let (route, host) = (self.outcome.route.clone(), self.outcome.host.clone());
+            let route = route.as_deref().zip(host.as_ref());
+            let route = route.map(|(route, (table, host))| (&**table, *host, route));
+            let way = Way::new(&snapshot, route, self.outcome.weighted, None);
+            let (works, own) = way.admits(filter);
+            if works && self.filters.entered && !self.filters.scripted {
+                let script = (lua, own.and_then(FilterOverride::lua));
+                let run = self.script_response(script, &filter.name, response, body);
+                let ran = Box::pin(run).await;
+                ran.inspect_err(|_| self.filters.scripted = true)?;
+            }
+            before = index;
         }
-        self.allow_origin(headers);
-        for added in self.filters.authorized.drain(..).rev() {
-            added.apply(headers);
+        self.response_is_known(&response.headers);
+        Ok(())
+    }
+
+    /// Takes the response through the filters before `before`, down to one with scripts, if there is one.
+    fn filter_back(&mut self, before: usize, headers: &mut Headers) -> Option<(usize, &'x Lua)> {
+        let manager = self.context.manager;
+        for (index, filter) in manager.filters[..before].iter().enumerate().rev() {
+            match &filter.kind {
+                FilterKind::Lua(lua) => return Some((index, lua)),
+                FilterKind::RateLimit(..) => {
+                    if let Some(limit) = self.filters.limited.take() {
+                        self.mutate_response(&limit.response_headers_to_add, headers);
+                    }
+                }
+                FilterKind::Cors => self.allow_origin(headers),
+                FilterKind::ExtAuthz(_) => {
+                    let authorized = &mut self.filters.authorized;
+                    let at = authorized.iter().position(|(by, _)| *by == index);
+                    if let Some(at) = at {
+                        authorized.remove(at).1.apply(headers);
+                    }
+                }
+                FilterKind::PeerMetadata(peers) => {
+                    let is_same = |it: &HttpFilter| matches!(it.kind, FilterKind::PeerMetadata(_));
+                    if !manager.filters[..index].iter().any(is_same) {
+                        self.part(peers, headers);
+                    }
+                }
+                FilterKind::Alpn(_)
+                | FilterKind::Telemetry(_)
+                | FilterKind::Rbac(_)
+                | FilterKind::Fault(_)
+                | FilterKind::Jwt(_) => {}
+            }
         }
-        let mut peers = manager.filters.iter().filter_map(|it| match &it.kind {
-            FilterKind::PeerMetadata(peers) => Some(peers),
-            _ => None,
-        });
-        if let Some(filter) = peers.next() {
-            self.part(filter, headers);
-        }
-        self.response_is_known(headers);
+        None
     }
 
     /// Hears who the upstream is, and tells the client who we are if it told us.

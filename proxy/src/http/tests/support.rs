@@ -142,6 +142,7 @@ pub(super) fn route(prefix: &str, action: RouteAction) -> Route {
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),
         filters: Default::default(),
+        metadata: None,
         action,
     }
 }

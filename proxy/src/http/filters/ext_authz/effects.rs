@@ -18,7 +18,7 @@ const NAMESPACE: &str = "envoy.filters.http.ext_authz";
 const FAILURE_ALLOWED: HeaderName = HeaderName::from_static("x-envoy-auth-failure-mode-allowed");
 
 impl Exchange<'_> {
-    pub(super) fn allow(&mut self, allowance: Allowance) {
+    pub(super) fn allow(&mut self, index: usize, allowance: Allowance) {
         for (change, target, value) in allowance.headers {
             self.request.change(change, target, value);
         }
@@ -31,7 +31,7 @@ impl Exchange<'_> {
         }
         let response = allowance.response;
         if !response.0.is_empty() {
-            self.filters.authorized.push(response);
+            self.filters.authorized.push((index, response));
         }
     }
 

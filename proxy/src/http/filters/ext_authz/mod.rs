@@ -5,7 +5,6 @@
 //! not a part of it is used; what waits for answers is bounded in memory (`Worker::asked`), and what
 //! does not fit counts as a service that cannot be asked.
 
-mod body;
 mod decision;
 mod effects;
 mod grpc;
@@ -59,7 +58,11 @@ impl Exchange<'_> {
         }
         let (way, named) = question;
         let question = Question::new(filter, way, named, &self.request);
-        let asked = match self.hold_body(&question, source, client).await {
+        let held = match question.body {
+            Some(body) => self.hold_body(body, source, client).await,
+            None => Ok(true),
+        };
+        let asked = match held {
             Ok(true) => {
                 let asking = self.decision(filter, &question, source.ahead());
                 let mut gone = pin!(poll_fn(|cx| client.poll_gone(cx)));
@@ -110,7 +113,7 @@ impl Exchange<'_> {
         match decision {
             Decision::Allowed(allowance) => {
                 let reroutes = filter.clear_route_cache && allowance.changes_request();
-                self.allow(*allowance);
+                self.allow(next - 1, *allowance);
                 stats.ok.inc();
                 match reroutes {
                     true => Verdict::Reroute(next),

@@ -1,8 +1,8 @@
-//! The part of a request's body that the service gets: it is read ahead, and sent on later.
+//! The part of a request's body that a filter asks for: it is read ahead, and sent on later.
 
 use ithildin_http1::{Known, ParseError};
 
-use super::Question;
+use super::Verdict;
 use crate::{
     access_log::ResponseFlags,
     config::ext_authz::CheckBody,
@@ -11,24 +11,20 @@ use crate::{
         client::Client,
         exchange::Exchange,
         failure::LocalReply,
-        filters::Verdict,
         headers::Headers,
         wire::WireError,
     },
 };
 
 impl Exchange<'_> {
-    /// Reads ahead what the service is to get of the body. `false`: there is no memory for it. An error
-    /// is what becomes of the request without being asked about.
+    /// Reads ahead what the filter is to get of the body. `false`: there is no memory for it. An error
+    /// is what becomes of the request without it.
     pub(super) async fn hold_body(
         &mut self,
-        question: &Question,
+        body: CheckBody,
         source: &mut Source<'_, '_>,
         client: &mut Client<'_, '_>,
     ) -> Result<bool, Verdict> {
-        let Some(body) = question.body else {
-            return Ok(true);
-        };
         let context = self.context;
         let Some(share) = context.worker.asked.take(0) else {
             return Ok(false);

@@ -1,0 +1,97 @@
+//! Metadata: of routes, and what filters leave for each other.
+
+use std::rc::Rc;
+
+use ithildin_lua::{Call, Method, MultiValue, Object, Reply, Value};
+use serde_json::{Map, Value as Json};
+
+use super::{
+    scene::Scene,
+    values::{from_lua, object_to_lua, to_lua},
+};
+
+/// Where routes may say it, too, whatever the filter's name is.
+const CANONICAL: &str = "envoy.filters.http.lua";
+
+/// What the configuration says to this filter.
+pub(super) enum Told {
+    Route(Rc<Scene>),
+    Context(Rc<Scene>),
+}
+
+impl Told {
+    fn fields(&self) -> Option<&Map<String, Json>> {
+        let facts = match self {
+            Self::Context(scene) => return scene.facts.context.as_deref(),
+            Self::Route(scene) => &scene.facts,
+        };
+        let metadata = facts.route.as_ref()?.metadata.as_ref()?;
+        let own = metadata.get(&*facts.name);
+        own.or_else(|| metadata.get(CANONICAL))?.as_object()
+    }
+}
+
+impl Object for Told {
+    const METHODS: &'static [(&'static str, Method<Self>)] = &[("get", |call| {
+        let key = call.string(1)?.to_string_lossy();
+        let value = call.this().fields().and_then(|it| it.get(&key));
+        value.map_or_else(
+            || Ok(Reply::nothing()),
+            |value| Ok(Reply::value(to_lua(call.lua, value)?)),
+        )
+    })];
+
+    const PAIRS: Option<Method<Self>> = Some(|call| {
+        let pair = call
+            .this()
+            .fields()
+            .and_then(|it| it.iter().nth(index(call)?));
+        let Some((key, value)) = pair else {
+            return Ok(Reply::nothing());
+        };
+        let key = Value::String(call.lua.create_string(key)?);
+        let value = to_lua(call.lua, value)?;
+        Ok(Reply::Values(MultiValue::from_iter([key, value])))
+    });
+}
+
+/// What filters leave, by their names.
+pub(super) struct Dynamic(pub(super) Rc<Scene>);
+
+impl Object for Dynamic {
+    const METHODS: &'static [(&'static str, Method<Self>)] = &[
+        ("get", |call| {
+            let space = call.string(1)?.to_string_lossy();
+            let messages = call.this().0.messages()?;
+            let left = messages.request.metadata.as_deref();
+            match left.and_then(|it| it.namespace(&space)) {
+                None => Ok(Reply::nothing()),
+                Some(fields) => Ok(Reply::value(object_to_lua(call.lua, fields)?)),
+            }
+        }),
+        ("set", |call| {
+            let (space, key) = (call.string(1)?, call.string(2)?);
+            let value = from_lua(call.argument(3))?;
+            let mut messages = call.this().0.messages()?;
+            let left = messages.request.metadata.get_or_insert_default();
+            left.set(&space.to_string_lossy(), &key.to_string_lossy(), value);
+            Ok(Reply::nothing())
+        }),
+    ];
+
+    const PAIRS: Option<Method<Self>> = Some(|call| {
+        let messages = call.this().0.messages()?;
+        let left = messages.request.metadata.as_deref();
+        let space = left.and_then(|it| it.iter().nth(index(call)?));
+        let Some((name, fields)) = space else {
+            return Ok(Reply::nothing());
+        };
+        let name = Value::String(call.lua.create_string(name)?);
+        let fields = object_to_lua(call.lua, fields)?;
+        Ok(Reply::Values(MultiValue::from_iter([name, fields])))
+    });
+}
+
+fn index<T: Object>(call: &Call<'_, T>) -> Option<usize> {
+    usize::try_from(call.integer(1).ok()? - 1).ok()
+}

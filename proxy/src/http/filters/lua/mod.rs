@@ -1,0 +1,246 @@
+//! `envoy.filters.http.lua`: scripts that see requests and their responses, and change them.
+//!
+//! Invariants: a script that fails changes nothing more, and its request goes on, as in Envoy; what a script
+//! waits for is bounded in memory (`Worker::asked`) and in number, and so is what it logs.
+
+mod buffer;
+mod call;
+mod handle;
+mod header_map;
+mod metadata;
+mod run;
+mod scene;
+mod stream_info;
+mod values;
+
+use std::{net::SocketAddr, pin::pin, rc::Rc};
+
+use ithildin_lua::MultiValue;
+
+use self::{
+    call::Question,
+    run::{Lent, Results, ScriptRun},
+    scene::{Answer, Body, Facts, Wish},
+};
+use super::Verdict;
+use crate::{
+    access_log::ResponseFlags,
+    config::{
+        ext_authz::CheckBody,
+        lua::{Lua, LuaOverride},
+    },
+    http::{
+        body::{Ahead, Source},
+        client::{Client, Response},
+        exchange::Exchange,
+        failure::LocalReply,
+        headers::Headers,
+        prepare,
+        request::BodyLength,
+    },
+};
+
+/// What a script is told whose body does not fit beside those of others.
+const NO_ROOM: &str = "there is no memory for the body";
+
+impl Exchange<'_> {
+    /// Takes the request through the script; whether its route is to be found again.
+    pub(super) async fn script_request(
+        &mut self,
+        (lua, own): (&Lua, Option<&LuaOverride>),
+        name: &str,
+        source: &mut Source<'_, '_>,
+        client: &mut Client<'_, '_>,
+    ) -> Result<bool, Verdict> {
+        let Some(mut run) = self.begin_script((lua, own), name, false) else {
+            return Ok(false);
+        };
+        let mut trailers = Headers::default();
+        let mut results = Ok(MultiValue::new());
+        loop {
+            let lent = Lent {
+                request: &mut self.request,
+                response: &mut None,
+                trailers: &mut trailers,
+            };
+            results = match run.resume(lent, results) {
+                None => break,
+                Some(Wish::Reply(reply)) => return Err(Verdict::Reply(*reply)),
+                Some(Wish::Body(shape)) => {
+                    let read = run.has_body();
+                    if !read && !self.read_request(&run, source, client).await? {
+                        Err(NO_ROOM.to_owned())
+                    } else {
+                        if let Some(told) = source.trailers_ahead().filter(|_| !read) {
+                            trailers = std::mem::take(told);
+                        }
+                        run.body(shape, &trailers)
+                    }
+                }
+                Some(Wish::Call(question)) => {
+                    let asked = ask(&run, *question);
+                    let asked = Self::unless_gone(client, pin!(asked)).await;
+                    asked.ok_or(Verdict::Gone)?
+                }
+            };
+        }
+        put_back(&run, source, trailers);
+        let effects = &run.scene.effects;
+        self.filters.drains |= effects.drains.get();
+        Ok(effects.clears_route.get() || lua.clear_route_cache && effects.changed_request.get())
+    }
+
+    /// `false`: there is no memory for the body.
+    async fn read_request(
+        &mut self,
+        run: &ScriptRun,
+        source: &mut Source<'_, '_>,
+        client: &mut Client<'_, '_>,
+    ) -> Result<bool, Verdict> {
+        if self.request.body != BodyLength::Empty && !self.request.asks_for_tunnel() {
+            let body = CheckBody {
+                max_bytes: self.context.connection.listener.buffer_limit as usize,
+                allow_partial: false,
+                pack_as_bytes: false,
+            };
+            if !self.hold_body(body, source, client).await? {
+                return Ok(false);
+            }
+        }
+        keep(run, source);
+        Ok(true)
+    }
+
+    /// Takes the response through the script. An error is what to answer in its place.
+    pub(super) async fn script_response(
+        &mut self,
+        (lua, own): (&Lua, Option<&LuaOverride>),
+        name: &str,
+        response: &mut Response,
+        body: &mut Source<'_, '_>,
+    ) -> Result<(), LocalReply> {
+        let Some(mut run) = self.begin_script((lua, own), name, true) else {
+            return Ok(());
+        };
+        let mut trailers = Headers::default();
+        let mut results = Ok(MultiValue::new());
+        let mut answer = Some(Answer {
+            status: response.status,
+            headers: std::mem::take(&mut response.headers),
+            body: Some(response.body),
+        });
+        loop {
+            let lent = Lent {
+                request: &mut self.request,
+                response: &mut answer,
+                trailers: &mut trailers,
+            };
+            results = match run.resume(lent, results) {
+                None | Some(Wish::Reply(_)) => break,
+                Some(Wish::Body(shape)) => {
+                    let read = run.has_body();
+                    if !read && !self.read_response(&run, response, body).await? {
+                        Err(NO_ROOM.to_owned())
+                    } else {
+                        if let Some(told) = body.trailers_ahead().filter(|_| !read) {
+                            trailers = std::mem::take(told);
+                        }
+                        run.body(shape, &trailers)
+                    }
+                }
+                Some(Wish::Call(question)) => ask(&run, *question).await,
+            };
+        }
+        put_back(&run, body, trailers);
+        self.filters.drains |= run.scene.effects.drains.get();
+        if let Some(answer) = answer {
+            response.status = answer.status;
+            response.headers = answer.headers;
+            response.body = answer.body.unwrap_or(response.body);
+        }
+        Ok(())
+    }
+
+    async fn read_response(
+        &self,
+        run: &ScriptRun,
+        response: &Response,
+        body: &mut Source<'_, '_>,
+    ) -> Result<bool, LocalReply> {
+        if !body.is_ended() && response.switch.is_none() {
+            // Our own answers are as long as they are configured.
+            let limit = match body {
+                Source::Bytes(_) => usize::MAX,
+                _ => self.context.connection.listener.buffer_limit as usize,
+            };
+            let Some(share) = self.context.worker.asked.take(0) else {
+                return Ok(false);
+            };
+            body.hold(share);
+            loop {
+                let read = body.read_ahead().await;
+                match read.map_err(|_| LocalReply::upstream_closed(None))? {
+                    Ahead::Whole => break,
+                    Ahead::NoRoom => return Ok(false),
+                    Ahead::More if body.ahead().len() > limit => return Err(too_large()),
+                    Ahead::More => {}
+                }
+            }
+        }
+        keep(run, body);
+        Ok(true)
+    }
+
+    fn begin_script(
+        &self,
+        (lua, own): (&Lua, Option<&LuaOverride>),
+        name: &str,
+        is_response: bool,
+    ) -> Option<ScriptRun> {
+        let script = lua.script(own)?;
+        let connection = self.context.connection;
+        let told = prepare::told_address(self.context.manager, &self.request.headers);
+        let facts = Facts {
+            worker: Rc::clone(self.context.worker),
+            connection: Rc::clone(connection),
+            client: told.map_or(connection.remote, |client| SocketAddr::new(client, 0)),
+            route: self.outcome.route.clone(),
+            name: name.into(),
+            context: lua.context(own).cloned(),
+            is_response,
+        };
+        ScriptRun::begin(facts, script, &lua.stats)
+    }
+}
+
+/// What was read is the script's now.
+fn keep(run: &ScriptRun, body: &Source<'_, '_>) {
+    let read = bytes::Bytes::copy_from_slice(body.ahead());
+    *run.scene.body.borrow_mut() = Body::Read(read);
+}
+
+fn put_back(run: &ScriptRun, body: &mut Source<'_, '_>, trailers: Headers) {
+    if let Some(bytes) = run.replaced() {
+        body.replace(bytes);
+    }
+    if let Some(told) = body.trailers_ahead() {
+        *told = trailers;
+    }
+}
+
+async fn ask(run: &ScriptRun, question: Question) -> Results {
+    let facts = &run.scene.facts;
+    if question.detached {
+        let worker = Rc::clone(&facts.worker);
+        tokio::task::spawn_local(async move { question.answer(&worker).await });
+        return Ok(MultiValue::new());
+    }
+    let answer = Box::pin(question.answer(&facts.worker)).await;
+    run.called(|lua| question.results(lua, &answer))
+}
+
+fn too_large() -> LocalReply {
+    let none = ResponseFlags::NONE;
+    let details = "response_payload_too_large";
+    LocalReply::new(500, "Internal Server Error", none, details)
+}

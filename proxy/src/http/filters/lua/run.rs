@@ -1,0 +1,161 @@
+//! One run of a script: it goes on while the messages are lent to it.
+
+use std::{mem, rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use ithildin_lua::{Failure, MultiValue, Run, ScriptError, Step, Value, iterator, object};
+use tracing::Level;
+
+use super::{
+    buffer::Buffer,
+    header_map::{HeaderMap, Of},
+    scene::{Answer, Body, Facts, Messages, Scene, Shape, Wish},
+};
+use crate::{
+    http::{headers::Headers, request::Request},
+    io::LogLimit,
+    scripts::{ON_REQUEST, ON_RESPONSE, Script},
+    stats::LuaStats,
+};
+
+/// What a waiting script gets: values, or the text of an error.
+pub(super) type Results = Result<MultiValue, String>;
+
+pub(super) struct ScriptRun {
+    pub(super) scene: Rc<Scene>,
+    run: Run,
+    stats: Arc<LuaStats>,
+}
+
+impl ScriptRun {
+    /// `None` if there is nothing to run.
+    pub(super) fn begin(facts: Facts, script: &Arc<Script>, stats: &Arc<LuaStats>) -> Option<Self> {
+        let (function, defines) = match facts.is_response {
+            true => (ON_RESPONSE, script.on_response),
+            false => (ON_REQUEST, script.on_request),
+        };
+        if !defines {
+            return None;
+        }
+        let worker = Rc::clone(&facts.worker);
+        let counts = stats.worker(worker.index);
+        counts.executions.inc();
+        let scene = Scene::new(facts);
+        let failed = |error: &str| {
+            counts.errors.inc();
+            write(&worker.scripts.log, Level::ERROR, error);
+        };
+        let state = worker.scripts.state(script);
+        let state = state.map_err(|error| failed(&error.to_string())).ok()?;
+        let handle = super::handle::StreamHandle(Rc::clone(&scene));
+        let run = state.start(function, handle)?;
+        let run = run.map_err(|error| failed(&error.to_string())).ok()?;
+        Some(Self {
+            scene,
+            run,
+            stats: Arc::clone(stats),
+        })
+    }
+
+    /// Goes on with what the script waited for. `None`: it is over.
+    pub(super) fn resume(&mut self, lent: Lent<'_>, results: Results) -> Option<Wish> {
+        self.scene.enter(Messages {
+            request: mem::replace(lent.request, Request::unreadable()),
+            response: lent.response.take(),
+            trailers: mem::take(lent.trailers),
+        });
+        let step = self.run.resume(results);
+        if let Some(messages) = self.scene.leave() {
+            *lent.request = messages.request;
+            *lent.response = messages.response;
+            *lent.trailers = messages.trailers;
+        }
+        let wish = self.scene.wish.take();
+        match (step, wish) {
+            (Ok(Step::Done), _) => None,
+            (Ok(Step::Waits), Some(wish)) => Some(wish),
+            (Ok(Step::Waits), None) => self.failed(&ScriptError::Yield),
+            (Err(error), _) => self.failed(&error),
+        }
+    }
+
+    fn failed(&self, error: &ScriptError) -> Option<Wish> {
+        let worker = &self.scene.facts.worker;
+        self.stats.worker(worker.index).errors.inc();
+        write(&worker.scripts.log, Level::ERROR, &error.to_string());
+        let state = self.run.state();
+        if *error == ScriptError::Memory && state.is_full() {
+            worker.scripts.forget(state);
+        }
+        None
+    }
+
+    pub(super) fn has_body(&self) -> bool {
+        !matches!(*self.scene.body.borrow(), Body::Unread)
+    }
+
+    /// The script's body in the shape that it asked for.
+    pub(super) fn body(&self, shape: Shape, trailers: &Headers) -> Results {
+        let lua = self.run.state().lua();
+        let is_empty = match &*self.scene.body.borrow() {
+            Body::Unread => true,
+            Body::Read(bytes) | Body::Replaced(bytes) => bytes.is_empty(),
+        };
+        let buffer = || object(lua, Buffer(Rc::clone(&self.scene)));
+        let value = match shape {
+            Shape::Whole(always) if is_empty && !always => Ok(Value::Nil),
+            Shape::Whole(_) => buffer(),
+            Shape::Chunks if is_empty => iterator(lua, Vec::new()),
+            Shape::Chunks => buffer().and_then(|it| iterator(lua, vec![it])),
+            Shape::Trailers if trailers.is_empty() => Ok(Value::Nil),
+            Shape::Trailers => object(lua, HeaderMap::new(&self.scene, Of::Trailers)),
+        };
+        results(value.map(|value| MultiValue::from_iter([value])))
+    }
+
+    /// What an answer is to the script.
+    pub(super) fn called(&self, made: impl FnOnce(&ithildin_lua::Lua) -> Made) -> Results {
+        results(made(self.run.state().lua()))
+    }
+
+    /// The body, if the script put another one in its place.
+    pub(super) fn replaced(&self) -> Option<Bytes> {
+        match self.scene.body.take() {
+            Body::Replaced(bytes) => Some(bytes),
+            Body::Unread | Body::Read(_) => None,
+        }
+    }
+}
+
+type Made = Result<MultiValue, Failure>;
+
+fn results(made: Made) -> Results {
+    made.map_err(|Failure(text)| text)
+}
+
+/// What a run works on, and gives back.
+pub(super) struct Lent<'l> {
+    pub(super) request: &'l mut Request,
+    pub(super) response: &'l mut Option<Answer>,
+    pub(super) trailers: &'l mut Headers,
+}
+
+/// Writes a line of a script's, or of an error in it: without what would end the line.
+pub(super) fn write(logs: &LogLimit, level: Level, text: &str) {
+    let Some(suppressed) = logs.admit() else {
+        return;
+    };
+    let text = text.replace(char::is_control, " ");
+    macro_rules! line {
+        ($level:expr) => {
+            tracing::event!(target: "ithildin_proxy::lua", $level, suppressed, "script log: {text}")
+        };
+    }
+    match level {
+        Level::TRACE => line!(Level::TRACE),
+        Level::DEBUG => line!(Level::DEBUG),
+        Level::INFO => line!(Level::INFO),
+        Level::WARN => line!(Level::WARN),
+        Level::ERROR => line!(Level::ERROR),
+    }
+}

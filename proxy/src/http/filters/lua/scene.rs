@@ -1,0 +1,154 @@
+//! What one run of a script sees of its request, shared between the script's objects and us.
+//!
+//! Invariant: the messages are here only while the script runs; whenever it waits, or has ended, they are
+//! back where they belong. An object that a script kept finds nothing then.
+
+use std::{
+    cell::{Cell, Ref, RefCell, RefMut},
+    rc::Rc,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use ithildin_lua::Failure;
+use serde_json::{Map, Value};
+
+use super::call::Question;
+use crate::{
+    config::route::Route,
+    http::{
+        failure::LocalReply,
+        headers::Headers,
+        request::{BodyLength, Request},
+    },
+    worker::{Connection, Worker},
+};
+
+/// What an object says whose request is elsewhere.
+const OUT_OF_SCOPE: &str = "object used outside of proper scope";
+
+pub(super) struct Scene {
+    messages: RefCell<Option<Messages>>,
+    pub(super) facts: Facts,
+    /// What the script waits for.
+    pub(super) wish: RefCell<Option<Wish>>,
+    pub(super) effects: Effects,
+    pub(super) body: RefCell<Body>,
+}
+
+/// What does not change.
+pub(super) struct Facts {
+    pub(super) worker: Rc<Worker>,
+    pub(super) connection: Rc<Connection>,
+    /// The client, as far as headers tell of it.
+    pub(super) client: std::net::SocketAddr,
+    pub(super) route: Option<Arc<Route>>,
+    /// The filter's own.
+    pub(super) name: Box<str>,
+    pub(super) context: Option<Arc<Map<String, Value>>>,
+    pub(super) is_response: bool,
+}
+
+/// What the script works on.
+pub(super) struct Messages {
+    pub(super) request: Request,
+    pub(super) response: Option<Answer>,
+    pub(super) trailers: Headers,
+}
+
+/// The head of a response.
+#[derive(Default)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: Headers,
+    pub(super) body: Option<BodyLength>,
+}
+
+/// What is left of a run besides headers.
+#[derive(Default)]
+pub(super) struct Effects {
+    pub(super) changed_request: Cell<bool>,
+    pub(super) clears_route: Cell<bool>,
+    pub(super) drains: Cell<bool>,
+    /// Requests to others so far.
+    pub(super) calls: Cell<usize>,
+    /// Whether `pairs` goes through the headers.
+    pub(super) iterating: Cell<bool>,
+}
+
+/// What a script waits for.
+pub(super) enum Wish {
+    /// To be the answer.
+    Reply(Box<LocalReply>),
+    Body(Shape),
+    Call(Box<Question>),
+}
+
+/// How the script gets a body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// `true`: also an empty one.
+    Whole(bool),
+    Chunks,
+    Trailers,
+}
+
+#[derive(Default)]
+pub(super) enum Body {
+    #[default]
+    Unread,
+    Read(Bytes),
+    Replaced(Bytes),
+}
+
+impl Scene {
+    pub(super) fn new(facts: Facts) -> Rc<Self> {
+        Rc::new(Self {
+            messages: RefCell::default(),
+            facts,
+            wish: RefCell::default(),
+            effects: Effects::default(),
+            body: RefCell::default(),
+        })
+    }
+
+    pub(super) fn enter(&self, messages: Messages) {
+        *self.messages.borrow_mut() = Some(messages);
+    }
+
+    pub(super) fn leave(&self) -> Option<Messages> {
+        self.messages.take()
+    }
+
+    pub(super) fn messages(&self) -> Result<RefMut<'_, Messages>, Failure> {
+        let messages = self.messages.try_borrow_mut();
+        let messages = messages.map_err(|_| Failure::new(OUT_OF_SCOPE))?;
+        RefMut::filter_map(messages, Option::as_mut).map_err(|_| Failure::new(OUT_OF_SCOPE))
+    }
+
+    /// The body, once it is read.
+    pub(super) fn bytes(&self) -> Result<Ref<'_, Bytes>, Failure> {
+        drop(self.messages()?);
+        Ref::filter_map(self.body.borrow(), |body| match body {
+            Body::Unread => None,
+            Body::Read(bytes) | Body::Replaced(bytes) => Some(bytes),
+        })
+        .map_err(|_| Failure::new(OUT_OF_SCOPE))
+    }
+
+    /// Puts `bytes` in the place of the body.
+    pub(super) fn replace(&self, bytes: Bytes) -> Result<(), Failure> {
+        let mut messages = self.messages()?;
+        let length = Some(BodyLength::Known(bytes.len() as u64));
+        match &mut messages.response {
+            Some(response) => response.body = length,
+            None => messages.request.body = length.unwrap_or(BodyLength::Empty),
+        }
+        *self.body.borrow_mut() = Body::Replaced(bytes);
+        Ok(())
+    }
+
+    pub(super) fn wishes(&self, wish: Wish) {
+        *self.wish.borrow_mut() = Some(wish);
+    }
+}

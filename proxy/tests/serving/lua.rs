@@ -1,0 +1,210 @@
+//! Scripts: the same requests to this proxy and to a real Envoy with the same file, and what only we bound.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::PathBuf;
+
+use ithildin_proxy::stats::Value;
+
+use crate::{
+    like_envoy::{Case, compare_answers, origin},
+    support::{dead_address, exchange},
+};
+
+/// Where the two may differ in the answers, and the counts are looked at.
+const HEAD: &str = r#"
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
+static_resources:
+  clusters:
+  - name: origin
+    type: STATIC
+    load_assignment: {cluster_name: origin, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: ORIGIN}}}}]}]}
+  - name: dead
+    type: STATIC
+    load_assignment: {cluster_name: dead, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: DEAD}}}}]}]}
+  listeners:
+"#;
+
+const LISTENER: &str = r#"
+  - name: NAME
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    per_connection_buffer_limit_bytes: 2000
+    filter_chains:
+    - filters:
+      - name: hcm
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: NAME
+          delayed_close_timeout: 0.05s
+          generate_request_id: false
+          http_protocol_options: {enable_trailers: true}
+          access_log:
+          - name: file
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+              path: LOG_PATH
+              log_format:
+                text_format_source: {inline_string: "%REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %DYNAMIC_METADATA(ns:k)%\n"}
+          http_filters:
+FILTERS
+          - name: router
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+          route_config:
+            response_headers_to_add: [{header: {key: x-table, value: "1"}}]
+            validate_clusters: false
+            virtual_hosts:
+            - name: v
+              domains: ["*"]
+              routes:
+              - {match: {prefix: /direct}, name: direct, direct_response: {status: 201, body: {inline_string: direct}}}
+              - {match: {prefix: /moved}, redirect: {path_redirect: /x}}
+              - {match: {prefix: /none}, route: {cluster: none}}
+              - {match: {prefix: /dead}, route: {cluster: dead}}
+              - {match: {prefix: /other}, name: other, route: {cluster: origin, prefix_rewrite: /rewritten}}
+              - match: {prefix: /off}
+                route: {cluster: origin}
+                typed_per_filter_config: {lua: {"@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.LuaPerRoute, disabled: true}}
+              - match: {prefix: /own}
+                route: {cluster: origin}
+                typed_per_filter_config:
+                  lua:
+                    "@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.LuaPerRoute
+                    filter_context: {who: route}
+                    source_code: {inline_string: "function envoy_on_request(h) h:headers():add('x-own', h:filterContext():get('who')) end"}
+              - match: {prefix: /named}
+                route: {cluster: origin}
+                typed_per_filter_config: {lua: {"@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.LuaPerRoute, name: named}}
+              - match: {prefix: /unnamed}
+                route: {cluster: origin}
+                typed_per_filter_config: {lua: {"@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.LuaPerRoute, name: nobody}}
+              - match: {prefix: /}
+                name: main
+                route: {cluster: origin}
+                metadata: {filter_metadata: {lua: {foo: bar, n: 5.5, l: [1, a, {k: true}], t: {z: 1}}}}
+"#;
+
+fn filter(name: &str, script: &str) -> String {
+    let script = serde_json::to_string(script).unwrap();
+    format!(
+        "          - name: {name}\n            typed_config: {{\"@type\": \
+         type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua, \
+         default_source_code: {{inline_string: {script}}}, filter_context: {{greeting: hello}}, \
+         source_codes: {{named: {{inline_string: \"function envoy_on_request(h) h:headers():add('x-named', '1') end\"}}}}}}"
+    )
+}
+
+fn listener(name: &str, filters: &[String]) -> String {
+    LISTENER
+        .replace("NAME", name)
+        .replace("FILTERS", &filters.join("\n"))
+}
+
+/// The scripts of the file, by the names of their listeners.
+fn scripts() -> Vec<(String, String)> {
+    let text = include_str!("lua_scripts.yaml");
+    let mut scripts: Vec<(String, String)> = Vec::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        match line.strip_suffix(": |") {
+            Some(name) if !line.starts_with(' ') => scripts.push((name.into(), String::new())),
+            _ => {
+                let (_, script) = scripts.last_mut().unwrap();
+                script.push_str(line.strip_prefix("  ").unwrap_or(line));
+                script.push('\n');
+            }
+        }
+    }
+    scripts
+}
+
+fn yaml(listeners: &[String]) -> String {
+    let yaml = HEAD
+        .replace("ORIGIN", &origin().port().to_string())
+        .replace("DEAD", &dead_address().port().to_string());
+    yaml + &listeners.concat()
+}
+
+fn request(method: &str, path: &str, fields: &str, body: &str) -> String {
+    let length = match body.len() {
+        0 => String::new(),
+        length => format!("Content-Length: {length}\r\n"),
+    };
+    format!(
+        "{method} {path} HTTP/1.1\r\nHost: a.test\r\n{fields}{length}Connection: close\r\n\r\n{body}"
+    )
+}
+
+#[tokio::test]
+async fn scripts_do_what_they_do_in_envoy() {
+    let Some(binary) = std::env::var_os("ENVOY_BIN").map(PathBuf::from) else {
+        eprintln!("SKIPPED scripts_do_what_they_do_in_envoy: ENVOY_BIN is not set");
+        return;
+    };
+    let scripts = scripts();
+    let mut listeners: Vec<_> = scripts
+        .iter()
+        .map(|(name, script)| listener(name, &[filter("lua", script)]))
+        .collect();
+    let one = "function envoy_on_request(h) h:headers():add('x-o', 'a') end \
+               function envoy_on_response(h) h:headers():add('x-o', 'a') end";
+    let two = "function envoy_on_request(h) h:headers():add('x-o', 'b') \
+               if h:headers():get('x-deny') then h:respond({[':status'] = '401'}, 'b') end end \
+               function envoy_on_response(h) h:headers():add('x-o', h:headers():get(':status')) end";
+    listeners.push(listener("two", &[filter("lua", one), filter("lua2", two)]));
+    let cases = cases(&scripts);
+    let (ours, envoy) = compare_answers(&binary, &yaml(&listeners), &cases).await;
+    let expected = envoy.lines(cases.len()).await;
+    assert_eq!(expected, ours.lines(cases.len()).await);
+    let text = exchange(envoy.admin, &request("GET", "/stats?filter=lua", "", "")).await;
+    let counted = |line: &str| line.contains(".lua.") && line.starts_with("http.");
+    let mut expected: Vec<_> = text.lines().filter(|it| counted(it)).collect();
+    expected.sort_unstable();
+    let metrics = ours.proxy.stats().metrics(false);
+    let found = metrics.iter().filter(|it| it.name.contains(".lua."));
+    let mut found: Vec<_> = found
+        .map(|it| match it.value {
+            Value::Counter(count) => format!("{}: {count}", it.name),
+            _ => it.name.clone(),
+        })
+        .collect();
+    found.sort_unstable();
+    assert_eq!(expected, found);
+}
+
+fn cases(scripts: &[(String, String)]) -> Vec<Case> {
+    let long = "x".repeat(3000);
+    let mut cases: Vec<(String, String)> = Vec::new();
+    for (name, _) in scripts {
+        let name = name.as_str();
+        cases.push((
+            name.into(),
+            request("GET", "/a?b=c", "X-Rm: 1\r\nX-Rep: a\r\nX-MIXed: 0\r\n", ""),
+        ));
+        cases.push((
+            name.into(),
+            request("POST", "/a", "x-rep: a\r\nX-Rep: b\r\n", "12345"),
+        ));
+        // Envoy tells HEAD the length of what it would have sent, which is ours to leave out.
+        cases.push((name.into(), request("GET", "/other/y", "", "")));
+        cases.push((name.into(), request("GET", "/none", "", "")));
+        cases.push((name.into(), request("GET", "/dead", "", "")));
+        cases.push((name.into(), request("GET", "/off", "", "")));
+        cases.push((name.into(), request("POST", "/own", "", "1")));
+        cases.push((name.into(), request("GET", "/named", "", "")));
+        cases.push((name.into(), request("GET", "/unnamed", "", "")));
+        cases.push((
+            name.into(),
+            request("GET", "/grpc", "content-type: application/grpc\r\n", ""),
+        ));
+        if name != "chunks" {
+            cases.push((name.into(), request("POST", "/a", "", &long)));
+        }
+    }
+    for fields in ["", "x-deny: 1\r\n"] {
+        cases.push(("two".into(), request("GET", "/a", fields, "")));
+        cases.push(("two".into(), request("GET", "/off", fields, "")));
+    }
+    cases
+        .into_iter()
+        .map(|(name, request)| (&*name.leak(), request))
+        .collect()
+}
