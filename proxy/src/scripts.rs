@@ -62,10 +62,15 @@ impl Scripts {
         if let Some((_, state)) = known {
             return Ok(Rc::clone(state));
         }
-        states.retain(|(script, _)| script.strong_count() > 0);
         let state = Rc::new(load(&script.source)?);
         states.push((Arc::downgrade(script), Rc::clone(&state)));
         Ok(state)
+    }
+
+    /// Lets go of the states whose scripts are gone.
+    pub(crate) fn prune(&self) {
+        let mut states = self.states.borrow_mut();
+        states.retain(|(script, _)| script.strong_count() > 0);
     }
 
     /// The next request gets a new one.

@@ -8,10 +8,9 @@ use ithildin_proxy::stats::Value;
 
 use crate::{
     like_envoy::{Case, compare_answers, origin},
-    support::{dead_address, exchange},
+    support::{Bench, dead_address, exchange},
 };
 
-/// Where the two may differ in the answers, and the counts are looked at.
 const HEAD: &str = r#"
 admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
 static_resources:
@@ -168,6 +167,140 @@ async fn scripts_do_what_they_do_in_envoy() {
         .collect();
     found.sort_unstable();
     assert_eq!(expected, found);
+}
+
+/// Each is ended, or refused, and its request goes on with what was changed before.
+const BOUNDED: [(&str, &str, &str); 12] = [
+    (
+        "endless",
+        "while true do pcall(function() while true do end end) end",
+        "the script ran for too long",
+    ),
+    (
+        "greedy",
+        "local t = {} for i = 1, 1e9 do t[i] = string.rep('x', 1e6) .. i end",
+        "needs too much memory",
+    ),
+    (
+        "split",
+        "h:headers():add('x-a', 'a\\r\\nevil: 1')",
+        "invalid value of header \"x-a\"",
+    ),
+    (
+        "bare",
+        "h:headers():replace('x-a', 'a\\nevil: 1')",
+        "invalid value of header \"x-a\"",
+    ),
+    (
+        "zero",
+        "h:headers():add('x-a', 'a\\0evil')",
+        "invalid value of header \"x-a\"",
+    ),
+    (
+        "name",
+        "h:headers():add('x-a\\r\\nevil', '1')",
+        "invalid header name",
+    ),
+    (
+        "space",
+        "h:headers():add('evil x', '1')",
+        "invalid header name",
+    ),
+    (
+        "path",
+        "h:headers():replace(':path', '/ HTTP/1.1\\r\\nevil: 1')",
+        "invalid value of :path",
+    ),
+    (
+        "method",
+        "h:headers():replace(':method', 'GET /evil')",
+        "invalid value of :method",
+    ),
+    (
+        "host",
+        "h:headers():replace(':authority', 'a\\r\\nevil: 1')",
+        "invalid value of :authority",
+    ),
+    (
+        "reply",
+        "h:respond({[':status'] = 200, ['x-a'] = 'a\\r\\nevil: 1'}, 'b')",
+        "invalid value of header \"x-a\"",
+    ),
+    (
+        "call",
+        "h:httpCall('origin', {[':method'] = 'GET', [':path'] = '/', [':authority'] = 'a', ['x-a'] = 'a\\r\\nevil: 1'}, nil, 5000)",
+        "invalid value of header \"x-a\"",
+    ),
+];
+
+#[tokio::test]
+async fn what_a_script_does_has_bounds() {
+    let mut listeners = Vec::new();
+    for (name, code, _) in BOUNDED {
+        let script = format!(
+            "function envoy_on_request(h) h:headers():add('x-before', '1') \
+             if h:headers():get('x-catch') then local ok, e = pcall(function() {code} end) h:headers():add('x-tell', tostring(e)) else {code} end \
+             h:headers():add('x-behind', '1') end \
+             function envoy_on_response(h) h:headers():add('x-count', '1') end"
+        );
+        listeners.push(listener(name, &[filter("lua", &script)]));
+    }
+    let answers = "function envoy_on_response(h) h:headers():add('x-a', 'a\\r\\nevil: 1') end";
+    listeners.push(listener("answers", &[filter("lua", answers)]));
+    let framing = "function envoy_on_request(h) local hs = h:headers() hs:add('transfer-encoding', 'chunked') \
+                   hs:replace('content-length', '99') hs:add('connection', 'x') hs:add('upgrade', 'y') end \
+                   function envoy_on_response(h) local hs = h:headers() hs:replace('content-length', '1') \
+                   hs:add('transfer-encoding', 'chunked') end";
+    listeners.push(listener("framing", &[filter("lua", framing)]));
+    let missing = "function envoy_on_request(h) for _, n in ipairs({'importPublicKey', 'stats', 'route'}) do \
+                   local ok, e = pcall(h[n], h) h:headers():add('x-tell', e) end end";
+    listeners.push(listener("missing", &[filter("lua", missing)]));
+    let bench = Bench::start(&yaml(&listeners)).await;
+    for (name, _, words) in BOUNDED {
+        let address = bench.address(name);
+        let answer = exchange(address, &request("GET", "/a", "", "")).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK\r\n"),
+            "{name}: {answer}"
+        );
+        let goes_on = answer.contains("x-before: 1\r\n") && answer.contains("x-count: 1\r\n");
+        assert!(goes_on && !answer.contains("x-behind"), "{name}: {answer}");
+        assert!(!answer.contains("evil"), "{name}: {answer}");
+        let caught = exchange(address, &request("GET", "/a", "x-catch: 1\r\n", "")).await;
+        match name {
+            "endless" | "greedy" => assert!(caught.contains("x-before: 1\r\n"), "{caught}"),
+            _ => assert!(caught.contains(words), "{name}: {caught}"),
+        }
+    }
+    let answer = exchange(bench.address("answers"), &request("GET", "/a", "", "")).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK\r\n") && !answer.contains("evil"),
+        "{answer}"
+    );
+    let answer = exchange(
+        bench.address("framing"),
+        &request("POST", "/a", "", "12345"),
+    )
+    .await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(
+        body.contains("content-length: 5\r\n") && body.ends_with("\r\n\r\n12345"),
+        "{answer}"
+    );
+    for word in ["transfer-encoding", "upgrade", "connection: x"] {
+        assert!(!answer.contains(word), "{answer}");
+    }
+    assert!(
+        head.contains(&format!("content-length: {}", body.len())),
+        "{answer}"
+    );
+    let answer = exchange(bench.address("missing"), &request("GET", "/a", "", "")).await;
+    for name in ["importPublicKey", "stats", "route"] {
+        assert!(
+            answer.contains(&format!("x-tell: {name} is not supported")),
+            "{answer}"
+        );
+    }
 }
 
 fn cases(scripts: &[(String, String)]) -> Vec<Case> {

@@ -19,6 +19,7 @@ mod operations;
 mod outbound;
 mod permissive;
 mod registry;
+mod scripts;
 mod security;
 mod settings;
 mod support;

@@ -232,6 +232,38 @@ const MANAGER: &[(&str, &str)] = &[
         ".http_filters[0].typed_config.token_bucket.fill_interval: must be at least 50 ms",
     ),
     (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.lua.v3.Lua, inline_code: 'function f('}}, ROUTER]",
+        ".http_filters[0].typed_config.inline_code: script load error: [string \"function f(\"]:1: <name> or '...' expected near '<eof>'",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.lua.v3.Lua, default_source_code: {inline_string: 'local x = nil; x.y = 1'}}}, ROUTER]",
+        ".http_filters[0].typed_config.default_source_code: script load error: [string \"local x = nil; x.y = 1\"]:1: attempt to index local 'x' (a nil value)",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.lua.v3.Lua, inline_code: 'while true do end'}}, ROUTER]",
+        ".http_filters[0].typed_config.inline_code: script load error: the script ran for too long",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.lua.v3.Lua, source_codes: {a: {inline_string: 'x y'}}}}, ROUTER]",
+        ".http_filters[0].typed_config.source_codes[\"a\"]: script load error: [string \"x y\"]:1: '=' expected near 'y'",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.lua.v3.Lua, inline_code: 'x = 1', default_source_code: {inline_string: 'x = 1'}}}, ROUTER]",
+        ".http_filters[0].typed_config: only one of inline_code and default_source_code can be set",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.lua.v3.Lua, default_source_code: {inline_bytes: '/w=='}}}, ROUTER]",
+        ".http_filters[0].typed_config.default_source_code: is not UTF-8",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.lua.v3.Lua, inline_code: 'require(1)'}}, ROUTER]",
+        ".http_filters[0].typed_config.inline_code: script load error: [string \"require(1)\"]:1: attempt to call global 'require' (a nil value)",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.lua.v3.Lua, package_paths: [a]}}, ROUTER]",
+        ".http_filters[0].typed_config.package_paths: is not supported",
+    ),
+    (
         "http_filters: [{name: f, is_optional: true, typed_config: {'@type': EXT.filters.http.buffer.v3.Buffer}}, ROUTER]",
         ".http_filters[0].typed_config: type envoy.extensions.filters.http.buffer.v3.Buffer is not supported",
     ),
@@ -372,6 +404,18 @@ const HOSTS: &[(&str, &str)] = &[
     (
         "{name: v, domains: ['*'], response_headers_to_add: [{header: {key: ':status', value: x}}]}",
         ".virtual_hosts[0].response_headers_to_add[0].header.key: \":status\" cannot be changed; use a rewrite of the route",
+    ),
+    (
+        "{name: v, domains: ['*'], typed_per_filter_config: {l: {'@type': EXT.filters.http.lua.v3.LuaPerRoute, source_code: {inline_string: 'f('}}}}",
+        ".virtual_hosts[0].typed_per_filter_config[\"l\"].source_code: script load error: [string \"f(\"]:1: unexpected symbol near '<eof>'",
+    ),
+    (
+        "{name: v, domains: ['*'], typed_per_filter_config: {l: {'@type': EXT.filters.http.lua.v3.LuaPerRoute, disabled: false}}}",
+        ".virtual_hosts[0].typed_per_filter_config[\"l\"].disabled: must be true",
+    ),
+    (
+        "{name: v, domains: ['*'], typed_per_filter_config: {l: {'@type': EXT.filters.http.lua.v3.LuaPerRoute, name: ''}}}",
+        ".virtual_hosts[0].typed_per_filter_config[\"l\"].name: is empty",
     ),
     (
         "{name: v, domains: ['*'], typed_per_filter_config: {l: {'@type': EXT.filters.http.buffer.v3.BufferPerRoute}}}",

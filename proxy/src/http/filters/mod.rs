@@ -272,9 +272,12 @@ impl<'x> Exchange<'x> {
             let (works, own) = way.admits(filter);
             if works && self.filters.entered && !self.filters.scripted {
                 let script = (lua, own.and_then(FilterOverride::lua));
+                // While it waits, the client has nothing of the response.
+                self.outcome.status = 0;
                 let run = self.script_response(script, &filter.name, response, body);
                 let ran = Box::pin(run).await;
                 ran.inspect_err(|_| self.filters.scripted = true)?;
+                self.outcome.status = response.status;
             }
             before = index;
         }

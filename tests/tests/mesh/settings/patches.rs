@@ -3,7 +3,7 @@
 use ithildin_tests::{Mesh, curl::Answer, eventually};
 use serde_json::Value;
 
-use super::{GATEWAY, SLEEP, WEB, get, is_builtin};
+use super::{GATEWAY, SLEEP, WEB, get};
 
 pub(super) fn all(mesh: &Mesh) {
     headers_and_protocols(mesh);
@@ -49,7 +49,7 @@ fn eventually_so(
     });
 }
 
-/// As Istio's own test of EnvoyFilters does, but for Lua: virtual hosts and clusters, at both sides.
+/// As Istio's own test of EnvoyFilters does: virtual hosts and clusters, at both sides.
 fn headers_and_protocols(mesh: &Mesh) {
     let patches = |context: &str, side: &str| {
         format!(
@@ -242,42 +242,10 @@ fn refused(mesh: &Mesh) {
         200,
         "the old listener serves"
     );
-    if is_builtin(mesh) {
-        lua(mesh);
-    }
     mesh.istiod.delete("patches.yaml");
     eventually("nothing is refused any more", || {
         let dump = mesh.pod(WEB.name).admin(page).body;
         (!dump.contains("error_state")).then_some(()).ok_or(dump)
     });
     assert!(mesh.pod(GATEWAY.name).admin("/ready").status == 200);
-}
-
-/// What Envoy has and we lack is refused by its name.
-fn lua(mesh: &Mesh) {
-    let script = "  - applyTo: HTTP_FILTER
-    match: {context: SIDECAR_INBOUND, listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager}}}}
-    patch:
-      operation: INSERT_BEFORE
-      value:
-        name: envoy.lua
-        typed_config:
-          '@type': type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua
-          inlineCode: 'function envoy_on_request(handle) handle:headers():add(\"x-lua\", \"hello\") end'
-";
-    patch(mesh, "", script);
-    eventually("Lua is refused", || {
-        let dump = mesh
-            .pod(WEB.name)
-            .admin("/config_dump?resource=dynamic_listeners")
-            .body;
-        let told = dump.contains("envoy.extensions.filters.http.lua.v3.Lua")
-            && dump.contains("not supported");
-        told.then_some(()).ok_or(dump)
-    });
-    assert_eq!(
-        get(mesh, "/get", &[]).status,
-        200,
-        "the old listener serves"
-    );
 }

@@ -24,6 +24,9 @@ use crate::worker::Worker;
 /// Calls of one run; a script that asks for ever would hold its request for ever.
 const MAX_CALLS: usize = 64;
 
+/// Of a call whose answer nobody waits for.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// A request of a script's.
 pub(super) struct Question {
     cluster: String,
@@ -47,15 +50,9 @@ struct Options {
 /// `httpCall(cluster, headers, body, timeout or options, asynchronous)`.
 pub(super) fn http_call(call: &Call<'_, StreamHandle>) -> Result<Reply, Failure> {
     let scene = &call.this().0;
-    drop(scene.messages()?);
+    let facts = scene.facts()?;
     let cluster = call.string(1)?.to_string_lossy();
-    if !scene
-        .facts
-        .worker
-        .snapshot()
-        .clusters
-        .contains_key(&*cluster)
-    {
+    if !facts.worker.snapshot().clusters.contains_key(&*cluster) {
         return Err("http call cluster invalid. Must be configured".into());
     }
     let calls = &scene.effects.calls;
@@ -70,9 +67,12 @@ pub(super) fn http_call(call: &Call<'_, StreamHandle>) -> Result<Reply, Failure>
     let options = options(call)?;
     let question = Question {
         cluster,
-        request: request(call, &scene.facts, &options, &body)?,
+        request: request(call, &facts, &options, &body)?,
         body,
-        limit: options.limit,
+        limit: match options.detached {
+            true => options.limit.or(Some(LONGEST)),
+            false => options.limit,
+        },
         all_values: options.all_values,
         detached: options.detached,
     };

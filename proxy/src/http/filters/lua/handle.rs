@@ -34,7 +34,7 @@ type Stream<'c> = Call<'c, StreamHandle>;
 impl Object for StreamHandle {
     const METHODS: &'static [(&'static str, Method<Self>)] = &[
         ("headers", |call| {
-            let of = match call.this().0.facts.is_response {
+            let of = match call.this().0.facts()?.is_response {
                 true => Of::Response,
                 false => Of::Request,
             };
@@ -116,7 +116,7 @@ fn wait(call: &Stream<'_>, shape: Shape) -> Result<Reply, Failure> {
 
 fn respond(call: &Stream<'_>) -> Result<Reply, Failure> {
     let scene = scene(call)?;
-    if scene.facts.is_response {
+    if scene.facts()?.is_response {
         return Err("respond not currently supported in the response path".into());
     }
     let fields = fields(call.table(1)?)?;
@@ -144,8 +144,7 @@ fn log(call: &Stream<'_>, level: Level) -> Result<Reply, Failure> {
     let text = call.string(1)?;
     let text = text.as_bytes();
     let text = String::from_utf8_lossy(&text[..text.len().min(MAX_LINE)]);
-    let logs = &call.this().0.facts.worker.scripts.log;
-    write(logs, level, &text);
+    write(&call.this().0.facts()?.worker.scripts.log, level, &text);
     Ok(Reply::nothing())
 }
 

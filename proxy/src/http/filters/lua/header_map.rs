@@ -3,13 +3,16 @@
 //! Invariant: nothing gets in here that another parser could read as anything else: names, values and
 //! pseudo headers are checked when a script sets them, and what concerns a connection stays ours.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{RefCell, RefMut},
+    rc::Rc,
+};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method as HttpMethod, uri};
 use ithildin_lua::{Call, Failure, Method, MultiValue, Object, Reply, Value};
 
-use super::scene::{Messages, Scene};
+use super::scene::{Fields, Messages, Scene};
 use crate::http::{
     headers::{Headers, is_of_connection},
     request::BodyLength,
@@ -24,8 +27,6 @@ pub(super) const STATUSES: std::ops::Range<i64> = 200..600;
 pub(super) struct HeaderMap {
     scene: Rc<Scene>,
     of: Of,
-    /// What `pairs` goes through.
-    listed: RefCell<Vec<(Bytes, Bytes)>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,8 +41,11 @@ impl HeaderMap {
         Self {
             scene: Rc::clone(scene),
             of,
-            listed: RefCell::default(),
         }
+    }
+
+    fn listed(&self) -> &RefCell<Option<Fields>> {
+        &self.scene.listed[self.of as usize]
     }
 
     fn values(&self, name: &str) -> Result<Vec<Bytes>, Failure> {
@@ -56,12 +60,12 @@ impl HeaderMap {
     }
 
     /// Before a change.
-    fn messages(&self) -> Result<std::cell::RefMut<'_, Messages>, Failure> {
-        if self.scene.effects.iterating.get() {
+    fn messages(&self) -> Result<RefMut<'_, Messages>, Failure> {
+        if self.listed().borrow().is_some() {
             return Err("header map cannot be modified while iterating".into());
         }
         let messages = self.scene.messages()?;
-        if self.of == Of::Request && !self.scene.facts.is_response {
+        if self.of == Of::Request && !self.scene.facts()?.is_response {
             self.scene.effects.changed_request.set(true);
         }
         Ok(messages)
@@ -113,18 +117,18 @@ fn get_at(call: &Map<'_>) -> Result<Reply, Failure> {
 
 fn next(call: &Map<'_>) -> Result<Reply, Failure> {
     let map = call.this();
-    let iterating = &map.scene.effects.iterating;
+    let mut listed = map.listed().borrow_mut();
     let index = call.integer(1)?;
     if index == 1 {
-        if iterating.replace(true) {
+        if listed.is_some() {
             return Err("cannot create a second iterator before completing the first".into());
         }
-        *map.listed.borrow_mut() = list(&*map.scene.messages()?, map.of);
+        *listed = Some(list(&*map.scene.messages()?, map.of));
     }
-    let listed = map.listed.borrow();
-    let index = usize::try_from(index - 1);
-    let Some((name, value)) = index.ok().and_then(|index| listed.get(index)) else {
-        iterating.set(false);
+    let index = usize::try_from(index - 1).ok();
+    let field = listed.as_ref().and_then(|listed| listed.get(index?));
+    let Some((name, value)) = field else {
+        *listed = None;
         return Ok(Reply::nothing());
     };
     let texts = [
@@ -262,7 +266,7 @@ fn body_length(messages: &mut Messages, of: Of) -> Option<&mut BodyLength> {
 }
 
 /// All of it, in Envoy's order.
-fn list(messages: &Messages, of: Of) -> Vec<(Bytes, Bytes)> {
+fn list(messages: &Messages, of: Of) -> Fields {
     let named = |name: &'static str, value: Bytes| (Bytes::from_static(name.as_bytes()), value);
     let mut list = Vec::new();
     let (headers, length) = match (of, &messages.response) {

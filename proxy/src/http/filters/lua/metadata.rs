@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ithildin_lua::{Call, Method, MultiValue, Object, Reply, Value};
+use ithildin_lua::{Call, Failure, Method, MultiValue, Object, Reply, Value};
 use serde_json::{Map, Value as Json};
 
 use super::{
@@ -20,38 +20,46 @@ pub(super) enum Told {
 }
 
 impl Told {
-    fn fields(&self) -> Option<&Map<String, Json>> {
+    /// What `read` finds among it.
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&Map<String, Json>) -> Result<Option<T>, Failure>,
+    ) -> Result<Option<T>, Failure> {
         let facts = match self {
-            Self::Context(scene) => return scene.facts.context.as_deref(),
-            Self::Route(scene) => &scene.facts,
+            Self::Context(scene) => {
+                let facts = scene.facts()?;
+                return facts.context.as_deref().map_or(Ok(None), read);
+            }
+            Self::Route(scene) => scene.facts()?,
         };
-        let metadata = facts.route.as_ref()?.metadata.as_ref()?;
-        let own = metadata.get(&*facts.name);
-        own.or_else(|| metadata.get(CANONICAL))?.as_object()
+        let metadata = facts.route.as_ref().and_then(|it| it.metadata.as_ref());
+        let own = metadata.and_then(|it| it.get(&*facts.name).or_else(|| it.get(CANONICAL)));
+        own.and_then(Json::as_object).map_or(Ok(None), read)
     }
 }
 
 impl Object for Told {
     const METHODS: &'static [(&'static str, Method<Self>)] = &[("get", |call| {
         let key = call.string(1)?.to_string_lossy();
-        let value = call.this().fields().and_then(|it| it.get(&key));
-        value.map_or_else(
-            || Ok(Reply::nothing()),
-            |value| Ok(Reply::value(to_lua(call.lua, value)?)),
-        )
+        let value = call.this().read(|fields| {
+            let value = fields.get(&key).map(|value| to_lua(call.lua, value));
+            value.transpose()
+        });
+        Ok(value?.map_or_else(Reply::nothing, Reply::value))
     })];
 
     const PAIRS: Option<Method<Self>> = Some(|call| {
-        let pair = call
-            .this()
-            .fields()
-            .and_then(|it| it.iter().nth(index(call)?));
-        let Some((key, value)) = pair else {
-            return Ok(Reply::nothing());
-        };
-        let key = Value::String(call.lua.create_string(key)?);
-        let value = to_lua(call.lua, value)?;
-        Ok(Reply::Values(MultiValue::from_iter([key, value])))
+        let pair = call.this().read(|fields| {
+            let pair = index(call).and_then(|index| fields.iter().nth(index));
+            let Some((key, value)) = pair else {
+                return Ok(None);
+            };
+            let key = Value::String(call.lua.create_string(key)?);
+            Ok(Some([key, to_lua(call.lua, value)?]))
+        });
+        Ok(pair?.map_or_else(Reply::nothing, |pair| {
+            Reply::Values(MultiValue::from_iter(pair))
+        }))
     });
 }
 

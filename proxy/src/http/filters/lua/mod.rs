@@ -229,7 +229,7 @@ fn put_back(run: &ScriptRun, body: &mut Source<'_, '_>, trailers: Headers) {
 }
 
 async fn ask(run: &ScriptRun, question: Question) -> Results {
-    let facts = &run.scene.facts;
+    let facts = &run.facts;
     if question.detached {
         let worker = Rc::clone(&facts.worker);
         tokio::task::spawn_local(async move { question.answer(&worker).await });

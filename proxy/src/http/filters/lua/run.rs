@@ -23,6 +23,7 @@ pub(super) type Results = Result<MultiValue, String>;
 
 pub(super) struct ScriptRun {
     pub(super) scene: Rc<Scene>,
+    pub(super) facts: Rc<Facts>,
     run: Run,
     stats: Arc<LuaStats>,
 }
@@ -37,10 +38,11 @@ impl ScriptRun {
         if !defines {
             return None;
         }
-        let worker = Rc::clone(&facts.worker);
+        let facts = Rc::new(facts);
+        let worker = &facts.worker;
         let counts = stats.worker(worker.index);
         counts.executions.inc();
-        let scene = Scene::new(facts);
+        let scene = Scene::new(&facts);
         let failed = |error: &str| {
             counts.errors.inc();
             write(&worker.scripts.log, Level::ERROR, error);
@@ -49,10 +51,12 @@ impl ScriptRun {
         let state = state.map_err(|error| failed(&error.to_string())).ok()?;
         let handle = super::handle::StreamHandle(Rc::clone(&scene));
         let run = state.start(function, handle)?;
+        let run = run.inspect_err(|_| scene.end());
         let run = run.map_err(|error| failed(&error.to_string())).ok()?;
         Some(Self {
             scene,
             run,
+            facts: Rc::clone(&facts),
             stats: Arc::clone(stats),
         })
     }
@@ -80,7 +84,7 @@ impl ScriptRun {
     }
 
     fn failed(&self, error: &ScriptError) -> Option<Wish> {
-        let worker = &self.scene.facts.worker;
+        let worker = &self.facts.worker;
         self.stats.worker(worker.index).errors.inc();
         write(&worker.scripts.log, Level::ERROR, &error.to_string());
         let state = self.run.state();
@@ -127,6 +131,13 @@ impl ScriptRun {
     }
 }
 
+/// Until Lua collects its objects, they hold nothing.
+impl Drop for ScriptRun {
+    fn drop(&mut self) {
+        self.scene.end();
+    }
+}
+
 type Made = Result<MultiValue, Failure>;
 
 fn results(made: Made) -> Results {
@@ -142,13 +153,15 @@ pub(super) struct Lent<'l> {
 
 /// Writes a line of a script's, or of an error in it: without what would end the line.
 pub(super) fn write(logs: &LogLimit, level: Level, text: &str) {
-    let Some(suppressed) = logs.admit() else {
-        return;
-    };
-    let text = text.replace(char::is_control, " ");
+    // By the name of Envoy's component. What nobody reads takes no room from what is read.
     macro_rules! line {
         ($level:expr) => {
-            tracing::event!(target: "ithildin_proxy::lua", $level, suppressed, "script log: {text}")
+            if tracing::enabled!(target: "ithildin_proxy::lua", $level)
+                && let Some(suppressed) = logs.admit()
+            {
+                let text = text.replace(char::is_control, " ");
+                tracing::event!(target: "ithildin_proxy::lua", $level, suppressed, "script log: {text}");
+            }
         };
     }
     match level {

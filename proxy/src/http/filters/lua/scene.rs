@@ -1,7 +1,8 @@
 //! What one run of a script sees of its request, shared between the script's objects and us.
 //!
 //! Invariant: the messages are here only while the script runs; whenever it waits, or has ended, they are
-//! back where they belong. An object that a script kept finds nothing then.
+//! back where they belong. An object that a script kept finds nothing then, and holds nothing: Lua does not
+//! know how large that would be.
 
 use std::{
     cell::{Cell, Ref, RefCell, RefMut},
@@ -29,12 +30,17 @@ const OUT_OF_SCOPE: &str = "object used outside of proper scope";
 
 pub(super) struct Scene {
     messages: RefCell<Option<Messages>>,
-    pub(super) facts: Facts,
+    facts: RefCell<Option<Rc<Facts>>>,
     /// What the script waits for.
     pub(super) wish: RefCell<Option<Wish>>,
     pub(super) effects: Effects,
     pub(super) body: RefCell<Body>,
+    /// What `pairs` goes through, of each of the messages.
+    pub(super) listed: [RefCell<Option<Fields>>; 3],
 }
+
+/// Names and values.
+pub(super) type Fields = Vec<(Bytes, Bytes)>;
 
 /// What does not change.
 pub(super) struct Facts {
@@ -72,8 +78,6 @@ pub(super) struct Effects {
     pub(super) drains: Cell<bool>,
     /// Requests to others so far.
     pub(super) calls: Cell<usize>,
-    /// Whether `pairs` goes through the headers.
-    pub(super) iterating: Cell<bool>,
 }
 
 /// What a script waits for.
@@ -102,14 +106,31 @@ pub(super) enum Body {
 }
 
 impl Scene {
-    pub(super) fn new(facts: Facts) -> Rc<Self> {
+    pub(super) fn new(facts: &Rc<Facts>) -> Rc<Self> {
         Rc::new(Self {
             messages: RefCell::default(),
-            facts,
+            facts: RefCell::new(Some(Rc::clone(facts))),
             wish: RefCell::default(),
             effects: Effects::default(),
             body: RefCell::default(),
+            listed: Default::default(),
         })
+    }
+
+    /// Lets go of everything.
+    pub(super) fn end(&self) {
+        self.messages.take();
+        self.facts.take();
+        self.wish.take();
+        self.body.take();
+        for listed in &self.listed {
+            listed.take();
+        }
+    }
+
+    pub(super) fn facts(&self) -> Result<Rc<Facts>, Failure> {
+        let facts = self.facts.borrow().clone();
+        facts.ok_or_else(|| Failure::new(OUT_OF_SCOPE))
     }
 
     pub(super) fn enter(&self, messages: Messages) {
@@ -139,10 +160,13 @@ impl Scene {
     /// Puts `bytes` in the place of the body.
     pub(super) fn replace(&self, bytes: Bytes) -> Result<(), Failure> {
         let mut messages = self.messages()?;
-        let length = Some(BodyLength::Known(bytes.len() as u64));
+        if messages.request.asks_for_tunnel() {
+            return Err("a tunnel has no body".into());
+        }
+        let length = BodyLength::Known(bytes.len() as u64);
         match &mut messages.response {
-            Some(response) => response.body = length,
-            None => messages.request.body = length.unwrap_or(BodyLength::Empty),
+            Some(response) => response.body = Some(length),
+            None => messages.request.body = length,
         }
         *self.body.borrow_mut() = Body::Replaced(bytes);
         Ok(())

@@ -5,10 +5,7 @@ use std::rc::Rc;
 use ithildin_lua::{Call, Failure, Method, Object, Reply, Value};
 
 use super::{metadata::Dynamic, scene::Scene};
-use crate::{
-    http::request::Protocol,
-    tls_session::{CertificateText, TlsSession},
-};
+use crate::{http::request::Protocol, tls_session::TlsSession};
 
 pub(super) struct StreamInfo(pub(super) Rc<Scene>);
 
@@ -23,26 +20,33 @@ impl Object for StreamInfo {
             })
         }),
         ("routeName", |call| {
-            let route = call.this().0.facts.route.as_ref();
-            call.text(route.map_or("", |route| &route.name))
+            let facts = call.this().0.facts()?;
+            call.text(facts.route.as_ref().map_or("", |route| &route.name))
         }),
         // Virtual clusters only count; we have none.
         ("virtualClusterName", |call| call.text("")),
         ("downstreamLocalAddress", |call| {
-            call.text(call.this().0.facts.connection.local.to_string())
+            call.text(call.this().0.facts()?.connection.local.to_string())
         }),
         ("downstreamDirectLocalAddress", |call| {
-            call.text(call.this().0.facts.connection.local.to_string())
+            call.text(call.this().0.facts()?.connection.local.to_string())
         }),
         ("downstreamRemoteAddress", |call| {
-            call.text(call.this().0.facts.client.to_string())
+            call.text(call.this().0.facts()?.client.to_string())
         }),
         ("downstreamDirectRemoteAddress", |call| {
-            call.text(call.this().0.facts.connection.direct_remote().to_string())
+            call.text(
+                call.this()
+                    .0
+                    .facts()?
+                    .connection
+                    .direct_remote()
+                    .to_string(),
+            )
         }),
         ("requestedServerName", |call| {
-            let name = call.this().0.facts.connection.server_name.as_deref();
-            call.text(name.unwrap_or_default())
+            let facts = call.this().0.facts()?;
+            call.text(facts.connection.server_name.as_deref().unwrap_or_default())
         }),
         ("dynamicMetadata", |call| {
             call.object(Dynamic(Rc::clone(&call.this().0)))
@@ -76,7 +80,7 @@ impl Object for ConnectionInfo {
 }
 
 fn ssl<T: Object>(call: &Call<'_, T>, scene: &Rc<Scene>) -> Result<Reply, Failure> {
-    match scene.facts.connection.tls {
+    match scene.facts()?.connection.tls {
         None => Ok(Reply::value(Value::Nil)),
         Some(_) => call.object(Ssl(Rc::clone(scene))),
     }
@@ -85,82 +89,82 @@ fn ssl<T: Object>(call: &Call<'_, T>, scene: &Rc<Scene>) -> Result<Reply, Failur
 /// The session with the client.
 struct Ssl(Rc<Scene>);
 
-impl Ssl {
-    fn session(&self) -> Option<&TlsSession> {
-        self.0.facts.connection.tls.as_ref()
-    }
-
-    fn peer(&self) -> Option<&CertificateText> {
-        self.session()?.peer_text()
-    }
-
-    fn own(&self) -> Option<&CertificateText> {
-        self.session()?.own_text()
-    }
-}
+/// What a method does with the session.
+type Read = fn(&SslCall<'_>, &TlsSession) -> Result<Reply, Failure>;
 
 type SslCall<'c> = Call<'c, Ssl>;
 
 impl Object for Ssl {
     const METHODS: &'static [(&'static str, Method<Self>)] = &[
-        ("peerCertificatePresented", has_peer),
+        ("peerCertificatePresented", |call| read(call, has_peer)),
         // Who shows a certificate that is not good does not get this far.
-        ("peerCertificateValidated", has_peer),
+        ("peerCertificateValidated", |call| read(call, has_peer)),
         ("uriSanPeerCertificate", |call| {
-            let peer = call.this().peer();
-            list(call, peer.map_or(&[], |it| &it.description.uri_sans))
+            read(call, |call, tls| {
+                list(call, tls.peer_text().map(|it| &it.description.uri_sans))
+            })
         }),
         ("uriSanLocalCertificate", |call| {
-            let own = call.this().own();
-            list(call, own.map_or(&[], |it| &it.description.uri_sans))
+            read(call, |call, tls| {
+                list(call, tls.own_text().map(|it| &it.description.uri_sans))
+            })
         }),
         ("dnsSansPeerCertificate", |call| {
-            let peer = call.this().peer();
-            list(call, peer.map_or(&[], |it| &it.description.dns_sans))
+            read(call, |call, tls| {
+                list(call, tls.peer_text().map(|it| &it.description.dns_sans))
+            })
         }),
         ("dnsSansLocalCertificate", |call| {
-            let own = call.this().own();
-            list(call, own.map_or(&[], |it| &it.description.dns_sans))
+            read(call, |call, tls| {
+                list(call, tls.own_text().map(|it| &it.description.dns_sans))
+            })
         }),
         ("subjectPeerCertificate", |call| {
-            let peer = call.this().peer();
-            call.text(peer.map_or("", |it| &it.description.subject))
+            read(call, |call, tls| {
+                text(call, tls.peer_text().map(|it| &it.description.subject))
+            })
         }),
         ("subjectLocalCertificate", |call| {
-            let own = call.this().own();
-            call.text(own.map_or("", |it| &it.description.subject))
+            read(call, |call, tls| {
+                text(call, tls.own_text().map(|it| &it.description.subject))
+            })
         }),
         ("issuerPeerCertificate", |call| {
-            let peer = call.this().peer();
-            call.text(peer.map_or("", |it| &it.description.issuer))
+            read(call, |call, tls| {
+                text(call, tls.peer_text().map(|it| &it.description.issuer))
+            })
         }),
         ("serialNumberPeerCertificate", |call| {
-            let peer = call.this().peer();
-            call.text(peer.map_or("", |it| &it.description.serial))
+            read(call, |call, tls| {
+                text(call, tls.peer_text().map(|it| &it.description.serial))
+            })
         }),
         ("sha256PeerCertificateDigest", |call| {
-            let peer = call.this().peer();
-            call.text(peer.map_or("", |it| &it.fingerprint))
+            read(call, |call, tls| {
+                text(call, tls.peer_text().map(|it| &it.fingerprint))
+            })
         }),
-        ("urlEncodedPemEncodedPeerCertificate", |call| pem(call, 1)),
+        ("urlEncodedPemEncodedPeerCertificate", |call| {
+            read(call, |call, tls| pem(call, tls, 1))
+        }),
         ("urlEncodedPemEncodedPeerCertificateChain", |call| {
-            pem(call, usize::MAX)
+            read(call, |call, tls| pem(call, tls, usize::MAX))
         }),
         ("validFromPeerCertificate", |call| {
-            let peer = call.this().peer();
-            time(peer.map(|it| it.description.not_before))
+            read(call, |_, tls| {
+                time(tls.peer_text().map(|it| it.description.not_before))
+            })
         }),
         ("expirationPeerCertificate", |call| {
-            let peer = call.this().peer();
-            time(peer.map(|it| it.description.not_after))
+            read(call, |_, tls| {
+                time(tls.peer_text().map(|it| it.description.not_after))
+            })
         }),
         ("ciphersuiteString", |call| {
-            let session = call.this().session();
-            call.text(session.map_or("", |it| it.cipher))
+            read(call, |call, tls| call.text(tls.cipher))
         }),
         ("tlsVersion", |call| {
-            let session = call.this().session();
-            call.text(session.map_or("", |it| it.version))
+            read(call, |call, tls| call.text(tls.version))
         }),
         ("ciphersuiteId", |call| Err(call.unsupported())),
         ("sessionId", |call| Err(call.unsupported())),
@@ -172,22 +176,32 @@ impl Object for Ssl {
     ];
 }
 
-fn has_peer(call: &SslCall<'_>) -> Result<Reply, Failure> {
-    let session = call.this().session();
-    let has_peer = session.is_some_and(|it| it.peer.is_some());
-    Ok(Reply::value(Value::Boolean(has_peer)))
+fn read(call: &SslCall<'_>, read: Read) -> Result<Reply, Failure> {
+    let facts = call.this().0.facts()?;
+    match &facts.connection.tls {
+        None => Ok(Reply::nothing()),
+        Some(session) => read(call, session),
+    }
 }
 
-fn list(call: &SslCall<'_>, names: &[String]) -> Result<Reply, Failure> {
-    let names = names.iter().map(String::as_str);
+fn has_peer(_: &SslCall<'_>, session: &TlsSession) -> Result<Reply, Failure> {
+    Ok(Reply::value(Value::Boolean(session.peer.is_some())))
+}
+
+/// Without a certificate it is empty.
+fn text(call: &SslCall<'_>, text: Option<&String>) -> Result<Reply, Failure> {
+    call.text(text.map_or("", String::as_str))
+}
+
+fn list(call: &SslCall<'_>, names: Option<&Vec<String>>) -> Result<Reply, Failure> {
+    let names = names.into_iter().flatten().map(String::as_str);
     Ok(Reply::value(Value::Table(
         call.lua.create_sequence_from(names)?,
     )))
 }
 
-fn pem(call: &SslCall<'_>, count: usize) -> Result<Reply, Failure> {
-    let peer = call.this().session().and_then(|it| it.peer.as_ref());
-    let chain = peer.map_or(&[][..], |peer| &peer.chain);
+fn pem(call: &SslCall<'_>, session: &TlsSession, count: usize) -> Result<Reply, Failure> {
+    let chain = session.peer.as_ref().map_or(&[][..], |peer| &peer.chain);
     let encoded = chain.iter().take(count);
     let encoded: String = encoded
         .map(|der| crate::http::url_encoded_pem(der))
