@@ -153,7 +153,12 @@ impl Exchange<'_> {
         }
         put_back(&run, body, trailers);
         self.filters.drains |= run.scene.effects.drains.get();
-        if let Some(answer) = answer {
+        if let Some(mut answer) = answer {
+            // Over HTTP/2 nothing else keeps a body from a client that expects none.
+            let is_new = answer.status != response.status || answer.body != Some(response.body);
+            if is_new && matches!(answer.status, 204 | 304) {
+                answer.body = Some(BodyLength::Empty);
+            }
             response.status = answer.status;
             response.headers = answer.headers;
             response.body = answer.body.unwrap_or(response.body);
