@@ -8,6 +8,7 @@ use super::{
     ext_authz::{CheckSettings, ExtAuthz},
     http::AlpnOverrides,
     jwt::{JwtAuthn, JwtOverride},
+    limit_service::{LimitService, LimitServiceRoute},
     lua::{Lua, LuaOverride},
     matchers::{HeaderMatch, StringMatch},
     rate_limit::RateLimit,
@@ -42,6 +43,7 @@ pub enum FilterKind {
     ExtAuthz(Box<ExtAuthz>),
     Lua(Arc<Lua>),
     RateLimit(Arc<RateLimit>, Arc<RateLimitStats>),
+    LimitService(Box<LimitService>),
     /// Acts by the configuration of routes only.
     Cors,
 }
@@ -78,6 +80,7 @@ pub enum FilterOverride {
     ExtAuthz(CheckSettings),
     Lua(LuaOverride),
     RateLimit(Arc<RateLimit>),
+    LimitService(LimitServiceRoute),
 }
 
 impl FilterOverride {
@@ -117,6 +120,10 @@ pub struct Percent {
 impl Percent {
     pub const ALL: Self = Self {
         numerator: 100,
+        denominator: 100,
+    };
+    pub const NONE: Self = Self {
+        numerator: 0,
         denominator: 100,
     };
 

@@ -12,6 +12,8 @@ pub mod hash_policy;
 mod hash_tables;
 pub mod http;
 pub mod jwt;
+pub mod limit_rules;
+pub mod limit_service;
 pub mod listener;
 mod listener_filters;
 mod listeners;

@@ -10,6 +10,7 @@ use super::{
     Map,
     filters::{FilterOverrides, Percent},
     hash_policy::HashPolicy,
+    limit_rules::LimitRule,
     matchers::{HeaderMatch, QueryMatch},
 };
 use crate::{access_log::Template, metadata::MetadataMatch};
@@ -76,6 +77,8 @@ pub struct VirtualHost {
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
     pub filters: FilterOverrides,
+    /// For filters that limit rates.
+    pub limits: Box<[LimitRule]>,
     pub routes: Vec<Arc<Route>>,
 }
 
@@ -154,6 +157,10 @@ pub struct Forward {
     pub retry: Option<RetryPolicy>,
     /// For clusters that balance by hash.
     pub hash: Vec<HashPolicy>,
+    /// For filters that limit rates.
+    pub limits: Box<[LimitRule]>,
+    /// Whether the limits of the virtual host count in any case.
+    pub includes_host_limits: bool,
     /// Where copies go.
     pub mirrors: Vec<Mirror>,
     /// Overrides of the connection manager's list: lower-case type, and whether it is passed on.

@@ -62,8 +62,14 @@ impl References {
             }
             Terminal::Http(manager) => {
                 for filter in &manager.filters {
-                    if let FilterKind::ExtAuthz(filter) = &filter.kind {
-                        self.names.insert(Arc::clone(filter.service.cluster()));
+                    match &filter.kind {
+                        FilterKind::ExtAuthz(filter) => {
+                            self.names.insert(Arc::clone(filter.service.cluster()));
+                        }
+                        FilterKind::LimitService(filter) => {
+                            self.names.insert(Arc::clone(&filter.service.cluster));
+                        }
+                        _ => {}
                     }
                 }
                 if let Some(table) = &*manager.routes.load() {

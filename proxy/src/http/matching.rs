@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use bytes::Bytes;
+
 use super::request::Request;
 use crate::config::{
     matchers::{HeaderMatch, HeaderSource, QueryMatch, ValueMatch},
@@ -142,6 +144,20 @@ impl HeaderMatch {
     }
 }
 
+impl HeaderSource {
+    /// The first value.
+    pub(super) fn value(&self, request: &Request) -> Option<Bytes> {
+        match self {
+            Self::Method => Some(request.method.clone()),
+            Self::Authority => Some(request.authority.clone()),
+            Self::Path => Some(request.path.clone()),
+            Self::Scheme => request.scheme.map(|it| Bytes::from_static(it.as_bytes())),
+            Self::Joined(name) => request.headers.joined(name),
+            Self::Each(name) => request.headers.get(name).cloned(),
+        }
+    }
+}
+
 impl QueryMatch {
     fn admits(&self, request: &Request) -> bool {
         let value = request.query().and_then(|query| {
@@ -151,6 +167,11 @@ impl QueryMatch {
                     .then(|| parts.next().unwrap_or_default())
             })
         });
+        self.admits_value(value)
+    }
+
+    /// `None`: there is no such parameter.
+    pub(super) fn admits_value(&self, value: Option<&[u8]>) -> bool {
         match (&self.value, value) {
             (ValueMatch::Present(present), value) => value.is_some() == *present,
             (matcher, Some(value)) => matcher.admits(value),

@@ -29,6 +29,7 @@ mod over_http2;
 mod over_tcp;
 mod path;
 mod prepare;
+mod query;
 mod race;
 mod redirect;
 mod relay;

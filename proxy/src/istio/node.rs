@@ -13,6 +13,8 @@ use super::Workload;
 #[derive(Debug, Default)]
 pub struct Node {
     pub id: Arc<str>,
+    /// The cluster that it belongs to.
+    pub cluster: Arc<str>,
     metadata: Struct,
     locality: Option<Locality>,
     /// The usual labels only, without locality.
@@ -34,6 +36,7 @@ impl Node {
         };
         Self {
             id: config.id.as_str().into(),
+            cluster: config.cluster.as_str().into(),
             workload: Workload::from_metadata(&metadata, &[]),
             istio_version: version.into(),
             locality: config.locality.clone(),

@@ -268,6 +268,8 @@ stat_block! {
         internal: Lazy<CodesBlock>,
         /// Of responses that another try was made in place of.
         retry: Lazy<CodesBlock>,
+        /// What a service that limits rates said of requests to this cluster.
+        ratelimit: Lazy<LimitServiceBlock>,
         upstream_rq_active_overflow: Counter,
         upstream_rq_pending_total: Counter,
         upstream_rq_pending_overflow: Counter,
@@ -298,6 +300,16 @@ stat_block! {
         upstream_cx_length_ms: Histogram,
         upstream_rq_per_cx: Histogram,
         ssl: TlsBlock,
+    }
+}
+
+stat_block! {
+    /// `cluster.<name>.ratelimit.*`.
+    pub struct LimitServiceBlock {
+        ok: Counter,
+        over_limit: Counter,
+        error: Counter,
+        failure_mode_allowed: Counter,
     }
 }
 

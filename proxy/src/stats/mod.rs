@@ -24,9 +24,9 @@ mod text;
 
 pub use blocks::{
     ClusterBlock, ClusterControl, ClusterManagerBlock, CodesBlock, EndpointBlock, ExtAuthzBlock,
-    FilesystemBlock, HttpBlock, JwtBlock, ListenerBlock, ListenerControl, ListenerManagerBlock,
-    LuaBlock, OutlierBlock, ProxyProtocolBlock, RateLimitBlock, RbacBlock, ServerBlock,
-    SubscriptionBlock, TcpBlock, TcpExtAuthzBlock, TlsBlock,
+    FilesystemBlock, HttpBlock, JwtBlock, LimitServiceBlock, ListenerBlock, ListenerControl,
+    ListenerManagerBlock, LuaBlock, OutlierBlock, ProxyProtocolBlock, RateLimitBlock, RbacBlock,
+    ServerBlock, SubscriptionBlock, TcpBlock, TcpExtAuthzBlock, TlsBlock,
 };
 pub use cell::{Counter, Gauge, Labelled, Lazy, SharedCounter, SharedGauge};
 pub use histogram::{Histogram, HistogramSum};

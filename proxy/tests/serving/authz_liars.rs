@@ -1,5 +1,5 @@
-//! Authorization services that stall, flood, or say what is no answer: a request that they are asked about
-//! is refused in time, and nothing else is harmed.
+//! Services that stall, flood, or say what is no answer, where they authorize and where they limit rates: a
+//! request that they are asked about is refused in time, and nothing else is harmed.
 
 use std::{
     io::{Read, Write},
@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, server::SendResponse};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -18,8 +18,9 @@ use tokio::{
 };
 
 use crate::{
-    authz_server::said,
+    authz_server,
     like_envoy::origin,
+    limit_server,
     support::{Bench, exchange, read_head, server},
 };
 
@@ -200,6 +201,7 @@ async fn grpc() -> SocketAddr {
                 let mut connection = h2::server::handshake(stream).await.ok()?;
                 while let Some(Ok((request, respond))) = connection.accept().await {
                     tokio::spawn(async move {
+                        let said = said(&request);
                         let mut body = request.into_body();
                         let mut question = Vec::new();
                         while let Some(Ok(data)) = body.data().await {
@@ -214,6 +216,14 @@ async fn grpc() -> SocketAddr {
         }
     });
     address
+}
+
+/// How it is found in a question what is to be said.
+fn said<B>(request: &Request<B>) -> fn(&[u8]) -> String {
+    match request.uri().path().contains("RateLimit") {
+        true => limit_server::said,
+        false => authz_server::said,
+    }
 }
 
 async fn lie(say: &str, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
@@ -327,16 +337,16 @@ async fn flood(stream: &mut h2::SendStream<Bytes>, bytes: usize) -> Result<(), h
 async fn what_is_no_answer_is_none() {
     let bench = bench(TIMEOUT, plain(), grpc().await).await;
     let plain = PLAIN.iter().map(|(name, ..)| ("plain", *name));
-    let cases: Vec<_> = plain
-        .chain(GRPC.iter().map(|name| ("grpc", *name)))
-        .collect();
+    let grpc = ["grpc", "limits"];
+    let grpc = grpc.map(|listener| GRPC.iter().map(move |name| (listener, *name)));
+    let cases: Vec<_> = plain.chain(grpc.into_iter().flatten()).collect();
     let mut wrong = Vec::new();
     for (listener, say) in &cases {
         let begun = Instant::now();
         let answer = exchange(bench.address(listener), &get(say)).await;
         let took = begun.elapsed();
-        let refused =
-            answer.starts_with("HTTP/1.1 403 ") && answer.contains("content-length: 0\r\n");
+        let status = format!("HTTP/1.1 {} ", &refusal(listener)[..3]);
+        let refused = answer.starts_with(&status) && answer.contains("content-length: 0\r\n");
         let is_denial = answer.ends_with("\r\n\r\n");
         if !refused || !is_denial || took > SOON {
             wrong.push(format!("{listener} {say}, after {took:?}: {answer:?}"));
@@ -349,8 +359,17 @@ async fn what_is_no_answer_is_none() {
         );
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    for line in bench.lines(2 * cases.len()).await.chunks(2) {
-        assert_eq!(line, ["403 UAEX ext_authz_error", "200 - via_upstream"]);
+    let lines = bench.lines(2 * cases.len()).await;
+    for (lines, (listener, _)) in lines.chunks(2).zip(&cases) {
+        assert_eq!(lines, [refusal(listener), "200 - via_upstream"]);
+    }
+}
+
+/// What the log says of a request that a service did not answer.
+fn refusal(listener: &str) -> &'static str {
+    match listener {
+        "limits" => "500 RLSE rate_limiter_error",
+        _ => "403 UAEX ext_authz_error",
     }
 }
 
@@ -362,12 +381,14 @@ async fn answers_that_do_not_end_share_what_there_is() {
     let plain = half_plain().await;
     let grpc = half_grpc().await;
     let bench = bench("60", plain, grpc).await;
-    for listener in ["plain", "grpc"] {
+    for listener in ["plain", "grpc", "limits"] {
+        let status = format!("HTTP/1.1 {} ", &refusal(listener)[..3]);
         let address = bench.address(listener);
         let refused = Arc::new(Semaphore::new(0));
         let clients: Vec<_> = (0..WAITING)
             .map(|_| {
                 let (refused, stop) = (Arc::clone(&refused), Arc::clone(&stop));
+                let status = status.clone();
                 tokio::spawn(async move {
                     let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
                     stream.write_all(get("half").as_bytes()).await.expect("it reads");
@@ -376,7 +397,7 @@ async fn answers_that_do_not_end_share_what_there_is() {
                         read = stream.read_to_string(&mut answer) => drop(read.expect("it answers")),
                         _ = stop.acquire() => return,
                     }
-                    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+                    assert!(answer.starts_with(&status), "{answer}");
                     refused.add_permits(1);
                 })
             })
@@ -443,6 +464,7 @@ async fn half_grpc() -> SocketAddr {
                 let mut connection = h2::server::handshake(stream).await.ok()?;
                 while let Some(Ok((request, mut respond))) = connection.accept().await {
                     tokio::spawn(async move {
+                        let said = said(&request);
                         let mut body = request.into_body();
                         let mut question = Vec::new();
                         while let Some(Ok(data)) = body.data().await {

@@ -16,6 +16,8 @@ mod http1;
 mod http_log;
 mod jwt;
 mod like_envoy;
+mod limit_server;
+mod limit_service;
 mod lua;
 mod outlier;
 mod proxy_protocol;

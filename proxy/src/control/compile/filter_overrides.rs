@@ -8,13 +8,13 @@ use ithildin_proto::pb::{
         extensions::filters::http::{
             cors::v3::CorsPolicy, ext_authz::v3::ExtAuthzPerRoute, fault::v3::HttpFault,
             jwt_authn::v3::PerRouteConfig as JwtPerRoute, local_ratelimit::v3::LocalRateLimit,
-            lua::v3::LuaPerRoute, rbac::v3::RbacPerRoute,
+            lua::v3::LuaPerRoute, ratelimit::v3::RateLimitPerRoute, rbac::v3::RbacPerRoute,
         },
     },
     google::protobuf::Any,
 };
 
-use super::{cors, ext_authz, fault, jwt, lua, rate_limit, rbac};
+use super::{cors, ext_authz, fault, jwt, limit_service, lua, rate_limit, rbac};
 use crate::{
     config::filters::{FilterOverride, FilterOverrides},
     control::{any, report::At},
@@ -78,6 +78,9 @@ fn typed(config: &Any, at: &At<'_>) -> Option<FilterOverride> {
         }
         let limit = rate_limit::limit(&config, at)?;
         Some(FilterOverride::RateLimit(limit.into()))
+    } else if any::is::<RateLimitPerRoute>(config) {
+        let config = any::read(config, at)?;
+        limit_service::per_route(&config, at).map(FilterOverride::LimitService)
     } else if any::is::<RbacPerRoute>(config) {
         let RbacPerRoute { rbac } = any::read(config, at)?;
         match rbac {

@@ -15,8 +15,8 @@ use ithildin_proto::{
                 cors::v3::Cors, dynamic_forward_proxy::v3::FilterConfig as Forward,
                 ext_authz::v3::ExtAuthz, fault::v3::HttpFault,
                 grpc_stats::v3::FilterConfig as GrpcStats, jwt_authn::v3::JwtAuthentication,
-                local_ratelimit::v3::LocalRateLimit, lua::v3::Lua, rbac::v3::Rbac,
-                router::v3::Router,
+                local_ratelimit::v3::LocalRateLimit, lua::v3::Lua, ratelimit::v3::RateLimit,
+                rbac::v3::Rbac, router::v3::Router,
             },
             network::http_connection_manager::v3::{
                 HttpFilter as FilterProto, http_filter::ConfigType,
@@ -27,7 +27,8 @@ use ithildin_proto::{
 };
 
 use super::{
-    Compiler, alpn, ext_authz, fault, forward, jwt, lua, peer_metadata, rate_limit, rbac, telemetry,
+    Compiler, alpn, ext_authz, fault, forward, jwt, limit_service, lua, peer_metadata, rate_limit,
+    rbac, telemetry,
 };
 use crate::{
     config::filters::{FilterKind, HttpFilter},
@@ -161,6 +162,10 @@ fn kind(
         let config = any::read(config, &inner)?;
         let filter = lua::filter(&config, &compiler.stats, place.stat_prefix, &inner);
         filter.map(|it| FilterKind::Lua(Arc::new(it)))
+    } else if any::is::<RateLimit>(config) {
+        let config = any::read(config, &inner)?;
+        let filter = limit_service::filter(&config, &compiler.node, &inner);
+        filter.map(|it| FilterKind::LimitService(Box::new(it)))
     } else if any::is::<Forward>(config) {
         // It would resolve the name before the cluster does.
         forward::http_filter(&any::read(config, &inner)?, &inner);

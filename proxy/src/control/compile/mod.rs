@@ -30,6 +30,8 @@ mod http_filters;
 mod http_options;
 mod jwt;
 mod jwt_locations;
+mod limit_rules;
+mod limit_service;
 mod listener;
 mod listener_filters;
 mod load_balancing;

@@ -45,7 +45,7 @@ pub(super) fn limit(config: &LocalRateLimit, at: &At<'_>) -> Option<RateLimit> {
         max_dynamic_descriptors,
         enable_retry_after_header,
     } = config;
-    // Without descriptors there is one bucket, and routes with rate limits are refused.
+    // Without descriptors there is one bucket, whatever the rate limits of routes are.
     no_effect!(
         stage,
         vh_rate_limits,

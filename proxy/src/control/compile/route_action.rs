@@ -17,7 +17,7 @@ use ithildin_proto::pb::envoy::{
 use regex::bytes::Regex;
 
 pub(super) use super::retry::retry_policy;
-use super::{hash_policy, headers, matchers, mirror, weighted};
+use super::{hash_policy, headers, limit_rules, matchers, mirror, weighted};
 use crate::{
     config::route::{Clusters, Forward, RouteAction},
     control::report::{At, no_effect, refuse},
@@ -69,12 +69,12 @@ pub(super) fn forward(
         cluster_specifier,
         host_rewrite_specifier,
     } = config;
-    // Rate limits of the virtual host are refused there; early data does not exist over TCP here.
-    no_effect!(include_vh_rate_limits, early_data_policy);
+    // Early data does not exist over TCP here.
+    no_effect!(early_data_policy);
     refuse!(
         at;
         metadata_match, path_rewrite_policy, path_rewrite, flush_timeout,
-        retry_policy_typed_config, priority, rate_limits, cors,
+        retry_policy_typed_config, priority, cors,
         grpc_timeout_offset, internal_redirect_policy, internal_redirect_action,
         max_internal_redirects, hedge_policy,
     );
@@ -112,6 +112,8 @@ pub(super) fn forward(
         append_x_forwarded_host: *append_x_forwarded_host,
         retry,
         hash: hash_policy::policies(hash_policy, at),
+        limits: limit_rules::of_route(rate_limits, at),
+        includes_host_limits: include_vh_rate_limits.is_some_and(|it| it.value),
         mirrors: mirror::mirrors(request_mirror_policies, at)?,
         upgrades,
         terminates_connect,

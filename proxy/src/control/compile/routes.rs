@@ -9,7 +9,7 @@ use ithildin_proto::pb::envoy::config::route::v3::{
 };
 
 use super::{
-    filter_overrides, headers, matchers, metadata,
+    filter_overrides, headers, limit_rules, matchers, metadata,
     route_action::{self, Level},
     route_answer,
 };
@@ -152,7 +152,7 @@ fn virtual_host(config: &VirtualHostProto, max_body: u32, at: &At<'_>) -> Virtua
     no_effect!(metadata, virtual_clusters);
     refuse!(
         at;
-        matcher, rate_limits, cors, retry_policy_typed_config,
+        matcher, cors, retry_policy_typed_config,
         hedge_policy, include_is_timeout_retry_header, per_request_buffer_limit_bytes,
         request_body_buffer_limit, request_mirror_policies, route_specifiers,
     );
@@ -183,6 +183,7 @@ fn virtual_host(config: &VirtualHostProto, max_body: u32, at: &At<'_>) -> Virtua
             at,
         ),
         filters: filter_overrides::overrides(typed_per_filter_config, at),
+        limits: limit_rules::of_route(rate_limits, at),
         routes: routes
             .filter_map(|(i, config)| route(config, &level, &at.index("routes", i)))
             .map(Arc::new)

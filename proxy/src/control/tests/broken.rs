@@ -232,6 +232,54 @@ const MANAGER: &[(&str, &str)] = &[
         ".http_filters[0].typed_config.token_bucket.fill_interval: must be at least 50 ms",
     ),
     (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.ratelimit.v3.RateLimit, rate_limit_service: {grpc_service: {envoy_grpc: {cluster_name: c}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.domain: is empty",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.ratelimit.v3.RateLimit, domain: d}}, ROUTER]",
+        ".http_filters[0].typed_config.rate_limit_service: is required",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.ratelimit.v3.RateLimit, domain: d, rate_limit_service: {}}}, ROUTER]",
+        ".http_filters[0].typed_config.rate_limit_service.grpc_service: is required",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.ratelimit.v3.RateLimit, domain: d, rate_limit_service: {grpc_service: {google_grpc: {target_uri: x}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.rate_limit_service.grpc_service.google_grpc: is not supported; name a cluster in envoy_grpc",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.ratelimit.v3.RateLimit, domain: d, rate_limit_service: {transport_api_version: V2, grpc_service: {envoy_grpc: {cluster_name: c}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.rate_limit_service.transport_api_version: must be V3",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.ratelimit.v3.RateLimit, domain: d, stage: 11, rate_limit_service: {grpc_service: {envoy_grpc: {cluster_name: c}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.stage: 11 is more than 10",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.ratelimit.v3.RateLimit, domain: d, request_type: some, rate_limit_service: {grpc_service: {envoy_grpc: {cluster_name: c}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.request_type: \"some\" is none of internal, external and both",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.ratelimit.v3.RateLimit, domain: d, timeout: -1s, rate_limit_service: {grpc_service: {envoy_grpc: {cluster_name: c}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.timeout: is not a duration of zero or more seconds, up to 10,000 years",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.ratelimit.v3.RateLimit, domain: d, rate_limits: [{stage: 1, actions: [{remote_address: {}}]}], rate_limit_service: {grpc_service: {envoy_grpc: {cluster_name: c}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.rate_limits[0].stage: is not supported",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.ratelimit.v3.RateLimit, domain: d, rate_limits: [{hits_addend: {}, actions: [{remote_address: {}}]}], rate_limit_service: {grpc_service: {envoy_grpc: {cluster_name: c}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.rate_limits[0].hits_addend.number: is required",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.ratelimit.v3.RateLimit, domain: d, rate_limits: [{hits_addend: {format: '%BYTES_RECEIVED%', number: 1}, actions: [{remote_address: {}}]}], rate_limit_service: {grpc_service: {envoy_grpc: {cluster_name: c}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.rate_limits[0].hits_addend.format: is not supported",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.ratelimit.v3.RateLimit, domain: d, rate_limits: [{hits_addend: {number: 1000000001}, actions: [{remote_address: {}}]}], rate_limit_service: {grpc_service: {envoy_grpc: {cluster_name: c}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.rate_limits[0].hits_addend.number: 1000000001 is more than 1000000000",
+    ),
+    (
         "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.lua.v3.Lua, inline_code: 'function f('}}, ROUTER]",
         ".http_filters[0].typed_config.inline_code: script load error: [string \"function f(\"]:1: <name> or '...' expected near '<eof>'",
     ),
@@ -404,6 +452,98 @@ const HOSTS: &[(&str, &str)] = &[
     (
         "{name: v, domains: ['*'], response_headers_to_add: [{header: {key: ':status', value: x}}]}",
         ".virtual_hosts[0].response_headers_to_add[0].header.key: \":status\" cannot be changed; use a rewrite of the route",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{actions: []}]}",
+        ".virtual_hosts[0].rate_limits[0].actions: is empty",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{stage: 11, actions: [{remote_address: {}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].stage: 11 is more than 10",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{disable_key: k, actions: [{remote_address: {}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].disable_key: is not supported",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{apply_on_stream_done: true, actions: [{remote_address: {}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].apply_on_stream_done: is not supported",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{x_ratelimit_option: DRAFT_VERSION_03, actions: [{remote_address: {}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].x_ratelimit_option: is not supported",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{limit: {}, actions: [{remote_address: {}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].limit: one of dynamic_metadata and rate_limit is required",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{limit: {dynamic_metadata: {}}, actions: [{remote_address: {}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].limit.dynamic_metadata.metadata_key: is required",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{actions: [{}]}]}",
+        ".virtual_hosts[0].rate_limits[0].actions[0]: has no action",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{actions: [{request_headers: {descriptor_key: k}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].actions[0].request_headers.header_name: is empty",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{actions: [{query_parameters: {query_parameter_name: q}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].actions[0].query_parameters.descriptor_key: is empty",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{actions: [{masked_remote_address: {v4_prefix_mask_len: 33}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].actions[0].masked_remote_address.v4_prefix_mask_len: 33 is more than 32",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{actions: [{masked_remote_address: {v6_prefix_mask_len: 129}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].actions[0].masked_remote_address.v6_prefix_mask_len: 129 is more than 128",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{actions: [{generic_key: {}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].actions[0].generic_key.descriptor_value: is empty",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{actions: [{header_value_match: {descriptor_value: v}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].actions[0].header_value_match.headers: is empty",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{actions: [{header_value_match: {descriptor_value: v, headers: [{name: ''}]}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].actions[0].header_value_match.headers[0].name: is empty",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{actions: [{query_parameter_value_match: {descriptor_value: v}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].actions[0].query_parameter_value_match.query_parameters: is empty",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{actions: [{metadata: {descriptor_key: k, source: ROUTE_ENTRY, metadata_key: {key: a, path: [{key: b}]}}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].actions[0].metadata.source: ROUTE_ENTRY is not supported",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{actions: [{metadata: {descriptor_key: k, metadata_key: {key: a, path: [{key: b}, {index: 0}]}}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].actions[0].metadata.metadata_key.path[1].index: is not supported",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{actions: [{dynamic_metadata: {descriptor_key: k, metadata_key: {key: a}}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].actions[0].dynamic_metadata.metadata_key.path: is empty",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{actions: [{remote_address_match: {descriptor_value: v}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].actions[0].remote_address_match: is not supported",
+    ),
+    (
+        "{name: v, domains: ['*'], rate_limits: [{actions: [{extension: {name: e}}]}]}",
+        ".virtual_hosts[0].rate_limits[0].actions[0].extension: is not supported",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, rate_limits: [{disable_key: k, actions: [{remote_address: {}}]}]}}]}",
+        ".virtual_hosts[0].routes[0].route.rate_limits[0].disable_key: is not supported",
+    ),
+    (
+        "{name: v, domains: ['*'], typed_per_filter_config: {l: {'@type': EXT.filters.http.ratelimit.v3.RateLimitPerRoute, rate_limits: [{stage: 1, actions: [{remote_address: {}}]}]}}}",
+        ".virtual_hosts[0].typed_per_filter_config[\"l\"].rate_limits[0].stage: is not supported",
     ),
     (
         "{name: v, domains: ['*'], typed_per_filter_config: {l: {'@type': EXT.filters.http.lua.v3.LuaPerRoute, source_code: {inline_string: 'f('}}}}",

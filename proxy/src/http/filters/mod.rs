@@ -7,6 +7,7 @@ mod ext_authz;
 mod fault;
 mod held;
 mod jwt;
+mod limit_service;
 mod lua;
 mod rate_limit;
 
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ithildin_http1::Known;
 
-use self::{cors::CorsAnswer, ext_authz::ResponseHeaders, fault::ActiveFault};
+use self::{cors::CorsAnswer, ext_authz::ResponseHeaders, fault::ActiveFault, limit_service::Told};
 use super::{
     body::Source,
     client::{Client, Response},
@@ -43,6 +44,8 @@ pub(super) struct FilterState {
     fault: Option<ActiveFault>,
     /// What refused the request.
     limited: Option<Arc<RateLimit>>,
+    /// What services that limit rates add to the response.
+    limits: Vec<Told>,
     /// For the response, of services that let the request pass, each with its filter's index.
     authorized: Vec<(usize, ResponseHeaders)>,
     /// Index of the filter that chooses what upstream TLS offers.
@@ -184,6 +187,18 @@ impl<'x> Exchange<'x> {
                 }
                 (FilterKind::RateLimit(_, stats), Some(FilterOverride::RateLimit(limit)))
                 | (FilterKind::RateLimit(limit, stats), _) => self.limit_rate(limit, stats),
+                (FilterKind::LimitService(limits), own) => {
+                    let own = match own {
+                        Some(FilterOverride::LimitService(own)) => Some(own),
+                        _ => None,
+                    };
+                    let asked = self.ask_limits((&**limits, index), own, way, client);
+                    match Box::pin(asked).await {
+                        Verdict::Pass => Ok(()),
+                        Verdict::Reply(reply) => Err(reply),
+                        other => return other,
+                    }
+                }
                 (FilterKind::Jwt(jwt), own) => {
                     let own = match own {
                         Some(FilterOverride::Jwt(own)) => Some(own),
@@ -296,6 +311,7 @@ impl<'x> Exchange<'x> {
                         self.mutate_response(&limit.response_headers_to_add, headers);
                     }
                 }
+                FilterKind::LimitService(filter) => self.tell_limits((filter, index), headers),
                 FilterKind::Cors => self.allow_origin(headers),
                 FilterKind::ExtAuthz(_) => {
                     let authorized = &mut self.filters.authorized;

@@ -94,7 +94,7 @@ pub(super) fn part(question: &Question, ahead: &[u8]) -> Option<(Vec<u8>, bool)>
     Some((part.to_vec(), part.len() < ahead.len()))
 }
 
-pub(super) fn text(bytes: &[u8]) -> String {
+pub(in crate::http) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).replace(char::REPLACEMENT_CHARACTER, "!")
 }
 

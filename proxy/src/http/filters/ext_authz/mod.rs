@@ -7,7 +7,7 @@
 
 mod decision;
 mod effects;
-mod grpc;
+pub(super) mod grpc;
 mod plain;
 
 use std::{future::poll_fn, pin::pin};

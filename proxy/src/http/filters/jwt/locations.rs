@@ -1,14 +1,15 @@
 //! Where the tokens of a request stand.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use http::HeaderName;
 use smallvec::SmallVec;
 
 use crate::{
     config::jwt::{Issuers, Locations},
-    http::request::Request,
+    http::{
+        query::{decoded, pair, parameter},
+        request::Request,
+    },
 };
 
 /// A token, and where it was.
@@ -76,14 +77,6 @@ fn behind_prefix<'v>(value: &'v [u8], prefix: &str) -> Option<&'v [u8]> {
     Some(skipped.map_or(value, |skipped| &rest[skipped..]))
 }
 
-/// The first of that name in the query.
-fn parameter(request: &Request, name: &str) -> Option<String> {
-    let pairs = request.query()?.split(|b| *b == b'&');
-    let mut pairs = pairs.map(pair);
-    let (_, value) = pairs.find(|(key, _)| *decoded(key) == *name.as_bytes())?;
-    Some(String::from_utf8_lossy(&decoded(value)).into_owned())
-}
-
 /// The request's path without the parameters of that name; `None` if it has none.
 pub(super) fn without_parameter(request: &Request, name: &str) -> Option<Bytes> {
     let query = request.query()?;
@@ -96,37 +89,6 @@ pub(super) fn without_parameter(request: &Request, name: &str) -> Option<Bytes> 
         path.extend(others.join(&b'&'));
     }
     Some(path.into())
-}
-
-fn pair(text: &[u8]) -> (&[u8], &[u8]) {
-    match memchr::memchr(b'=', text) {
-        Some(at) => (&text[..at], &text[at + 1..]),
-        None => (text, &[]),
-    }
-}
-
-/// Percent-encoding taken away; what is no encoding stays.
-fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
-    if memchr::memchr(b'%', text).is_none() {
-        return Cow::Borrowed(text);
-    }
-    let digit = |at: usize| char::from(*text.get(at)?).to_digit(16);
-    let mut out = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while let Some(byte) = text.get(at) {
-        match (byte, digit(at + 1), digit(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                // Two digits of four bits.
-                out.push((high << 4 | low) as u8);
-                at += 3;
-            }
-            _ => {
-                out.push(*byte);
-                at += 1;
-            }
-        }
-    }
-    Cow::Owned(out)
 }
 
 /// The first of that name.
