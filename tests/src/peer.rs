@@ -6,6 +6,7 @@ mod calls;
 pub mod chat;
 pub mod connect;
 pub mod echo;
+pub mod limits;
 pub mod load;
 pub mod relay;
 pub mod serve;

@@ -14,6 +14,7 @@ mod gateways;
 mod istioctl;
 mod istiod_by_svid;
 mod istiod_ca;
+mod limits;
 mod machine;
 mod operations;
 mod outbound;
