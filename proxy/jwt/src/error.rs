@@ -55,6 +55,9 @@ pub enum JwtError {
     VerificationFail,
     #[error("Jwks doesn't have key to match kid or alg from Jwt")]
     NoKey,
+    /// There are no keys: who has them could not be asked.
+    #[error("Jwks remote fetch is failed")]
+    Fetch,
 }
 
 impl JwtError {
@@ -87,6 +90,7 @@ impl JwtError {
             Self::AudienceNotAllowed => 25,
             Self::VerificationFail => 26,
             Self::NoKey => 32,
+            Self::Fetch => 40,
         }
     }
 }

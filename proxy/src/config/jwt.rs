@@ -4,9 +4,12 @@
 use std::sync::Arc;
 
 use http::HeaderName;
-use ithildin_jwt::KeySet;
 
-use super::{matchers::StringMatch, route::RouteMatch};
+use super::{
+    jwt_keys::{JwtKeys, RemoteKeys},
+    matchers::StringMatch,
+    route::RouteMatch,
+};
 use crate::stats::JwtStats;
 
 /// One filter.
@@ -23,6 +26,16 @@ pub struct JwtAuthn {
     /// Only this filter says what is in them: no client's word passes.
     pub own_headers: Vec<HeaderName>,
     pub stats: Arc<JwtStats>,
+}
+
+impl JwtAuthn {
+    /// Keys that are fetched.
+    pub fn remote_keys(&self) -> impl Iterator<Item = &Arc<RemoteKeys>> {
+        self.providers.iter().filter_map(|it| match &it.keys {
+            JwtKeys::Remote(keys) => Some(keys),
+            JwtKeys::Local(_) => None,
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -73,7 +86,7 @@ pub struct JwtProvider {
     pub max_lifetime: Option<u64>,
     /// In seconds.
     pub clock_skew: u64,
-    pub keys: Arc<KeySet>,
+    pub keys: JwtKeys,
     pub locations: Locations,
     /// A token is passed on to the upstream.
     pub forward: bool,

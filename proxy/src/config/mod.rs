@@ -12,6 +12,7 @@ pub mod hash_policy;
 mod hash_tables;
 pub mod http;
 pub mod jwt;
+pub mod jwt_keys;
 pub mod limit_rules;
 pub mod limit_service;
 pub mod listener;

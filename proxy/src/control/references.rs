@@ -66,6 +66,11 @@ impl References {
                         FilterKind::ExtAuthz(filter) => {
                             self.names.insert(Arc::clone(filter.service.cluster()));
                         }
+                        FilterKind::Jwt(filter) => {
+                            let keys = filter.remote_keys();
+                            let names = keys.map(|it| Arc::clone(&it.source.cluster));
+                            self.names.extend(names);
+                        }
                         FilterKind::LimitService(filter) => {
                             self.names.insert(Arc::clone(&filter.service.cluster));
                         }

@@ -17,6 +17,7 @@ mod hash;
 mod headers;
 mod http1;
 mod http2;
+mod jwks;
 mod log;
 mod matching;
 mod messages;
@@ -48,6 +49,7 @@ mod xfcc;
 mod tests;
 
 pub(crate) use grpc::{GrpcError, Method as GrpcMethod, unary};
+pub(crate) use jwks::follow_keys;
 pub(crate) use xfcc::encoded_pem as url_encoded_pem;
 
 use std::rc::Rc;

@@ -19,6 +19,7 @@ use tokio::{
 use super::{accept::Acceptors, connections::Connections, drain::Drain};
 use crate::{
     config::Listener,
+    http::follow_keys,
     io::CloseReason,
     stats::Gauge,
     upstream::REAP_INTERVAL,
@@ -139,6 +140,10 @@ fn run_worker(
                     close,
                     done,
                 } => {
+                    // One worker fetches for all.
+                    if worker.index == 0 {
+                        follow_keys(&worker, &listener);
+                    }
                     acceptors.serve(listener, open, &close).await;
                     let _ = done.send(());
                 }

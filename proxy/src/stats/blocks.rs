@@ -75,9 +75,8 @@ pub struct RbacBlock {
 }
 
 stat_block! {
-    /// `http.<stat_prefix>.jwt_authn.*`. Keys are neither fetched nor are tokens remembered, but
-    /// Envoy has the names, and counts each token of a named provider as one that it did not
-    /// remember.
+    /// `http.<stat_prefix>.jwt_authn.*`. Tokens are not remembered, but Envoy has the names, and
+    /// counts each token of a named provider as one that it did not remember.
     pub struct JwtBlock {
         allowed: Counter,
         denied: Counter,

@@ -4,13 +4,13 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use crate::support::{connect, exchange};
+use crate::support::exchange;
 
 /// A real Envoy. It ends with the test.
 pub(crate) struct Envoy {
@@ -62,7 +62,7 @@ impl Envoy {
                 self.listeners = lines
                     .filter_map(|(name, address)| Some((name.to_owned(), address.parse().ok()?)))
                     .collect();
-                // It names the ports once it accepts at them.
+                // It may name a port before it accepts there.
                 if self.listeners.values().filter(|it| connects(**it)).count() == count {
                     return;
                 }
@@ -94,7 +94,7 @@ impl Envoy {
 }
 
 fn connects(address: SocketAddr) -> bool {
-    address.port() != 0 && connect(address).peer_addr().is_ok()
+    address.port() != 0 && TcpStream::connect(address).is_ok()
 }
 
 impl Drop for Envoy {

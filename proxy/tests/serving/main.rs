@@ -23,6 +23,7 @@ mod outlier;
 mod proxy_protocol;
 mod rate_limit;
 mod rbac;
+mod remote_jwks;
 mod routing;
 mod stats_config;
 mod support;

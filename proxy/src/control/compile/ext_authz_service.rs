@@ -186,7 +186,11 @@ fn path(prefix: &str, replacement: &str, at: &At<'_>) -> Option<CheckPath> {
     }
 }
 
-fn server(config: Option<&HttpUri>, at: &At<'_>) -> Option<(Arc<str>, Option<Duration>)> {
+/// A cluster that is asked in plain HTTP, and for how long.
+pub(super) fn server(
+    config: Option<&HttpUri>,
+    at: &At<'_>,
+) -> Option<(Arc<str>, Option<Duration>)> {
     let Some(HttpUri {
         uri,
         timeout,

@@ -148,7 +148,7 @@ fn kind(
         fault::fault(&config, &inner).map(FilterKind::Fault)
     } else if any::is::<JwtAuthentication>(config) {
         let config = any::read(config, &inner)?;
-        jwt::filter(&config, &compiler.stats, place.stat_prefix, &inner).map(FilterKind::Jwt)
+        jwt::filter(&config, compiler, place.stat_prefix, &inner).map(FilterKind::Jwt)
     } else if any::is::<ExtAuthz>(config) {
         let config = any::read(config, &inner)?;
         let filter = ext_authz::http(&config, &compiler.stats, place.stat_prefix, &inner);

@@ -1,32 +1,21 @@
 //! `envoy.filters.http.jwt_authn`: whose tokens are asked for. What is known of a token's places:
-//! `jwt_locations`.
+//! `jwt_locations`; which keys verify it: `jwt_keys`.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use http::HeaderName;
-use ithildin_jwt::KeySet;
-use ithildin_proto::pb::envoy::{
-    config::core::v3::DataSource,
-    extensions::filters::http::jwt_authn::v3::{
-        JwtAuthentication, JwtClaimToHeader, JwtProvider as ProviderProto, JwtRequirement,
-        PerRouteConfig, RequirementRule,
-        jwt_provider::{JwksSourceSpecifier, NormalizePayload},
-        jwt_requirement::RequiresType,
-        per_route_config::RequirementSpecifier,
-        requirement_rule::RequirementType,
-    },
+use ithildin_proto::pb::envoy::extensions::filters::http::jwt_authn::v3::{
+    JwtAuthentication, JwtClaimToHeader, JwtProvider as ProviderProto, JwtRequirement,
+    PerRouteConfig, RequirementRule, jwt_provider::NormalizePayload, jwt_requirement::RequiresType,
+    per_route_config::RequirementSpecifier, requirement_rule::RequirementType,
 };
 
-use super::{jwt_locations, routes};
+use super::{Compiler, jwt_keys, jwt_locations, routes};
 use crate::{
     config::jwt::{
         Audiences, ClaimHeader, JwtAuthn, JwtOverride, JwtProvider, JwtRule, Leniency, Requirement,
     },
-    control::{
-        data_source,
-        report::{At, no_effect, refuse},
-    },
-    stats::Registry,
+    control::report::{At, no_effect, refuse},
 };
 
 /// Envoy's default, in seconds.
@@ -35,7 +24,7 @@ const DEFAULT_CLOCK_SKEW: u64 = 60;
 /// The filter of a connection manager with this stat prefix.
 pub(super) fn filter(
     config: &JwtAuthentication,
-    stats: &Registry,
+    compiler: &mut Compiler,
     manager: &str,
     at: &At<'_>,
 ) -> Option<JwtAuthn> {
@@ -58,7 +47,7 @@ pub(super) fn filter(
     };
     let compiled = sorted
         .iter()
-        .filter_map(|(name, config)| provider(config, &at.key("providers", name)))
+        .filter_map(|(name, config)| provider(config, compiler, &at.key("providers", name)))
         .collect::<Vec<_>>();
     let named = self::sorted(requirement_map);
     let named = named.into_iter().filter_map(|(name, config)| {
@@ -77,7 +66,7 @@ pub(super) fn filter(
         named,
         bypass_cors_preflight: *bypass_cors_preflight,
         strip_failure_response: *strip_failure_response,
-        stats: stats.jwt(manager, stat_prefix),
+        stats: compiler.stats.jwt(manager, stat_prefix),
     })
 }
 
@@ -116,7 +105,7 @@ fn own_headers(providers: &[JwtProvider]) -> Vec<HeaderName> {
     headers
 }
 
-fn provider(config: &ProviderProto, at: &At<'_>) -> Option<JwtProvider> {
+fn provider(config: &ProviderProto, compiler: &mut Compiler, at: &At<'_>) -> Option<JwtProvider> {
     let ProviderProto {
         issuer,
         audiences,
@@ -153,7 +142,7 @@ fn provider(config: &ProviderProto, at: &At<'_>) -> Option<JwtProvider> {
     };
     let lifetime = at.duration("max_lifetime", max_lifetime);
     let locations = jwt_locations::locations(&[config], Some(at));
-    let keys = keys(jwks_source_specifier.as_ref(), at);
+    let keys = jwt_keys::keys(jwks_source_specifier.as_ref(), compiler, at);
     let key = |text: &String| (!text.is_empty()).then(|| text.as_str().into());
     let NormalizePayload {
         space_delimited_claims,
@@ -181,31 +170,6 @@ fn provider(config: &ProviderProto, at: &At<'_>) -> Option<JwtProvider> {
         space_delimited_claims: space_delimited_claims.into_iter().map(Into::into).collect(),
         clear_route_cache: *clear_route_cache,
     })
-}
-
-fn keys(source: Option<&JwksSourceSpecifier>, at: &At<'_>) -> Option<Arc<KeySet>> {
-    match source {
-        Some(JwksSourceSpecifier::LocalJwks(source)) => local(source, &at.field("local_jwks")),
-        Some(JwksSourceSpecifier::RemoteJwks(_)) => {
-            at.field("remote_jwks").error(
-                "is not supported; let istiod fetch the keys (PILOT_JWT_ENABLE_REMOTE_JWKS=istiod)",
-            );
-            None
-        }
-        None => {
-            at.field("local_jwks").error("is required");
-            None
-        }
-    }
-}
-
-fn local(source: &DataSource, at: &At<'_>) -> Option<Arc<KeySet>> {
-    let text = data_source::read(source, at)?;
-    let keys = at.check(KeySet::parse(&text))?;
-    for reason in keys.left_out() {
-        at.warn(format_args!("{reason}; the key is left out"));
-    }
-    Some(Arc::new(keys))
 }
 
 fn claim(config: &JwtClaimToHeader, at: &At<'_>) -> Option<ClaimHeader> {

@@ -29,6 +29,7 @@ mod http;
 mod http_filters;
 mod http_options;
 mod jwt;
+mod jwt_keys;
 mod jwt_locations;
 mod limit_rules;
 mod limit_service;
@@ -87,7 +88,11 @@ use super::{
 };
 use crate::{
     access_log::LogWriter,
-    config::{Listener, LocalCluster, RouteTable, cluster::EndpointSet},
+    config::{
+        Listener, LocalCluster, RouteTable,
+        cluster::EndpointSet,
+        jwt_keys::{KeySource, RemoteKeys},
+    },
     istio::{Node, Telemetry},
     stats::{Registry, SubscriptionStats},
 };
@@ -111,6 +116,7 @@ pub(super) struct Compiler {
     pub(super) local: Option<Arc<LocalCluster>>,
     telemetry: HashMap<telemetry::Key, Weak<Telemetry>>,
     routes: HashMap<Arc<str>, Weak<ArcSwapOption<RouteTable>>>,
+    keys: HashMap<KeySource, Weak<RemoteKeys>>,
     /// Told when a host of any cluster is to be ejected.
     pub(super) outliers: Arc<Notify>,
     generation: u64,
@@ -162,6 +168,7 @@ impl Compiler {
             secrets,
             tls: TlsContexts::default(),
             routes: HashMap::new(),
+            keys: HashMap::new(),
             outliers: Arc::default(),
             generation: 0,
         }
@@ -253,11 +260,17 @@ impl Compiler {
         kept(&mut self.routes, name, || ArcSwapOption::from(None))
     }
 
+    /// The keys of that source, whichever filters verify by them.
+    fn remote_keys(&mut self, source: &KeySource) -> Arc<RemoteKeys> {
+        kept(&mut self.keys, source, || RemoteKeys::new(source.clone()))
+    }
+
     /// Forgets what nobody uses any more.
     pub(super) fn collect(&mut self) {
         self.secrets.collect();
         self.routes.retain(|_, slot| slot.strong_count() > 0);
         self.telemetry.retain(|_, it| it.strong_count() > 0);
+        self.keys.retain(|_, it| it.strong_count() > 0);
     }
 
     fn next_generation(&mut self) -> u64 {

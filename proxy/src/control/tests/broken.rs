@@ -145,11 +145,31 @@ const MANAGER: &[(&str, &str)] = &[
     ),
     (
         "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {remote_jwks: {http_uri: {uri: x, cluster: c, timeout: 1s}}}}}}, ROUTER]",
-        ".http_filters[0].typed_config.providers[\"a\"].remote_jwks: is not supported; let istiod fetch the keys (PILOT_JWT_ENABLE_REMOTE_JWKS=istiod)",
+        ".http_filters[0].typed_config.providers[\"a\"].remote_jwks.http_uri.uri: \"x\" is not a URI with scheme and host",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {remote_jwks: {}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.providers[\"a\"].remote_jwks.http_uri: is required",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {remote_jwks: {http_uri: {uri: 'http://x', timeout: 1s}}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.providers[\"a\"].remote_jwks.http_uri.cluster: is required",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {remote_jwks: {http_uri: {uri: 'http://x', cluster: c}}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.providers[\"a\"].remote_jwks.http_uri.timeout: is required",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {remote_jwks: {cache_duration: 0s, http_uri: {uri: 'http://x', cluster: c, timeout: 1s}}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.providers[\"a\"].remote_jwks.cache_duration: must be at least 1 ms",
+    ),
+    (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {remote_jwks: {retry_policy: {num_retries: 1}, http_uri: {uri: 'http://x', cluster: c, timeout: 1s}}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.providers[\"a\"].remote_jwks.retry_policy: is not supported",
     ),
     (
         "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {}}}}, ROUTER]",
-        ".http_filters[0].typed_config.providers[\"a\"].local_jwks: is required",
+        ".http_filters[0].typed_config.providers[\"a\"]: one of local_jwks and remote_jwks is required",
     ),
     (
         "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {local_jwks: {inline_string: x}}}}}, ROUTER]",

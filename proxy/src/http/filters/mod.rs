@@ -16,7 +16,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ithildin_http1::Known;
 
-use self::{cors::CorsAnswer, ext_authz::ResponseHeaders, fault::ActiveFault, limit_service::Told};
+use self::{
+    cors::CorsAnswer, ext_authz::ResponseHeaders, fault::ActiveFault, jwt::Fetched,
+    limit_service::Told,
+};
 use super::{
     body::Source,
     client::{Client, Response},
@@ -204,7 +207,14 @@ impl<'x> Exchange<'x> {
                         Some(FilterOverride::Jwt(own)) => Some(own),
                         _ => None,
                     };
-                    match self.authenticate(jwt, own) {
+                    let fetched = match jwt.remote_keys().next() {
+                        None => Fetched::default(),
+                        Some(_) => match Box::pin(self.fetch_keys(jwt, own, client)).await {
+                            Some(fetched) => fetched,
+                            None => return Verdict::Gone,
+                        },
+                    };
+                    match self.authenticate(jwt, own, &fetched) {
                         Ok(true) => return Verdict::Reroute(index + 1),
                         Ok(false) => Ok(()),
                         Err(reply) => Err(reply),

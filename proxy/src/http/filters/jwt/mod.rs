@@ -7,6 +7,7 @@
 //! one where `allow_missing` stands alone, which istiod does not send.)
 
 mod effects;
+mod keys;
 mod locations;
 
 use std::time::SystemTime;
@@ -14,6 +15,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use ithildin_jwt::{JwtError, Token};
 
+pub(super) use self::keys::Fetched;
 use self::locations::Found;
 use crate::{
     access_log::ResponseFlags,
@@ -38,6 +40,7 @@ impl Exchange<'_> {
         &mut self,
         filter: &JwtAuthn,
         own: Option<&JwtOverride>,
+        fetched: &Fetched<'_>,
     ) -> Result<bool, LocalReply> {
         let stats = filter.stats.worker(self.context.worker.index);
         let request = &mut self.request;
@@ -65,6 +68,7 @@ impl Exchange<'_> {
             filter,
             stats,
             request,
+            fetched,
             now: now(),
             reroute: false,
         };
@@ -158,6 +162,7 @@ struct Check<'c> {
     filter: &'c JwtAuthn,
     stats: &'c JwtBlock,
     request: &'c mut Request,
+    fetched: &'c Fetched<'c>,
     /// Seconds since the epoch.
     now: u64,
     reroute: bool,
@@ -250,39 +255,52 @@ impl<'c> Check<'c> {
             self.stats.jwt_cache_miss.inc();
         }
         let token = Token::parse(&found.text)?;
-        let issuer = token.issuer();
-        if !found.issuers.admit(issuer) {
-            return Err(JwtError::UnknownIssuer);
-        }
-        let by_issuer = || self.filter.issued_by(issuer);
-        let provider = *provider.get_or_insert(by_issuer().ok_or(JwtError::UnknownIssuer)?);
-        let audiences = match by {
-            By::Provider(_, audiences) => audiences,
-            By::Issuer { .. } => &provider.audiences,
-        };
-        self.is_acceptable(&token, provider)?;
-        if !audiences.admit(token.audiences()) {
-            return Err(JwtError::AudienceNotAllowed);
-        }
-        provider.keys.verify(&token)?;
+        let provider = owner(self.filter, found, by, &token, self.now, provider)?;
+        self.fetched.keys(provider)?.verify(&token)?;
         self.accept(found, &token, provider);
         Ok(())
     }
+}
 
-    /// Its time, and who it speaks of.
-    fn is_acceptable(&self, token: &Token<'_>, provider: &JwtProvider) -> Result<(), JwtError> {
-        token.is_timely(self.now, provider.clock_skew)?;
-        let subjects = provider.subjects.as_ref();
-        let is_of_them = subjects.is_none_or(|it| it.admits(token.subject().as_bytes()));
-        let lasts = match (token.expires(), provider.max_lifetime) {
-            (Some(end), Some(most)) => end.saturating_sub(self.now) <= most,
-            (None, Some(_)) => false,
-            (end, None) => end.is_some() || !provider.require_expiration,
-        };
-        match is_of_them && lasts {
-            true => Ok(()),
-            false => Err(JwtError::VerificationFail),
-        }
+/// Whose token one is, if only its signature is left to be looked at. `provider` becomes known on the way.
+fn owner<'c>(
+    filter: &'c JwtAuthn,
+    found: &Found<'_>,
+    by: By<'c>,
+    token: &Token<'_>,
+    now: u64,
+    provider: &mut Option<&'c JwtProvider>,
+) -> Result<&'c JwtProvider, JwtError> {
+    let issuer = token.issuer();
+    if !found.issuers.admit(issuer) {
+        return Err(JwtError::UnknownIssuer);
+    }
+    let by_issuer = || filter.issued_by(issuer);
+    let provider = *provider.get_or_insert(by_issuer().ok_or(JwtError::UnknownIssuer)?);
+    let audiences = match by {
+        By::Provider(_, audiences) => audiences,
+        By::Issuer { .. } => &provider.audiences,
+    };
+    is_acceptable(token, provider, now)?;
+    match audiences.admit(token.audiences()) {
+        true => Ok(provider),
+        false => Err(JwtError::AudienceNotAllowed),
+    }
+}
+
+/// Its time, and who it speaks of.
+fn is_acceptable(token: &Token<'_>, provider: &JwtProvider, now: u64) -> Result<(), JwtError> {
+    token.is_timely(now, provider.clock_skew)?;
+    let subjects = provider.subjects.as_ref();
+    let is_of_them = subjects.is_none_or(|it| it.admits(token.subject().as_bytes()));
+    let lasts = match (token.expires(), provider.max_lifetime) {
+        (Some(end), Some(most)) => end.saturating_sub(now) <= most,
+        (None, Some(_)) => false,
+        (end, None) => end.is_some() || !provider.require_expiration,
+    };
+    match is_of_them && lasts {
+        true => Ok(()),
+        false => Err(JwtError::VerificationFail),
     }
 }
 
