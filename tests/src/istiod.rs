@@ -157,6 +157,8 @@ impl Istiod {
             .env("PILOT_ENABLE_ALPHA_GATEWAY_API", "true")
             // What a Sidecar says of TLS where it listens holds.
             .env("ENABLE_TLS_ON_SIDECAR_INGRESS", "true")
+            // Keys that a service of the mesh has are fetched by the proxies.
+            .env("PILOT_JWT_ENABLE_REMOTE_JWKS", "hybrid")
             .env("REVISION", "default")
             .envs(self.options.dialect.env().iter().copied())
             // It runs as root, in a cgroup that is not its own.

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
@@ -99,6 +100,11 @@ impl Service {
         }
         if path == "/" {
             return response(StatusCode::OK, "text/html", PAGE.to_owned());
+        }
+        if let Some(text) = path.strip_prefix("/base64/") {
+            let text = URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            return response(StatusCode::OK, "text/plain", text);
         }
         if let Some(path) = path.strip_prefix("/count") {
             let times = self.asked.lock().get(path).copied().unwrap_or(0);

@@ -28,6 +28,9 @@ const STRANGER: PodSpec<'static> = PodSpec {
 
 const WEB: PodSpec<'static> = PodSpec::server("web-0", "web", [10, 0, 4, 2], &[("app", "web")]);
 
+/// It has keys of tokens, at `/base64/...`.
+const KEYS: PodSpec<'static> = PodSpec::server("keys-0", "keys", [10, 0, 4, 4], &[("app", "keys")]);
+
 const GATEWAY: PodSpec<'static> = PodSpec {
     env: &[(
         "PROXY_CONFIG",
@@ -44,7 +47,7 @@ const CONVERSATION: [&str; 2] = [">hello", "<hello"];
 on_each!(security, and_istios_agent);
 
 fn security(test: &str, program: Program) {
-    let pods = [SLEEP, STRANGER, WEB, GATEWAY];
+    let pods = [SLEEP, STRANGER, WEB, KEYS, GATEWAY];
     let Some(mesh) = Mesh::start(test, program, &["security.yaml"], &pods) else {
         return;
     };

@@ -1,9 +1,10 @@
 //! RequestAuthentications on the sidecar of a service, and policies by what tokens claim.
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ithildin_tests::{Mesh, eventually, mesh::SLEEP, tokens::Signer};
 use serde_json::{Value, json};
 
-use super::{authorization, bearer, claims, with_policy};
+use super::{STRANGER, authorization, bearer, claims, policy as policy_of, with_policy};
 
 const WEB: &str = "http://web/get";
 /// Only for whom the policy names.
@@ -19,6 +20,7 @@ pub(super) fn all(mesh: &Mesh, signer: &Signer) {
     audiences(mesh, signer);
     places(mesh, signer);
     unverifiable(mesh, signer);
+    fetched(mesh, signer);
     by_claims(mesh, signer);
 }
 
@@ -262,6 +264,39 @@ fn unverifiable(mesh: &Mesh, signer: &Signer) {
             (WEB, &[], 200),
         ],
     );
+}
+
+/// Keys of a service of the mesh, which the sidecar of web asks itself, once.
+fn fetched(mesh: &Mesh, signer: &Signer) {
+    let keys = URL_SAFE_NO_PAD.encode(signer.jwks());
+    let path = format!("/base64/{keys}");
+    let inline = format!("jwks: '{}', ", signer.jwks());
+    let policy = |host: &str, path: &str| {
+        let rule = format!("issuer: issuer-1.test, jwksUri: \"http://{host}{path}\"");
+        of_web(signer, &[&rule]).replace(&inline, "")
+    };
+    let (good, old) = (bearer(signer, claims(1)), bearer(signer, expired(1)));
+    let forged = bearer(&Signer::new(), claims(1));
+    let rows = [
+        (WEB, &["-H", &*good][..], 200),
+        (WEB, &["-H", &old], 401),
+        (WEB, &["-H", &forged], 401),
+        (WEB, &[], 200),
+    ];
+    let host = "keys.default.svc.cluster.local:8080";
+    with_policy(mesh, "keys that are fetched", &policy(host, &path), &rows);
+    let asked = mesh.curl(STRANGER.name, &format!("http://{host}/count{path}"), &[]);
+    let times: u32 = asked.body.parse().unwrap_or_default();
+    assert!((1..10).contains(&times), "{asked:?}");
+    let refused = |mesh: &Mesh| {
+        let answer = mesh.curl(SLEEP.name, WEB, &["-H", &good]);
+        let told = answer.body == "Jwks remote fetch is failed" && answer.status == 401;
+        told.then_some(()).ok_or(answer)
+    };
+    policy_of(mesh, &policy(host, "/status/503"));
+    eventually("keys that are refused", || refused(mesh));
+    let answer = mesh.curl(SLEEP.name, WEB, &[]);
+    assert_eq!(answer.status, 200, "{answer:?}");
 }
 
 /// Each path of a policy wants a claim of its own.
