@@ -238,6 +238,8 @@ pub struct RetryOn {
     pub grpc_deadline_exceeded: bool,
     pub grpc_internal: bool,
     pub grpc_resource_exhausted: bool,
+    /// What was refused by a limit (`envoy-ratelimited`), and is not tried again otherwise.
+    pub rate_limited: bool,
 }
 
 #[derive(Debug)]

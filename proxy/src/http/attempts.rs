@@ -229,7 +229,11 @@ impl Exchange<'_> {
             self.count_code(retries.cluster(), status);
             return false;
         }
-        let cause = Cause::Response { status, grpc };
+        let cause = Cause::Response {
+            status,
+            grpc,
+            limited: headers.get("x-envoy-ratelimited").is_some(),
+        };
         if retries.grants(cause, self.outcome.endpoint.as_ref()) {
             let stats = retries.cluster().stats.worker(self.context.worker.index);
             stats.retry.used().count(status);

@@ -51,7 +51,12 @@ pub(super) enum Cause {
     /// `per_try_timeout` was over first.
     Slow,
     /// A response, and its `grpc-status` if that came with its head.
-    Response { status: u16, grpc: Option<u32> },
+    Response {
+        status: u16,
+        grpc: Option<u32>,
+        /// `x-envoy-ratelimited`: more tries are what the upstream does not want.
+        limited: bool,
+    },
 }
 
 impl<'p> Budget<'p> {
@@ -194,7 +199,8 @@ fn wants(policy: &RetryPolicy, cause: Cause) -> bool {
             on.server_error || on.gateway_error || on.reset || (stale && on.refused_stream)
         }
         Cause::Slow => on.server_error || on.gateway_error || on.reset,
-        Cause::Response { status, grpc } => {
+        Cause::Response { limited: true, .. } => on.rate_limited,
+        Cause::Response { status, grpc, .. } => {
             (on.server_error && (500..600).contains(&status))
                 || (on.gateway_error && matches!(status, 502..=504))
                 || (on.retriable_4xx && status == 409)

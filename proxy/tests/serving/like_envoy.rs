@@ -289,6 +289,12 @@ const RETRIES: &[(&str, &str)] = &[
     ("/retry/grpc", "grpc 14"),
     ("/retry/grpc", "once grpc 2"),
     ("/retry/grpc", "once 503"),
+    ("/retry/grpc", "once limited grpc 14"),
+    ("/retry/5xx", "once limited 503"),
+    ("/retry/codes", "once limited 429"),
+    ("/retry/limited", "once limited 429"),
+    ("/retry/limited", "once 429"),
+    ("/retry/limited", "limited 429"),
 ];
 
 /// The two do not share what the origin remembers.
@@ -376,12 +382,18 @@ fn act(stream: &mut TcpStream, seen: &Mutex<HashMap<String, usize>>) -> Option<(
             let (length, body) = (head.len() + body.len(), String::from_utf8_lossy(&body));
             format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{head}{body}")
         }
-        act => match act.strip_prefix("grpc ") {
-            Some(code) => format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-status: {code}\r\ncontent-length: 0\r\n\r\n"
-            ),
-            None => format!("HTTP/1.1 {act} X\r\ncontent-length: 3\r\n\r\nbad"),
-        },
+        act => {
+            let (act, more) = match act.strip_prefix("limited ") {
+                Some(act) => (act, "x-envoy-ratelimited: true\r\n"),
+                None => (act, ""),
+            };
+            match act.strip_prefix("grpc ") {
+                Some(code) => format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-status: {code}\r\n{more}content-length: 0\r\n\r\n"
+                ),
+                None => format!("HTTP/1.1 {act} X\r\n{more}content-length: 3\r\n\r\nbad"),
+            }
+        }
     };
     stream.write_all(answer.as_bytes()).ok()
 }

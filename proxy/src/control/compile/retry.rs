@@ -187,6 +187,7 @@ fn conditions(text: &str, at: &At<'_>) -> RetryOn {
             "deadline-exceeded" => on.grpc_deadline_exceeded = true,
             "internal" => on.grpc_internal = true,
             "resource-exhausted" => on.grpc_resource_exhausted = true,
+            "envoy-ratelimited" => on.rate_limited = true,
             // There is no HTTP/3 upstream that could fail after its connection.
             "http3-post-connect-failure" => {}
             other => at
