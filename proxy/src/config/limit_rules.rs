@@ -91,3 +91,13 @@ pub struct Hits {
     /// They are given back.
     pub is_negative: bool,
 }
+
+/// When the rules of the virtual host count beside the route's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostRules {
+    /// Where the route has none.
+    #[default]
+    Override,
+    Include,
+    Ignore,
+}

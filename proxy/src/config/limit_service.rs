@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    ext_authz::GrpcService, filters::Percent, limit_rules::LimitRule, route::HeaderMutations,
+    ext_authz::GrpcService,
+    filters::Percent,
+    limit_rules::{HostRules, LimitRule},
+    route::HeaderMutations,
 };
 
 /// One filter.
@@ -54,14 +57,4 @@ pub struct LimitServiceRoute {
     /// In place of all others, unless it is empty.
     pub rules: Vec<LimitRule>,
     pub domain: Option<Box<str>>,
-}
-
-/// When the rules of the virtual host count beside the route's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HostRules {
-    /// Where the route has none.
-    #[default]
-    Override,
-    Include,
-    Ignore,
 }

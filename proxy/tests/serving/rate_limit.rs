@@ -46,6 +46,25 @@ fn cases() -> Vec<Case> {
     for path in ["/a", "/off", "/b", "/off", "/c", "/off", "/off"] {
         cases.push(("all", request("GET", path, "")));
     }
+    for path in [
+        "/both/page",
+        "/both/other",
+        "/apart",
+        "/told",
+        "/rules/override",
+        "/rules/include",
+        "/rules/ignore",
+        "/none/override",
+        "/none/include",
+        "/none/ignore",
+        "/always",
+        "/stage",
+        "/own",
+    ] {
+        for user in ["x-user: a\r\n", "x-user: b\r\n", "", "x-user: a\r\n", ""] {
+            cases.push(("described", request("GET", path, user)));
+        }
+    }
     // What no route takes needs a token, too.
     let nowhere = request("GET", "/a", "").replace("a.test", "b.test");
     for _ in 0..3 {

@@ -76,7 +76,7 @@ fn typed(config: &Any, at: &At<'_>) -> Option<FilterOverride> {
         if config.token_bucket.is_none() {
             at.field("token_bucket").error("is required");
         }
-        let limit = rate_limit::limit(&config, at)?;
+        let limit = rate_limit::limit(&config, &"".into(), at)?;
         Some(FilterOverride::RateLimit(limit.into()))
     } else if any::is::<RateLimitPerRoute>(config) {
         let config = any::read(config, at)?;

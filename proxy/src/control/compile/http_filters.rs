@@ -155,7 +155,7 @@ fn kind(
         filter.map(|it| FilterKind::ExtAuthz(Box::new(it)))
     } else if any::is::<LocalRateLimit>(config) {
         let config: LocalRateLimit = any::read(config, &inner)?;
-        let limit = rate_limit::limit(&config, &inner)?;
+        let limit = rate_limit::limit(&config, &compiler.node.cluster, &inner)?;
         let stats = compiler.stats.rate_limit(&config.stat_prefix);
         Some(FilterKind::RateLimit(limit.into(), stats))
     } else if any::is::<Lua>(config) {

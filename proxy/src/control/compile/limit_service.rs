@@ -20,7 +20,8 @@ use crate::{
     config::{
         ext_authz::GrpcService,
         filters::Percent,
-        limit_service::{Concerns, HostRules, LimitService, LimitServiceRoute},
+        limit_rules::HostRules,
+        limit_service::{Concerns, LimitService, LimitServiceRoute},
     },
     control::report::At,
     istio::Node,

@@ -232,8 +232,36 @@ const MANAGER: &[(&str, &str)] = &[
         ".http_filters[0].typed_config.stat_prefix: is empty",
     ),
     (
-        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, descriptors: [{}]}}, ROUTER]",
-        ".http_filters[0].typed_config.descriptors: is not supported",
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, descriptors: [{token_bucket: {max_tokens: 1, fill_interval: 1s}}]}}, ROUTER]",
+        ".http_filters[0].typed_config.descriptors[0].entries: is empty",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, descriptors: [{entries: [{key: k, value: v}]}]}}, ROUTER]",
+        ".http_filters[0].typed_config.descriptors[0].token_bucket: is required",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, descriptors: [{entries: [{key: k}], token_bucket: {max_tokens: 1, fill_interval: 1s}}]}}, ROUTER]",
+        ".http_filters[0].typed_config.descriptors[0].entries[0].value: is empty: a bucket for each value is not supported",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, descriptors: [{entries: [{value: v}], token_bucket: {max_tokens: 1, fill_interval: 1s}}]}}, ROUTER]",
+        ".http_filters[0].typed_config.descriptors[0].entries[0].key: is empty",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, descriptors: [{entries: [{key: k, value: v}], token_bucket: {max_tokens: 1, fill_interval: 1s}}, {entries: [{key: k, value: v}], token_bucket: {max_tokens: 1, fill_interval: 1s}}]}}, ROUTER]",
+        ".http_filters[0].typed_config.descriptors[1]: is there twice",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, descriptors: [{entries: [{key: k, value: v}], token_bucket: {max_tokens: 0, fill_interval: 1s}}]}}, ROUTER]",
+        ".http_filters[0].typed_config.descriptors[0].token_bucket.max_tokens: must be more than zero",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, stage: 11}}, ROUTER]",
+        ".http_filters[0].typed_config.stage: 11 is more than 10",
+    ),
+    (
+        "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, rate_limits: [{hits_addend: {number: 1, is_negative_hits: true}, actions: [{remote_address: {}}]}]}}, ROUTER]",
+        ".http_filters[0].typed_config.rate_limits: is_negative_hits is not supported",
     ),
     (
         "http_filters: [{name: l, typed_config: {'@type': EXT.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, local_rate_limit_per_downstream_connection: true}}, ROUTER]",

@@ -3,11 +3,13 @@
 //! A connection manager without filters pays nothing here; one with filters pays for those alone.
 
 mod cors;
+mod descriptors;
 mod ext_authz;
 mod fault;
 mod held;
 mod jwt;
 mod limit_service;
+mod limits;
 mod lua;
 mod rate_limit;
 
@@ -17,8 +19,7 @@ use bytes::Bytes;
 use ithildin_http1::Known;
 
 use self::{
-    cors::CorsAnswer, ext_authz::ResponseHeaders, fault::ActiveFault, jwt::Fetched,
-    limit_service::Told,
+    cors::CorsAnswer, ext_authz::ResponseHeaders, fault::ActiveFault, jwt::Fetched, limits::Told,
 };
 use super::{
     body::Source,
@@ -47,7 +48,7 @@ pub(super) struct FilterState {
     fault: Option<ActiveFault>,
     /// What refused the request.
     limited: Option<Arc<RateLimit>>,
-    /// What services that limit rates add to the response.
+    /// What filters that limit rates add to the response.
     limits: Vec<Told>,
     /// For the response, of services that let the request pass, each with its filter's index.
     authorized: Vec<(usize, ResponseHeaders)>,
@@ -188,8 +189,13 @@ impl<'x> Exchange<'x> {
                         other => return other,
                     }
                 }
-                (FilterKind::RateLimit(_, stats), Some(FilterOverride::RateLimit(limit)))
-                | (FilterKind::RateLimit(limit, stats), _) => self.limit_rate(limit, stats),
+                (FilterKind::RateLimit(limit, stats), own) => {
+                    let own = match own {
+                        Some(FilterOverride::RateLimit(own)) => Some(own),
+                        _ => None,
+                    };
+                    self.limit_rate((limit, index), own, stats, way)
+                }
                 (FilterKind::LimitService(limits), own) => {
                     let own = match own {
                         Some(FilterOverride::LimitService(own)) => Some(own),
@@ -317,11 +323,16 @@ impl<'x> Exchange<'x> {
             match &filter.kind {
                 FilterKind::Lua(lua) => return Some((index, lua)),
                 FilterKind::RateLimit(..) => {
+                    self.tell_limits(index, headers);
                     if let Some(limit) = self.filters.limited.take() {
                         self.mutate_response(&limit.response_headers_to_add, headers);
                     }
                 }
-                FilterKind::LimitService(filter) => self.tell_limits((filter, index), headers),
+                FilterKind::LimitService(filter) => {
+                    if self.tell_limits(index, headers) {
+                        self.mutate_response(&filter.response_headers_to_add, headers);
+                    }
+                }
                 FilterKind::Cors => self.allow_origin(headers),
                 FilterKind::ExtAuthz(_) => {
                     let authorized = &mut self.filters.authorized;

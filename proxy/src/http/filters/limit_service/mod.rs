@@ -6,38 +6,32 @@
 //! does not fit is such an error, too.
 
 mod answer;
-mod descriptors;
 #[cfg(test)]
 mod tests;
 
 use std::{future::poll_fn, pin::pin};
 
 use bytes::Bytes;
-use http::{
-    HeaderName,
-    header::{CONTENT_TYPE, RETRY_AFTER},
-};
-use ithildin_http1::Known;
+use http::{HeaderName, header::RETRY_AFTER};
 use ithildin_proto::pb::envoy::service::ratelimit::v3::{
     RateLimitRequest, RateLimitResponse, rate_limit_response::DescriptorStatus,
 };
 
-use self::{
-    answer::Answer,
-    descriptors::{Facts, descriptor},
+use self::answer::Answer;
+use super::{
+    Verdict, Way,
+    descriptors::descriptor,
+    limits::{self, Told},
 };
-use super::{Verdict, Way};
 use crate::{
     access_log::ResponseFlags,
     config::{
         Cluster,
-        limit_rules::LimitRule,
-        limit_service::{Concerns, HostRules, LimitService, LimitServiceRoute},
-        route::RouteAction,
+        limit_service::{Concerns, LimitService, LimitServiceRoute},
     },
     http::{
-        client::Client, exchange::Exchange, failure::LocalReply, grpc::Method, headers::Headers,
-        prepare, race::Beside, request::Request, unary,
+        client::Client, exchange::Exchange, failure::LocalReply, grpc::Method, race::Beside,
+        request::Request, unary,
     },
 };
 
@@ -50,22 +44,6 @@ const TOO_MANY: u16 = 429;
 const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
 
 const LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
-
-const LIMITS: [HeaderName; 3] = [
-    HeaderName::from_static("x-ratelimit-limit"),
-    HeaderName::from_static("x-ratelimit-remaining"),
-    HeaderName::from_static("x-ratelimit-reset"),
-];
-
-/// What a filter adds to a response.
-#[derive(Debug)]
-pub(in crate::http) struct Told {
-    /// Its index.
-    filter: usize,
-    headers: Vec<(HeaderName, Bytes)>,
-    /// It refused the request.
-    is_refusal: bool,
-}
 
 impl Exchange<'_> {
     /// Asks about the request, if the filter, whose index is told, concerns it.
@@ -107,56 +85,17 @@ impl Exchange<'_> {
         own: Option<&LimitServiceRoute>,
         cluster: &Cluster,
     ) -> RateLimitRequest {
-        let context = self.context;
-        let told = prepare::told_address(context.manager, &self.request.headers);
-        let facts = Facts {
-            request: &self.request,
-            remote: told.unwrap_or(context.connection.remote.ip()),
-            cluster: &cluster.name,
-            own_cluster: &filter.own_cluster,
-        };
-        let rules = self.rules(filter, own);
+        let facts = self.limit_facts(&cluster.name, &filter.own_cluster);
+        let instead = own.map(|it| &it.rules[..]).filter(|it| !it.is_empty());
+        let instead = instead.unwrap_or(&filter.rules);
+        let host_rules = own.map(|it| it.host_rules).unwrap_or_default();
+        let rules = self.limit_rules(instead, filter.stage, host_rules);
         let domain = own.and_then(|it| it.domain.as_ref());
         RateLimitRequest {
             domain: domain.unwrap_or(&filter.domain).to_string(),
             descriptors: rules.filter_map(|rule| descriptor(rule, &facts)).collect(),
             hits_addend: 0,
         }
-    }
-
-    /// The rules that count for this request, in the order of their descriptors.
-    fn rules<'r>(
-        &'r self,
-        filter: &'r LimitService,
-        own: Option<&'r LimitServiceRoute>,
-    ) -> impl Iterator<Item = &'r LimitRule> {
-        let instead = own.map(|it| &it.rules[..]).filter(|it| !it.is_empty());
-        let instead = instead.or(Some(&filter.rules[..]).filter(|it| !it.is_empty()));
-        let of_route = match instead {
-            Some(_) => [&[][..]; 2],
-            None => self.rules_of_route(own.map(|it| it.host_rules).unwrap_or_default()),
-        };
-        let of_route = of_route.into_iter().flatten();
-        let of_route = of_route.filter(|rule| rule.stage == filter.stage);
-        instead.unwrap_or_default().iter().chain(of_route)
-    }
-
-    /// Of the route, and of its virtual host.
-    fn rules_of_route(&self, host_rules: HostRules) -> [&[LimitRule]; 2] {
-        let (Some(route), Some((table, host))) = (&self.outcome.route, &self.outcome.host) else {
-            return [&[]; 2];
-        };
-        let RouteAction::Forward(forward) = &route.action else {
-            return [&[]; 2];
-        };
-        let of_host = match host_rules {
-            _ if forward.includes_host_limits => true,
-            HostRules::Override => forward.limits.is_empty(),
-            HostRules::Include => true,
-            HostRules::Ignore => false,
-        };
-        let of_host = of_host.then(|| &table.hosts[*host].limits[..]);
-        [&forward.limits, of_host.unwrap_or_default()]
     }
 
     /// `None`: the service could not be asked, or its answer is none.
@@ -242,37 +181,6 @@ impl Exchange<'_> {
             "rate_limiter_error",
         ))
     }
-
-    /// Adds what the filter's service has for the response.
-    pub(super) fn tell_limits(
-        &mut self,
-        (filter, index): (&LimitService, usize),
-        headers: &mut Headers,
-    ) {
-        let limits = &mut self.filters.limits;
-        let Some(at) = limits.iter().position(|told| told.filter == index) else {
-            return;
-        };
-        let told = limits.remove(at);
-        for (name, value) in told.headers {
-            match (name == CONTENT_TYPE, told.is_refusal) {
-                (false, _) => headers.append(name, value),
-                // What gRPC makes of the answer stays.
-                (true, true) if self.request.is_grpc() => {}
-                (true, true) => headers.set(Known::ContentType, "content-type", value),
-                // There is one alone, in Envoy with both.
-                (true, false) => {
-                    let before = headers.joined("content-type");
-                    let list = before.into_iter().chain([value]);
-                    let list = list.collect::<Vec<_>>().join(&b","[..]);
-                    headers.set(Known::ContentType, "content-type", list);
-                }
-            }
-        }
-        if told.is_refusal {
-            self.mutate_response(&filter.response_headers_to_add, headers);
-        }
-    }
 }
 
 /// Whether requests of its kind are asked about.
@@ -296,8 +204,7 @@ fn tell_statuses(
     if filter.tells_limits
         && let Some(limits) = answer::limits(statuses)
     {
-        let limits = LIMITS.into_iter().zip(limits);
-        headers.extend(limits.map(|(name, value)| (name, value.into())));
+        headers.extend(limits::headers(limits));
     }
     let has_reset = |(name, _): &(HeaderName, _)| *name == RETRY_AFTER;
     if is_refusal

@@ -14,8 +14,8 @@ use ithildin_proto::pb::envoy::{
 use serde_json::json;
 
 use super::{
+    super::descriptors::{Facts, descriptor},
     answer::{self, Answer},
-    descriptors::{Facts, descriptor},
 };
 use crate::{
     config::{

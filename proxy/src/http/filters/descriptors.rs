@@ -1,4 +1,4 @@
-//! What a service is told of a request: its descriptors.
+//! What rate limits are told of a request: its descriptors.
 
 use std::net::IpAddr;
 
