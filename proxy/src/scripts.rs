@@ -1,7 +1,7 @@
 //! Scripts of filters: checked once, and run by each worker in a state of its own.
 //!
-//! Invariant: a worker makes a script's state when a request first needs it, and lets go of it with the
-//! configuration.
+//! Invariant: a worker makes a script's state when a request first needs it, and lets go of it soon after the
+//! last configuration that names the script is gone.
 
 use std::{
     cell::RefCell,
@@ -63,6 +63,7 @@ impl Scripts {
             return Ok(Rc::clone(state));
         }
         let state = Rc::new(load(&script.source)?);
+        states.retain(|(script, _)| script.strong_count() > 0);
         states.push((Arc::downgrade(script), Rc::clone(&state)));
         Ok(state)
     }

@@ -19,7 +19,8 @@ pub struct Limits {
     pub memory: usize,
     /// From one wait to the next.
     pub instructions: u64,
-    /// From one wait to the next: for calls into libraries, each of which is one instruction.
+    /// From one wait to the next: for calls into libraries, each of which is one instruction, and ends before it is
+    /// looked at.
     pub time: Duration,
 }
 

@@ -7,6 +7,9 @@
 //! to machine code, so that no memory is both writable and executable; every instruction counts, also those
 //! of coroutines that scripts make, and all memory of a state does; what methods refuse is an error with a
 //! text and a place, as Lua's own are.
+//!
+//! What it does not bound: one call into a library, which is one instruction, and `string.find` and its kin can
+//! take long over a long text; and what who embeds it keeps for a script.
 
 mod budget;
 mod error;

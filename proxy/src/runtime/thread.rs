@@ -180,6 +180,7 @@ fn start_background(worker: &Rc<Worker>) {
             tokio::time::sleep(REAP_INTERVAL).await;
             worker.upstreams.reap(&worker.snapshot());
             worker.buffers.trim();
+            worker.scripts.prune();
         }
     };
     tokio::task::spawn_local(essential("upstream pools", reaping));

@@ -87,7 +87,6 @@ impl Worker {
         let mut ours = self.snapshot.borrow_mut();
         if !Arc::ptr_eq(&ours, &current) {
             *ours = Rc::new(Arc::clone(&current));
-            self.scripts.prune();
         }
         Rc::clone(&ours)
     }

@@ -170,7 +170,7 @@ async fn scripts_do_what_they_do_in_envoy() {
 }
 
 /// Each is ended, or refused, and its request goes on with what was changed before.
-const BOUNDED: [(&str, &str, &str); 12] = [
+const BOUNDED: [(&str, &str, &str); 17] = [
     (
         "endless",
         "while true do pcall(function() while true do end end) end",
@@ -180,6 +180,32 @@ const BOUNDED: [(&str, &str, &str); 12] = [
         "greedy",
         "local t = {} for i = 1, 1e9 do t[i] = string.rep('x', 1e6) .. i end",
         "needs too much memory",
+    ),
+    (
+        "waits",
+        "while true do h:trailers() end",
+        "the script ran for too long",
+    ),
+    (
+        "chunks",
+        "while true do for chunk in h:bodyChunks() do end end",
+        "the script ran for too long",
+    ),
+    (
+        "calls",
+        "for i = 1, 100 do pcall(h.httpCall, h, 'origin', {[':method'] = 'GET', [':path'] = '/', [':authority'] = 'a'}, nil, 5000, true) end \
+         h:httpCall('origin', {[':method'] = 'GET', [':path'] = '/', [':authority'] = 'a'}, nil, 5000)",
+        "too many http calls",
+    ),
+    (
+        "headers",
+        "local t = {[':status'] = '200'} for i = 1, 2000 do t['x-' .. i] = 'v' end h:respond(t)",
+        "there are too many headers",
+    ),
+    (
+        "metadata",
+        "local v = string.rep('x', 3e5) for i = 1, 9 do h:streamInfo():dynamicMetadata():set('n', 'k' .. i, v) end",
+        "there is too much metadata",
     ),
     (
         "split",
@@ -252,6 +278,9 @@ async fn what_a_script_does_has_bounds() {
                    function envoy_on_response(h) local hs = h:headers() hs:replace('content-length', '1') \
                    hs:add('transfer-encoding', 'chunked') end";
     listeners.push(listener("framing", &[filter("lua", framing)]));
+    let last = "function envoy_on_request(h) h:streamInfo():drainConnectionUponCompletion() \
+                h:respond({[':status'] = '200'}, 'b') end";
+    listeners.push(listener("last", &[filter("lua", last)]));
     let missing = "function envoy_on_request(h) for _, n in ipairs({'importPublicKey', 'stats', 'route'}) do \
                    local ok, e = pcall(h[n], h) h:headers():add('x-tell', e) end end";
     listeners.push(listener("missing", &[filter("lua", missing)]));
@@ -268,7 +297,9 @@ async fn what_a_script_does_has_bounds() {
         assert!(!answer.contains("evil"), "{name}: {answer}");
         let caught = exchange(address, &request("GET", "/a", "x-catch: 1\r\n", "")).await;
         match name {
-            "endless" | "greedy" => assert!(caught.contains("x-before: 1\r\n"), "{caught}"),
+            "endless" | "greedy" | "waits" | "chunks" => {
+                assert!(caught.contains("x-before: 1\r\n"), "{caught}")
+            }
             _ => assert!(caught.contains(words), "{name}: {caught}"),
         }
     }
@@ -277,6 +308,9 @@ async fn what_a_script_does_has_bounds() {
         answer.starts_with("HTTP/1.1 200 OK\r\n") && !answer.contains("evil"),
         "{answer}"
     );
+    let alive = request("GET", "/a", "", "").replace("Connection: close\r\n", "");
+    let answer = exchange(bench.address("last"), &alive).await;
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
     let answer = exchange(
         bench.address("framing"),
         &request("POST", "/a", "", "12345"),

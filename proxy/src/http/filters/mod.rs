@@ -292,6 +292,7 @@ impl<'x> Exchange<'x> {
         if manager.filters.is_empty() {
             return Ok(());
         }
+        let is_first = !self.filters.scripted;
         let mut before = manager.filters.len();
         while let Some((index, lua)) = self.filter_back(before, &mut response.headers) {
             let filter = &manager.filters[index];
@@ -301,13 +302,14 @@ impl<'x> Exchange<'x> {
             let route = route.map(|(route, (table, host))| (&**table, *host, route));
             let way = Way::new(&snapshot, route, self.outcome.weighted, None);
             let (works, own) = way.admits(filter);
-            if works && self.filters.entered && !self.filters.scripted {
+            if works && self.filters.entered && is_first {
+                self.filters.scripted = true;
                 let script = (lua, own.and_then(FilterOverride::lua));
                 // While it waits, the client has nothing of the response.
                 self.outcome.status = 0;
                 let run = self.script_response(script, &filter.name, response, body);
                 let ran = Box::pin(run).await;
-                ran.inspect_err(|_| self.filters.scripted = true)?;
+                ran?;
                 self.outcome.status = response.status;
             }
             before = index;

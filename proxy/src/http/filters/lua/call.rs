@@ -9,7 +9,7 @@ use ithildin_lua::{Call, Failure, Lua, MultiValue, Reply, Value};
 
 use super::{
     handle::StreamHandle,
-    header_map::field,
+    header_map::{field, room},
     scene::{Facts, Wish},
 };
 use crate::http::{
@@ -19,7 +19,7 @@ use crate::http::{
     headers::{Headers, is_of_connection},
     request::{BodyLength, Protocol, Request},
 };
-use crate::worker::Worker;
+use crate::worker::{Share, Worker};
 
 /// Calls of one run; a script that asks for ever would hold its request for ever.
 const MAX_CALLS: usize = 64;
@@ -32,6 +32,7 @@ pub(super) struct Question {
     cluster: String,
     request: Request,
     body: Bytes,
+    _share: Share,
     limit: Option<Duration>,
     /// Whether the answer has all values of a header, and not the last one.
     all_values: bool,
@@ -64,11 +65,14 @@ pub(super) fn http_call(call: &Call<'_, StreamHandle>) -> Result<Reply, Failure>
         Value::Nil => Bytes::new(),
         _ => Bytes::copy_from_slice(&call.string(3)?.as_bytes()),
     };
+    let share = facts.worker.asked.take(body.len());
+    let share = share.ok_or("there is no memory for the body")?;
     let options = options(call)?;
     let question = Question {
         cluster,
         request: request(call, &facts, &options, &body)?,
         body,
+        _share: share,
         limit: match options.detached {
             true => options.limit.or(Some(LONGEST)),
             false => options.limit,
@@ -76,8 +80,7 @@ pub(super) fn http_call(call: &Call<'_, StreamHandle>) -> Result<Reply, Failure>
         all_values: options.all_values,
         detached: options.detached,
     };
-    scene.wishes(Wish::Call(Box::new(question)));
-    Ok(Reply::Wait)
+    scene.wishes(Wish::Call(Box::new(question)))
 }
 
 fn options(call: &Call<'_, StreamHandle>) -> Result<Options, Failure> {
@@ -186,17 +189,23 @@ pub(super) fn fields(table: &ithildin_lua::Table) -> Result<Vec<(String, Bytes)>
         Value::Number(number) => Ok(number.to_string().into()),
         _ => Err(Failure::new("a header's value is no text")),
     };
-    let mut fields = Vec::new();
+    let mut fields: Vec<(String, Bytes)> = Vec::new();
+    let add = |fields: &mut Vec<_>, name: String, value: Bytes| {
+        let size = |(name, value): &(String, Bytes)| name.len() + value.len();
+        room(fields.iter().map(size), name.len() + value.len())?;
+        fields.push((name, value));
+        Ok::<_, Failure>(())
+    };
     for pair in table.pairs::<String, Value>() {
         let (name, value) = pair?;
         let name = name.to_ascii_lowercase();
         match value {
             Value::Table(values) => {
                 for value in values.sequence_values::<Value>() {
-                    fields.push((name.clone(), text(&value?)?));
+                    add(&mut fields, name.clone(), text(&value?)?)?;
                 }
             }
-            value => fields.push((name, text(&value)?)),
+            value => add(&mut fields, name, text(&value)?)?,
         }
     }
     Ok(fields)

@@ -15,8 +15,8 @@ use super::{
     call::{fields, http_call},
     header_map::{HeaderMap, Of, field, status},
     metadata::Told,
-    run::write,
-    scene::{Body, Scene, Shape, Wish},
+    run::{shaped, write},
+    scene::{Scene, Shape, Wish},
     stream_info::{Client, ConnectionInfo, StreamInfo},
 };
 use crate::{
@@ -44,14 +44,13 @@ impl Object for StreamHandle {
         ("respond", respond),
         ("body", |call| {
             let always = matches!(call.argument(1), Value::Boolean(true));
-            let is_unread = matches!(*call.this().0.body.borrow(), Body::Unread);
-            match is_unread {
-                true => wait(call, Shape::Whole(always)),
-                false => call.object(Buffer(scene(call)?)),
+            match call.this().0.has_body() {
+                false => scene(call)?.wishes(Wish::Body(Shape::Whole(always))),
+                true => call.object(Buffer(scene(call)?)),
             }
         }),
-        ("bodyChunks", |call| wait(call, Shape::Chunks)),
-        ("trailers", |call| wait(call, Shape::Trailers)),
+        ("bodyChunks", |call| read(call, Shape::Chunks)),
+        ("trailers", |call| read(call, Shape::Trailers)),
         ("httpCall", http_call),
         ("metadata", |call| call.object(Told::Route(scene(call)?))),
         ("streamInfo", |call| call.object(StreamInfo(scene(call)?))),
@@ -109,9 +108,13 @@ fn headers(call: &Stream<'_>, of: Of) -> Result<Reply, Failure> {
     call.object(HeaderMap::new(&scene(call)?, of))
 }
 
-fn wait(call: &Stream<'_>, shape: Shape) -> Result<Reply, Failure> {
-    scene(call)?.wishes(Wish::Body(shape));
-    Ok(Reply::Wait)
+fn read(call: &Stream<'_>, shape: Shape) -> Result<Reply, Failure> {
+    let scene = scene(call)?;
+    if !scene.has_body() {
+        return scene.wishes(Wish::Body(shape));
+    }
+    let has_trailers = !scene.messages()?.trailers.is_empty();
+    shaped(call.lua, &scene, shape, has_trailers).map(Reply::Values)
 }
 
 fn respond(call: &Stream<'_>) -> Result<Reply, Failure> {
@@ -136,8 +139,7 @@ fn respond(call: &Stream<'_>) -> Result<Reply, Failure> {
             reply.headers.push((name, value));
         }
     }
-    scene.wishes(Wish::Reply(Box::new(reply)));
-    Ok(Reply::Wait)
+    scene.wishes(Wish::Reply(Box::new(reply)))
 }
 
 fn log(call: &Stream<'_>, level: Level) -> Result<Reply, Failure> {

@@ -20,8 +20,13 @@ use crate::http::{
 
 const LENGTH: &str = "content-length";
 
+/// What a script may make of the fields of one message: far more than peers take, and little beside what a state
+/// of Lua may hold.
+const MAX_FIELDS: usize = 1024;
+const MAX_BYTES: usize = 256 << 10;
+
 /// Statuses that a script may choose.
-pub(super) const STATUSES: std::ops::Range<i64> = 200..600;
+const STATUSES: std::ops::Range<i64> = 200..600;
 
 /// The headers of a message of the scene.
 pub(super) struct HeaderMap {
@@ -160,6 +165,9 @@ fn put(call: &Map<'_>, replaces: bool) -> Result<Reply, Failure> {
                 if replaces {
                     headers.remove(name.as_str());
                 }
+                let fields = headers.iter();
+                let sizes = fields.map(|it| it.name.as_bytes().len() + it.value.len());
+                room(sizes, name.as_str().len() + value.len())?;
                 headers.append(name, value);
             }
         }
@@ -183,6 +191,15 @@ fn remove(call: &Map<'_>) -> Result<Reply, Failure> {
         name => headers(&mut messages, map.of).remove(name),
     }
     Ok(Reply::nothing())
+}
+
+/// Whether one more field of so many bytes fits beside those of these sizes.
+pub(super) fn room(sizes: impl Iterator<Item = usize>, more: usize) -> Result<(), Failure> {
+    let (fields, bytes) = sizes.fold((0, 0), |(fields, bytes), size| (fields + 1, bytes + size));
+    match fields < MAX_FIELDS && bytes + more <= MAX_BYTES {
+        true => Ok(()),
+        false => Err("there are too many headers, or too large ones".into()),
+    }
 }
 
 /// A header that can be sent.
@@ -212,6 +229,9 @@ fn set_pseudo(messages: &mut Messages, of: Of, name: &str, value: &[u8]) -> Resu
     let bytes = Bytes::copy_from_slice(value);
     match (of, &mut messages.response, name) {
         (Of::Response, Some(response), ":status") => {
+            if response.opens_tunnel {
+                return Err("the status of a tunnel stays".into());
+            }
             let status = status(value);
             response.status = status.ok_or(":status must be between 200-599")?;
         }

@@ -10,6 +10,9 @@ use super::{
     values::{from_lua, object_to_lua, to_lua},
 };
 
+/// What one run may leave, in bytes: it is kept until the request ends.
+const MAX_METADATA: usize = 1 << 20;
+
 /// Where routes may say it, too, whatever the filter's name is.
 const CANONICAL: &str = "envoy.filters.http.lua";
 
@@ -80,6 +83,17 @@ impl Object for Dynamic {
         ("set", |call| {
             let (space, key) = (call.string(1)?, call.string(2)?);
             let value = from_lua(call.argument(3))?;
+            let kept = &call.this().0.effects.metadata;
+            // Its text is about as long as the value is large.
+            kept.set(
+                kept.get()
+                    + space.as_bytes().len()
+                    + key.as_bytes().len()
+                    + value.to_string().len(),
+            );
+            if kept.get() > MAX_METADATA {
+                return Err("there is too much metadata".into());
+            }
             let mut messages = call.this().0.messages()?;
             let left = messages.request.metadata.get_or_insert_default();
             left.set(&space.to_string_lossy(), &key.to_string_lossy(), value);

@@ -65,7 +65,10 @@ impl Exchange<'_> {
             };
             results = match run.resume(lent, results) {
                 None => break,
-                Some(Wish::Reply(reply)) => return Err(Verdict::Reply(*reply)),
+                Some(Wish::Reply(reply)) => {
+                    self.filters.drains |= run.scene.effects.drains.get();
+                    return Err(Verdict::Reply(*reply));
+                }
                 Some(Wish::Body(shape)) => {
                     let read = run.has_body();
                     if !read && !self.read_request(&run, source, client).await? {
@@ -78,9 +81,10 @@ impl Exchange<'_> {
                     }
                 }
                 Some(Wish::Call(question)) => {
-                    let asked = ask(&run, *question);
+                    let is_complete = self.request.body == BodyLength::Empty || run.has_body();
+                    let asked = self.ask(&run, *question, is_complete);
                     let asked = Self::unless_gone(client, pin!(asked)).await;
-                    asked.ok_or(Verdict::Gone)?
+                    asked.ok_or(Verdict::Gone)?.map_err(Verdict::Reply)?
                 }
             };
         }
@@ -128,6 +132,7 @@ impl Exchange<'_> {
             status: response.status,
             headers: std::mem::take(&mut response.headers),
             body: Some(response.body),
+            opens_tunnel: response.switch.is_some(),
         });
         loop {
             let lent = Lent {
@@ -148,7 +153,7 @@ impl Exchange<'_> {
                         run.body(shape, &trailers)
                     }
                 }
-                Some(Wish::Call(question)) => ask(&run, *question).await,
+                Some(Wish::Call(question)) => self.ask(&run, *question, true).await?,
             };
         }
         put_back(&run, body, trailers);
@@ -189,6 +194,23 @@ impl Exchange<'_> {
         Ok(true)
     }
 
+    /// What the script gets from another service. An error is what to answer when that takes longer than a
+    /// stream may be idle.
+    async fn ask(
+        &self,
+        run: &ScriptRun,
+        question: Question,
+        is_complete: bool,
+    ) -> Result<Results, LocalReply> {
+        let context = self.context;
+        let idle = context.manager.timeouts.stream_idle;
+        let asked = context.worker.timers.timeout(idle, ask(run, question));
+        asked.await.ok_or_else(|| {
+            context.stats.downstream_rq_idle_timeout.inc();
+            LocalReply::idle_timeout(is_complete)
+        })
+    }
+
     fn begin_script(
         &self,
         (lua, own): (&Lua, Option<&LuaOverride>),
@@ -218,10 +240,12 @@ fn keep(run: &ScriptRun, body: &Source<'_, '_>) {
 }
 
 fn put_back(run: &ScriptRun, body: &mut Source<'_, '_>, trailers: Headers) {
+    // Where another filter read it, its trailers are where they were.
+    let has_read = run.has_body();
     if let Some(bytes) = run.replaced() {
         body.replace(bytes);
     }
-    if let Some(told) = body.trailers_ahead() {
+    if let Some(told) = body.trailers_ahead().filter(|_| has_read) {
         *told = trailers;
     }
 }

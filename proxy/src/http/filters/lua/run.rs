@@ -3,7 +3,7 @@
 use std::{mem, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use ithildin_lua::{Failure, MultiValue, Run, ScriptError, Step, Value, iterator, object};
+use ithildin_lua::{Failure, Lua, MultiValue, Run, ScriptError, Step, Value, iterator, object};
 use tracing::Level;
 
 use super::{
@@ -95,30 +95,17 @@ impl ScriptRun {
     }
 
     pub(super) fn has_body(&self) -> bool {
-        !matches!(*self.scene.body.borrow(), Body::Unread)
+        self.scene.has_body()
     }
 
     /// The script's body in the shape that it asked for.
     pub(super) fn body(&self, shape: Shape, trailers: &Headers) -> Results {
         let lua = self.run.state().lua();
-        let is_empty = match &*self.scene.body.borrow() {
-            Body::Unread => true,
-            Body::Read(bytes) | Body::Replaced(bytes) => bytes.is_empty(),
-        };
-        let buffer = || object(lua, Buffer(Rc::clone(&self.scene)));
-        let value = match shape {
-            Shape::Whole(always) if is_empty && !always => Ok(Value::Nil),
-            Shape::Whole(_) => buffer(),
-            Shape::Chunks if is_empty => iterator(lua, Vec::new()),
-            Shape::Chunks => buffer().and_then(|it| iterator(lua, vec![it])),
-            Shape::Trailers if trailers.is_empty() => Ok(Value::Nil),
-            Shape::Trailers => object(lua, HeaderMap::new(&self.scene, Of::Trailers)),
-        };
-        results(value.map(|value| MultiValue::from_iter([value])))
+        results(shaped(lua, &self.scene, shape, !trailers.is_empty()))
     }
 
     /// What an answer is to the script.
-    pub(super) fn called(&self, made: impl FnOnce(&ithildin_lua::Lua) -> Made) -> Results {
+    pub(super) fn called(&self, made: impl FnOnce(&Lua) -> Made) -> Results {
         results(made(self.run.state().lua()))
     }
 
@@ -139,6 +126,24 @@ impl Drop for ScriptRun {
 }
 
 type Made = Result<MultiValue, Failure>;
+
+/// The body of a message in the shape that a script asks for.
+pub(super) fn shaped(lua: &Lua, scene: &Rc<Scene>, shape: Shape, has_trailers: bool) -> Made {
+    let is_empty = match &*scene.body.borrow() {
+        Body::Unread => true,
+        Body::Read(bytes) | Body::Replaced(bytes) => bytes.is_empty(),
+    };
+    let buffer = || object(lua, Buffer(Rc::clone(scene)));
+    let value = match shape {
+        Shape::Whole(always) if is_empty && !always => Ok(Value::Nil),
+        Shape::Whole(_) => buffer(),
+        Shape::Chunks if is_empty => iterator(lua, Vec::new()),
+        Shape::Chunks => buffer().and_then(|it| iterator(lua, vec![it])),
+        Shape::Trailers if !has_trailers => Ok(Value::Nil),
+        Shape::Trailers => object(lua, HeaderMap::new(scene, Of::Trailers)),
+    };
+    value.map(|value| MultiValue::from_iter([value]))
+}
 
 fn results(made: Made) -> Results {
     made.map_err(|Failure(text)| text)

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use ithildin_lua::Failure;
+use ithildin_lua::{Failure, Reply};
 use serde_json::{Map, Value};
 
 use super::call::Question;
@@ -24,6 +24,10 @@ use crate::{
     },
     worker::{Connection, Worker},
 };
+
+/// Waits of one run, each of which begins a new share of time: a script that waits for ever would hold its
+/// request, and a worker with waits that are over at once.
+const MAX_WAITS: usize = 80;
 
 /// What an object says whose request is elsewhere.
 const OUT_OF_SCOPE: &str = "object used outside of proper scope";
@@ -68,6 +72,8 @@ pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: Headers,
     pub(super) body: Option<BodyLength>,
+    /// After it nothing of HTTP follows.
+    pub(super) opens_tunnel: bool,
 }
 
 /// What is left of a run besides headers.
@@ -76,8 +82,11 @@ pub(super) struct Effects {
     pub(super) changed_request: Cell<bool>,
     pub(super) clears_route: Cell<bool>,
     pub(super) drains: Cell<bool>,
+    pub(super) waits: Cell<usize>,
     /// Requests to others so far.
     pub(super) calls: Cell<usize>,
+    /// What was left in metadata so far, in bytes.
+    pub(super) metadata: Cell<usize>,
 }
 
 /// What a script waits for.
@@ -119,13 +128,10 @@ impl Scene {
 
     /// Lets go of everything.
     pub(super) fn end(&self) {
-        self.messages.take();
+        self.leave();
         self.facts.take();
         self.wish.take();
         self.body.take();
-        for listed in &self.listed {
-            listed.take();
-        }
     }
 
     pub(super) fn facts(&self) -> Result<Rc<Facts>, Failure> {
@@ -138,6 +144,9 @@ impl Scene {
     }
 
     pub(super) fn leave(&self) -> Option<Messages> {
+        for listed in &self.listed {
+            listed.take();
+        }
         self.messages.take()
     }
 
@@ -145,6 +154,10 @@ impl Scene {
         let messages = self.messages.try_borrow_mut();
         let messages = messages.map_err(|_| Failure::new(OUT_OF_SCOPE))?;
         RefMut::filter_map(messages, Option::as_mut).map_err(|_| Failure::new(OUT_OF_SCOPE))
+    }
+
+    pub(super) fn has_body(&self) -> bool {
+        !matches!(*self.body.borrow(), Body::Unread)
     }
 
     /// The body, once it is read.
@@ -172,7 +185,13 @@ impl Scene {
         Ok(())
     }
 
-    pub(super) fn wishes(&self, wish: Wish) {
+    pub(super) fn wishes(&self, wish: Wish) -> Result<Reply, Failure> {
+        let waits = self.effects.waits.get() + 1;
+        if waits > MAX_WAITS {
+            return Err("the script waits too often".into());
+        }
+        self.effects.waits.set(waits);
         *self.wish.borrow_mut() = Some(wish);
+        Ok(Reply::Wait)
     }
 }
