@@ -122,6 +122,15 @@ impl<'a> At<'a> {
         self.step(Step::Key(name, key))
     }
 
+    /// The text of a field that must have one.
+    pub(crate) fn text<'t>(&self, field: &str, text: &'t str) -> Option<&'t str> {
+        if text.is_empty() {
+            self.field(field).error("is empty");
+            return None;
+        }
+        Some(text)
+    }
+
     fn step(&'a self, step: Step<'a>) -> Self {
         At {
             report: self.report,

@@ -75,7 +75,7 @@ pub(super) fn grpc(config: &GrpcProto, at: &At<'_>) -> Option<GrpcService> {
     // Answers are bounded anyway, and no such headers are sent.
     no_effect!(max_receive_message_length, skip_envoy_headers);
     refuse!(at; retry_policy);
-    let cluster = cluster(cluster_name, "cluster_name", &at)?;
+    let cluster = at.text("cluster_name", cluster_name)?;
     let authority = match authority.as_str() {
         "" => cluster_name,
         authority => authority,
@@ -85,7 +85,7 @@ pub(super) fn grpc(config: &GrpcProto, at: &At<'_>) -> Option<GrpcService> {
             .error(format_args!("{authority:?} is not an authority"));
     }
     Some(GrpcService {
-        cluster,
+        cluster: cluster.into(),
         authority: Bytes::copy_from_slice(plain_authority(authority).as_bytes()),
         timeout,
     })
@@ -212,13 +212,5 @@ pub(super) fn server(
         return None;
     };
     let timeout = at.limit("timeout", timeout, None);
-    Some((cluster(name, "cluster", at)?, timeout))
-}
-
-fn cluster(name: &str, field: &'static str, at: &At<'_>) -> Option<Arc<str>> {
-    if name.is_empty() {
-        at.field(field).error("is empty");
-        return None;
-    }
-    Some(name.into())
+    Some((at.text("cluster", name)?.into(), timeout))
 }

@@ -146,8 +146,8 @@ fn header(config: &RequestHeaders, at: &At<'_>) -> Option<LimitAction> {
         skip_if_absent,
     } = config;
     Some(LimitAction::Header {
-        source: HeaderSource::named(not_empty("header_name", header_name, at)?),
-        key: not_empty("descriptor_key", descriptor_key, at)?.into(),
+        source: HeaderSource::named(at.text("header_name", header_name)?),
+        key: at.text("descriptor_key", descriptor_key)?.into(),
         optional: *skip_if_absent,
     })
 }
@@ -159,8 +159,10 @@ fn parameter(config: &QueryParameters, at: &At<'_>) -> Option<LimitAction> {
         skip_if_absent,
     } = config;
     Some(LimitAction::Parameter {
-        name: not_empty("query_parameter_name", query_parameter_name, at)?.into(),
-        key: not_empty("descriptor_key", descriptor_key, at)?.into(),
+        name: at
+            .text("query_parameter_name", query_parameter_name)?
+            .into(),
+        key: at.text("descriptor_key", descriptor_key)?.into(),
         optional: *skip_if_absent,
     })
 }
@@ -201,7 +203,7 @@ fn generic(config: &GenericKey, at: &At<'_>) -> Option<LimitAction> {
     } = config;
     Some(LimitAction::Generic {
         key: or(descriptor_key, "generic_key"),
-        value: not_empty("descriptor_value", descriptor_value, at)?.into(),
+        value: at.text("descriptor_value", descriptor_value)?.into(),
     })
 }
 
@@ -221,7 +223,7 @@ fn headers_match(config: &HeaderValueMatch, at: &At<'_>) -> Option<LimitAction> 
     }
     Some(LimitAction::HeadersMatch {
         key: or(descriptor_key, "header_match"),
-        value: not_empty("descriptor_value", descriptor_value, at)?.into(),
+        value: at.text("descriptor_value", descriptor_value)?.into(),
         headers: headers.iter().enumerate().filter_map(one).collect(),
         expected: expect_match.is_none_or(|it| it.value),
     })
@@ -243,7 +245,7 @@ fn parameters_match(config: &QueryParameterValueMatch, at: &At<'_>) -> Option<Li
     }
     Some(LimitAction::ParametersMatch {
         key: or(descriptor_key, "query_match"),
-        value: not_empty("descriptor_value", descriptor_value, at)?.into(),
+        value: at.text("descriptor_value", descriptor_value)?.into(),
         parameters: query_parameters
             .iter()
             .enumerate()
@@ -267,7 +269,7 @@ fn metadata(config: &MetaData, at: &At<'_>) -> Option<LimitAction> {
             .error(format_args!("{} is not supported", source.as_str_name()));
     }
     Some(LimitAction::Metadata {
-        key: not_empty("descriptor_key", descriptor_key, at)?.into(),
+        key: at.text("descriptor_key", descriptor_key)?.into(),
         place: place(metadata_key.as_ref(), &at.field("metadata_key"))?,
         default: default_value.as_str().into(),
         optional: *skip_if_absent,
@@ -279,14 +281,14 @@ fn place(config: Option<&MetadataKey>, at: &At<'_>) -> Option<MetadataPlace> {
         at.error("is required");
         return None;
     };
-    let namespace = not_empty("key", key, at)?;
+    let namespace = at.text("key", key)?;
     if path.is_empty() {
         at.field("path").error("is empty");
     }
     let path = path.iter().enumerate().map(|(i, segment)| {
         let at = at.index("path", i);
         match &segment.segment {
-            Some(Segment::Key(key)) => not_empty("key", key, &at).map(Into::into),
+            Some(Segment::Key(key)) => at.text("key", key).map(Into::into),
             Some(Segment::Index(_)) => {
                 at.field("index").error("is not supported");
                 None
@@ -347,14 +349,6 @@ fn hits(config: &HitsAddend, at: &At<'_>) -> Option<Hits> {
         number,
         is_negative: *is_negative_hits,
     })
-}
-
-fn not_empty<'t>(field: &'static str, text: &'t str, at: &At<'_>) -> Option<&'t str> {
-    if text.is_empty() {
-        at.field(field).error("is empty");
-        return None;
-    }
-    Some(text)
 }
 
 fn or(text: &str, default: &str) -> Box<str> {

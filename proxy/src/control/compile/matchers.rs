@@ -146,10 +146,10 @@ pub(in crate::control) fn string(matcher: &StringMatcher, at: &At<'_>) -> Option
     } = matcher;
     let pattern = match match_pattern {
         Some(MatchPattern::Exact(text)) => StringPattern::Exact(text.as_str().into()),
-        Some(MatchPattern::Prefix(text)) => StringPattern::Prefix(not_empty("prefix", text, at)?),
-        Some(MatchPattern::Suffix(text)) => StringPattern::Suffix(not_empty("suffix", text, at)?),
+        Some(MatchPattern::Prefix(text)) => StringPattern::Prefix(at.text("prefix", text)?.into()),
+        Some(MatchPattern::Suffix(text)) => StringPattern::Suffix(at.text("suffix", text)?.into()),
         Some(MatchPattern::Contains(text)) => {
-            StringPattern::Contains(not_empty("contains", text, at)?)
+            StringPattern::Contains(at.text("contains", text)?.into())
         }
         Some(MatchPattern::SafeRegex(regex)) => {
             StringPattern::Regex(full_regex(regex, &at.field("safe_regex"))?)
@@ -167,14 +167,6 @@ pub(in crate::control) fn string(matcher: &StringMatcher, at: &At<'_>) -> Option
         }
     };
     Some(StringMatch::new(pattern, *ignore_case))
-}
-
-fn not_empty(name: &str, text: &str, at: &At<'_>) -> Option<Box<str>> {
-    if text.is_empty() {
-        at.field(name).error("is empty");
-        return None;
-    }
-    Some(text.into())
 }
 
 pub(super) fn header(matcher: &HeaderMatcher, at: &At<'_>) -> Option<HeaderMatch> {
@@ -211,13 +203,13 @@ fn header_value(specifier: &HeaderMatchSpecifier, at: &At<'_>) -> Option<ValueMa
         }
         HeaderMatchSpecifier::ExactMatch(text) => StringPattern::Exact(text.as_str().into()),
         HeaderMatchSpecifier::PrefixMatch(text) => {
-            StringPattern::Prefix(not_empty("prefix_match", text, at)?)
+            StringPattern::Prefix(at.text("prefix_match", text)?.into())
         }
         HeaderMatchSpecifier::SuffixMatch(text) => {
-            StringPattern::Suffix(not_empty("suffix_match", text, at)?)
+            StringPattern::Suffix(at.text("suffix_match", text)?.into())
         }
         HeaderMatchSpecifier::ContainsMatch(text) => {
-            StringPattern::Contains(not_empty("contains_match", text, at)?)
+            StringPattern::Contains(at.text("contains_match", text)?.into())
         }
         HeaderMatchSpecifier::SafeRegexMatch(regex) => {
             StringPattern::Regex(full_regex(regex, &at.field("safe_regex_match"))?)
@@ -239,7 +231,7 @@ pub(super) fn query(matcher: &QueryParameterMatcher, at: &At<'_>) -> Option<Quer
         }
     };
     Some(QueryMatch {
-        name: not_empty("name", name, at)?,
+        name: at.text("name", name)?.into(),
         value,
     })
 }
