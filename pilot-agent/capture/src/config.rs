@@ -175,7 +175,7 @@ impl Config {
             dns: dns(settings, host)?,
             drop_invalid: get(&flags::DROP_INVALID).switch()?,
             ipv6,
-            spares_ipv6: !ipv6 && host.addresses.iter().any(IpAddr::is_ipv6),
+            spares_ipv6: !ipv6 && host.has_ipv6,
         })
     }
 }

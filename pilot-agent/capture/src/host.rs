@@ -14,6 +14,8 @@ const PASSWD: &str = "/etc/passwd";
 pub struct Host {
     /// Addresses that others can reach: neither of loopback nor of the link alone.
     pub addresses: Vec<IpAddr>,
+    /// Whether there is IPv6 at all, be it only loopback's: what others can reach may come later.
+    pub has_ipv6: bool,
     /// Those that `/etc/resolv.conf` names.
     pub dns_servers: Vec<IpAddr>,
     /// Names and ids of `/etc/passwd`.
@@ -38,6 +40,7 @@ impl Host {
     /// Reads the host; its DNS servers only `with_dns`, so that the file may be absent otherwise.
     pub(crate) fn read(with_dns: bool) -> Result<Self, HostError> {
         let mut addresses = netlink::addresses().map_err(HostError::Addresses)?;
+        let has_ipv6 = addresses.iter().any(IpAddr::is_ipv6);
         addresses.retain(is_reachable);
         if addresses.is_empty() {
             return Err(HostError::NoAddress);
@@ -49,6 +52,7 @@ impl Host {
         let users = fs::read_to_string(PASSWD).unwrap_or_default();
         Ok(Self {
             addresses,
+            has_ipv6,
             dns_servers,
             users: users.lines().filter_map(user).collect(),
         })

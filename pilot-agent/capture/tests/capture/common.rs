@@ -1,5 +1,7 @@
 //! Settings as a command line and an environment give them.
 
+use std::net::IpAddr;
+
 use clap::Parser;
 use ithildin_capture::{Args, Config, Host, InvalidSetting, Operation, RuleSet, resolve};
 
@@ -19,15 +21,20 @@ pub(crate) fn args(flags: &str) -> Args {
         .args
 }
 
-/// A host with `ADDRESS,...`, or `ADDRESS,.../SERVER,...` with servers of DNS.
+/// A host with `ADDRESS,...`, or `ADDRESS,.../SERVER,...` with servers of DNS. Of IPv6 on the link alone it knows
+/// that it is there.
 pub(crate) fn host(text: &str) -> Host {
     let (addresses, servers) = text.split_once('/').unwrap_or((text, ""));
-    let list = |text: &str| {
+    let list = |text: &str| -> Vec<IpAddr> {
         let items = text.split(',').filter(|item| !item.is_empty());
         items.map(|item| item.parse().unwrap()).collect()
     };
+    let mut addresses = list(addresses);
+    let has_ipv6 = addresses.iter().any(IpAddr::is_ipv6);
+    addresses.retain(|it| !matches!(it, IpAddr::V6(it) if it.is_unicast_link_local()));
     Host {
-        addresses: list(addresses),
+        addresses,
+        has_ipv6,
         dns_servers: list(servers),
         users: vec![("root".to_owned(), 0), ("mesh".to_owned(), 2001)],
     }

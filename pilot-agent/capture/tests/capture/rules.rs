@@ -63,6 +63,24 @@ fn settings_change_the_rules_of_nftables() {
     check("nftables.txt", RuleSet::nftables);
 }
 
+#[test]
+fn nftables_spare_ipv6_that_is_there_or_may_come() {
+    for (host, flags, spares) in [
+        ("10.0.0.1", "", false),
+        ("10.0.0.1,fe80::1", "", true),
+        ("10.0.0.1,fe80::1", "--dual-stack", true),
+        ("10.0.0.1,fd00::1", "", true),
+        ("10.0.0.1,fd00::1", "--dual-stack", false),
+        ("fd00::1,fe80::1", "", false),
+    ] {
+        let script = rules(host, &[], &format!("{INJECTED} {flags}")).nftables();
+        for chain in ["prerouting", "output"] {
+            let rule = format!("add rule inet istio-proxy-nat {chain} meta nfproto ipv6 return\n");
+            assert_eq!(script.contains(&rule), spares, "{host} {flags} {chain}");
+        }
+    }
+}
+
 /// Compares each case of a file with what `text` makes of its rules.
 fn check(file: &str, text: impl Fn(&RuleSet) -> String) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
