@@ -13,16 +13,31 @@ use crate::{
     http::{client::Client, exchange::Exchange, jwks, race::Beside, request::Request},
 };
 
-/// The keys of providers that have them fetched, as they are for one request; `None`: it failed.
-#[derive(Default)]
-pub(in crate::http) struct Fetched<'f>(Vec<(&'f JwtProvider, Option<Arc<KeySet>>)>);
+/// The keys of providers that have them fetched, as they are for one request.
+pub(in crate::http) struct Fetched<'f> {
+    /// Seconds since the epoch, by which tokens are timely: the same for whose keys are fetched and for
+    /// whose are asked for.
+    pub(super) now: u64,
+    /// `None`: it failed.
+    keys: Vec<(&'f JwtProvider, Option<Arc<KeySet>>)>,
+}
+
+impl Default for Fetched<'_> {
+    /// None, as of now.
+    fn default() -> Self {
+        Self {
+            now: now(),
+            keys: Vec::new(),
+        }
+    }
+}
 
 impl Fetched<'_> {
     pub(super) fn keys<'k>(&'k self, provider: &'k JwtProvider) -> Result<&'k KeySet, JwtError> {
         if let JwtKeys::Local(keys) = &provider.keys {
             return Ok(keys);
         }
-        let mut fetched = self.0.iter();
+        let mut fetched = self.keys.iter();
         let (_, keys) = fetched
             .find(|(it, _)| std::ptr::eq(*it, provider))
             .ok_or(JwtError::Fetch)?;
@@ -45,9 +60,9 @@ impl Exchange<'_> {
         let Ok(Some(requirement)) = requirement(filter, own, &self.request) else {
             return Some(fetched);
         };
-        wanted(filter, requirement, &self.request, now(), &mut fetched);
+        wanted(filter, requirement, &self.request, &mut fetched);
         let worker = self.context.worker;
-        for (provider, fetched) in &mut fetched.0 {
+        for (provider, fetched) in &mut fetched.keys {
             let JwtKeys::Remote(remote) = &provider.keys else {
                 continue;
             };
@@ -65,7 +80,6 @@ fn wanted<'f>(
     filter: &'f JwtAuthn,
     requirement: &'f Requirement,
     request: &Request,
-    now: u64,
     fetched: &mut Fetched<'f>,
 ) {
     let mut look = |locations: &'f Locations, by: By<'f>| {
@@ -77,11 +91,11 @@ fn wanted<'f>(
             let Ok(token) = Token::parse(&found.text) else {
                 continue;
             };
-            if let Ok(owner) = owner(filter, &found, by, &token, now, &mut provider)
+            if let Ok(owner) = owner(filter, &found, by, &token, fetched.now, &mut provider)
                 && let JwtKeys::Remote(_) = &owner.keys
-                && !fetched.0.iter().any(|(it, _)| std::ptr::eq(*it, owner))
+                && !fetched.keys.iter().any(|(it, _)| std::ptr::eq(*it, owner))
             {
-                fetched.0.push((owner, None));
+                fetched.keys.push((owner, None));
             }
         }
     };
@@ -105,7 +119,7 @@ fn wanted<'f>(
         ),
         Requirement::All(parts) | Requirement::Any(parts, _) => {
             for part in parts {
-                wanted(filter, part, request, now, fetched);
+                wanted(filter, part, request, fetched);
             }
         }
     }

@@ -69,7 +69,6 @@ impl Exchange<'_> {
             stats,
             request,
             fetched,
-            now: now(),
             reroute: false,
         };
         match check.requirement(requirement) {
@@ -163,8 +162,6 @@ struct Check<'c> {
     stats: &'c JwtBlock,
     request: &'c mut Request,
     fetched: &'c Fetched<'c>,
-    /// Seconds since the epoch.
-    now: u64,
     reroute: bool,
 }
 
@@ -255,7 +252,7 @@ impl<'c> Check<'c> {
             self.stats.jwt_cache_miss.inc();
         }
         let token = Token::parse(&found.text)?;
-        let provider = owner(self.filter, found, by, &token, self.now, provider)?;
+        let provider = owner(self.filter, found, by, &token, self.fetched.now, provider)?;
         self.fetched.keys(provider)?.verify(&token)?;
         self.accept(found, &token, provider);
         Ok(())
