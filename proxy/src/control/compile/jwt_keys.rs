@@ -112,12 +112,16 @@ fn target(uri: &str, at: &At<'_>) -> Option<(Bytes, Bytes)> {
     let parts = parsed.as_ref().and_then(|uri| {
         let authority = uri.authority().filter(|_| uri.scheme().is_some())?;
         let path = uri.path_and_query().map_or("/", |it| it.as_str());
-        Some((authority.as_str(), path))
+        Some((authority, path))
     });
     let Some((authority, path)) = parts else {
         at.error(format_args!("{uri:?} is not a URI with scheme and host"));
         return None;
     };
+    if authority.as_str().contains('@') {
+        at.error("a user and a password are not supported");
+        return None;
+    }
     let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-    Some((bytes(authority), bytes(path)))
+    Some((bytes(authority.as_str()), bytes(path)))
 }

@@ -148,6 +148,10 @@ const MANAGER: &[(&str, &str)] = &[
         ".http_filters[0].typed_config.providers[\"a\"].remote_jwks.http_uri.uri: \"x\" is not a URI with scheme and host",
     ),
     (
+        "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {remote_jwks: {http_uri: {uri: 'http://user:pw@x/keys', cluster: c, timeout: 1s}}}}}}, ROUTER]",
+        ".http_filters[0].typed_config.providers[\"a\"].remote_jwks.http_uri.uri: a user and a password are not supported",
+    ),
+    (
         "http_filters: [{name: j, typed_config: {'@type': EXT.filters.http.jwt_authn.v3.JwtAuthentication, providers: {a: {remote_jwks: {}}}}}, ROUTER]",
         ".http_filters[0].typed_config.providers[\"a\"].remote_jwks.http_uri: is required",
     ),
