@@ -61,6 +61,7 @@ pub(super) enum Client<'c, 'w> {
     },
     Http2 {
         respond: SendResponse<Bytes>,
+        head_request: bool,
         /// What comes of a client that asked for a tunnel.
         tunnel: Option<RecvStream>,
     },
@@ -113,7 +114,7 @@ impl<'c, 'w> Client<'c, 'w> {
             } => {
                 let framing = downstream_framing(response.body, *protocol, &response);
                 *keep_alive &= !closing && framing != Framing::Close && !wire.is_draining();
-                let no_body = *head_request || matches!(response.status, 204 | 304);
+                let no_body = *head_request || is_without_body(response.status);
                 let unsent = std::mem::take(unsent);
                 let mut head = response_head(&response, framing, no_body, *keep_alive, *protocol);
                 names::format(&mut head, &response.headers, *format);
@@ -134,13 +135,21 @@ impl<'c, 'w> Client<'c, 'w> {
                     watched: *watched || !closing,
                 })
             }
-            Self::Http2 { respond, .. } => {
-                let end = response.body == BodyLength::Empty && response.switch.is_none();
+            Self::Http2 {
+                respond,
+                head_request,
+                ..
+            } => {
+                let no_body = *head_request || is_without_body(response.status);
+                let end =
+                    (no_body || response.body == BodyLength::Empty) && response.switch.is_none();
                 let mut head = http::Response::new(());
                 *head.status_mut() =
                     StatusCode::from_u16(response.status).map_err(io::Error::other)?;
                 let mut headers = response.headers;
-                if let BodyLength::Known(length) = response.body {
+                if let BodyLength::Known(length) = response.body
+                    && response.status != 204
+                {
                     headers.push(
                         ithildin_http1::Known::ContentLength,
                         "content-length",
@@ -202,6 +211,11 @@ impl<'c, 'w> Client<'c, 'w> {
             Self::Http2 { respond, .. } => respond.send_reset(h2::Reason::INTERNAL_ERROR),
         }
     }
+}
+
+/// Whatever a filter made of its body.
+fn is_without_body(status: u16) -> bool {
+    matches!(status, 204 | 304)
 }
 
 fn downstream_framing(body: BodyLength, protocol: Protocol, response: &Response) -> Framing {

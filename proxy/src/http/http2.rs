@@ -194,7 +194,11 @@ async fn serve_stream(
         respond.send_reset(h2::Reason::PROTOCOL_ERROR);
         return true;
     };
-    let mut client = Client::Http2 { respond, tunnel };
+    let mut client = Client::Http2 {
+        respond,
+        head_request: request.is_head(),
+        tunnel,
+    };
     let meter = Meter::start(&manager.access_log);
     let mut exchange = Exchange::new(&context, request, &meter);
     exchange.serve(&mut source, &mut client).await;

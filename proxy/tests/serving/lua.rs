@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
+use http::response::Parts;
 use ithildin_proxy::stats::Value;
 
 use crate::{
@@ -335,6 +336,56 @@ async fn what_a_script_does_has_bounds() {
             "{answer}"
         );
     }
+}
+
+#[tokio::test]
+async fn answers_without_a_body_have_none_over_http2_whatever_a_script_makes() {
+    let makes = "function envoy_on_response(h) h:body(true):setBytes('made') end";
+    let asks = "function envoy_on_request(h) h:headers():replace(':method', 'GET') end";
+    let empties = "function envoy_on_response(h) h:headers():replace(':status', '204') end";
+    let unchanged = "function envoy_on_response(h) h:headers():replace(':status', '304') h:body(true):setBytes('made') end";
+    let scripts = [
+        ("makes", makes),
+        ("asks", asks),
+        ("empties", empties),
+        ("unchanged", unchanged),
+    ];
+    let listeners = scripts.map(|(name, script)| listener(name, &[filter("lua", script)]));
+    let bench = Bench::start(&yaml(&listeners)).await;
+    for (name, method, status, has_body) in [
+        ("makes", "GET", 200, true),
+        ("makes", "HEAD", 200, false),
+        ("asks", "HEAD", 200, false),
+        ("empties", "GET", 204, false),
+        ("unchanged", "GET", 304, false),
+    ] {
+        let (head, body) = over_http2(bench.address(name), method).await;
+        assert_eq!(head.status.as_u16(), status, "{name} {method}");
+        assert_eq!(body.is_some(), has_body, "{name} {method}: {body:?}");
+        let length = head.headers.contains_key("content-length");
+        assert!(!length || status != 204, "{name} {method}");
+    }
+}
+
+/// The answer's head, and its body unless the head ended the stream.
+async fn over_http2(address: SocketAddr, method: &str) -> (Parts, Option<Vec<u8>>) {
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::builder()
+        .method(method)
+        .uri("http://a.test/a");
+    let (answer, _) = client
+        .send_request(request.body(()).unwrap(), true)
+        .unwrap();
+    let (head, mut stream) = answer.await.unwrap().into_parts();
+    let mut body = (!stream.is_end_stream()).then(Vec::new);
+    while let Some(part) = stream.data().await {
+        let body = body.as_mut().expect("the head ended the stream");
+        body.extend_from_slice(&part.unwrap());
+    }
+    connection.abort();
+    (head, body)
 }
 
 fn cases(scripts: &[(String, String)]) -> Vec<Case> {
