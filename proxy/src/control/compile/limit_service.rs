@@ -125,12 +125,8 @@ pub(super) fn per_route(config: &RateLimitPerRoute, at: &At<'_>) -> Option<Limit
         rate_limits,
         domain,
     } = config;
-    let options = at.enumeration("override_option", *override_option)?;
-    // Envoy does not look at it.
-    let (OverrideOptions::Default
-    | OverrideOptions::OverridePolicy
-    | OverrideOptions::IncludePolicy
-    | OverrideOptions::IgnorePolicy) = options;
+    // Envoy does not look at which one it is.
+    at.enumeration::<OverrideOptions>("override_option", *override_option)?;
     Some(LimitServiceRoute {
         host_rules: match at.enumeration("vh_rate_limits", *vh_rate_limits)? {
             VhRateLimitsOptions::Override => HostRules::Override,
