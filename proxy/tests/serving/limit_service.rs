@@ -171,6 +171,18 @@ fn unanswered(cases: &mut Vec<Case>) {
 }
 
 #[tokio::test]
+async fn answers_beyond_the_bound_are_errors() {
+    let cases = ["rules", "settings"].map(|listener| (listener, say("/plain", "large")));
+    let bench = Bench::start(&yaml(&cases).await).await;
+    // One denies what fails, the other lets it pass.
+    for ((listener, request), status) in cases.iter().zip(["500", "200"]) {
+        let answer = exchange(bench.address(listener), request).await;
+        let start = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&start), "{listener}: {answer:.200}");
+    }
+}
+
+#[tokio::test]
 async fn answers_are_counted() {
     let over = r#"{"overallCode": 2}"#;
     let cases = [
