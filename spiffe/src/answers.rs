@@ -21,6 +21,7 @@ const STATUS_DETAILS: &str = "grpc-status-details-bin";
 pub struct Answers(Channel);
 
 impl Answers {
+    /// What answers on this channel.
     pub fn of(channel: Channel) -> Self {
         Self(channel)
     }

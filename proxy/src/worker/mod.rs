@@ -25,8 +25,10 @@ use crate::{
 /// not fill the memory. Further copies are dropped.
 const MIRRORED: usize = 32 << 20;
 
-/// The most that requests of one worker may hold while an authorization service is asked, in bytes: some
-/// thousands without a body. What is beyond counts as a service that does not answer.
+/// The most that requests of one worker may hold for their filters, in bytes: what services are asked (for
+/// authorization, limits, keys of tokens, by scripts) with what they answer, and bodies that are read ahead.
+/// That is some thousands of questions without a body. Beyond it, a service counts as one that does not
+/// answer.
 const ASKED: usize = 64 << 20;
 
 /// One worker thread's state.
@@ -48,7 +50,7 @@ pub struct Worker {
     pub log: LogLimit,
     /// What mirrored requests hold that were not answered yet.
     pub mirrored: Rc<Budget>,
-    /// What is held while an authorization service is asked.
+    /// What is held for filters that ask services or wait for bodies.
     pub asked: Rc<Budget>,
     published: Arc<Published>,
     /// A copy that is counted without atomics.

@@ -172,7 +172,7 @@ fn count(bench: &Bench, name: &str) -> u64 {
     }
 }
 
-/// A server that has keys while `serves` says so, and counts who asks.
+/// A server that does as `does` says, and counts who asks.
 struct Switch {
     address: SocketAddr,
     asked: Arc<AtomicUsize>,
