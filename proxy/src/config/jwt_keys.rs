@@ -5,10 +5,10 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{
             AtomicBool,
-            Ordering::{AcqRel, Release},
+            Ordering::{AcqRel, Acquire, Release},
         },
     },
     time::{Duration, Instant},
@@ -35,8 +35,8 @@ pub struct KeySource {
     /// `None`: as long as it takes.
     pub timeout: Option<Duration>,
     pub lifetime: Duration,
-    /// They are fetched before anybody asks for them, and anew before they are old (`async_fetch`). Then
-    /// the last ones count until there are others.
+    /// They are fetched before anybody asks for them, and anew before they are old (`async_fetch`). While
+    /// somebody does so, the last ones count until there are others.
     pub ahead: Option<Ahead>,
 }
 
@@ -78,7 +78,7 @@ impl RemoteKeys {
     pub fn current(&self) -> Option<Arc<KeySet>> {
         let current = self.current.load();
         let current = current.as_ref()?;
-        let lasts = self.source.ahead.is_some() || current.at.elapsed() < self.source.lifetime;
+        let lasts = self.is_followed.load(Acquire) || current.at.elapsed() < self.source.lifetime;
         lasts.then(|| Arc::clone(&current.keys))
     }
 
@@ -96,9 +96,14 @@ impl RemoteKeys {
         })
     }
 
-    /// The right to fetch ahead of everybody, which one has for good.
-    pub fn follow(&self) -> bool {
-        self.source.ahead.is_some() && !self.is_followed.swap(true, AcqRel)
+    /// The right to fetch ahead of everybody; `None` while somebody else has it, or nobody is to.
+    pub fn follow(self: &Arc<Self>) -> Option<Following> {
+        let ahead = self.source.ahead?;
+        let was_followed = self.is_followed.swap(true, AcqRel);
+        (!was_followed).then(|| Following {
+            of: Arc::downgrade(self),
+            ahead,
+        })
     }
 }
 
@@ -126,6 +131,30 @@ impl Drop for Fetching {
         // Who finds that nobody fetches must not wait for this end: the right is given back first.
         self.of.is_fetching.store(false, Release);
         self.of.ended.send_replace(self.keys.take());
+    }
+}
+
+/// The right to fetch ahead of everybody. Once it is dropped, as where a fetch panics, keys grow old like
+/// others, and another may have it.
+#[derive(Debug)]
+pub struct Following {
+    /// Keys that nobody uses are not kept.
+    of: Weak<RemoteKeys>,
+    pub ahead: Ahead,
+}
+
+impl Following {
+    /// `None`: nobody uses them any more.
+    pub fn keys(&self) -> Option<Arc<RemoteKeys>> {
+        self.of.upgrade()
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        if let Some(keys) = self.of.upgrade() {
+            keys.is_followed.store(false, Release);
+        }
     }
 }
 
@@ -176,13 +205,32 @@ mod tests {
         };
         for (ahead, lasts) in [(None, false), (Some(ahead), true)] {
             let remote = remote(Duration::ZERO, ahead);
+            let following = remote.follow();
             remote.begin().expect("nobody fetches").succeed(keys());
             assert_eq!(remote.current().is_some(), lasts);
             // A fetch that fails takes nothing away.
             drop(remote.begin());
             assert_eq!(remote.current().is_some(), lasts);
-            assert_eq!(remote.follow(), lasts);
-            assert!(!remote.follow());
+            // Who no longer follows leaves nothing that counts for ever.
+            drop(following);
+            assert!(remote.current().is_none());
         }
+    }
+
+    #[test]
+    fn one_follows_and_another_may_once_it_has_stopped() {
+        let soon = Duration::from_secs(1);
+        let ahead = Ahead {
+            after_success: soon,
+            after_failure: soon,
+        };
+        let remote = remote(HOUR, Some(ahead));
+        let first = remote.follow().expect("nobody follows");
+        assert!(remote.follow().is_none());
+        drop(first);
+        let second = remote.follow().expect("nobody follows any more");
+        assert!(second.keys().is_some() && remote.follow().is_none());
+        drop(remote);
+        assert!(second.keys().is_none(), "who follows keeps nothing");
     }
 }

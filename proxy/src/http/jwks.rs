@@ -1,10 +1,7 @@
 //! Keys of tokens that are fetched: over the pools that all requests share, as a whole answer of a bounded
 //! length.
 
-use std::{
-    rc::Rc,
-    sync::{Arc, Weak},
-};
+use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use ithildin_jwt::{JwksError, KeySet};
@@ -19,7 +16,7 @@ use crate::{
     config::{
         Listener,
         filters::FilterKind,
-        jwt_keys::{Fetching, KeySource, RemoteKeys},
+        jwt_keys::{Fetching, Following, KeySource, RemoteKeys},
         listener::Terminal,
     },
     stats::JwtStats,
@@ -69,20 +66,17 @@ pub(crate) fn follow_keys(worker: &Rc<Worker>, listener: &Listener) {
             let FilterKind::Jwt(filter) = &filter.kind else {
                 continue;
             };
-            for keys in filter.remote_keys().filter(|keys| keys.follow()) {
-                let (keys, stats) = (Arc::downgrade(keys), Arc::clone(&filter.stats));
-                let worker = Rc::clone(worker);
-                tokio::task::spawn_local(async move { follow(&worker, &keys, &stats).await });
+            for following in filter.remote_keys().filter_map(RemoteKeys::follow) {
+                let (worker, stats) = (Rc::clone(worker), Arc::clone(&filter.stats));
+                tokio::task::spawn_local(async move { follow(&worker, &following, &stats).await });
             }
         }
     }
 }
 
-async fn follow(worker: &Worker, keys: &Weak<RemoteKeys>, stats: &JwtStats) {
-    while let Some(keys) = keys.upgrade() {
-        let Some(ahead) = keys.source.ahead else {
-            return;
-        };
+async fn follow(worker: &Worker, following: &Following, stats: &JwtStats) {
+    let ahead = following.ahead;
+    while let Some(keys) = following.keys() {
         let fetched = match keys.begin() {
             Some(fetching) => fetch(worker, fetching, stats).await,
             // By a request that found none.
