@@ -130,6 +130,7 @@ impl Run {
                 None => results(&state.lua, answer)?,
             };
             state.budget.begin(&state.lua)?;
+            sandbox::reset(&state.lua)?;
             self.thread.resume::<MultiValue>(arguments)
         };
         let ended = { resumed }();

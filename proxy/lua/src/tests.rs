@@ -252,6 +252,39 @@ fn memory_is_bounded() {
 }
 
 #[test]
+fn what_c_calls_goes_only_so_deep() {
+    for body in [
+        "local function f() return (string.gsub('a', 'a', f)) end f()",
+        "local function f() return (('a'):gsub('a', f)) end f()",
+        "local function f() coroutine.wrap(f)() end f()",
+        "local function f() assert(coroutine.resume(coroutine.create(f))) end f()",
+        "local function f() assert(load(function() f() return nil end)) end f()",
+        "local t t = setmetatable({}, {__tostring = function() return string.format('%s', t) end}) tostring(t)",
+    ] {
+        let error = run(body).1.unwrap_err().to_string();
+        assert!(error.contains("stack overflow"), "{body}: {error}");
+        let caught = format!(
+            "pcall(function() {body} end) ear:say(('a'):gsub('a', function() return 'b' end))"
+        );
+        assert_eq!(says(&caught), "b", "{body}");
+        state(body).unwrap_err();
+    }
+    assert_eq!(
+        says(
+            "local c = coroutine.wrap(function(a) local b = coroutine.yield(a + 1) return b * 2 end) ear:say(c(1)) ear:say(c(5))"
+        ),
+        "2|10"
+    );
+    assert_eq!(
+        says(
+            "ear:say(string.format('%d %s', 5, setmetatable({}, {__tostring = function() return 't' end})))"
+        ),
+        "5 t"
+    );
+    assert_eq!(says("ear:say((('hello'):gsub('l', {l = 'L'})))"), "heLLo");
+}
+
+#[test]
 fn errors_have_luas_words() {
     for (body, expected) in [
         (

@@ -2,7 +2,7 @@
 //! whole answer an error.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, header::HOST};
 use ithildin_proto::{
     json,
     pb::envoy::{
@@ -54,7 +54,11 @@ impl TryFrom<RateLimitResponse> for Answer {
             is_over: overall_code == i32::from(Code::OverLimit),
             statuses,
             response_headers: headers(&response_headers_to_add)?,
-            request_headers: headers(&request_headers_to_add)?,
+            request_headers: headers(&request_headers_to_add)?
+                .into_iter()
+                // There is one alone, which is the request's.
+                .filter(|(name, _)| *name != HOST)
+                .collect(),
             body: raw_body.into(),
             metadata: metadata.map(|(key, value)| (key, json(value))).collect(),
         })

@@ -59,14 +59,15 @@ pub(super) fn http_call(call: &Call<'_, StreamHandle>) -> Result<Reply, Failure>
     let calls = &scene.effects.calls;
     calls.set(calls.get() + 1);
     if calls.get() > MAX_CALLS {
-        return Err("too many http calls".into());
+        return scene.gives_up();
     }
     let body = match call.argument(3) {
         Value::Nil => Bytes::new(),
         _ => Bytes::copy_from_slice(&call.string(3)?.as_bytes()),
     };
-    let share = facts.worker.asked.take(body.len());
-    let share = share.ok_or("there is no memory for the body")?;
+    let Some(share) = facts.worker.asked.take(body.len()) else {
+        return scene.gives_up();
+    };
     let options = options(call)?;
     let question = Question {
         cluster,

@@ -24,9 +24,6 @@ use crate::{
     http::{failure::LocalReply, headers::is_of_connection},
 };
 
-/// The longest line that a script logs, in bytes.
-const MAX_LINE: usize = 2 << 10;
-
 pub(super) struct StreamHandle(pub(super) Rc<Scene>);
 
 type Stream<'c> = Call<'c, StreamHandle>;
@@ -145,7 +142,7 @@ fn respond(call: &Stream<'_>) -> Result<Reply, Failure> {
 fn log(call: &Stream<'_>, level: Level) -> Result<Reply, Failure> {
     let text = call.string(1)?;
     let text = text.as_bytes();
-    let text = String::from_utf8_lossy(&text[..text.len().min(MAX_LINE)]);
+    let text = String::from_utf8_lossy(&text);
     write(&call.this().0.facts()?.worker.scripts.log, level, &text);
     Ok(Reply::nothing())
 }

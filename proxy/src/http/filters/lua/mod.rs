@@ -1,6 +1,7 @@
 //! `envoy.filters.http.lua`: scripts that see requests and their responses, and change them.
 //!
-//! Invariants: a script that fails changes nothing more, and its request goes on, as in Envoy; what a script
+//! Invariants: a script that fails changes nothing more, and its request goes on, as in Envoy; one that would need
+//! more time or memory than it may have is none that failed, and its request is answered here; what a script
 //! waits for is bounded in memory (`Worker::asked`) and in number, and so is what it logs.
 
 mod buffer;
@@ -19,7 +20,7 @@ use ithildin_lua::MultiValue;
 
 use self::{
     call::Question,
-    run::{Lent, Results, ScriptRun},
+    run::{Lent, Results, ScriptRun, beyond_bounds},
     scene::{Answer, Body, Facts, Wish},
 };
 use super::Verdict;
@@ -40,9 +41,6 @@ use crate::{
     },
 };
 
-/// What a script is told whose body does not fit beside those of others.
-const NO_ROOM: &str = "there is no memory for the body";
-
 impl Exchange<'_> {
     /// Takes the request through the script; whether its route is to be found again.
     pub(super) async fn script_request(
@@ -52,7 +50,8 @@ impl Exchange<'_> {
         source: &mut Source<'_, '_>,
         client: &mut Client<'_, '_>,
     ) -> Result<bool, Verdict> {
-        let Some(mut run) = self.begin_script((lua, own), name, false) else {
+        let run = self.begin_script((lua, own), name, false);
+        let Some(mut run) = run.map_err(Verdict::Reply)? else {
             return Ok(false);
         };
         let mut trailers = Headers::default();
@@ -72,13 +71,12 @@ impl Exchange<'_> {
                 Some(Wish::Body(shape)) => {
                     let read = run.has_body();
                     if !read && !self.read_request(&run, source, client).await? {
-                        Err(NO_ROOM.to_owned())
-                    } else {
-                        if let Some(told) = source.trailers_ahead().filter(|_| !read) {
-                            trailers = std::mem::take(told);
-                        }
-                        run.body(shape, &trailers)
+                        return Err(Verdict::Reply(beyond_bounds()));
                     }
+                    if let Some(told) = source.trailers_ahead().filter(|_| !read) {
+                        trailers = std::mem::take(told);
+                    }
+                    run.body(shape, &trailers)
                 }
                 Some(Wish::Call(question)) => {
                     let is_complete = self.request.body == BodyLength::Empty || run.has_body();
@@ -123,7 +121,7 @@ impl Exchange<'_> {
         response: &mut Response,
         body: &mut Source<'_, '_>,
     ) -> Result<(), LocalReply> {
-        let Some(mut run) = self.begin_script((lua, own), name, true) else {
+        let Some(mut run) = self.begin_script((lua, own), name, true)? else {
             return Ok(());
         };
         let mut trailers = Headers::default();
@@ -141,17 +139,17 @@ impl Exchange<'_> {
                 trailers: &mut trailers,
             };
             results = match run.resume(lent, results) {
-                None | Some(Wish::Reply(_)) => break,
+                None => break,
+                Some(Wish::Reply(reply)) => return Err(*reply),
                 Some(Wish::Body(shape)) => {
                     let read = run.has_body();
                     if !read && !self.read_response(&run, response, body).await? {
-                        Err(NO_ROOM.to_owned())
-                    } else {
-                        if let Some(told) = body.trailers_ahead().filter(|_| !read) {
-                            trailers = std::mem::take(told);
-                        }
-                        run.body(shape, &trailers)
+                        return Err(beyond_bounds());
                     }
+                    if let Some(told) = body.trailers_ahead().filter(|_| !read) {
+                        trailers = std::mem::take(told);
+                    }
+                    run.body(shape, &trailers)
                 }
                 Some(Wish::Call(question)) => self.ask(&run, *question, true).await?,
             };
@@ -216,8 +214,10 @@ impl Exchange<'_> {
         (lua, own): (&Lua, Option<&LuaOverride>),
         name: &str,
         is_response: bool,
-    ) -> Option<ScriptRun> {
-        let script = lua.script(own)?;
+    ) -> Result<Option<ScriptRun>, LocalReply> {
+        let Some(script) = lua.script(own) else {
+            return Ok(None);
+        };
         let connection = self.context.connection;
         let told = prepare::told_address(self.context.manager, &self.request.headers);
         let facts = Facts {

@@ -12,11 +12,15 @@ use super::{
     scene::{Answer, Body, Facts, Messages, Scene, Shape, Wish},
 };
 use crate::{
-    http::{headers::Headers, request::Request},
+    access_log::ResponseFlags,
+    http::{failure::LocalReply, headers::Headers, request::Request},
     io::LogLimit,
     scripts::{ON_REQUEST, ON_RESPONSE, Script},
     stats::LuaStats,
 };
+
+/// The longest line of a script's, in bytes.
+const MAX_LINE: usize = 2 << 10;
 
 /// What a waiting script gets: values, or the text of an error.
 pub(super) type Results = Result<MultiValue, String>;
@@ -29,14 +33,18 @@ pub(super) struct ScriptRun {
 }
 
 impl ScriptRun {
-    /// `None` if there is nothing to run.
-    pub(super) fn begin(facts: Facts, script: &Arc<Script>, stats: &Arc<LuaStats>) -> Option<Self> {
+    /// `None` if there is nothing to run. An error is what to answer: without the bounds it would have run.
+    pub(super) fn begin(
+        facts: Facts,
+        script: &Arc<Script>,
+        stats: &Arc<LuaStats>,
+    ) -> Result<Option<Self>, LocalReply> {
         let (function, defines) = match facts.is_response {
             true => (ON_RESPONSE, script.on_response),
             false => (ON_REQUEST, script.on_request),
         };
         if !defines {
-            return None;
+            return Ok(None);
         }
         let facts = Rc::new(facts);
         let worker = &facts.worker;
@@ -46,19 +54,28 @@ impl ScriptRun {
         let failed = |error: &str| {
             counts.errors.inc();
             write(&worker.scripts.log, Level::ERROR, error);
+            beyond_bounds()
         };
         let state = worker.scripts.state(script);
-        let state = state.map_err(|error| failed(&error.to_string())).ok()?;
+        let state = state.map_err(|error| failed(&error.to_string()))?;
         let handle = super::handle::StreamHandle(Rc::clone(&scene));
-        let run = state.start(function, handle)?;
-        let run = run.inspect_err(|_| scene.end());
-        let run = run.map_err(|error| failed(&error.to_string())).ok()?;
-        Some(Self {
+        let run = match state.start(function, handle) {
+            None => return Ok(None),
+            Some(Ok(run)) => run,
+            Some(Err(error)) => {
+                scene.end();
+                if state.is_full() {
+                    worker.scripts.forget(&state);
+                }
+                return Err(failed(&error.to_string()));
+            }
+        };
+        Ok(Some(Self {
             scene,
             run,
             facts: Rc::clone(&facts),
             stats: Arc::clone(stats),
-        })
+        }))
     }
 
     /// Goes on with what the script waited for. `None`: it is over.
@@ -91,7 +108,9 @@ impl ScriptRun {
         if *error == ScriptError::Memory && state.is_full() {
             worker.scripts.forget(state);
         }
-        None
+        // Envoy has no bounds: what the script would have done is not known.
+        let is_ours = matches!(error, ScriptError::TooLong | ScriptError::Memory);
+        is_ours.then(|| Wish::Reply(Box::new(beyond_bounds())))
     }
 
     pub(super) fn has_body(&self) -> bool {
@@ -116,6 +135,12 @@ impl ScriptRun {
             Body::Unread | Body::Read(_) => None,
         }
     }
+}
+
+/// In the place of what a script would have made, had it had more time or memory.
+pub(super) fn beyond_bounds() -> LocalReply {
+    let none = ResponseFlags::NONE;
+    LocalReply::new(500, "Internal Server Error", none, "lua_bounds")
 }
 
 /// Until Lua collects its objects, they hold nothing.
@@ -164,7 +189,8 @@ pub(super) fn write(logs: &LogLimit, level: Level, text: &str) {
             if tracing::enabled!(target: "ithildin_proxy::lua", $level)
                 && let Some(suppressed) = logs.admit()
             {
-                let text = text.replace(char::is_control, " ");
+                let end = text.floor_char_boundary(MAX_LINE);
+                let text = text[..end].replace(char::is_control, " ");
                 tracing::event!(target: "ithildin_proxy::lua", $level, suppressed, "script log: {text}");
             }
         };

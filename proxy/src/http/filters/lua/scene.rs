@@ -14,7 +14,7 @@ use bytes::Bytes;
 use ithildin_lua::{Failure, Reply};
 use serde_json::{Map, Value};
 
-use super::call::Question;
+use super::{call::Question, run::beyond_bounds};
 use crate::{
     config::route::Route,
     http::{
@@ -188,10 +188,16 @@ impl Scene {
     pub(super) fn wishes(&self, wish: Wish) -> Result<Reply, Failure> {
         let waits = self.effects.waits.get() + 1;
         if waits > MAX_WAITS {
-            return Err("the script waits too often".into());
+            return self.gives_up();
         }
         self.effects.waits.set(waits);
         *self.wish.borrow_mut() = Some(wish);
+        Ok(Reply::Wait)
+    }
+
+    /// The run ends here: it would need more than it may have.
+    pub(super) fn gives_up(&self) -> Result<Reply, Failure> {
+        *self.wish.borrow_mut() = Some(Wish::Reply(Box::new(beyond_bounds())));
         Ok(Reply::Wait)
     }
 }
