@@ -20,6 +20,9 @@ use crate::{
     worker::{Downstream, Worker},
 };
 
+/// An idle connection that is to drain waits so long for a last request, whose answer tells of the end: its
+/// client may be sending just now.
+const LAST_REQUEST: Duration = Duration::from_millis(500);
 /// The most that is read and thrown away of a client that still sends after its connection is done
 /// with, in bytes.
 const LINGER_BYTES: usize = 1024 * 1024;
@@ -66,6 +69,13 @@ async fn begins(context: &Context<'_>, wire: &Wire<'_>) -> bool {
         .timeout(idle, wire.first_bytes())
         .await
     {
+        Some(Ok(None)) => {
+            let last = context
+                .worker
+                .timers
+                .timeout(Some(LAST_REQUEST), wire.fill());
+            matches!(last.await, Some(Ok(1..)))
+        }
         Some(read) => matches!(read, Ok(Some(1..))),
         None => {
             match is_too_old(context) {
