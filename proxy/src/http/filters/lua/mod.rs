@@ -157,7 +157,9 @@ impl Exchange<'_> {
         put_back(&run, body, trailers);
         self.filters.drains |= run.scene.effects.drains.get();
         if let Some(answer) = answer {
-            take_back(answer, response);
+            response.status = answer.status;
+            response.headers = answer.headers;
+            response.body = answer.body.unwrap_or(response.body);
         }
         Ok(())
     }
@@ -248,18 +250,6 @@ fn put_back(run: &ScriptRun, body: &mut Source<'_, '_>, trailers: Headers) {
     if let Some(told) = body.trailers_ahead().filter(|_| has_read) {
         *told = trailers;
     }
-}
-
-fn take_back(answer: Answer, response: &mut Response) {
-    let body = answer.body.unwrap_or(response.body);
-    // Over HTTP/2 nothing else keeps a body from a client that expects none.
-    let is_new = answer.status != response.status || body != response.body;
-    response.body = match answer.status {
-        204 | 304 if is_new => BodyLength::Empty,
-        _ => body,
-    };
-    response.status = answer.status;
-    response.headers = answer.headers;
 }
 
 async fn ask(run: &ScriptRun, question: Question) -> Results {
