@@ -151,8 +151,7 @@ async fn data_plane() -> u16 {
 }
 
 fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-    socket.local_addr().unwrap().port()
+    ithildin_sys::port::unused().unwrap()
 }
 
 /// Processor time of this process.

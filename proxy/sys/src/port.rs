@@ -2,10 +2,13 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::fd::IntoRawFd,
     process,
     sync::atomic::{AtomicU16, Ordering},
 };
+
+use socket2::{Domain, Socket, Type};
 
 /// Below Linux' default ephemeral range (32768 to 60999): a port from there may become the local end of
 /// somebody's outgoing connection before the program that it was chosen for listens on it.
@@ -37,9 +40,35 @@ pub fn unused() -> io::Result<u16> {
     ))
 }
 
+/// An address of loopback that refuses connections for as long as the process lives. Its port is held by a socket
+/// that never listens: one that was only given back may soon be another program's.
+///
+/// # Errors
+/// Those of `socket` and `bind`.
+pub fn refusing() -> io::Result<SocketAddr> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    let address = socket.local_addr()?;
+    let _held = socket.into_raw_fd();
+    address
+        .as_socket()
+        .ok_or_else(|| io::Error::other("a bound socket has no address"))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
     use super::*;
+
+    #[test]
+    fn a_port_that_refuses_is_nobody_elses() {
+        let address = refusing().unwrap();
+        let refused = TcpStream::connect(address).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let taken = TcpListener::bind(address).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    }
 
     #[test]
     fn ports_differ_and_none_is_taken_or_ephemeral() {

@@ -168,8 +168,5 @@ pub(crate) fn read_head(stream: &mut TcpStream) -> String {
 
 /// An address that refuses connections.
 pub(crate) fn dead_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .expect("it is the test's own")
-        .local_addr()
-        .expect("it is the test's own")
+    ithildin_sys::port::refusing().expect("loopback has free ports")
 }

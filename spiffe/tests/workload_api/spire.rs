@@ -2,7 +2,6 @@
 
 use std::{
     env, fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -57,11 +56,7 @@ impl Spire {
     }
 
     fn configure(&self, ca_key_type: &str) {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = ithildin_sys::port::unused().unwrap();
         let folder = self.folder.path().display();
         for name in ["data", "agent-data", "public"] {
             fs::create_dir(self.path(name)).unwrap();

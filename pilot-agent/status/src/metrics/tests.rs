@@ -1,6 +1,6 @@
 //! Scrapes of servers that are well, dead, slow and hostile.
 
-use std::{convert::Infallible, io::Read, net::SocketAddr};
+use std::{convert::Infallible, io::Read};
 
 use bytes::Bytes;
 use flate2::read::GzDecoder;
@@ -78,12 +78,8 @@ async fn hostile(head: &'static str, piece: Vec<u8>, pause: Duration) -> u16 {
 }
 
 /// A port where nobody listens.
-async fn dead() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let SocketAddr::V4(addr) = socket.local_addr().unwrap() else {
-        unreachable!()
-    };
-    addr.port()
+fn dead() -> u16 {
+    ithildin_sys::port::refusing().unwrap().port()
 }
 
 fn metrics(data_plane: Option<u16>, targets: &[u16]) -> Metrics {
@@ -202,7 +198,7 @@ async fn open_metrics_end_once() {
 async fn who_fails_spoils_nobody() {
     let well = server(200, TEXT_TYPE, "well 1\n").await;
     let ill = server(500, TEXT_TYPE, "ill 1\n").await;
-    let dead = dead().await;
+    let dead = dead();
     for (envoy, apps, envoy_failures, app_failures) in [
         (well, vec![well], 0.0, 0.0),
         (well, vec![ill], 0.0, 1.0),

@@ -288,8 +288,9 @@ async fn tcp_and_who_is_not_there() {
         assert_eq!(peer.ip().to_string(), "127.0.0.6");
     }
     drop(listener);
+    let port = ithildin_sys::port::refusing().unwrap().port();
     for handler in [
-        tcp,
+        format!(r#"{{"tcpSocket":{{"port":{port}}}}}"#),
         http_get(port, "/"),
         format!(r#"{{"grpc":{{"port":{port}}}}}"#),
     ] {

@@ -30,9 +30,8 @@ fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n")
 }
 
-pub(super) async fn closed_port() -> std::net::SocketAddr {
-    let listener = tokio::net::TcpListener::bind(testing::ANY).await.unwrap();
-    listener.local_addr().unwrap()
+pub(super) fn closed_port() -> std::net::SocketAddr {
+    ithildin_sys::port::refusing().unwrap()
 }
 
 #[tokio::test]
@@ -59,7 +58,7 @@ async fn each_failure_has_its_status_and_its_words() {
     ]);
     let clusters = vec![
         testing::cluster("closing", &[closing.address]),
-        testing::cluster("dead", &[closed_port().await]),
+        testing::cluster("dead", &[closed_port()]),
         testing::cluster("empty", &[]),
         testing::cluster("hanging", &[hanging.address]),
     ];
@@ -109,7 +108,7 @@ async fn each_failure_has_its_status_and_its_words() {
 
 #[tokio::test]
 async fn a_grpc_client_gets_a_grpc_status() {
-    let site = Site::before(closed_port().await).await;
+    let site = Site::before(closed_port()).await;
     let answer = site
         .ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc+proto\r\nContent-Length: 0\r\n\r\n")
         .await;
@@ -126,7 +125,7 @@ async fn a_grpc_client_gets_a_grpc_status() {
 
 #[tokio::test]
 async fn head_gets_the_length_of_our_answer_only() {
-    let site = Site::before(closed_port().await).await;
+    let site = Site::before(closed_port()).await;
     let mut client = site.client().await;
     for _ in 0..2 {
         client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").await;

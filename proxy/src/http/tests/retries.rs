@@ -148,7 +148,7 @@ async fn a_slow_try_is_given_up_for_another() {
 
 #[tokio::test]
 async fn another_host_is_tried_where_one_is_down() {
-    let dead = super::failures::closed_port().await;
+    let dead = super::failures::closed_port();
     let origin = Origin::echo().await;
     let mut policy = retry(on(|it| it.connect_failure = true), 2);
     policy.avoid_previous_hosts = true;
@@ -225,7 +225,7 @@ async fn retries_of_all_requests_together_are_bounded() {
 #[tokio::test]
 async fn a_retry_tells_the_host_that_was_asked_for() {
     let origin = Origin::echo().await;
-    let dead = super::failures::closed_port().await;
+    let dead = super::failures::closed_port();
     let mut forward = forward("origin");
     forward.auto_host_rewrite = true;
     let on = RetryOn {

@@ -4,7 +4,7 @@ mod stand_in;
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     time::{Duration, SystemTime},
 };
 
@@ -191,9 +191,8 @@ async fn a_wrong_answer_is_refused_with_its_reason_and_a_right_one_is_taken() {
 
 #[tokio::test]
 async fn a_ca_that_comes_late_is_found() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = port.local_addr().unwrap();
-    drop(port);
+    let port = ithildin_sys::port::unused().unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let (ca, _) = StandIn::start(Answer::Good).await;
     let mut bench = Bench::with(ca.clone(), address, options());
     let reason = bench.reason("cannot reach the CA").await;
