@@ -1,8 +1,8 @@
-//! Unary calls of gRPC, for filters that ask services.
+//! Unary calls of gRPC: for filters that ask services, and for collectors.
 
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use ithildin_http1::Known;
 use prost::Message;
 
@@ -26,6 +26,8 @@ pub(crate) enum GrpcError {
     Http(u16),
     #[error("gRPC status {0}")]
     Status(String),
+    #[error("the message is longer than 4 GiB")]
+    TooLong,
     #[error("the answer is not one message of gRPC")]
     Malformed,
     #[error(transparent)]
@@ -49,31 +51,31 @@ pub(crate) async fn unary<A: Message + Default>(
     method: Method<'_>,
     question: &impl Message,
 ) -> Result<A, GrpcError> {
-    let mut body = BytesMut::with_capacity(PREFIX + question.encoded_len());
-    body.put_u8(0);
-    let length = u32::try_from(question.encoded_len()).map_err(|_| GrpcError::Malformed)?;
-    body.put_u32(length);
-    // A buffer that grows takes any message.
-    let _ = question.encode(&mut body);
-    let (request, body) = (request(&method), body.freeze());
+    let body = framed(|body| {
+        // A buffer that grows takes any message.
+        let _ = question.encode(body);
+    })?;
+    let request = request(&method);
     let answer = ask(worker, method.cluster, method.timeout, &request, &body).await;
     message(answer.map_err(|error| GrpcError::Ask(error.to_string()))?)
 }
 
+/// The body of a request with the one message that `write` appends.
+pub(super) fn framed(write: impl FnOnce(&mut Vec<u8>)) -> Result<Bytes, GrpcError> {
+    let mut body = vec![0; PREFIX];
+    write(&mut body);
+    let length = u32::try_from(body.len() - PREFIX).map_err(|_| GrpcError::TooLong)?;
+    body[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    Ok(body.into())
+}
+
 fn request(method: &Method<'_>) -> Request {
-    let mut headers = Headers::default();
-    headers.push(Known::Te, "te", "trailers");
-    headers.push(Known::ContentType, "content-type", "application/grpc");
-    if let Some(timeout) = method.timeout {
-        let timeout = format!("{}m", timeout.as_millis());
-        headers.push(Known::Other, "grpc-timeout", timeout);
-    }
     Request {
         method: Bytes::from_static(b"POST"),
         scheme: Some("http"),
         authority: method.authority.clone(),
         path: Bytes::from_static(method.path.as_bytes()),
-        headers,
+        headers: headers(method.timeout),
         body: BodyLength::Unknown,
         upgrade: None,
         protocol: Protocol::Http2,
@@ -81,7 +83,32 @@ fn request(method: &Method<'_>) -> Request {
     }
 }
 
+/// Of a call, which ends by itself after `timeout`.
+pub(super) fn headers(timeout: Option<Duration>) -> Headers {
+    let mut headers = Headers::default();
+    headers.push(Known::Te, "te", "trailers");
+    headers.push(Known::ContentType, "content-type", "application/grpc");
+    if let Some(timeout) = timeout {
+        let timeout = format!("{}m", timeout.as_millis());
+        headers.push(Known::Other, "grpc-timeout", timeout);
+    }
+    headers
+}
+
 fn message<A: Message + Default>(answer: Answer) -> Result<A, GrpcError> {
+    succeeded(&answer)?;
+    let Some((prefix, message)) = answer.body.split_first_chunk::<PREFIX>() else {
+        return Err(GrpcError::Malformed);
+    };
+    let [compressed, length @ ..] = *prefix;
+    if compressed != 0 || u32::from_be_bytes(length) as usize != message.len() {
+        return Err(GrpcError::Malformed);
+    }
+    Ok(A::decode(message)?)
+}
+
+/// Whether the call did what it was for, with a message or without.
+pub(super) fn succeeded(answer: &Answer) -> Result<(), GrpcError> {
     if answer.status != 200 {
         return Err(GrpcError::Http(answer.status));
     }
@@ -92,19 +119,11 @@ fn message<A: Message + Default>(answer: Answer) -> Result<A, GrpcError> {
     // One without a message has its status where others have their headers.
     let status = answer.trailers.get("grpc-status");
     match status.or_else(|| answer.headers.get("grpc-status")) {
-        Some(status) if &status[..] == b"0" => {}
+        Some(status) if &status[..] == b"0" => Ok(()),
         Some(status) => {
             let status = String::from_utf8_lossy(status).into_owned();
-            return Err(GrpcError::Status(status));
+            Err(GrpcError::Status(status))
         }
-        None => return Err(GrpcError::Malformed),
+        None => Err(GrpcError::Malformed),
     }
-    let Some((prefix, message)) = answer.body.split_first_chunk::<PREFIX>() else {
-        return Err(GrpcError::Malformed);
-    };
-    let [compressed, length @ ..] = *prefix;
-    if compressed != 0 || u32::from_be_bytes(length) as usize != message.len() {
-        return Err(GrpcError::Malformed);
-    }
-    Ok(A::decode(message)?)
 }

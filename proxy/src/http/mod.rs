@@ -8,6 +8,7 @@ mod authorization;
 mod body;
 mod call;
 mod client;
+pub(crate) mod collector;
 mod counts;
 mod exchange;
 mod failure;

@@ -18,6 +18,20 @@ impl Budget {
         })
     }
 
+    /// A share of nothing, which can grow.
+    pub fn none(self: &Rc<Self>) -> Share {
+        Share {
+            budget: Rc::clone(self),
+            bytes: 0,
+        }
+    }
+
+    /// Whether nothing is taken.
+    #[cfg(test)]
+    pub(crate) fn is_whole(&self) -> bool {
+        self.taken.get() == 0
+    }
+
     /// So many bytes, until the share is dropped; `None` if they are not there.
     pub fn take(self: &Rc<Self>, bytes: usize) -> Option<Share> {
         let taken = self.taken.get().checked_add(bytes)?;

@@ -14,6 +14,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use crate::{
     config::Snapshot,
+    http::collector::Gathered,
     io::{BufferPool, LogLimit, Registry, Timers},
     istio::{PeerCache, telemetry::SeriesTable},
     scripts::Scripts,
@@ -30,6 +31,10 @@ const MIRRORED: usize = 32 << 20;
 /// That is some thousands of questions without a body. Beyond it, a service counts as one that does not
 /// answer.
 const ASKED: usize = 64 << 20;
+
+/// The most that one worker holds for collectors, in bytes: the entries and spans of some ten thousand requests.
+/// Those beyond it are dropped and counted.
+const REPORTED: usize = 16 << 20;
 
 /// One worker thread's state.
 #[derive(Debug)]
@@ -52,6 +57,9 @@ pub struct Worker {
     pub mirrored: Rc<Budget>,
     /// What is held for filters that ask services or wait for bodies.
     pub asked: Rc<Budget>,
+    /// What is gathered for collectors and not yet told.
+    pub reported: Rc<Budget>,
+    pub(crate) gathered: Gathered,
     published: Arc<Published>,
     /// A copy that is counted without atomics.
     #[expect(
@@ -78,6 +86,8 @@ impl Worker {
             log: LogLimit::default(),
             mirrored: Budget::new(MIRRORED),
             asked: Budget::new(ASKED),
+            reported: Budget::new(REPORTED),
+            gathered: Gathered::default(),
             snapshot: RefCell::new(Rc::new(published.current.load_full())),
             published,
         })

@@ -93,6 +93,7 @@ use crate::{
         cluster::EndpointSet,
         jwt_keys::{KeySource, RemoteKeys},
     },
+    http::collector::Collectors,
     istio::{Node, Telemetry},
     stats::{Registry, SubscriptionStats},
 };
@@ -117,6 +118,8 @@ pub(super) struct Compiler {
     telemetry: HashMap<telemetry::Key, Weak<Telemetry>>,
     routes: HashMap<Arc<str>, Weak<ArcSwapOption<RouteTable>>>,
     keys: HashMap<KeySource, Weak<RemoteKeys>>,
+    /// Of access logs and traces.
+    collectors: Collectors,
     /// Told when a host of any cluster is to be ejected.
     pub(super) outliers: Arc<Notify>,
     generation: u64,
@@ -169,6 +172,7 @@ impl Compiler {
             tls: TlsContexts::default(),
             routes: HashMap::new(),
             keys: HashMap::new(),
+            collectors: Collectors::default(),
             outliers: Arc::default(),
             generation: 0,
         }

@@ -26,10 +26,7 @@ impl Exchange<'_> {
         client: &mut Client<'_, '_>,
     ) -> Result<bool, Verdict> {
         let context = self.context;
-        let Some(share) = context.worker.asked.take(0) else {
-            return Ok(false);
-        };
-        source.hold(share);
+        source.hold(context.worker.asked.none());
         self.invite_body(client).await?;
         let limit = context.manager.timeouts.request;
         let left = limit.map(|limit| limit.saturating_sub(self.meter.started.elapsed()));

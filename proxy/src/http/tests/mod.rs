@@ -2,6 +2,7 @@
 
 mod authorization;
 mod basics;
+mod collectors;
 mod failures;
 mod headers;
 mod http2;

@@ -176,10 +176,7 @@ impl Exchange<'_> {
                 Source::Bytes(_) => usize::MAX,
                 _ => self.context.connection.listener.buffer_limit as usize,
             };
-            let Some(share) = self.context.worker.asked.take(0) else {
-                return Ok(false);
-            };
-            body.hold(share);
+            body.hold(self.context.worker.asked.none());
             loop {
                 let read = body.read_ahead().await;
                 match read.map_err(|_| LocalReply::upstream_closed(None))? {
