@@ -84,6 +84,27 @@ pub enum FilterOverride {
 }
 
 impl FilterOverride {
+    pub fn rate_limit(&self) -> Option<&Arc<RateLimit>> {
+        match self {
+            Self::RateLimit(own) => Some(own),
+            _ => None,
+        }
+    }
+
+    pub fn limit_service(&self) -> Option<&LimitServiceRoute> {
+        match self {
+            Self::LimitService(own) => Some(own),
+            _ => None,
+        }
+    }
+
+    pub fn jwt(&self) -> Option<&JwtOverride> {
+        match self {
+            Self::Jwt(own) => Some(own),
+            _ => None,
+        }
+    }
+
     pub fn lua(&self) -> Option<&LuaOverride> {
         match self {
             Self::Lua(own) => Some(own),

@@ -76,7 +76,7 @@ async fn serve(worker: &Rc<Worker>, accepted: Accepted, log: &mut ConnectionLog)
     registration.matched(&chain);
     let _active = ActiveConnection::new(worker, &listener, started);
     let (local, restored) = (arrival.local, arrival.restored);
-    let (remote, told) = (arrival.remote, arrival.told());
+    let (remote, findings) = (arrival.remote, arrival.findings());
     let server_name: Option<Box<str>> = arrival.server_name().map(Box::from);
     let secured = handshake::secure(worker, &listener, &chain, arrival, registration);
     let (stream, read_ahead) = match secured.await {
@@ -92,7 +92,7 @@ async fn serve(worker: &Rc<Worker>, accepted: Accepted, log: &mut ConnectionLog)
         local,
         restored,
         remote,
-        told,
+        findings,
         server_name,
         listener,
         chain: Arc::clone(&chain),

@@ -36,7 +36,7 @@ pub struct Connection {
     /// The client's address, as far as a proxy before us tells of it.
     pub remote: SocketAddr,
     /// Boxed, since most connections have none.
-    pub told: Option<Box<Told>>,
+    pub findings: Option<Box<Findings>>,
     /// Lower-case SNI of the ClientHello.
     pub server_name: Option<Box<str>>,
     pub listener: Arc<Listener>,
@@ -50,7 +50,7 @@ pub struct Connection {
 
 /// What listener filters say of a connection besides its ends.
 #[derive(Debug)]
-pub struct Told {
+pub struct Findings {
     /// Who connected to us.
     pub direct_remote: SocketAddr,
     /// Upstream connections are to come from the client's address, with this SO_MARK.
@@ -60,8 +60,8 @@ pub struct Told {
 impl Connection {
     /// Who connected to us: the client, or a proxy that told of it.
     pub fn direct_remote(&self) -> SocketAddr {
-        let told = self.told.as_ref();
-        told.map_or(self.remote, |told| told.direct_remote)
+        let findings = self.findings.as_ref();
+        findings.map_or(self.remote, |it| it.direct_remote)
     }
 
     /// Where the client meant to go before the kernel redirected it; `None` if nobody asked.
@@ -75,7 +75,7 @@ impl Connection {
             live: &self.live,
             remote: self.remote,
             local: self.local,
-            source_mark: self.told.as_ref().and_then(|told| told.source_mark),
+            source_mark: self.findings.as_ref().and_then(|it| it.source_mark),
         }
     }
 

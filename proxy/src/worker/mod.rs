@@ -7,7 +7,7 @@ mod downstream;
 mod published;
 
 pub use budget::{Budget, Share};
-pub use downstream::{Connection, Downstream, Told};
+pub use downstream::{Connection, Downstream, Findings};
 pub use published::Published;
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};

@@ -6,7 +6,7 @@ use super::{BodyError, Part, Source};
 use crate::{http::headers::Headers, worker::Share};
 
 /// A body, and its first part.
-pub(super) struct Held<'a, 'w> {
+pub(in crate::http) struct Held<'a, 'w> {
     body: Source<'a, 'w>,
     first: BytesMut,
     /// Its trailers, if `first` is all of it.

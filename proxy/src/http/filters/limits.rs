@@ -23,7 +23,7 @@ const HEADERS: [HeaderName; 3] = [
 
 /// What a filter adds to a response.
 #[derive(Debug)]
-pub(in crate::http) struct Told {
+pub(super) struct LimitHeaders {
     /// Its index.
     pub(super) filter: usize,
     pub(super) headers: Vec<(HeaderName, Bytes)>,

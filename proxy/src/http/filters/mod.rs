@@ -19,7 +19,7 @@ use bytes::Bytes;
 use ithildin_http1::Known;
 
 use self::{
-    cors::CorsAnswer, ext_authz::ResponseHeaders, fault::ActiveFault, jwt::Fetched, limits::Told,
+    cors::CorsAnswer, ext_authz::ResponseHeaders, fault::ActiveFault, limits::LimitHeaders,
 };
 use super::{
     body::Source,
@@ -49,7 +49,7 @@ pub(super) struct FilterState {
     /// What refused the request.
     limited: Option<Arc<RateLimit>>,
     /// What filters that limit rates add to the response.
-    limits: Vec<Told>,
+    limits: Vec<LimitHeaders>,
     /// For the response, of services that let the request pass, each with its filter's index.
     authorized: Vec<(usize, ResponseHeaders)>,
     /// Index of the filter that chooses what upstream TLS offers.
@@ -94,6 +94,26 @@ pub(super) enum Verdict {
     Reply(LocalReply),
     /// The client went away while a filter held it up.
     Gone,
+}
+
+impl Verdict {
+    /// Of a filter that may have changed what routes go by; the one with index `next` comes after it.
+    fn rerouting(changed: Result<bool, Self>, next: usize) -> Self {
+        match changed {
+            Ok(true) => Self::Reroute(next),
+            Ok(false) => Self::Pass,
+            Err(verdict) => verdict,
+        }
+    }
+}
+
+impl From<Result<(), LocalReply>> for Verdict {
+    fn from(passed: Result<(), LocalReply>) -> Self {
+        match passed {
+            Ok(()) => Self::Pass,
+            Err(reply) => Self::Reply(reply),
+        }
+    }
 }
 
 /// Where a request goes, as far as filters may know.
@@ -168,89 +188,53 @@ impl<'x> Exchange<'x> {
                 self.filters.telemetry.take_if(|it| *it == index);
                 continue;
             }
-            let passed = match (&filter.kind, own) {
+            let verdict = match (&filter.kind, own) {
                 (FilterKind::Rbac(_), Some(FilterOverride::Rbac(rbac)))
-                | (FilterKind::Rbac(rbac), _) => self.authorize(rbac),
-                (FilterKind::Cors, _) => self.cors(way, filter),
+                | (FilterKind::Rbac(rbac), _) => self.authorize(rbac).into(),
+                (FilterKind::Cors, _) => self.cors(way, filter).into(),
                 (FilterKind::Fault(_), Some(FilterOverride::Fault(fault)))
                 | (FilterKind::Fault(fault), _) => {
-                    match Box::pin(self.inject(fault, way.cluster, client)).await {
-                        Verdict::Pass => Ok(()),
-                        Verdict::Reply(reply) => Err(reply),
-                        other => return other,
-                    }
+                    Box::pin(self.inject(fault, way.cluster, client)).await
                 }
                 (FilterKind::ExtAuthz(authz), _) => {
                     let concern = (&**authz, index + 1);
                     let asked = self.ask_leave(concern, (way, filter), source, client);
-                    match Box::pin(asked).await {
-                        Verdict::Pass => Ok(()),
-                        Verdict::Reply(reply) => Err(reply),
-                        other => return other,
-                    }
+                    Box::pin(asked).await
                 }
                 (FilterKind::RateLimit(limit, stats), own) => {
-                    let own = match own {
-                        Some(FilterOverride::RateLimit(own)) => Some(own),
-                        _ => None,
-                    };
-                    self.limit_rate((limit, index), own, stats, way)
+                    let own = own.and_then(FilterOverride::rate_limit);
+                    self.limit_rate((limit, index), own, stats, way).into()
                 }
                 (FilterKind::LimitService(limits), own) => {
-                    let own = match own {
-                        Some(FilterOverride::LimitService(own)) => Some(own),
-                        _ => None,
-                    };
+                    let own = own.and_then(FilterOverride::limit_service);
                     let asked = self.ask_limits((&**limits, index), own, way, client);
-                    match Box::pin(asked).await {
-                        Verdict::Pass => Ok(()),
-                        Verdict::Reply(reply) => Err(reply),
-                        other => return other,
-                    }
+                    Box::pin(asked).await
                 }
                 (FilterKind::Jwt(jwt), own) => {
-                    let own = match own {
-                        Some(FilterOverride::Jwt(own)) => Some(own),
-                        _ => None,
-                    };
-                    let fetched = match jwt.remote_keys().next() {
-                        None => Fetched::default(),
-                        Some(_) => match Box::pin(self.fetch_keys(jwt, own, client)).await {
-                            Some(fetched) => fetched,
-                            None => return Verdict::Gone,
-                        },
-                    };
-                    match self.authenticate(jwt, own, &fetched) {
-                        Ok(true) => return Verdict::Reroute(index + 1),
-                        Ok(false) => Ok(()),
-                        Err(reply) => Err(reply),
-                    }
+                    let own = own.and_then(FilterOverride::jwt);
+                    let changed = self.check_tokens(jwt, own, client).await;
+                    Verdict::rerouting(changed, index + 1)
                 }
                 (FilterKind::Lua(lua), own) => {
                     let script = (&**lua, own.and_then(FilterOverride::lua));
                     let run = self.script_request(script, &filter.name, source, client);
-                    match Box::pin(run).await {
-                        Ok(true) => return Verdict::Reroute(index + 1),
-                        Ok(false) => Ok(()),
-                        Err(Verdict::Reply(reply)) => Err(reply),
-                        Err(other) => return other,
-                    }
+                    Verdict::rerouting(Box::pin(run).await, index + 1)
                 }
                 (FilterKind::PeerMetadata(peers), _) => {
                     self.meet(peers, way);
-                    Ok(())
+                    Verdict::Pass
                 }
                 (FilterKind::Alpn(_), _) => {
                     self.filters.alpn = Some(index);
-                    Ok(())
+                    Verdict::Pass
                 }
                 (FilterKind::Telemetry(_), _) => {
                     self.begin_telemetry();
-                    Ok(())
+                    Verdict::Pass
                 }
             };
-            if let Err(reply) = passed {
-                return Verdict::Reply(reply);
+            if !matches!(verdict, Verdict::Pass) {
+                return verdict;
             }
         }
         Verdict::Pass

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Way,
     descriptors::descriptor,
-    limits::{self, Told},
+    limits::{self, LimitHeaders},
 };
 use crate::{
     access_log::ResponseFlags,
@@ -44,7 +44,7 @@ impl Exchange<'_> {
         let drawn = self.draw(limit, &filter.own_cluster, way);
         if let Some(Drawn { bucket, .. }) = drawn.as_ref().filter(|_| limit.tells_limits) {
             let state = bucket.state().map(|it| it.to_string());
-            self.filters.limits.push(Told {
+            self.filters.limits.push(LimitHeaders {
                 filter: index,
                 headers: limits::headers(state).collect(),
                 is_refusal: false,

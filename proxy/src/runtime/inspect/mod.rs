@@ -24,7 +24,7 @@ use crate::{
     io::Socket,
     proxy_protocol::{self, Accepted, Ends, Found, ProxyProtocolError, Version},
     stats::ProxyProtocolBlock,
-    worker::{Told, Worker},
+    worker::{Findings, Worker},
 };
 
 /// Room for one read, in bytes: a post-quantum ClientHello and many a request head fit.
@@ -119,10 +119,10 @@ impl Arrival {
     }
 
     /// What there is to remember of it, if anything.
-    pub(super) fn told(&self) -> Option<Box<Told>> {
+    pub(super) fn findings(&self) -> Option<Box<Findings>> {
         let any = self.remote != self.direct_remote || self.source_mark.is_some();
         any.then(|| {
-            Box::new(Told {
+            Box::new(Findings {
                 direct_remote: self.direct_remote,
                 source_mark: self.source_mark,
             })

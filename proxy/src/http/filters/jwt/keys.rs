@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The keys of providers that have them fetched, as they are for one request.
-pub(in crate::http) struct Fetched<'f> {
+pub(super) struct Fetched<'f> {
     /// Seconds since the epoch, by which tokens are timely: the same for whose keys are fetched and for
     /// whose are asked for.
     pub(super) now: u64,
@@ -47,7 +47,7 @@ impl Fetched<'_> {
 
 impl Exchange<'_> {
     /// Waits for the keys of the request's tokens; `None` if the client has gone.
-    pub(in crate::http::filters) async fn fetch_keys<'f>(
+    pub(super) async fn fetch_keys<'f>(
         &self,
         filter: &'f JwtAuthn,
         own: Option<&JwtOverride>,

@@ -15,14 +15,19 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use ithildin_jwt::{JwtError, Token};
 
-pub(super) use self::keys::Fetched;
-use self::locations::Found;
+use self::{keys::Fetched, locations::Found};
 use crate::{
     access_log::ResponseFlags,
     config::jwt::{
         Audiences, JwtAuthn, JwtOverride, JwtProvider, Leniency, Locations, Requirement,
     },
-    http::{exchange::Exchange, failure::LocalReply, filters::is_preflight, request::Request},
+    http::{
+        client::Client,
+        exchange::Exchange,
+        failure::LocalReply,
+        filters::{Verdict, is_preflight},
+        request::Request,
+    },
     metadata::DynamicMetadata,
     stats::JwtBlock,
 };
@@ -36,7 +41,27 @@ const MAX_REALM_PATH: usize = 256;
 impl Exchange<'_> {
     /// Lets the request pass, or says what is wrong with its tokens. The result is whether its
     /// route must be found again.
-    pub(super) fn authenticate(
+    pub(super) async fn check_tokens(
+        &mut self,
+        filter: &JwtAuthn,
+        own: Option<&JwtOverride>,
+        client: &mut Client<'_, '_>,
+    ) -> Result<bool, Verdict> {
+        for header in &filter.own_headers {
+            self.request.headers.remove(header.as_str());
+        }
+        let fetched = match filter.remote_keys().next() {
+            None => Fetched::default(),
+            Some(_) => {
+                let fetched = Box::pin(self.fetch_keys(filter, own, client)).await;
+                fetched.ok_or(Verdict::Gone)?
+            }
+        };
+        let judged = self.authenticate(filter, own, &fetched);
+        judged.map_err(Verdict::Reply)
+    }
+
+    fn authenticate(
         &mut self,
         filter: &JwtAuthn,
         own: Option<&JwtOverride>,
@@ -44,9 +69,6 @@ impl Exchange<'_> {
     ) -> Result<bool, LocalReply> {
         let stats = filter.stats.worker(self.context.worker.index);
         let request = &mut self.request;
-        for header in &filter.own_headers {
-            request.headers.remove(header.as_str());
-        }
         if filter.bypass_cors_preflight && is_preflight(request) {
             stats.cors_preflight_bypassed.inc();
             stats.allowed.inc();

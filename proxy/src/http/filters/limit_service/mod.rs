@@ -21,7 +21,7 @@ use self::answer::Answer;
 use super::{
     Verdict, Way,
     descriptors::descriptor,
-    limits::{self, Told},
+    limits::{self, LimitHeaders},
 };
 use crate::{
     access_log::ResponseFlags,
@@ -152,7 +152,7 @@ impl Exchange<'_> {
             headers.push((LIMITED, Bytes::from_static(b"true")));
         }
         tell_statuses(filter, &answer.statuses, is_refusal, &mut headers);
-        self.filters.limits.push(Told {
+        self.filters.limits.push(LimitHeaders {
             filter: index,
             headers,
             is_refusal,

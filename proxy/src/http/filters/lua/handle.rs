@@ -14,7 +14,7 @@ use super::{
     buffer::Buffer,
     call::{fields, http_call},
     header_map::{HeaderMap, Of, field, status},
-    metadata::Told,
+    metadata::Configured,
     run::{shaped, write},
     scene::{Scene, Shape, Wish},
     stream_info::{Client, ConnectionInfo, StreamInfo},
@@ -49,12 +49,14 @@ impl Object for StreamHandle {
         ("bodyChunks", |call| read(call, Shape::Chunks)),
         ("trailers", |call| read(call, Shape::Trailers)),
         ("httpCall", http_call),
-        ("metadata", |call| call.object(Told::Route(scene(call)?))),
+        ("metadata", |call| {
+            call.object(Configured::Route(scene(call)?))
+        }),
         ("streamInfo", |call| call.object(StreamInfo(scene(call)?))),
         ("connection", |call| call.object(Client(scene(call)?))),
         ("connectionStreamInfo", |call| call.object(ConnectionInfo)),
         ("filterContext", |call| {
-            call.object(Told::Context(scene(call)?))
+            call.object(Configured::Context(scene(call)?))
         }),
         ("clearRouteCache", |call| {
             scene(call)?.effects.clears_route.set(true);

@@ -17,12 +17,12 @@ const MAX_METADATA: usize = 1 << 20;
 const CANONICAL: &str = "envoy.filters.http.lua";
 
 /// What the configuration says to this filter.
-pub(super) enum Told {
+pub(super) enum Configured {
     Route(Rc<Scene>),
     Context(Rc<Scene>),
 }
 
-impl Told {
+impl Configured {
     /// What `read` finds among it.
     fn read<T>(
         &self,
@@ -41,7 +41,7 @@ impl Told {
     }
 }
 
-impl Object for Told {
+impl Object for Configured {
     const METHODS: &'static [(&'static str, Method<Self>)] = &[("get", |call| {
         let key = call.string(1)?.to_string_lossy();
         let value = call.this().read(|fields| {

@@ -21,7 +21,7 @@ use ithildin_lua::MultiValue;
 use self::{
     call::Question,
     run::{Lent, Results, ScriptRun, beyond_bounds},
-    scene::{Answer, Body, Facts, Wish},
+    scene::{Body, Facts, ResponseHead, Wish},
 };
 use super::Verdict;
 use crate::{
@@ -126,7 +126,7 @@ impl Exchange<'_> {
         };
         let mut trailers = Headers::default();
         let mut results = Ok(MultiValue::new());
-        let mut answer = Some(Answer {
+        let mut answer = Some(ResponseHead {
             status: response.status,
             headers: std::mem::take(&mut response.headers),
             body: Some(response.body),

@@ -9,7 +9,7 @@ use tracing::Level;
 use super::{
     buffer::Buffer,
     header_map::{HeaderMap, Of},
-    scene::{Answer, Body, Facts, Messages, Scene, Shape, Wish},
+    scene::{Body, Facts, Messages, ResponseHead, Scene, Shape, Wish},
 };
 use crate::{
     access_log::ResponseFlags,
@@ -177,7 +177,7 @@ fn results(made: Made) -> Results {
 /// What a run works on, and gives back.
 pub(super) struct Lent<'l> {
     pub(super) request: &'l mut Request,
-    pub(super) response: &'l mut Option<Answer>,
+    pub(super) response: &'l mut Option<ResponseHead>,
     pub(super) trailers: &'l mut Headers,
 }
 

@@ -62,13 +62,13 @@ pub(super) struct Facts {
 /// What the script works on.
 pub(super) struct Messages {
     pub(super) request: Request,
-    pub(super) response: Option<Answer>,
+    pub(super) response: Option<ResponseHead>,
     pub(super) trailers: Headers,
 }
 
 /// The head of a response.
 #[derive(Default)]
-pub(super) struct Answer {
+pub(super) struct ResponseHead {
     pub(super) status: u16,
     pub(super) headers: Headers,
     pub(super) body: Option<BodyLength>,
