@@ -49,7 +49,7 @@ pub(super) enum Client<'c, 'w> {
         /// Whether the connection may carry another request.
         keep_alive: bool,
         head_request: bool,
-        /// Whether the request said `TE: trailers`, or the configuration sends them anyway.
+        /// Whether it gets trailers, as the configuration says: whatever it said in `TE`, as in Envoy.
         trailers: bool,
         /// Whether the request has no body, so that the client says nothing while it is answered.
         watched: bool,

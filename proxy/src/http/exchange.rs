@@ -6,7 +6,6 @@
 use std::{borrow::Cow, pin::pin, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use ithildin_http1::Known;
 
 use super::{
     body::{Source, pump},
@@ -298,13 +297,5 @@ impl<'x> Exchange<'x> {
         if !wanted.is_empty() {
             self.outcome.response_headers = response.headers.only(wanted);
         }
-    }
-
-    /// Whether the client wants trailers.
-    pub(super) fn wants_trailers(request: &Request) -> bool {
-        request
-            .headers
-            .known(Known::Te)
-            .is_some_and(|te| te.eq_ignore_ascii_case(b"trailers"))
     }
 }

@@ -258,7 +258,7 @@ async fn serve_request(
             && !is_last
             && !is_too_old(exchange.context),
         head_request: request.is_head(),
-        trailers: manager.http1.enable_trailers && Exchange::wants_trailers(request),
+        trailers: manager.http1.enable_trailers,
         watched: request.body == BodyLength::Empty && !request.is_connect(),
         closes: false,
         unsent: Bytes::new(),
