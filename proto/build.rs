@@ -4,6 +4,14 @@ use std::{env, error::Error, fs, path::Path};
 
 use prost_build::Config;
 
+/// What is spoken and never configured.
+const SERVICES: [&str; 4] = [
+    "workload.proto",
+    "nds.proto",
+    "opentelemetry/logs.proto",
+    "opentelemetry/trace.proto",
+];
+
 /// Istio's own configuration and how it is wrapped, which are not among Envoy's messages.
 const ISTIO: [&str; 6] = [
     "istio/alpn.proto",
@@ -16,7 +24,7 @@ const ISTIO: [&str; 6] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=protos");
-    let files = protox::compile(["workload.proto", "nds.proto"], ["protos"])?;
+    let files = protox::compile(SERVICES, ["protos"])?;
     let mut services = config();
     // A table in a settled order is dumped and compared as it is.
     services
@@ -39,11 +47,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// One set of well-known types for the whole workspace: the ones that Envoy's messages use.
+/// One set of well-known types for the whole workspace, and of OpenTelemetry's values: the ones that Envoy's
+/// messages use.
 fn config() -> Config {
     let mut config = Config::new();
     config
         .compile_well_known_types()
-        .extern_path(".google.protobuf", "::envoy_types::pb::google::protobuf");
+        .extern_path(".google.protobuf", "::envoy_types::pb::google::protobuf")
+        .extern_path(
+            ".opentelemetry.proto.common.v1",
+            "::envoy_types::pb::opentelemetry::proto::common::v1",
+        );
     config
 }

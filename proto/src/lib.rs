@@ -21,6 +21,10 @@ pub mod nds {
 #[allow(clippy::all, clippy::use_self, unused_qualifications, unreachable_pub)]
 pub mod istio;
 
+/// OpenTelemetry's messages, as far as they are sent.
+#[allow(clippy::all, clippy::use_self, unused_qualifications, unreachable_pub)]
+pub mod opentelemetry;
+
 mod any;
 pub mod parse;
 mod pool;

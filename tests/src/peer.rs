@@ -8,6 +8,7 @@ pub mod connect;
 pub mod echo;
 pub mod limits;
 pub mod load;
+pub mod observer;
 pub mod relay;
 pub mod serve;
 pub mod talk;

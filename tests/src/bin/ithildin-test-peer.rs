@@ -10,12 +10,15 @@
 //!     ithildin-test-peer relay 10.0.1.50:8000 127.0.0.1:8080 (or unix:/run/istiod.sock)
 //!     ithildin-test-peer authz 0.0.0.0:9000 0.0.0.0:8000
 //!     ithildin-test-peer limits 0.0.0.0:8081
+//!     ithildin-test-peer observer 0.0.0.0:4317
 //!     ithildin-test-peer load 127.0.0.1:8000 app.example.org /status/200
 
 use std::{env, net::SocketAddr, process::ExitCode};
 
 use anyhow::{Context, bail};
-use ithildin_tests::peer::{authz, chat, connect, echo, limits, load, relay, serve, talk};
+use ithildin_tests::peer::{
+    authz, chat, connect, echo, limits, load, observer, relay, serve, talk,
+};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -55,12 +58,13 @@ async fn run(arguments: &[String]) -> anyhow::Result<()> {
         ["relay", from, to] => relay::run(address(from)?, target(to)?).await,
         ["authz", grpc, http] => authz::run(address(grpc)?, address(http)?).await,
         ["limits", on] => limits::run(address(on)?).await,
+        ["observer", on] => observer::run(address(on)?).await,
         ["load", to, host, path] => load::run(address(to)?, host, path).await,
         _ => bail!(
             "serve ADDRESS [--tls DIR | --call URL...] | serve PATH | echo ADDRESS GREETING | connect ADDRESS | \
              talk HOST:PORT (<EXPECTED | >SENT)... | \
              chat HOST:PORT PATH STREAMS MESSAGES SIZE | relay FROM TO | authz GRPC HTTP | \
-             limits ADDRESS | load ADDRESS HOST PATH"
+             limits ADDRESS | observer ADDRESS | load ADDRESS HOST PATH"
         ),
     }
 }

@@ -16,6 +16,7 @@ mod istiod_by_svid;
 mod istiod_ca;
 mod limits;
 mod machine;
+mod observed;
 mod operations;
 mod outbound;
 mod permissive;
