@@ -19,6 +19,8 @@ pub struct TlsSession {
     pub version: &'static str,
     /// OpenSSL's name of the cipher suite.
     pub cipher: &'static str,
+    /// Its number in IANA's registry.
+    pub cipher_number: Option<u16>,
     pub resumed: bool,
     /// The verified peer, where it presented a certificate.
     pub peer: Option<Arc<Peer>>,
@@ -53,6 +55,7 @@ impl TlsSession {
             alpn: stream.alpn().map(Box::from),
             version: stream.version(),
             cipher: stream.cipher(),
+            cipher_number: stream.cipher_number(),
             resumed: stream.resumed(),
             peer: stream.peer().cloned(),
             identity: stream.identity().cloned(),

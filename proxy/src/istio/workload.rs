@@ -7,6 +7,7 @@ use ithildin_proto::pb::{
     google::protobuf::{Struct, Value, value::Kind},
 };
 use prost::Message as _;
+use serde_json::{Map, Value as Json};
 
 use super::wire::Fields;
 
@@ -178,6 +179,36 @@ impl Workload {
     /// As a serialized `google.protobuf.Struct`: the same workload is always the same bytes.
     pub fn encode(&self) -> Vec<u8> {
         self.fields().encode()
+    }
+
+    /// What is known of it, by the names that logs and expressions have for its parts.
+    pub fn log_fields(&self) -> Map<String, Json> {
+        let parts: [(&str, &str); 12] = [
+            ("app", &self.app),
+            ("availability_zone", &self.zone),
+            ("cluster", &self.cluster),
+            ("identity", &self.identity),
+            ("name", &self.instance),
+            ("namespace", &self.namespace),
+            ("region", &self.region),
+            ("revision", &self.canonical_revision),
+            ("service", &self.canonical_name),
+            ("type", self.owner.map_or("", Owner::kind)),
+            ("version", &self.version),
+            ("workload", &self.name),
+        ];
+        let known = parts.into_iter().filter(|(_, part)| !part.is_empty());
+        let mut fields: Map<_, _> = known
+            .map(|(name, part)| (name.into(), part.into()))
+            .collect();
+        if !self.labels.is_empty() {
+            let labels = self.labels.iter();
+            let labels: Map<_, _> = labels
+                .map(|(name, value)| (name.to_string(), Json::from(&**value)))
+                .collect();
+            fields.insert("labels".into(), labels.into());
+        }
+        fields
     }
 
     pub(super) fn fields(&self) -> Fields {

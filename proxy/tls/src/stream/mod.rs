@@ -106,6 +106,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         provider::suite_name(self.session.connection.negotiated_cipher_suite())
     }
 
+    /// Its number in IANA's registry.
+    pub fn cipher_number(&self) -> Option<u16> {
+        let suite = self.session.connection.negotiated_cipher_suite()?;
+        Some(suite.suite().into())
+    }
+
     /// BoringSSL's name of the key exchange group.
     pub fn group(&self) -> &'static str {
         provider::group_name(self.session.connection.negotiated_key_exchange_group())
