@@ -124,6 +124,19 @@ stat_block! {
 }
 
 stat_block! {
+    /// `access_logs.grpc_access_log.*` and `access_logs.open_telemetry_access_log.[<stat_prefix>.]*`: entries that
+    /// services took, and entries that they did not get. Those that could not be sent are among the latter; Envoy keeps
+    /// them for another try while there is room.
+    pub struct AccessServiceBlock {
+        logs_written: Counter,
+        logs_dropped: Counter,
+        /// Of Envoy's own protocol alone.
+        grpc_entries_flushed: Counter,
+        grpc_entries_flush_failed: Counter,
+    }
+}
+
+stat_block! {
     /// `proxy_proto.[<stat_prefix>.]*`.
     pub struct ProxyProtocolBlock {
         not_found_allowed: Counter,

@@ -23,10 +23,11 @@ mod tests;
 mod text;
 
 pub use blocks::{
-    ClusterBlock, ClusterControl, ClusterManagerBlock, CodesBlock, EndpointBlock, ExtAuthzBlock,
-    FilesystemBlock, HttpBlock, JwtBlock, LimitServiceBlock, ListenerBlock, ListenerControl,
-    ListenerManagerBlock, LuaBlock, OutlierBlock, ProxyProtocolBlock, RateLimitBlock, RbacBlock,
-    ServerBlock, SubscriptionBlock, TcpBlock, TcpExtAuthzBlock, TlsBlock,
+    AccessServiceBlock, ClusterBlock, ClusterControl, ClusterManagerBlock, CodesBlock,
+    EndpointBlock, ExtAuthzBlock, FilesystemBlock, HttpBlock, JwtBlock, LimitServiceBlock,
+    ListenerBlock, ListenerControl, ListenerManagerBlock, LuaBlock, OutlierBlock,
+    ProxyProtocolBlock, RateLimitBlock, RbacBlock, ServerBlock, SubscriptionBlock, TcpBlock,
+    TcpExtAuthzBlock, TlsBlock,
 };
 pub use cell::{Counter, Gauge, Labelled, Lazy, SharedCounter, SharedGauge};
 pub use histogram::{Histogram, HistogramSum};
@@ -35,9 +36,9 @@ pub use prometheus::{process as process_exposition, prometheus};
 pub use registry::Registry;
 pub use shape::{Included, StatsShape, TagRule};
 pub use targets::{
-    ClusterStats, EndpointStats, ExtAuthzStats, FilterStats, HttpStats, JwtStats, ListenerStats,
-    LuaStats, PerWorker, ProxyProtocolStats, RateLimitStats, RbacStats, ScopedStats,
-    SubscriptionStats, TcpExtAuthzStats, TcpStats,
+    AccessServiceStats, ClusterStats, EndpointStats, ExtAuthzStats, FilterStats, HttpStats,
+    JwtStats, ListenerStats, LuaStats, PerWorker, ProxyProtocolStats, RateLimitStats, RbacStats,
+    ScopedStats, SubscriptionStats, TcpExtAuthzStats, TcpStats,
 };
 pub use text::{QUANTILES, text};
 

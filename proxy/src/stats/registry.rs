@@ -8,9 +8,10 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    ClusterManagerBlock, ClusterStats, ExtAuthzStats, FilesystemBlock, HttpStats, JwtStats,
-    ListenerManagerBlock, ListenerStats, LuaStats, Metric, ProxyProtocolStats, RateLimitStats,
-    RbacStats, ServerBlock, StatsShape, SubscriptionStats, TcpExtAuthzStats, TcpStats, Value,
+    AccessServiceStats, ClusterManagerBlock, ClusterStats, ExtAuthzStats, FilesystemBlock,
+    HttpStats, JwtStats, ListenerManagerBlock, ListenerStats, LuaStats, Metric, ProxyProtocolStats,
+    RateLimitStats, RbacStats, ServerBlock, StatsShape, SubscriptionStats, TcpExtAuthzStats,
+    TcpStats, Value,
     sums::{Scope, Sums},
 };
 use crate::istio::telemetry::MeshRegistry;
@@ -33,6 +34,7 @@ pub struct Registry {
     rate_limits: Targets<Arc<str>, RateLimitStats>,
     proxy_protocol: Targets<Arc<str>, ProxyProtocolStats>,
     tcp_ext_authz: Targets<Arc<str>, TcpExtAuthzStats>,
+    access_services: Targets<Arc<str>, AccessServiceStats>,
     /// Istio's metrics.
     pub mesh: Arc<MeshRegistry>,
     pub server: ServerBlock,
@@ -59,6 +61,7 @@ impl Registry {
             rate_limits: Targets::default(),
             proxy_protocol: Targets::default(),
             tcp_ext_authz: Targets::default(),
+            access_services: Targets::default(),
             mesh: Arc::default(),
             server: ServerBlock::default(),
             listener_manager: ListenerManagerBlock::default(),
@@ -167,6 +170,14 @@ impl Registry {
         })
     }
 
+    /// The access loggers whose counters are under `access_logs.<scope>`.
+    pub fn access_service(&self, scope: &str) -> Arc<AccessServiceStats> {
+        let scope = escape(&format!("access_logs.{scope}"));
+        self.access_services.get(scope.clone(), || {
+            AccessServiceStats::new(scope, self.workers)
+        })
+    }
+
     /// `name` is `alt_stat_name`, else the cluster's name; `tls` whether it originates TLS.
     pub fn cluster(&self, name: &str, tls: bool) -> Arc<ClusterStats> {
         let name = escape(name);
@@ -228,6 +239,9 @@ impl Registry {
             sums.add_scoped(&stats);
         }
         for stats in self.tcp_ext_authz.live() {
+            sums.add_scoped(&stats);
+        }
+        for stats in self.access_services.live() {
             sums.add_scoped(&stats);
         }
         for stats in self.tcp.live() {

@@ -8,9 +8,9 @@ use std::sync::{
 use parking_lot::Mutex;
 
 use super::{
-    ClusterBlock, ClusterControl, EndpointBlock, ExtAuthzBlock, HttpBlock, JwtBlock, ListenerBlock,
-    ListenerControl, LuaBlock, OutlierBlock, ProxyProtocolBlock, RateLimitBlock, RbacBlock,
-    SubscriptionBlock, TcpBlock, TcpExtAuthzBlock,
+    AccessServiceBlock, ClusterBlock, ClusterControl, EndpointBlock, ExtAuthzBlock, HttpBlock,
+    JwtBlock, ListenerBlock, ListenerControl, LuaBlock, OutlierBlock, ProxyProtocolBlock,
+    RateLimitBlock, RbacBlock, SubscriptionBlock, TcpBlock, TcpExtAuthzBlock,
 };
 use crate::config::cluster::CircuitBreakers;
 
@@ -102,6 +102,7 @@ pub struct ScopedStats<B> {
     pub(super) workers: PerWorker<B>,
 }
 
+pub type AccessServiceStats = ScopedStats<AccessServiceBlock>;
 pub type ProxyProtocolStats = ScopedStats<ProxyProtocolBlock>;
 pub type RateLimitStats = ScopedStats<RateLimitBlock>;
 pub type TcpExtAuthzStats = ScopedStats<TcpExtAuthzBlock>;
