@@ -6,6 +6,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use uuid::Uuid;
+
 use super::ResponseFlags;
 use crate::{istio::Workload, metadata::DynamicMetadata, tls_session::TlsSession};
 
@@ -14,6 +16,7 @@ use crate::{istio::Workload, metadata::DynamicMetadata, tls_session::TlsSession}
 #[derive(Clone, Copy)]
 pub struct Entry<'a> {
     pub start: SystemTime,
+    pub occasion: Occasion,
     /// `None` for a TCP connection.
     pub protocol: Option<Protocol>,
     pub method: Option<&'a [u8]>,
@@ -32,6 +35,7 @@ pub struct Entry<'a> {
     pub response_code_details: Option<&'a str>,
     pub connection_termination_details: Option<&'a str>,
     pub bytes: Bytes,
+    pub heads: Heads,
     pub durations: Durations,
     pub route_name: Option<&'a str>,
     pub virtual_host: Option<&'a str>,
@@ -45,6 +49,8 @@ pub struct Entry<'a> {
     pub upstream_peer: Option<&'a Workload>,
     /// What filters left.
     pub metadata: Option<&'a DynamicMetadata>,
+    /// Of a TCP session. A request has the id that its header tells.
+    pub session_id: Option<Uuid>,
 }
 
 impl Entry<'_> {
@@ -52,6 +58,7 @@ impl Entry<'_> {
     pub fn new(start: SystemTime) -> Self {
         Self {
             start,
+            occasion: Occasion::default(),
             protocol: None,
             method: None,
             path: None,
@@ -65,6 +72,7 @@ impl Entry<'_> {
             response_code_details: None,
             connection_termination_details: None,
             bytes: Bytes::default(),
+            heads: Heads::default(),
             durations: Durations::default(),
             route_name: None,
             virtual_host: None,
@@ -75,6 +83,30 @@ impl Entry<'_> {
             downstream_peer: None,
             upstream_peer: None,
             metadata: None,
+            session_id: None,
+        }
+    }
+}
+
+/// At what it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Occasion {
+    /// The end of a connection, for its listener.
+    #[default]
+    Unspecified,
+    /// The end of a session of a TCP proxy.
+    SessionEnd,
+    /// The end of a request.
+    RequestEnd,
+}
+
+impl Occasion {
+    /// `DownstreamEnd`, as Envoy has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unspecified => "NotSet",
+            Self::SessionEnd => "TcpConnectionEnd",
+            Self::RequestEnd => "DownstreamEnd",
         }
     }
 }
@@ -83,11 +115,19 @@ impl Entry<'_> {
 pub trait Headers {
     /// The first value of `name`, which is lower-case.
     fn get(&self, name: &str) -> Option<&[u8]>;
+
+    /// All values of `name`, which is lower-case, as one list.
+    fn joined(&self, name: &str) -> Option<Vec<u8>>;
 }
 
 impl Headers for http::HeaderMap {
     fn get(&self, name: &str) -> Option<&[u8]> {
         Self::get(self, name).map(http::HeaderValue::as_bytes)
+    }
+
+    fn joined(&self, name: &str) -> Option<Vec<u8>> {
+        let values: Vec<_> = self.get_all(name).iter().map(|it| it.as_bytes()).collect();
+        (!values.is_empty()).then(|| values.join(&b','))
     }
 }
 
@@ -127,6 +167,20 @@ pub struct Bytes {
     pub downstream_received: Option<u64>,
 }
 
+/// Bytes of heads, where a log asks for them ([`Needs::heads`](super::Needs)).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heads {
+    /// Names and values of the request's, as it is now.
+    pub request: u64,
+    /// Names and values of the response's.
+    pub response: u64,
+    /// Fields on the wire; 0 over HTTP/2.
+    pub downstream_received: u64,
+    pub downstream_sent: u64,
+    pub upstream_sent: u64,
+    pub upstream_received: u64,
+}
+
 /// Times since [`Entry::start`]; `None` if it did not happen.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Durations {
@@ -134,10 +188,16 @@ pub struct Durations {
     pub total: Option<Duration>,
     /// To the last byte received from downstream (`%REQUEST_DURATION%`).
     pub request: Option<Duration>,
+    /// To the first byte sent upstream.
+    pub request_sending: Option<Duration>,
     /// To the last byte sent upstream (`%REQUEST_TX_DURATION%`).
     pub request_sent: Option<Duration>,
     /// To the first byte from upstream (`%RESPONSE_DURATION%`).
     pub response: Option<Duration>,
+    /// To the last byte from upstream.
+    pub response_received: Option<Duration>,
+    /// To the first byte sent downstream.
+    pub response_sending: Option<Duration>,
     /// To the last byte of the response sent downstream; `None` for one that was cut off.
     pub response_sent: Option<Duration>,
 }

@@ -63,7 +63,7 @@ impl FilterState {
 }
 
 /// Text as it is, all else as JSON with its names in order.
-fn write(mut value: Value, out: &mut Vec<u8>) -> Option<Kind> {
+pub(super) fn write(mut value: Value, out: &mut Vec<u8>) -> Option<Kind> {
     if let Value::String(text) = &value {
         out.extend_from_slice(text.as_bytes());
         return Some(Kind::Text);

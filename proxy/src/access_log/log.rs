@@ -1,8 +1,9 @@
-//! Access loggers: filter, format, file; and all those of one place.
+//! Access loggers: a filter, with a format and a file, or with a service; and all those of one place.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use super::{Entry, Filter, Format, LogFile};
+use super::{Entry, Filter, Format, LogFile, service::Service};
+use crate::worker::Worker;
 
 thread_local! {
     /// A worker formats one line at a time; the memory is kept.
@@ -13,8 +14,13 @@ thread_local! {
 #[derive(Debug)]
 pub struct AccessLog {
     filter: Option<Filter>,
-    format: Format,
-    file: Arc<LogFile>,
+    outlet: Outlet,
+}
+
+#[derive(Debug)]
+enum Outlet {
+    File { format: Format, file: Arc<LogFile> },
+    Service(Service),
 }
 
 /// The loggers of a listener, a connection manager or a TCP proxy.
@@ -24,18 +30,23 @@ pub struct AccessLogs {
     needs: Needs,
 }
 
-/// What formats print of a message that is gone when its line is written, by lower-case name.
+/// What loggers tell of a message that is gone when they do, by lower-case name.
 #[derive(Debug, Default)]
 pub struct Needs {
     pub response_headers: Vec<Box<str>>,
     pub response_trailers: Vec<Box<str>>,
+    /// Whether the size of heads is told.
+    pub heads: bool,
 }
 
 impl AccessLogs {
     pub fn new(loggers: Vec<AccessLog>) -> Self {
         let mut needs = Needs::default();
         for logger in &loggers {
-            logger.format.needs(&mut needs);
+            match &logger.outlet {
+                Outlet::File { format, .. } => format.needs(&mut needs),
+                Outlet::Service(service) => service.needs(&mut needs),
+            }
             if let Some(filter) = &logger.filter {
                 filter.needs(&mut needs);
             }
@@ -52,33 +63,38 @@ impl AccessLogs {
         &self.needs
     }
 
-    /// Writes one line to each logger whose filter admits `entry`. Never blocks on the disk.
-    pub fn log(&self, entry: &Entry<'_>) {
+    /// Hands `entry` to each logger whose filter admits it. Waits neither for a disk nor for a service.
+    pub fn log(&self, worker: &Rc<Worker>, entry: &Entry<'_>) {
         for logger in &self.loggers {
-            logger.log(entry);
+            logger.log(worker, entry);
         }
     }
 }
 
 impl AccessLog {
-    pub fn new(filter: Option<Filter>, format: Format, file: Arc<LogFile>) -> Self {
-        Self {
-            filter,
-            format,
-            file,
-        }
+    pub fn to_file(filter: Option<Filter>, format: Format, file: Arc<LogFile>) -> Self {
+        let outlet = Outlet::File { format, file };
+        Self { filter, outlet }
     }
 
-    fn log(&self, entry: &Entry<'_>) {
+    pub(crate) fn to_service(filter: Option<Filter>, service: Service) -> Self {
+        let outlet = Outlet::Service(service);
+        Self { filter, outlet }
+    }
+
+    fn log(&self, worker: &Rc<Worker>, entry: &Entry<'_>) {
         let admitted = |filter: &Filter| filter.admits(entry);
         if !self.filter.as_ref().is_none_or(admitted) {
             return;
         }
-        LINE.with_borrow_mut(|line| {
-            line.clear();
-            self.format.render(entry, line);
-            self.file.append(line);
-        });
+        match &self.outlet {
+            Outlet::File { format, file } => LINE.with_borrow_mut(|line| {
+                line.clear();
+                format.render(entry, line);
+                file.append(line);
+            }),
+            Outlet::Service(service) => service.log(worker, entry),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Access logs: Envoy's command operators, compiled once, written by a thread of their own.
+//! Access logs: Envoy's command operators, compiled once, written by a thread of their own; and entries for
+//! services, which a worker gathers and sends ([`service`]).
 //!
 //! The data path fills an [`Entry`] and hands it to each [`AccessLog`] of its listener or
 //! connection manager. Formatting appends to the file's bounded buffer; a full buffer drops the
@@ -14,12 +15,15 @@ mod format;
 mod grpc_status;
 mod log;
 mod operator;
+pub(crate) mod service;
 mod template;
 #[cfg(test)]
 mod tests;
 mod time;
 
-pub use entry::{Bytes, Downstream, Durations, Entry, Headers, Protocol, Upstream, UpstreamHost};
+pub use entry::{
+    Bytes, Downstream, Durations, Entry, Headers, Heads, Occasion, Protocol, Upstream, UpstreamHost,
+};
 pub use expression::{Expression, ExpressionError};
 pub use file::{Destination, LogFile, LogWriter};
 pub use filter::{Comparison, Filter};

@@ -56,6 +56,7 @@ macro_rules! fields {
 }
 
 fields! {
+    AccessLogType = "ACCESS_LOG_TYPE",
     Protocol = "PROTOCOL",
     ResponseCode = "RESPONSE_CODE",
     ResponseCodeDetails = "RESPONSE_CODE_DETAILS",
@@ -355,6 +356,7 @@ impl Field {
     fn text<'a>(self, entry: &Entry<'a>) -> Option<&'a str> {
         let (downstream, upstream) = (entry.downstream.tls, entry.upstream.tls);
         let text = match self {
+            Self::AccessLogType => Some(entry.occasion.as_str()),
             Self::Protocol => Some(entry.protocol?.as_str()),
             Self::ResponseCodeDetails => entry.response_code_details,
             Self::ConnectionTerminationDetails => entry.connection_termination_details,

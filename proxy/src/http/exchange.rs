@@ -242,6 +242,7 @@ impl<'x> Exchange<'x> {
         self.outcome.status = response.status;
         self.keep_headers(&response);
         let closing = closing || self.filters.drains;
+        self.meter.response_is_sending();
         let Ok(mut sink) = client.respond(response, closing).await else {
             return;
         };
@@ -293,9 +294,10 @@ impl<'x> Exchange<'x> {
 
     /// The response is gone when its line is logged.
     fn keep_headers(&mut self, response: &Response) {
-        let wanted = &self.context.manager.access_log.needs().response_headers;
-        if !wanted.is_empty() {
-            self.outcome.response_headers = response.headers.only(wanted);
+        let needs = self.context.manager.access_log.needs();
+        if !needs.response_headers.is_empty() {
+            self.outcome.response_headers = response.headers.only(&needs.response_headers);
         }
+        self.note_response_head(response);
     }
 }

@@ -97,6 +97,9 @@ async fn serve_next(context: &Context<'_>, wire: &Wire<'_>, is_last: bool) -> bo
     let (read, written) = wire.passed();
     let passed = (read - before.0, written - before.1);
     meter.downstream_wire.set(Some(passed));
+    if !goes_on {
+        meter.response_closes();
+    }
     goes_on
 }
 
@@ -209,6 +212,7 @@ async fn next_request(exchange: &mut Exchange<'_>, wire: &Wire<'_>) -> Result<Be
         true => Unread::Late,
         false => Unread::TooLate,
     }))?;
+    exchange.meter.request_head_is_read(&head.fields);
     if head.version == Version::Http10 && !manager.http1.accept_http_10 {
         return Err(Unread::LowVersion);
     }

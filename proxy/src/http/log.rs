@@ -4,13 +4,17 @@ use std::{net::SocketAddr, time::SystemTime};
 
 use super::{exchange::Exchange, headers::Headers, prepare, request::Protocol};
 use crate::{
-    access_log::{self, Entry, ResponseFlags, Upstream, UpstreamHost},
+    access_log::{self, Entry, Occasion, ResponseFlags, Upstream, UpstreamHost},
     config::cluster::EndpointAddress,
 };
 
 impl access_log::Headers for Headers {
     fn get(&self, name: &str) -> Option<&[u8]> {
         Self::get(self, name).map(|value| &value[..])
+    }
+
+    fn joined(&self, name: &str) -> Option<Vec<u8>> {
+        Self::joined(self, name).map(Into::into)
     }
 }
 
@@ -21,6 +25,7 @@ impl Exchange<'_> {
             (&self.request, &self.outcome, self.context.connection);
         let known = |text: &'a [u8]| (!text.is_empty()).then_some(text);
         let mut entry = Entry::new(SystemTime::now() - self.meter.started.elapsed());
+        entry.occasion = Occasion::RequestEnd;
         entry.protocol = Some(protocol(request.protocol));
         entry.method = known(&request.method);
         entry.path = known(&request.path);
@@ -76,7 +81,9 @@ impl Exchange<'_> {
         let mut entry = self.entry(Some(&self.outcome.response_headers));
         entry.response_trailers = Some(&trailers);
         entry.connection_termination_details = closed.as_deref();
-        logs.log(&entry);
+        self.note_request_head();
+        entry.heads = self.meter.heads();
+        logs.log(self.context.worker, &entry);
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use super::{body::Part, headers::Headers, messages::Messages, wire::Wire};
 use crate::{
-    access_log::{AccessLogs, Bytes, Durations},
+    access_log::{AccessLogs, Bytes, Durations, Heads},
     istio::telemetry::Series,
 };
 
@@ -18,10 +18,8 @@ pub(super) struct Meter<'x> {
     pub(super) started: Instant,
     received: Cell<u64>,
     sent: Cell<u64>,
-    request: Cell<Option<Duration>>,
-    request_sent: Cell<Option<Duration>>,
-    response: Cell<Option<Duration>>,
-    response_sent: Cell<Option<Duration>>,
+    times: Cell<Durations>,
+    heads: Cell<Heads>,
     /// Of the response: those that a log asks for.
     trailers: RefCell<Headers>,
     /// Bytes with heads and framing: received from there, sent there.
@@ -53,10 +51,8 @@ impl<'x> Meter<'x> {
             started: Instant::now(),
             received: Cell::new(0),
             sent: Cell::new(0),
-            request: Cell::new(None),
-            request_sent: Cell::new(None),
-            response: Cell::new(None),
-            response_sent: Cell::new(None),
+            times: Cell::default(),
+            heads: Cell::default(),
             trailers: RefCell::default(),
             downstream_wire: Cell::new(None),
             upstream_wire: Cell::new(Some((0, 0))),
@@ -66,7 +62,7 @@ impl<'x> Meter<'x> {
 
     /// The last of the request came with its head.
     pub(super) fn request_is_whole(&self) {
-        self.stamp(&self.request);
+        self.stamp(|times| &mut times.request);
     }
 
     /// A part of the request came from the client.
@@ -75,17 +71,32 @@ impl<'x> Meter<'x> {
             add(&self.received, data.len() as u64);
             self.with_messages(|messages| messages.request_part(data));
         }
-        self.stamp(&self.request);
+        self.stamp(|times| &mut times.request);
+    }
+
+    /// A try has a connection, and is about to send the request. The last try counts.
+    pub(super) fn request_is_sending(&self) {
+        self.stamp(|times| &mut times.request_sending);
     }
 
     /// All of the request is on its way to the upstream.
     pub(super) fn request_is_sent(&self) {
-        self.stamp(&self.request_sent);
+        self.stamp(|times| &mut times.request_sent);
     }
 
     /// The upstream answers.
     pub(super) fn response_begins(&self) {
-        self.stamp(&self.response);
+        self.stamp(|times| &mut times.response);
+    }
+
+    /// The head of the response is on its way to the client.
+    pub(super) fn response_is_sending(&self) {
+        self.stamp(|times| &mut times.response_sending);
+    }
+
+    /// The upstream has answered whole.
+    pub(super) fn response_is_received(&self) {
+        self.stamp(|times| &mut times.response_received);
     }
 
     /// A part of the response is on its way to the client.
@@ -108,7 +119,7 @@ impl<'x> Meter<'x> {
     }
 
     pub(super) fn response_is_sent(&self) {
-        self.stamp(&self.response_sent);
+        self.stamp(|times| &mut times.response_sent);
     }
 
     /// Bytes of a tunnel: from the client, and to it.
@@ -164,19 +175,31 @@ impl<'x> Meter<'x> {
         }
     }
 
-    pub(super) fn durations(&self) -> Durations {
-        Durations {
-            total: Some(self.started.elapsed()),
-            request: self.request.get(),
-            request_sent: self.request_sent.get(),
-            response: self.response.get(),
-            response_sent: self.response_sent.get(),
+    pub(super) fn heads(&self) -> Heads {
+        self.heads.get()
+    }
+
+    /// Only where a log asks for it.
+    pub(super) fn note_heads(&self, note: impl FnOnce(&mut Heads)) {
+        if self.logs.needs().heads {
+            let mut heads = self.heads.get();
+            note(&mut heads);
+            self.heads.set(heads);
         }
     }
 
-    fn stamp(&self, cell: &Cell<Option<Duration>>) {
+    pub(super) fn durations(&self) -> Durations {
+        Durations {
+            total: Some(self.started.elapsed()),
+            ..self.times.get()
+        }
+    }
+
+    fn stamp(&self, field: impl FnOnce(&mut Durations) -> &mut Option<Duration>) {
         if !self.logs.is_empty() {
-            cell.set(Some(self.started.elapsed()));
+            let mut times = self.times.get();
+            *field(&mut times) = Some(self.started.elapsed());
+            self.times.set(times);
         }
     }
 }

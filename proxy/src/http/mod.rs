@@ -15,6 +15,7 @@ mod failure;
 mod filters;
 mod grpc;
 mod hash;
+mod head_bytes;
 mod headers;
 mod http1;
 mod http2;

@@ -96,10 +96,12 @@ impl Exchange<'_> {
         retries: &mut Budget<'_>,
     ) -> Result<Spoken, Broken> {
         let framing = self.request.body.framing();
+        let head = request_head(&self.request, framing, format);
+        self.meter.request_head_is_written(&head);
         let mut up = Sink::Wire {
             wire,
             framing,
-            head: request_head(&self.request, framing, format),
+            head,
             trailers: true,
             // Its answer may come before our whole request is there.
             watched: false,
@@ -165,7 +167,10 @@ impl Exchange<'_> {
                     let headers = Headers::from_http1(&head.fields, format);
                     self.interim(head.status, headers, client).await?;
                 }
-                Ok(Some(head)) => return Ok(Answered::new(&head, &self.request, format)),
+                Ok(Some(head)) => {
+                    self.meter.response_head_is_read(&head.fields);
+                    return Ok(Answered::new(&head, &self.request, format));
+                }
                 Ok(None) => match self.fill_or_client_gone(wire, client, clock).await? {
                     Ok(n) if n > 0 => {}
                     end => {

@@ -23,6 +23,7 @@ pub(super) async fn send(
     clock: &Clock,
     meter: &Meter<'_>,
 ) -> Sent {
+    meter.request_is_sending();
     let sent = pump(source, up, |part| {
         clock.progress();
         meter.request_part(part);
@@ -56,9 +57,10 @@ impl Exchange<'_> {
     ) -> Result<(), Broken> {
         let response = self.finish_beside(answer, &mut body, sending).await?;
         let closing = !is_sent(sending) || self.filters.drains;
+        let meter = self.meter;
+        meter.response_is_sending();
         let down = client.respond(response, closing).await;
         let mut down = down.map_err(|_| Broken::Client)?;
-        let meter = self.meter;
         let relay = pin!(pump(&mut body, &mut down, |part| {
             clock.progress();
             meter.response_part(part);
@@ -70,6 +72,7 @@ impl Exchange<'_> {
                 Err(Broken::Midway(flags, details))
             }
             Some(Ok(())) => {
+                meter.response_is_received();
                 meter.response_is_sent();
                 Ok(())
             }

@@ -8,13 +8,15 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use uuid::{Builder, Uuid};
+
 use super::{inspect::Arrival, session::Accepted};
 use crate::{
-    access_log::{AccessLogs, Downstream, Entry, ResponseFlags},
+    access_log::{AccessLogs, Downstream, Entry, Occasion, ResponseFlags},
     config::{FilterChain, Listener, listener::Terminal},
     io::Live,
     tcp::SessionRecord,
-    worker::Connection,
+    worker::{Connection, Worker},
 };
 
 /// What is known of a connection so far; boxed, since most connections are not logged.
@@ -101,7 +103,7 @@ impl ConnectionLog {
     }
 
     /// Writes the lines, at the connection's end.
-    pub(super) fn write(&self, live: &Live) {
+    pub(super) fn write(&self, worker: &Rc<Worker>, live: &Live) {
         let Some(known) = &self.known else {
             return;
         };
@@ -109,9 +111,12 @@ impl ConnectionLog {
         let mut entry = known.entry(&self.start);
         entry.connection_termination_details = closed.as_deref();
         if let Some(logs) = known.proxy_log() {
-            logs.log(&entry);
+            entry.session_id = Some(session_id());
+            entry.occasion = Occasion::SessionEnd;
+            logs.log(worker, &entry);
+            entry.occasion = Occasion::Unspecified;
         }
-        self.listener.access_log.log(&entry);
+        self.listener.access_log.log(worker, &entry);
     }
 
     fn note(&mut self, note: impl FnOnce(&mut Known)) {
@@ -161,4 +166,10 @@ impl Known {
             Terminal::Http(_) => None,
         }
     }
+}
+
+/// Nobody but readers of logs goes by it.
+fn session_id() -> Uuid {
+    let random = fastrand::u128(..).to_ne_bytes();
+    Builder::from_random_bytes(random).into_uuid()
 }

@@ -45,7 +45,7 @@ pub(super) async fn run(worker: Rc<Worker>, accepted: Accepted) {
         () = Box::pin(serve(&worker, accepted, &mut log)) => {}
         () = closed_for_good(&live) => {}
     }
-    log.write(&live);
+    log.write(&worker, &live);
 }
 
 async fn closed_for_good(live: &Live) {

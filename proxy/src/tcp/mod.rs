@@ -208,7 +208,12 @@ async fn relay(
                 stats.downstream_cx_tx_bytes_total.add(moved.1);
                 (record.sent, record.received) = passed;
             }
-            report.update(passed, flow.client.peer(), flow.server.peer());
+            let (client, server) = (flow.client.peer(), flow.server.peer());
+            record.met(
+                client.and_then(Option::as_ref),
+                server.and_then(Option::as_ref),
+            );
+            report.update(passed, client, server);
             match outcome {
                 Poll::Ready(result) => Poll::Ready(result),
                 Poll::Pending => idle.poll_expired(cx).map(|()| Err(Broken::Idle)),

@@ -5,6 +5,7 @@ use std::{rc::Rc, sync::Arc};
 use crate::{
     access_log::{Bytes, Entry, ResponseFlags, Upstream, UpstreamHost},
     config::cluster::{Endpoint, EndpointAddress},
+    istio::Workload,
     upstream::{Link, TcpLease, UpstreamFailure},
 };
 
@@ -18,6 +19,8 @@ pub struct SessionRecord {
     upstream: Option<Rc<Link>>,
     transport_failure: Option<Arc<str>>,
     details: Option<&'static str>,
+    downstream_peer: Option<Arc<Workload>>,
+    upstream_peer: Option<Arc<Workload>>,
     /// From downstream to upstream.
     pub(super) sent: u64,
     /// From upstream to downstream.
@@ -29,6 +32,21 @@ impl SessionRecord {
         self.endpoint = Some(Arc::clone(lease.endpoint()));
         self.upstream = lease.link().cloned();
         self.transport_failure = None;
+    }
+
+    /// The ends have told who they are, as far as they do.
+    pub(super) fn met(
+        &mut self,
+        downstream: Option<&Arc<Workload>>,
+        upstream: Option<&Arc<Workload>>,
+    ) {
+        let note = |known: &mut Option<_>, told: Option<&Arc<_>>| {
+            if known.is_none() {
+                *known = told.cloned();
+            }
+        };
+        note(&mut self.downstream_peer, downstream);
+        note(&mut self.upstream_peer, upstream);
     }
 
     /// A filter closed the connection before there was a session.
@@ -60,6 +78,8 @@ impl SessionRecord {
             downstream_sent: Some(self.received),
             downstream_received: Some(self.sent),
         };
+        entry.downstream_peer = self.downstream_peer.as_deref();
+        entry.upstream_peer = self.upstream_peer.as_deref();
         let link = self.upstream.as_ref();
         entry.upstream = Upstream {
             cluster: self.cluster.as_deref(),

@@ -17,13 +17,15 @@ use ithildin_proto::pb::{
         extensions::access_loggers::{
             file::v3::{FileAccessLog, file_access_log::AccessLogFormat},
             filters::cel::v3::ExpressionFilter,
+            grpc::v3::{HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig},
+            open_telemetry::v3::OpenTelemetryAccessLogConfig,
             stream::v3::{StderrAccessLog, StdoutAccessLog, stderr_access_log, stdout_access_log},
         },
     },
     google::protobuf::{Any, Struct},
 };
 
-use super::Compiler;
+use super::{Compiler, access_log_service};
 use crate::{
     access_log::{
         AccessLog, AccessLogs, Comparison, DEFAULT_FORMAT, Destination, Expression, Filter, Format,
@@ -62,16 +64,25 @@ fn logger(config: &AccessLogProto, compiler: &Compiler, at: &At<'_>) -> Option<A
         return None;
     };
     let at = at.field("typed_config");
-    let (destination, format) = typed(config, &at)?;
-    let file = compiler.logs.as_ref()?.open(destination.clone());
-    let file = at
-        .field("path")
-        .check(file.map_err(|error| format!("cannot open {destination:?}: {error}")))?;
-    Some(AccessLog::new(filter, format, file))
+    let service = if any::is::<HttpGrpcAccessLogConfig>(config) {
+        access_log_service::http(&any::read(config, &at)?, compiler, &at)
+    } else if any::is::<TcpGrpcAccessLogConfig>(config) {
+        access_log_service::tcp(&any::read(config, &at)?, compiler, &at)
+    } else if any::is::<OpenTelemetryAccessLogConfig>(config) {
+        access_log_service::open_telemetry(&any::read(config, &at)?, compiler, &at)
+    } else {
+        let (destination, format) = file(config, &at)?;
+        let file = compiler.logs.as_ref()?.open(destination.clone());
+        let file = at
+            .field("path")
+            .check(file.map_err(|error| format!("cannot open {destination:?}: {error}")))?;
+        return Some(AccessLog::to_file(filter, format, file));
+    };
+    Some(AccessLog::to_service(filter, service?))
 }
 
 #[allow(deprecated)]
-fn typed(config: &Any, at: &At<'_>) -> Option<(Destination, Format)> {
+fn file(config: &Any, at: &At<'_>) -> Option<(Destination, Format)> {
     let default = || Format::text(DEFAULT_FORMAT, Unset::Dash);
     if any::is::<FileAccessLog>(config) {
         let FileAccessLog {

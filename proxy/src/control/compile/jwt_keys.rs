@@ -107,7 +107,7 @@ fn ahead(config: &JwksAsyncFetch, lifetime: Duration, at: &At<'_>) -> Ahead {
 }
 
 /// Whom to ask for what. Which scheme it is is a matter of the cluster.
-fn target(uri: &str, at: &At<'_>) -> Option<(Bytes, Bytes)> {
+pub(super) fn target(uri: &str, at: &At<'_>) -> Option<(Bytes, Bytes)> {
     let parsed = uri.parse::<Uri>().ok();
     let parts = parsed.as_ref().and_then(|uri| {
         let authority = uri.authority().filter(|_| uri.scheme().is_some())?;

@@ -9,12 +9,16 @@
 #![allow(deprecated)]
 
 mod access_log;
+mod access_log_records;
+mod access_log_service;
 mod address;
 mod alpn;
 mod chain_match;
 mod cluster;
 mod cluster_http;
+mod collector;
 mod cors;
+mod custom_tags;
 mod dns;
 mod endpoints;
 mod error_matcher;

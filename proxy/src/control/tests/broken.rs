@@ -10,6 +10,42 @@ const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions.";
 
 /// Fields of the connection manager, and the error behind its path.
 const MANAGER: &[(&str, &str)] = &[
+    (
+        "access_log: [{name: a, typed_config: {'@type': EXT.access_loggers.grpc.v3.HttpGrpcAccessLogConfig}}]",
+        ".access_log[0].typed_config.common_config: is required",
+    ),
+    (
+        "access_log: [{name: a, typed_config: {'@type': EXT.access_loggers.grpc.v3.TcpGrpcAccessLogConfig, common_config: {grpc_service: {envoy_grpc: {cluster_name: a}}}}}]",
+        ".access_log[0].typed_config.common_config.log_name: is empty",
+    ),
+    (
+        "access_log: [{name: a, typed_config: {'@type': EXT.access_loggers.grpc.v3.HttpGrpcAccessLogConfig, common_config: {log_name: a, transport_api_version: V2, grpc_service: {envoy_grpc: {cluster_name: a}}}}}]",
+        ".access_log[0].typed_config.common_config.transport_api_version: must be V3",
+    ),
+    (
+        "access_log: [{name: a, typed_config: {'@type': EXT.access_loggers.grpc.v3.HttpGrpcAccessLogConfig, common_config: {log_name: a, buffer_flush_interval: 0s, grpc_service: {envoy_grpc: {cluster_name: a}}}}}]",
+        ".access_log[0].typed_config.common_config.buffer_flush_interval: must be greater than zero",
+    ),
+    (
+        "access_log: [{name: a, typed_config: {'@type': EXT.access_loggers.grpc.v3.HttpGrpcAccessLogConfig, common_config: {log_name: a, grpc_service: {envoy_grpc: {}}}}}]",
+        ".access_log[0].typed_config.common_config.grpc_service.envoy_grpc.cluster_name: is empty",
+    ),
+    (
+        "access_log: [{name: a, typed_config: {'@type': EXT.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig}}]",
+        ".access_log[0].typed_config: one of http_service, grpc_service and common_config is required",
+    ),
+    (
+        "access_log: [{name: a, typed_config: {'@type': EXT.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig, grpc_service: {envoy_grpc: {cluster_name: a}}, body: {int_value: 1}}}]",
+        ".access_log[0].typed_config.body: must be a string, an array or a list of keys and values",
+    ),
+    (
+        "access_log: [{name: a, typed_config: {'@type': EXT.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig, grpc_service: {envoy_grpc: {cluster_name: a}}, attributes: {values: [{key: a, value: {string_value: '%NOPE%'}}]}}}]",
+        ".access_log[0].typed_config.attributes.values[0].value.string_value: unknown command operator %NOPE%",
+    ),
+    (
+        "access_log: [{name: a, typed_config: {'@type': EXT.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig, http_service: {http_uri: {uri: here, cluster: a, timeout: 1s}}}}]",
+        ".access_log[0].typed_config.http_service.http_uri.uri: \"here\" is not a URI with scheme and host",
+    ),
     ("codec_type: HTTP3", ".codec_type: HTTP3 is not supported"),
     (
         "scoped_routes: {name: a}",

@@ -199,7 +199,7 @@ async fn each_refusal_is_one_line_with_who_and_why() {
     let server = pki.server(SERVER, &["example.org"]);
     let validation = server.validation.clone().unwrap();
     let mut listener = testing::listener("l", testing::ANY, tls_chain(server));
-    listener.access_log = AccessLogs::new(vec![AccessLog::new(None, format, file.unwrap())]);
+    listener.access_log = AccessLogs::new(vec![AccessLog::to_file(None, format, file.unwrap())]);
     listener.logs_connections = true;
     let (proxy, _) = start(listener).await;
 
