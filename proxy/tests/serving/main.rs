@@ -1,5 +1,6 @@
 //! Whole proxies on static files, between plain sockets.
 
+mod access_services;
 mod admin;
 mod authz_liars;
 mod authz_server;
@@ -18,6 +19,7 @@ mod jwt;
 mod like_envoy;
 mod limit_server;
 mod limit_service;
+mod log_collector;
 mod lua;
 mod outlier;
 mod proxy_protocol;
