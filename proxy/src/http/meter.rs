@@ -18,7 +18,7 @@ pub(super) struct Meter<'x> {
     pub(super) started: Instant,
     received: Cell<u64>,
     sent: Cell<u64>,
-    times: Cell<Durations>,
+    times: RefCell<Durations>,
     heads: Cell<Heads>,
     /// Of the response: those that a log asks for.
     trailers: RefCell<Headers>,
@@ -51,7 +51,7 @@ impl<'x> Meter<'x> {
             started: Instant::now(),
             received: Cell::new(0),
             sent: Cell::new(0),
-            times: Cell::default(),
+            times: RefCell::default(),
             heads: Cell::default(),
             trailers: RefCell::default(),
             downstream_wire: Cell::new(None),
@@ -191,15 +191,13 @@ impl<'x> Meter<'x> {
     pub(super) fn durations(&self) -> Durations {
         Durations {
             total: Some(self.started.elapsed()),
-            ..self.times.get()
+            ..*self.times.borrow()
         }
     }
 
     fn stamp(&self, field: impl FnOnce(&mut Durations) -> &mut Option<Duration>) {
         if !self.logs.is_empty() {
-            let mut times = self.times.get();
-            *field(&mut times) = Some(self.started.elapsed());
-            self.times.set(times);
+            *field(&mut self.times.borrow_mut()) = Some(self.started.elapsed());
         }
     }
 }

@@ -1,6 +1,7 @@
-//! Redirects (`envoy.config.route.v3.RedirectAction`).
+//! Routes that answer themselves: redirects (`envoy.config.route.v3.RedirectAction`) and direct responses.
 
 use bytes::Bytes;
+use http::StatusCode;
 
 use super::{failure::LocalReply, request::Request};
 use crate::access_log::ResponseFlags;
@@ -20,6 +21,21 @@ pub(super) fn to_normal_path(request: &Request) -> LocalReply {
         headers: vec![(http::header::LOCATION, request.path.clone())],
         ..LocalReply::new(307, "", ResponseFlags::NONE, details)
     }
+}
+
+/// An answer that a route has. Where its status speaks of a place, that is the request's own, as in Envoy.
+pub(super) fn direct(status: StatusCode, body: &Bytes, request: &Request) -> LocalReply {
+    let mut reply = match status == StatusCode::CREATED || status.is_redirection() {
+        true => {
+            let scheme = request.scheme.unwrap_or("http");
+            let authority = String::from_utf8_lossy(&request.authority);
+            let path = String::from_utf8_lossy(&request.path);
+            reply_to(status.as_u16(), format!("{scheme}://{authority}{path}"))
+        }
+        false => LocalReply::new(status.as_u16(), "", ResponseFlags::NONE, "direct_response"),
+    };
+    reply.body = body.clone();
+    reply
 }
 
 /// What the route says. A path that is rewritten is the request's from now on: logs tell it.

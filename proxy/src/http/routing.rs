@@ -83,10 +83,7 @@ impl Exchange<'_> {
         match &route.action {
             RouteAction::Direct { status, body } => {
                 self.context.stats.rq_direct_response.inc();
-                let mut reply =
-                    LocalReply::new(status.as_u16(), "", ResponseFlags::NONE, "direct_response");
-                reply.body = body.clone();
-                Err(reply)
+                Err(redirect::direct(*status, body, &self.request))
             }
             RouteAction::Redirect(to) => {
                 self.context.stats.rq_direct_response.inc();

@@ -252,6 +252,9 @@ const FIELDS: &[&str] = &[
 const FAILURES: &[(&str, &str)] = &[
     ("/dead", ""),
     ("/direct", ""),
+    ("/direct/made?x=y", ""),
+    ("/direct/moved/z", ""),
+    ("/direct/none", ""),
     ("/slow", "X-Act: hang\r\n"),
     ("/idle", "X-Act: hang\r\n"),
     ("/long", "X-Act: hang\r\n"),
