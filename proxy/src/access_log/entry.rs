@@ -51,6 +51,8 @@ pub struct Entry<'a> {
     pub metadata: Option<&'a DynamicMetadata>,
     /// Of a TCP session. A request has the id that its header tells.
     pub session_id: Option<Uuid>,
+    /// The span of the request, if it has one.
+    pub span: Option<SpanIds>,
 }
 
 impl Entry<'_> {
@@ -84,6 +86,7 @@ impl Entry<'_> {
             upstream_peer: None,
             metadata: None,
             session_id: None,
+            span: None,
         }
     }
 }
@@ -146,6 +149,27 @@ impl Protocol {
             Self::Http10 => "HTTP/1.0",
             Self::Http11 => "HTTP/1.1",
             Self::Http2 => "HTTP/2",
+        }
+    }
+}
+
+/// What a span is known by, whether or not somebody is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpanIds {
+    pub trace: u128,
+    pub span: u64,
+    /// Whether the span is told of.
+    pub sampled: bool,
+    /// Whether the id of the trace has 32 digits, and not 16.
+    pub wide: bool,
+}
+
+impl SpanIds {
+    /// `%TRACE_ID%`.
+    pub fn trace_hex(&self) -> String {
+        match self.wide {
+            true => format!("{:032x}", self.trace),
+            false => format!("{:016x}", self.trace),
         }
     }
 }

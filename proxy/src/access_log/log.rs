@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use super::{Entry, Filter, Format, LogFile, service::Service};
+use super::{Entry, Filter, Format, LogFile, Template, service::Service};
 use crate::worker::Worker;
 
 thread_local! {
@@ -52,6 +52,18 @@ impl AccessLogs {
             }
         }
         Self { loggers, needs }
+    }
+
+    /// The same, with what `templates` print, and what a span tells of gRPC, kept as well.
+    pub fn and_spans<'t>(mut self, templates: impl IntoIterator<Item = &'t Template>) -> Self {
+        for template in templates {
+            template.needs(&mut self.needs);
+        }
+        for name in ["grpc-status", "grpc-message"] {
+            self.needs.response_header(name);
+            self.needs.response_trailer(name);
+        }
+        self
     }
 
     pub fn is_empty(&self) -> bool {

@@ -22,7 +22,8 @@ mod tests;
 mod time;
 
 pub use entry::{
-    Bytes, Downstream, Durations, Entry, Headers, Heads, Occasion, Protocol, Upstream, UpstreamHost,
+    Bytes, Downstream, Durations, Entry, Headers, Heads, Occasion, Protocol, SpanIds, Upstream,
+    UpstreamHost,
 };
 pub use expression::{Expression, ExpressionError};
 pub use file::{Destination, LogFile, LogWriter};

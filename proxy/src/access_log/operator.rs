@@ -22,6 +22,7 @@ pub(super) enum Operator {
     Constant(Option<Box<str>>),
     GrpcStatus(GrpcFormat),
     FilterState(FilterState),
+    TraceId,
     Field(Field),
 }
 
@@ -122,14 +123,12 @@ fields! {
     DownstreamTransportFailureReason = "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
 }
 
-/// Operators of things that this proxy does not have (metadata of filters, traces): they are
-/// accepted and never have a value, as in an Envoy where nothing sets them.
+/// Operators of things that this proxy does not have (metadata of clusters): they are accepted and never have a value, as in an Envoy where nothing sets them.
 const NEVER_SET: &[&str] = &[
     "CLUSTER_METADATA",
     "UPSTREAM_METADATA",
     "METADATA",
     "UPSTREAM_FILTER_STATE",
-    "TRACE_ID",
     "VIRTUAL_CLUSTER_NAME",
     "LOCAL_REPLY_BODY",
 ];
@@ -155,6 +154,7 @@ impl Operator {
                 let variable = variable.ok_or("%ENVIRONMENT% needs the name of a variable")?;
                 Self::Constant(std::env::var(variable).ok().map(Into::into))
             }
+            "TRACE_ID" => Self::TraceId,
             "HOSTNAME" => Self::Constant(hostname().map(Into::into)),
             // Whether white space is kept makes no difference: ours never has any.
             "RESPONSE_CODE_DETAILS" => Self::Field(Field::ResponseCodeDetails),
@@ -209,6 +209,7 @@ impl Operator {
             }
             Self::GrpcStatus(format) => return format.write(entry, out),
             Self::FilterState(state) => return state.write(entry, out),
+            Self::TraceId => out.extend_from_slice(entry.span?.trace_hex().as_bytes()),
             Self::Constant(value) => out.extend_from_slice(value.as_deref()?.as_bytes()),
             Self::Field(field) => return field.write(entry, out),
         }

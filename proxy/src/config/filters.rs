@@ -148,6 +148,11 @@ impl Percent {
         denominator: 100,
     };
 
+    /// Whether it has `chance`, one of very many.
+    pub fn covers(self, chance: u64) -> bool {
+        chance % u64::from(self.denominator.max(1)) < u64::from(self.numerator)
+    }
+
     /// Whether chance has it this time.
     pub fn hits(self) -> bool {
         self.numerator > 0 && fastrand::u32(..self.denominator.max(1)) < self.numerator

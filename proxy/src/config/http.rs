@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use super::{
     filters::{FilterKind, HttpFilter},
     route::RouteTable,
+    trace::Tracing,
 };
 use crate::{access_log::AccessLogs, rbac::Cidr, stats::HttpStats};
 
@@ -55,6 +56,7 @@ pub struct HttpManager {
     pub max_headers_count: u32,
     pub headers_with_underscores: UnderscoreAction,
     pub access_log: AccessLogs,
+    pub tracing: Option<Box<Tracing>>,
     pub stats: Arc<HttpStats>,
 }
 

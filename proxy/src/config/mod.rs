@@ -5,6 +5,7 @@
 
 mod chains;
 pub mod cluster;
+pub mod custom_tag;
 pub mod ext_authz;
 pub mod filters;
 pub mod forward;
@@ -23,6 +24,7 @@ pub mod lua;
 pub mod matchers;
 pub mod rate_limit;
 pub mod route;
+pub mod trace;
 
 use std::sync::Arc;
 

@@ -12,6 +12,7 @@ use super::{
     hash_policy::HashPolicy,
     limit_rules::LimitRule,
     matchers::{HeaderMatch, QueryMatch},
+    trace::{Decorator, RouteTracing},
 };
 use crate::{access_log::Template, metadata::MetadataMatch};
 
@@ -91,6 +92,8 @@ pub struct Route {
     pub filters: FilterOverrides,
     /// For filters that ask for it, by their names.
     pub metadata: Option<Box<serde_json::Map<String, serde_json::Value>>>,
+    pub decorator: Option<Box<Decorator>>,
+    pub tracing: Option<Box<RouteTracing>>,
     pub action: RouteAction,
 }
 
@@ -182,6 +185,8 @@ pub struct Mirror {
     pub percent: Percent,
     /// `-shadow` stands behind the host's name.
     pub adds_suffix: bool,
+    /// Whether its span is told of; `None`: as the request's.
+    pub trace_sampled: Option<bool>,
 }
 
 #[derive(Debug)]

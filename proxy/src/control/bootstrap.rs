@@ -13,6 +13,7 @@ use ithildin_proto::pb::envoy::config::{
     },
     cluster::v3::Cluster,
     listener::v3::Listener,
+    trace::v3::{Tracing, tracing::Http as HttpTracer},
 };
 use ithildin_xds::SecretMessage;
 
@@ -25,6 +26,8 @@ pub(super) struct Statics {
     pub(super) secrets: BTreeMap<String, Arc<SecretMessage>>,
     /// The cluster that we belong to.
     pub(super) local_cluster: Option<String>,
+    /// Who is told of spans where a connection manager names nobody.
+    pub(super) tracer: Option<HttpTracer>,
     /// Listeners and clusters also come from a control plane.
     pub(super) dynamic: bool,
 }
@@ -38,6 +41,7 @@ pub(super) fn statics(config: Bootstrap) -> (Statics, Result<(), ConfigErrors>) 
     let manager = config.cluster_manager.as_ref();
     let name = manager.map(|manager| manager.local_cluster_name.clone());
     statics.local_cluster = name.filter(|name| !name.is_empty());
+    statics.tracer = tracer(&config);
     if let Some(config) = &config.dynamic_resources {
         let DynamicResources {
             lds_config,
@@ -57,6 +61,12 @@ pub(super) fn statics(config: Bootstrap) -> (Statics, Result<(), ConfigErrors>) 
         take(resources, &mut statics, &at);
     }
     (statics, report.finish(Some(())))
+}
+
+#[allow(deprecated)]
+fn tracer(config: &Bootstrap) -> Option<HttpTracer> {
+    let Tracing { http } = config.tracing.as_ref()?;
+    http.clone()
 }
 
 fn take(resources: StaticResources, statics: &mut Statics, at: &At<'_>) {
@@ -135,6 +145,8 @@ fn check(config: &Bootstrap, report: &Report) {
         stats_flush,
         stats_eviction,
     );
+    // Read by `statics`.
+    no_effect!(tracing);
     let at = Top(report);
     if let Some(config) = cluster_manager {
         cluster_manager_fields(config, &report.root("cluster_manager"));
@@ -155,7 +167,6 @@ fn check(config: &Bootstrap, report: &Report) {
     at.refuse("xds_config_tracker_extension", xds_config_tracker_extension);
     at.refuse("listener_manager", listener_manager);
     at.skip("stats_sinks", stats_sinks);
-    at.skip("tracing", tracing);
     at.skip("bootstrap_extensions", bootstrap_extensions);
     at.skip("typed_dns_resolver_config", typed_dns_resolver_config);
     if let Some(admin) = admin {

@@ -123,6 +123,11 @@ impl Controller {
         if let Some(name) = &statics.local_cluster {
             controller.compiler.belong_to(name);
         }
+        if let Some(tracer) = &statics.tracer
+            && let Err(found) = controller.compiler.trace_by_default(tracer)
+        {
+            errors.extend_from_slice(&found.0);
+        }
         controller.add_statics(statics, &mut errors);
         if errors.is_empty() {
             Ok(controller)

@@ -13,7 +13,7 @@ use ithildin_http1::Known;
 
 use super::{
     body::Source,
-    client::Client,
+    client::{Client, Response},
     exchange::{Broken, Exchange},
     failure::LocalReply,
     hash,
@@ -24,6 +24,7 @@ use super::{
     retry::{Body, Budget, Cause},
     tape::Tape,
     timeouts::Clock,
+    trace::TryEnd,
 };
 use crate::{
     access_log::ResponseFlags,
@@ -71,13 +72,18 @@ impl Exchange<'_> {
             // It has none yet; what went wrong at the last one is noted.
             self.outcome.endpoint = None;
             self.announce(clock);
+            self.begin_try_span(cluster);
             let attempt = self.attempt(cluster, forward, source, client, clock, &mut retries);
             let result = clock.limit_try(pin!(attempt)).await;
             let result = result.unwrap_or(Err(Broken::Slow));
+            let end = TryEnd::of(result.as_ref().copied());
             let Err(broken) = result else {
+                self.end_try_span(end);
                 return Ok(());
             };
-            match self.failed(broken, cluster, client) {
+            let failed = self.failed(broken, cluster, client);
+            self.end_try_span(end);
+            match failed {
                 Failed::ForGood => return Ok(()),
                 Failed::Refused => {}
                 Failed::Answer(reply) => return Err(reply),
@@ -210,12 +216,9 @@ impl Exchange<'_> {
     }
 
     /// Counts a response, and tells whether another try is granted in its place.
-    pub(super) fn refuses(
-        &mut self,
-        status: u16,
-        headers: &Headers,
-        retries: &mut Budget<'_>,
-    ) -> bool {
+    pub(super) fn refuses(&mut self, answer: &Response, retries: &mut Budget<'_>) -> bool {
+        self.try_is_answered(answer);
+        let (status, headers) = (answer.status, &answer.headers);
         let grpc = headers.get("grpc-status");
         let grpc = grpc.and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
         let judged = grpc.map_or(status, grpc_to_http);

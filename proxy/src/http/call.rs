@@ -12,11 +12,11 @@ use super::{
     body::{BodyError, Part, Source},
     headers::Headers,
     over_http1, over_http2,
-    request::Request,
+    request::{Protocol, Request},
     wire::Wire,
 };
 use crate::{
-    config::{Cluster, http::HeaderFormat},
+    config::{Cluster, cluster::Endpoint, http::HeaderFormat},
     upstream::{Http1Lease, Http2Lease, HttpLease, LbRequest, UpstreamFailure},
     worker::{Share, Worker},
 };
@@ -39,6 +39,8 @@ pub(super) struct Answer {
     pub(super) headers: Headers,
     pub(super) body: Bytes,
     pub(super) trailers: Headers,
+    /// Who answered, and in which protocol; `None`: it is our own.
+    pub(super) from: Option<(Arc<Endpoint>, Protocol)>,
 }
 
 /// Why there is no whole answer.
@@ -109,6 +111,7 @@ async fn over_one(
     keep: &mut Keep<'_>,
 ) -> Result<Answer, CallError> {
     let (reused, format) = (lease.reused, lease.header_format());
+    let endpoint = Arc::clone(lease.endpoint());
     let read_ahead = std::mem::take(&mut lease.leftover);
     let wire = Wire::new(&mut lease.stream, read_ahead, &worker.buffers);
     let head = over_http1::request_head(request, request.body.framing(), format);
@@ -153,6 +156,7 @@ async fn over_one(
         headers,
         body,
         trailers,
+        from: Some((endpoint, Protocol::Http11)),
     })
 }
 
@@ -176,6 +180,7 @@ async fn over_two(
         headers: Headers::from_map(head.headers),
         body,
         trailers,
+        from: Some((Arc::clone(lease.permit.endpoint()), Protocol::Http2)),
     })
 }
 

@@ -48,7 +48,8 @@ pub(crate) struct Collector {
 
 #[derive(Debug)]
 pub(crate) enum Speaks {
-    Grpc,
+    /// With this metadata.
+    Grpc(Vec<(HeaderName, Bytes)>),
     /// With these fields besides those of the message.
     Http(Vec<(HeaderName, Bytes)>),
 }
@@ -125,7 +126,7 @@ impl Collector {
         let cluster = cluster.ok_or(ReportError::NoCluster)?;
         let write = |body: &mut Vec<u8>| self.report.write(items, body);
         let body = match &self.speaks {
-            Speaks::Grpc => grpc::framed(write)?,
+            Speaks::Grpc(_) => grpc::framed(write)?,
             Speaks::Http(_) => {
                 let mut body = Vec::new();
                 write(&mut body);
@@ -141,17 +142,19 @@ impl Collector {
     }
 
     fn request(&self, length: usize) -> Request {
-        let (headers, body, protocol) = match &self.speaks {
-            Speaks::Grpc => (grpc::headers(None), BodyLength::Unknown, Protocol::Http2),
+        let (mut headers, fields, body, protocol) = match &self.speaks {
+            Speaks::Grpc(fields) => {
+                let headers = grpc::headers(None);
+                (headers, fields, BodyLength::Unknown, Protocol::Http2)
+            }
             Speaks::Http(fields) => {
-                let mut headers = Headers::default();
-                for (name, value) in fields {
-                    headers.append(name.clone(), value.clone());
-                }
                 let length = BodyLength::Known(length as u64);
-                (headers, length, Protocol::Http11)
+                (Headers::default(), fields, length, Protocol::Http11)
             }
         };
+        for (name, value) in fields {
+            headers.append(name.clone(), value.clone());
+        }
         Request {
             method: Bytes::from_static(b"POST"),
             scheme: Some("http"),
@@ -167,7 +170,7 @@ impl Collector {
 
     fn judge(&self, answer: &Answer) -> Result<(), ReportError> {
         match (&self.speaks, answer.status) {
-            (Speaks::Grpc, _) => Ok(grpc::succeeded(answer)?),
+            (Speaks::Grpc(_), _) => Ok(grpc::succeeded(answer)?),
             (Speaks::Http(_), 200..300) => Ok(()),
             (Speaks::Http(_), status) => Err(ReportError::Status(status)),
         }

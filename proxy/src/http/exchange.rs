@@ -18,6 +18,7 @@ use super::{
     request::{BodyLength, Protocol, Request},
     response,
     timeouts::{Clock, Expired, tell_grpc_timeout},
+    trace::Trace,
 };
 use crate::{
     access_log::ResponseFlags,
@@ -51,6 +52,8 @@ pub(super) struct Exchange<'x> {
     pub(super) filters: FilterState,
     /// The authority before `auto_host_rewrite`: upstream TLS goes by it, whichever endpoint is tried.
     pub(super) asked: Bytes,
+    /// Once its route is found, if its connection manager traces.
+    pub(super) trace: Option<Box<Trace>>,
 }
 
 /// How a request ended.
@@ -109,6 +112,7 @@ impl<'x> Exchange<'x> {
             outcome: Outcome::default(),
             filters: FilterState::new(context.manager),
             asked: Bytes::new(),
+            trace: None,
             is_running: false,
         }
     }
@@ -176,6 +180,7 @@ impl<'x> Exchange<'x> {
                 result
             }
             Err(expired) => {
+                self.end_last_try_span();
                 self.count_expired(cluster, expired);
                 if expired == Expired::Response && self.outcome.status == 0 {
                     self.timed_out(cluster);
@@ -239,6 +244,7 @@ impl<'x> Exchange<'x> {
         // What cannot be read of our own words is not there.
         let _ = self.filter_response(&mut response, &mut source).await;
         response::finish(self.context, &self.request, &mut response.headers);
+        self.name_by_response(&mut response.headers);
         self.outcome.status = response.status;
         self.keep_headers(&response);
         let closing = closing || self.filters.drains;
@@ -288,6 +294,7 @@ impl<'x> Exchange<'x> {
         self.filter_response(&mut response, body).await?;
         self.outcome.status = response.status;
         response::finish(self.context, &self.request, &mut response.headers);
+        self.name_by_response(&mut response.headers);
         self.keep_headers(&response);
         Ok(response)
     }
@@ -295,7 +302,9 @@ impl<'x> Exchange<'x> {
     /// The response is gone when its line is logged.
     fn keep_headers(&mut self, response: &Response) {
         let needs = self.context.manager.access_log.needs();
-        if !needs.response_headers.is_empty() {
+        if self.span_tells_of_route() {
+            self.outcome.response_headers = response.headers.clone();
+        } else if !needs.response_headers.is_empty() {
             self.outcome.response_headers = response.headers.only(&needs.response_headers);
         }
         self.note_response_head(response);

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::SystemTime};
 use super::{exchange::Exchange, headers::Headers, prepare, request::Protocol};
 use crate::{
     access_log::{self, Entry, Occasion, ResponseFlags, Upstream, UpstreamHost},
-    config::cluster::EndpointAddress,
+    config::cluster::{Endpoint, EndpointAddress},
 };
 
 impl access_log::Headers for Headers {
@@ -50,15 +50,13 @@ impl Exchange<'_> {
         entry.downstream_peer = self.filters.downstream_peer.as_deref();
         entry.upstream_peer = self.filters.upstream_peer.as_deref();
         entry.metadata = request.metadata.as_deref();
+        entry.span = self.trace.as_ref().and_then(|trace| trace.ids());
         entry
     }
 
     fn upstream(&self) -> Upstream<'_> {
         let outcome = &self.outcome;
-        let host = outcome.endpoint.as_ref().map(|it| match &it.address {
-            EndpointAddress::Socket(address) => UpstreamHost::Socket(*address),
-            EndpointAddress::Pipe(path) => UpstreamHost::Pipe(path),
-        });
+        let host = outcome.endpoint.as_deref().map(host);
         let link = outcome.upstream.as_ref();
         Upstream {
             cluster: outcome.cluster.as_deref(),
@@ -70,9 +68,11 @@ impl Exchange<'_> {
         }
     }
 
+    /// Tells logs, and who is told of spans.
     fn log(&mut self) {
         let logs = &self.context.manager.access_log;
-        if logs.is_empty() {
+        let is_sampled = self.trace.as_ref().is_some_and(|trace| trace.is_sampled());
+        if logs.is_empty() && !is_sampled {
             return;
         }
         let trailers = self.meter.trailers();
@@ -84,6 +84,9 @@ impl Exchange<'_> {
         self.note_request_head();
         entry.heads = self.meter.heads();
         logs.log(self.context.worker, &entry);
+        if is_sampled {
+            self.end_trace(&entry);
+        }
     }
 }
 
@@ -98,12 +101,23 @@ impl Drop for Exchange<'_> {
             };
             self.count();
         }
+        self.count_trace();
+        // If the request was given up in the middle of a try.
+        self.end_last_try_span();
         self.log();
         self.report();
     }
 }
 
-fn protocol(protocol: Protocol) -> access_log::Protocol {
+/// How logs name a host.
+pub(super) fn host(endpoint: &Endpoint) -> UpstreamHost<'_> {
+    match &endpoint.address {
+        EndpointAddress::Socket(address) => UpstreamHost::Socket(*address),
+        EndpointAddress::Pipe(path) => UpstreamHost::Pipe(path),
+    }
+}
+
+pub(super) fn protocol(protocol: Protocol) -> access_log::Protocol {
     match protocol {
         Protocol::Http10 => access_log::Protocol::Http10,
         Protocol::Http11 => access_log::Protocol::Http11,

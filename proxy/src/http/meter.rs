@@ -163,6 +163,11 @@ impl<'x> Meter<'x> {
         self.trailers.take()
     }
 
+    /// Those that came so far.
+    pub(super) fn kept_trailers(&self) -> Headers {
+        self.trailers.borrow().clone()
+    }
+
     pub(super) fn bytes(&self) -> Bytes {
         let (downstream, upstream) = (self.downstream_wire.get(), self.upstream_wire.get());
         Bytes {

@@ -11,6 +11,7 @@ use super::{
     exchange::Exchange,
     request::{BodyLength, Request},
     tape::Tape,
+    trace::CopySpan,
 };
 use crate::{
     config::{
@@ -31,9 +32,15 @@ const SUFFIX: &[u8] = b"-shadow";
 
 /// Copies that are sent once the body is there.
 pub(super) struct Mirrors {
-    targets: Vec<(Arc<Cluster>, Request)>,
+    targets: Vec<Target>,
     tape: Rc<Tape>,
     limit: Duration,
+}
+
+struct Target {
+    cluster: Arc<Cluster>,
+    request: Request,
+    span: Option<CopySpan>,
 }
 
 impl Exchange<'_> {
@@ -50,10 +57,16 @@ impl Exchange<'_> {
         let mirrors = forward.mirrors.iter().filter(|it| it.percent.hits());
         let targets = mirrors.filter_map(|mirror| {
             let cluster = snapshot.clusters.get(&mirror.cluster)?;
-            Some((Arc::clone(cluster), self.copy(mirror)))
+            let mut request = self.copy(mirror);
+            let span = self.copy_span(mirror.trace_sampled, &mut request.headers);
+            Some(Target {
+                cluster: Arc::clone(cluster),
+                request,
+                span,
+            })
         });
         let targets: Vec<_> = targets.collect();
-        let (first, _) = targets.first()?;
+        let first = &targets.first()?.cluster;
         let worker = self.context.worker;
         let buffer = self.context.connection.listener.buffer_limit as usize;
         let mirrors = Mirrors {
@@ -97,7 +110,12 @@ impl Mirrors {
     }
 
     fn send(self, worker: &Rc<Worker>, body: &Bytes) {
-        for (cluster, mut request) in self.targets {
+        for target in self.targets {
+            let Target {
+                cluster,
+                mut request,
+                span,
+            } = target;
             if !body.is_empty() {
                 request.body = BodyLength::Known(body.len() as u64);
             }
@@ -111,7 +129,12 @@ impl Mirrors {
             tokio::task::spawn_local(async move {
                 let _held = held;
                 let sent = Box::pin(call(&worker, &cluster, &request, &body, Keep::Nothing));
-                if !matches!(worker.timers.timeout(limit, sent).await, Some(Ok(_))) {
+                let answer = worker.timers.timeout(limit, sent).await;
+                let answer = answer.and_then(Result::ok);
+                if let Some(span) = span {
+                    span.end(&worker, &cluster, answer.as_ref());
+                }
+                if answer.is_none() {
                     tracing::debug!(cluster = %cluster.name, "a mirrored request was not answered");
                 }
             });

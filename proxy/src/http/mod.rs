@@ -43,6 +43,7 @@ mod routing;
 mod tape;
 pub(crate) mod telemetry;
 mod timeouts;
+pub(crate) mod trace;
 mod tunnel;
 mod wire;
 mod xfcc;

@@ -119,7 +119,7 @@ impl Exchange<'_> {
             .with(pin!(answered), relay::client_failed)
             .await
             .ok_or_else(|| client_broke(send.output()))??;
-        if self.refuses(answer.status, &answer.headers, retries) {
+        if self.refuses(&answer, retries) {
             let reusable = keep_alive && framing == Framing::None && relay::is_sent(&send);
             return Ok(Spoken::Refused { reusable });
         }

@@ -67,7 +67,7 @@ impl Exchange<'_> {
             protocol: None,
             switch: None,
         };
-        if self.refuses(answer.status, &answer.headers, retries) {
+        if self.refuses(&answer, retries) {
             return Err(Broken::Refused);
         }
         clock.response_begins();
@@ -103,7 +103,7 @@ impl Exchange<'_> {
             protocol: None,
             switch: None,
         };
-        if self.refuses(answer.status, &answer.headers, retries) {
+        if self.refuses(&answer, retries) {
             return Err(Broken::Refused);
         }
         let from_server = Source::http2(stream);

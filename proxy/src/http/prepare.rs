@@ -32,7 +32,7 @@ pub(super) fn request(context: &Context<'_>, request: &mut Request) -> Result<()
     let edge = manager.use_remote_address && !internal;
     forwarded_for(manager, connection, &mut request.headers);
     scheme(manager, connection, request);
-    sanitise(edge, &mut request.headers);
+    sanitise(edge, internal, &mut request.headers);
     if edge {
         let address = trusted_address(manager, connection, &request.headers);
         let name = "x-envoy-external-address";
@@ -236,11 +236,14 @@ fn scheme(manager: &HttpManager, connection: &Connection, request: &mut Request)
     }
 }
 
+/// A client of our own asks for a span.
+pub(super) const FORCE_TRACE: &str = "x-envoy-force-trace";
+
 /// Headers that steer Envoy, and so are not for strangers to send. What our own clients ask by
-/// them is not done, either, and so goes no further.
+/// them is not done, either, and so goes no further; but for spans.
 const INTERNAL: &[&str] = &[
     "x-envoy-expected-rq-timeout-ms",
-    "x-envoy-force-trace",
+    FORCE_TRACE,
     "x-envoy-hedge-on-per-try-timeout",
     "x-envoy-internal",
     "x-envoy-ip-tags",
@@ -265,7 +268,7 @@ const EDGE: &[&str] = &[
     "x-envoy-original-path",
 ];
 
-fn sanitise(edge: bool, headers: &mut Headers) {
+fn sanitise(edge: bool, internal: bool, headers: &mut Headers) {
     if headers.known(Known::XEnvoy).is_none() {
         return;
     }
@@ -276,6 +279,7 @@ fn sanitise(edge: bool, headers: &mut Headers) {
     headers.retain(|field| {
         let name = field.name.as_bytes();
         field.known != Known::XEnvoy
+            || internal && name.eq_ignore_ascii_case(FORCE_TRACE.as_bytes())
             || !(is_one_of(INTERNAL, name) || edge && is_one_of(EDGE, name))
     });
 }

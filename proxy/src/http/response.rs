@@ -13,7 +13,7 @@ use super::{
     exchange::Context,
     failure::{LocalReply, MAX_DURATION},
     headers::Headers,
-    prepare::append_via,
+    prepare::{FORCE_TRACE, append_via},
     request::{BodyLength, Request},
 };
 use crate::config::{HttpManager, http::ServerHeader};
@@ -89,7 +89,10 @@ pub(super) fn finish(context: &Context<'_>, request: &Request, headers: &mut Hea
         headers.push(Known::Date, "date", date());
     }
     server(context, headers);
-    if manager.always_set_request_id_in_response
+    // Nobody else may force anything.
+    let is_forced =
+        || !manager.internal_addresses.is_empty() && request.headers.get(FORCE_TRACE).is_some();
+    if (manager.always_set_request_id_in_response || is_forced())
         && let Some(id) = request.headers.known(Known::XRequestId)
     {
         headers.set(Known::XRequestId, "x-request-id", id.clone());

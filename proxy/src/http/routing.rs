@@ -12,12 +12,9 @@ use super::{
     prepare, redirect,
     request::Request,
 };
-use crate::{
-    access_log::ResponseFlags,
-    config::{
-        HttpManager, Snapshot,
-        route::{Clusters, Route, RouteAction, RouteTable},
-    },
+use crate::config::{
+    HttpManager, Snapshot,
+    route::{Clusters, Route, RouteAction, RouteTable},
 };
 
 impl Exchange<'_> {
@@ -57,10 +54,18 @@ impl Exchange<'_> {
         let found = self.find_route(table);
         let cluster = self.note_route(found.as_ref().ok(), table);
         let cluster = cluster.as_deref();
-        // Logs and metrics name it, also where a filter answers in its place.
+        if let Some(tracing) = &self.context.manager.tracing {
+            match self.trace.take() {
+                None => self.begin_trace(tracing),
+                Some(trace) => self.reroute_trace(tracing, trace),
+            }
+        }
+        // Logs, metrics and spans name it, also where a filter answers in its place.
         let target = cluster.and_then(|name| snapshot.clusters.get(name));
         self.outcome.cluster = target.map(|cluster| Arc::clone(&cluster.name));
-        self.outcome.target = target.filter(|_| self.filters.telemetry.is_some()).cloned();
+        let is_told = self.trace.as_ref().is_some_and(|trace| trace.is_sampled());
+        let is_named = is_told || self.filters.telemetry.is_some();
+        self.outcome.target = target.filter(|_| is_named).cloned();
         // Who is denied learns nothing of the routes.
         if !self.context.manager.filters.is_empty() {
             let route = found.as_ref().ok();

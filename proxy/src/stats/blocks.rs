@@ -110,6 +110,28 @@ stat_block! {
 }
 
 stat_block! {
+    /// `tracing.opentelemetry.*`.
+    pub struct OpenTelemetryBlock {
+        spans_sent: Counter,
+        spans_dropped: Counter,
+        timer_flushed: Counter,
+    }
+}
+
+stat_block! {
+    /// `tracing.zipkin.*`. `spans_dropped` is ours: spans for which there was no room.
+    pub struct ZipkinBlock {
+        spans_sent: Counter,
+        spans_dropped: Counter,
+        timer_flushed: Counter,
+        reports_skipped_no_cluster: Counter,
+        reports_sent: Counter,
+        reports_dropped: Counter,
+        reports_failed: Counter,
+    }
+}
+
+stat_block! {
     /// `ext_authz.<stat_prefix>.*` of network filters.
     pub struct TcpExtAuthzBlock {
         cx_closed: Counter,
@@ -219,6 +241,11 @@ stat_block! {
         fault_active_faults: Gauge = "fault.active_faults",
         cors_origin_valid: Counter = "cors.origin_valid",
         cors_origin_invalid: Counter = "cors.origin_invalid",
+        tracing_client_enabled: Counter = "tracing.client_enabled",
+        tracing_health_check: Counter = "tracing.health_check",
+        tracing_not_traceable: Counter = "tracing.not_traceable",
+        tracing_random_sampling: Counter = "tracing.random_sampling",
+        tracing_service_forced: Counter = "tracing.service_forced",
         rq_total: Counter,
         rq_direct_response: Counter,
         rq_redirect: Counter,

@@ -25,9 +25,9 @@ mod text;
 pub use blocks::{
     AccessServiceBlock, ClusterBlock, ClusterControl, ClusterManagerBlock, CodesBlock,
     EndpointBlock, ExtAuthzBlock, FilesystemBlock, HttpBlock, JwtBlock, LimitServiceBlock,
-    ListenerBlock, ListenerControl, ListenerManagerBlock, LuaBlock, OutlierBlock,
-    ProxyProtocolBlock, RateLimitBlock, RbacBlock, ServerBlock, SubscriptionBlock, TcpBlock,
-    TcpExtAuthzBlock, TlsBlock,
+    ListenerBlock, ListenerControl, ListenerManagerBlock, LuaBlock, OpenTelemetryBlock,
+    OutlierBlock, ProxyProtocolBlock, RateLimitBlock, RbacBlock, ServerBlock, SubscriptionBlock,
+    TcpBlock, TcpExtAuthzBlock, TlsBlock, ZipkinBlock,
 };
 pub use cell::{Counter, Gauge, Labelled, Lazy, SharedCounter, SharedGauge};
 pub use histogram::{Histogram, HistogramSum};
@@ -37,8 +37,9 @@ pub use registry::Registry;
 pub use shape::{Included, StatsShape, TagRule};
 pub use targets::{
     AccessServiceStats, ClusterStats, EndpointStats, ExtAuthzStats, FilterStats, HttpStats,
-    JwtStats, ListenerStats, LuaStats, PerWorker, ProxyProtocolStats, RateLimitStats, RbacStats,
-    ScopedStats, SubscriptionStats, TcpExtAuthzStats, TcpStats,
+    JwtStats, ListenerStats, LuaStats, OpenTelemetryStats, PerWorker, ProxyProtocolStats,
+    RateLimitStats, RbacStats, ScopedStats, SubscriptionStats, TcpExtAuthzStats, TcpStats,
+    ZipkinStats,
 };
 pub use text::{QUANTILES, text};
 

@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 
 use super::{
     AccessServiceStats, ClusterManagerBlock, ClusterStats, ExtAuthzStats, FilesystemBlock,
-    HttpStats, JwtStats, ListenerManagerBlock, ListenerStats, LuaStats, Metric, ProxyProtocolStats,
-    RateLimitStats, RbacStats, ServerBlock, StatsShape, SubscriptionStats, TcpExtAuthzStats,
-    TcpStats, Value,
+    HttpStats, JwtStats, ListenerManagerBlock, ListenerStats, LuaStats, Metric, OpenTelemetryStats,
+    ProxyProtocolStats, RateLimitStats, RbacStats, ServerBlock, StatsShape, SubscriptionStats,
+    TcpExtAuthzStats, TcpStats, Value, ZipkinStats,
     sums::{Scope, Sums},
 };
 use crate::istio::telemetry::MeshRegistry;
@@ -35,6 +35,8 @@ pub struct Registry {
     proxy_protocol: Targets<Arc<str>, ProxyProtocolStats>,
     tcp_ext_authz: Targets<Arc<str>, TcpExtAuthzStats>,
     access_services: Targets<Arc<str>, AccessServiceStats>,
+    open_telemetry: Targets<(), OpenTelemetryStats>,
+    zipkin: Targets<(), ZipkinStats>,
     /// Istio's metrics.
     pub mesh: Arc<MeshRegistry>,
     pub server: ServerBlock,
@@ -62,6 +64,8 @@ impl Registry {
             proxy_protocol: Targets::default(),
             tcp_ext_authz: Targets::default(),
             access_services: Targets::default(),
+            open_telemetry: Targets::default(),
+            zipkin: Targets::default(),
             mesh: Arc::default(),
             server: ServerBlock::default(),
             listener_manager: ListenerManagerBlock::default(),
@@ -178,6 +182,18 @@ impl Registry {
         })
     }
 
+    /// All services that are told of spans by OpenTelemetry's protocol.
+    pub fn open_telemetry(&self) -> Arc<OpenTelemetryStats> {
+        let new = || OpenTelemetryStats::new("tracing.opentelemetry".into(), self.workers);
+        self.open_telemetry.get((), new)
+    }
+
+    /// All that are told of them by Zipkin's.
+    pub fn zipkin(&self) -> Arc<ZipkinStats> {
+        let new = || ZipkinStats::new("tracing.zipkin".into(), self.workers);
+        self.zipkin.get((), new)
+    }
+
     /// `name` is `alt_stat_name`, else the cluster's name; `tls` whether it originates TLS.
     pub fn cluster(&self, name: &str, tls: bool) -> Arc<ClusterStats> {
         let name = escape(name);
@@ -242,6 +258,12 @@ impl Registry {
             sums.add_scoped(&stats);
         }
         for stats in self.access_services.live() {
+            sums.add_scoped(&stats);
+        }
+        for stats in self.open_telemetry.live() {
+            sums.add_scoped(&stats);
+        }
+        for stats in self.zipkin.live() {
             sums.add_scoped(&stats);
         }
         for stats in self.tcp.live() {

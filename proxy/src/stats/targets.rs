@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 
 use super::{
     AccessServiceBlock, ClusterBlock, ClusterControl, EndpointBlock, ExtAuthzBlock, HttpBlock,
-    JwtBlock, ListenerBlock, ListenerControl, LuaBlock, OutlierBlock, ProxyProtocolBlock,
-    RateLimitBlock, RbacBlock, SubscriptionBlock, TcpBlock, TcpExtAuthzBlock,
+    JwtBlock, ListenerBlock, ListenerControl, LuaBlock, OpenTelemetryBlock, OutlierBlock,
+    ProxyProtocolBlock, RateLimitBlock, RbacBlock, SubscriptionBlock, TcpBlock, TcpExtAuthzBlock,
+    ZipkinBlock,
 };
 use crate::config::cluster::CircuitBreakers;
 
@@ -103,6 +104,8 @@ pub struct ScopedStats<B> {
 }
 
 pub type AccessServiceStats = ScopedStats<AccessServiceBlock>;
+pub type OpenTelemetryStats = ScopedStats<OpenTelemetryBlock>;
+pub type ZipkinStats = ScopedStats<ZipkinBlock>;
 pub type ProxyProtocolStats = ScopedStats<ProxyProtocolBlock>;
 pub type RateLimitStats = ScopedStats<RateLimitBlock>;
 pub type TcpExtAuthzStats = ScopedStats<TcpExtAuthzBlock>;

@@ -30,5 +30,8 @@ mod routing;
 mod stats_config;
 mod support;
 mod tcp;
+mod trace_collector;
+mod trace_services;
+mod traces;
 mod tunnels;
 mod zones;

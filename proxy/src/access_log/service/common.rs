@@ -26,9 +26,10 @@ use ithildin_proto::{
     },
 };
 
-use super::{Peer, Tag, metadata, text};
+use super::{Peer, metadata, tag_pairs, text};
 use crate::{
     access_log::{Downstream, Entry, Needs, Occasion, ResponseFlags, UpstreamHost},
+    config::custom_tag::CustomTag,
     tls_session::CertificateText,
 };
 
@@ -37,12 +38,13 @@ use crate::{
 pub(crate) struct Common {
     /// By the names that filters give them.
     pub(crate) peers: Vec<(Box<str>, Peer)>,
-    pub(crate) tags: Vec<Tag>,
+    pub(crate) tags: Box<[CustomTag]>,
 }
 
 impl Common {
     pub(super) fn needs(&self, needs: &mut Needs) {
-        self.tags.iter().for_each(|tag| tag.needs(needs));
+        let templates = self.tags.iter().filter_map(CustomTag::template);
+        templates.for_each(|template| template.needs(needs));
     }
 
     pub(super) fn properties(&self, entry: &Entry<'_>) -> AccessLogCommon {
@@ -84,7 +86,7 @@ impl Common {
                 .iter()
                 .filter_map(|(name, peer)| Some((name.to_string(), peer.message(entry)?)))
                 .collect(),
-            custom_tags: self.tags.iter().filter_map(|tag| tag.pair(entry)).collect(),
+            custom_tags: tag_pairs(&self.tags, entry).collect(),
             duration: time(times.total),
             upstream_request_attempt_count: entry.attempts,
             connection_termination_details: words(entry.connection_termination_details),

@@ -10,7 +10,6 @@ mod metadata;
 mod open_telemetry;
 mod peers;
 mod report;
-mod tags;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -26,10 +25,9 @@ pub(crate) use self::{
     open_telemetry::{Records, Value},
     peers::Peer,
     report::{AccessReport, Envelope},
-    tags::{Tag, TagValue},
 };
 use super::{Entry, Needs};
-use crate::{http::collector::Collector, worker::Worker};
+use crate::{config::custom_tag::CustomTag, http::collector::Collector, worker::Worker};
 
 /// One logger.
 #[derive(Debug)]
@@ -78,6 +76,14 @@ impl Entries {
             Self::OpenTelemetry(records) => encode(LOG_RECORDS, &records.record(entry), items),
         }
     }
+}
+
+/// Of tags that have a text. What a route says is not known of an entry.
+fn tag_pairs(tags: &[CustomTag], entry: &Entry<'_>) -> impl Iterator<Item = (String, String)> {
+    tags.iter().filter_map(|tag| {
+        let text = tag.text(entry, None)?;
+        Some((tag.name.to_string(), text.into_owned()))
+    })
 }
 
 /// Each byte that is not UTF-8 becomes an exclamation mark, as in Envoy.

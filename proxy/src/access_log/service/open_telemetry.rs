@@ -9,8 +9,11 @@ use ithildin_proto::{
     },
 };
 
-use super::{Peer, Tag, text};
-use crate::access_log::{Entry, Needs, Template, Unset};
+use super::{Peer, tag_pairs, text};
+use crate::{
+    access_log::{Entry, Needs, Template, Unset},
+    config::custom_tag::CustomTag,
+};
 
 /// How a logger tells of requests and connections.
 #[derive(Debug)]
@@ -19,7 +22,7 @@ pub(crate) struct Records {
     pub(crate) attributes: Vec<(Box<str>, Value)>,
     /// By the names that filters give them.
     pub(crate) peers: Vec<(Box<str>, Peer)>,
-    pub(crate) tags: Vec<Tag>,
+    pub(crate) tags: Box<[CustomTag]>,
 }
 
 /// Formats in a shape.
@@ -34,7 +37,8 @@ impl Records {
     pub(super) fn needs(&self, needs: &mut Needs) {
         let attributes = self.attributes.iter().map(|(_, value)| value);
         attributes.chain(&self.body).for_each(|it| it.needs(needs));
-        self.tags.iter().for_each(|tag| tag.needs(needs));
+        let templates = self.tags.iter().filter_map(CustomTag::template);
+        templates.for_each(|template| template.needs(needs));
     }
 
     pub(super) fn record(&self, entry: &Entry<'_>) -> LogRecord {
@@ -42,7 +46,7 @@ impl Records {
         let nanos = since.map_or(0, |since| since.as_nanos());
         let peers = self.peers.iter();
         let peers = peers.filter_map(|(name, peer)| Some((name.to_string(), peer.json(entry)?)));
-        let tags = self.tags.iter().filter_map(|tag| tag.pair(entry));
+        let tags = tag_pairs(&self.tags, entry);
         let mut attributes = fields(&self.attributes, entry);
         attributes.extend(peers.chain(tags).map(|(key, value)| KeyValue {
             key,
@@ -53,8 +57,12 @@ impl Records {
             time_unix_nano: u64::try_from(nanos).unwrap_or(u64::MAX),
             body: self.body.as_ref().map(|body| body.message(entry)),
             attributes,
-            trace_id: Vec::new(),
-            span_id: Vec::new(),
+            trace_id: entry
+                .span
+                .map_or_else(Vec::new, |it| it.trace.to_be_bytes().into()),
+            span_id: entry
+                .span
+                .map_or_else(Vec::new, |it| it.span.to_be_bytes().into()),
         }
     }
 }

@@ -23,6 +23,7 @@ use prost::Message;
 use super::*;
 use crate::{
     access_log::{Protocol, ResponseFlags, Template},
+    config::custom_tag::TagValue,
     http::collector::{Fate, Report},
     istio::Workload,
     stats::Registry,
@@ -100,10 +101,12 @@ fn records_have_the_shape_that_is_configured() {
             "upstream_peer".into(),
             Peer::named("upstream_peer").unwrap(),
         )],
-        tags: vec![Tag {
+        tags: [CustomTag {
             name: "tag".into(),
-            value: TagValue::Constant("value".into()),
-        }],
+            value: TagValue::Text("value".into()),
+            default: "".into(),
+        }]
+        .into(),
     };
     let peer = Workload {
         name: "w".into(),
@@ -220,7 +223,7 @@ fn peers_are_told_under_the_names_of_filter_state() {
         .filter_map(|name| Some(((*name).into(), Peer::named(name)?)));
     let common = Common {
         peers: known.collect(),
-        tags: Vec::new(),
+        tags: Box::default(),
     };
     let mut entry = entry();
     entry.downstream_peer = Some(&peer);

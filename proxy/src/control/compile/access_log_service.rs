@@ -131,7 +131,7 @@ pub(super) fn open_telemetry(
             .map(|it| grpc(it, &at_common.field("grpc_service"))),
         http_service
             .as_ref()
-            .map(|it| collector::http(it, &at.field("http_service"))),
+            .map(|it| collector::otlp(it, &at.field("http_service"))),
     ];
     let place = only_one(places.into_iter().flatten(), at);
     let interval = buffer_flush_interval.as_ref();
@@ -150,7 +150,7 @@ pub(super) fn open_telemetry(
         }),
         // As in Envoy, those of the old message do not count.
         peers: peers(filter_state_objects_to_log),
-        tags: custom_tags::tags(custom_tags, at),
+        tags: custom_tags::tags(custom_tags, false, at),
     };
     if at.errors() > errors {
         return None;
@@ -228,7 +228,7 @@ fn stream(
     api_version(*transport_api_version, at);
     let common = Common {
         peers: peers(filter_state_objects_to_log),
-        tags: custom_tags::tags(custom_tags, at),
+        tags: custom_tags::tags(custom_tags, false, at),
     };
     let batch = batch(
         buffer_flush_interval.as_ref(),

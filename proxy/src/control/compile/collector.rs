@@ -11,7 +11,8 @@ use http::{
     header::{CONTENT_TYPE, USER_AGENT},
 };
 use ithildin_proto::pb::envoy::config::core::v3::{
-    GrpcService as GrpcProto, HttpService as HttpProto, grpc_service::TargetSpecifier,
+    GrpcService as GrpcProto, HeaderValueOption, HttpService as HttpProto,
+    grpc_service::TargetSpecifier, header_value_option::HeaderAppendAction,
 };
 
 use super::{Compiler, ext_authz_service, headers, jwt_keys};
@@ -22,8 +23,9 @@ use crate::{
     http::collector::{Batch, Collector, Report, Speaks},
 };
 
-/// How long an answer may take where the configuration does not say. The next entries wait for it.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an answer may take where the configuration does not say; Envoy's for spans. What comes meanwhile waits
+/// for it.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// As OpenTelemetry's exporters name themselves.
 const EXPORTER: &str = concat!("OTel-OTLP-Exporter-Ithildin/", env!("CARGO_PKG_VERSION"));
@@ -38,7 +40,24 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The collector there, which all loggers of one `key` share.
+    /// A path of plain HTTP.
+    pub(super) fn post(
+        cluster: &str,
+        authority: Bytes,
+        path: Bytes,
+        media_type: &'static str,
+    ) -> Self {
+        let media_type = Bytes::from_static(media_type.as_bytes());
+        Self {
+            cluster: cluster.into(),
+            authority,
+            path,
+            speaks: Speaks::Http(vec![(CONTENT_TYPE, media_type)]),
+            timeout: None,
+        }
+    }
+
+    /// The collector there, which all of one `key` share.
     pub(super) fn collector(
         self,
         key: Vec<u8>,
@@ -65,6 +84,7 @@ impl Place {
     }
 }
 
+/// A method of gRPC.
 pub(super) fn grpc(config: &GrpcProto, path: &'static str, at: &At<'_>) -> Option<Place> {
     let mut config = config.clone();
     let GrpcProto {
@@ -78,7 +98,7 @@ pub(super) fn grpc(config: &GrpcProto, path: &'static str, at: &At<'_>) -> Optio
         Some(TargetSpecifier::EnvoyGrpc(target)) => retries |= target.retry_policy.take().is_some(),
         Some(TargetSpecifier::GoogleGrpc(_)) => {
             at.field("google_grpc")
-                .warn("is not supported; name a cluster in envoy_grpc. The logger is left out");
+                .warn("is not supported; name a cluster in envoy_grpc. Nobody is told of anything");
             return None;
         }
         None => {}
@@ -87,35 +107,58 @@ pub(super) fn grpc(config: &GrpcProto, path: &'static str, at: &At<'_>) -> Optio
         at.field("retry_policy")
             .warn("is not supported; what a service does not get is dropped");
     }
-    if !std::mem::take(initial_metadata).is_empty() {
-        at.field("initial_metadata")
-            .warn("is not supported; the service is told without it");
-    }
+    let metadata = std::mem::take(initial_metadata).into_iter();
+    let metadata = metadata.map(|header| HeaderValueOption {
+        header: Some(header),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..HeaderValueOption::default()
+    });
+    let mut fields = Vec::new();
+    add_all(
+        "initial_metadata",
+        &metadata.collect::<Vec<_>>(),
+        &mut fields,
+        at,
+    );
     let timeout = at.limit("timeout", timeout, None);
     let service = ext_authz_service::grpc(&config, at)?;
     Some(Place {
         cluster: service.cluster,
         authority: service.authority,
         path: Bytes::from_static(path.as_bytes()),
-        speaks: Speaks::Grpc,
+        speaks: Speaks::Grpc(fields),
         timeout,
     })
 }
 
-pub(super) fn http(config: &HttpProto, at: &At<'_>) -> Option<Place> {
+/// A path of plain HTTP that takes OpenTelemetry's messages.
+pub(super) fn otlp(config: &HttpProto, at: &At<'_>) -> Option<Place> {
+    let fields = vec![
+        (CONTENT_TYPE, Bytes::from_static(b"application/x-protobuf")),
+        (USER_AGENT, Bytes::from_static(EXPORTER.as_bytes())),
+    ];
+    http(config, fields, at)
+}
+
+/// A path of plain HTTP that takes JSON.
+pub(super) fn json(config: &HttpProto, at: &At<'_>) -> Option<Place> {
+    let fields = vec![(CONTENT_TYPE, Bytes::from_static(b"application/json"))];
+    http(config, fields, at)
+}
+
+fn http(config: &HttpProto, mut fields: Vec<(HeaderName, Bytes)>, at: &At<'_>) -> Option<Place> {
     let HttpProto {
         http_uri,
         request_headers_to_add,
         // Environment and host name, which they are for, are always there.
         formatters: _,
     } = config;
-    let mut fields = vec![
-        (CONTENT_TYPE, Bytes::from_static(b"application/x-protobuf")),
-        (USER_AGENT, Bytes::from_static(EXPORTER.as_bytes())),
-    ];
-    for addition in headers::additions("request_headers_to_add", request_headers_to_add, at).add {
-        add(&addition, &mut fields);
-    }
+    add_all(
+        "request_headers_to_add",
+        request_headers_to_add,
+        &mut fields,
+        at,
+    );
     let at = at.field("http_uri");
     let (cluster, timeout) = ext_authz_service::server(http_uri.as_ref(), &at)?;
     let uri = http_uri.as_ref().map_or("", |it| &it.uri);
@@ -127,6 +170,17 @@ pub(super) fn http(config: &HttpProto, at: &At<'_>) -> Option<Place> {
         speaks: Speaks::Http(fields),
         timeout,
     })
+}
+
+fn add_all(
+    field: &'static str,
+    options: &[HeaderValueOption],
+    fields: &mut Vec<(HeaderName, Bytes)>,
+    at: &At<'_>,
+) {
+    for addition in headers::additions(field, options, at).add {
+        add(&addition, fields);
+    }
 }
 
 /// Adds a field whose value is the same for all requests: its operators are told of none.

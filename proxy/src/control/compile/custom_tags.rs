@@ -1,108 +1,132 @@
-//! `envoy.type.tracing.v3.CustomTag`.
+//! `envoy.type.tracing.v3.CustomTag`, of spans and of entries of access logs.
 
-use http::HeaderName;
 use ithildin_proto::pb::envoy::r#type::{
     metadata::v3::{
-        MetadataKey, MetadataKind,
-        metadata_key::{PathSegment, path_segment::Segment},
-        metadata_kind::Kind,
+        MetadataKey, MetadataKind, metadata_key::path_segment::Segment, metadata_kind::Kind,
     },
     tracing::v3::{
-        CustomTag,
+        CustomTag as TagProto,
         custom_tag::{Environment, Header, Literal, Metadata, Type},
     },
 };
 
 use super::access_log;
 use crate::{
-    access_log::service::{Tag, TagValue},
+    access_log::Template,
+    config::{
+        custom_tag::{CustomTag, TagValue},
+        limit_rules::MetadataPlace,
+    },
     control::report::At,
 };
 
-/// Those that can be told; others are left out with a warning.
-pub(super) fn tags(configs: &[CustomTag], at: &At<'_>) -> Vec<Tag> {
+/// Those that can be told; others are left out with a warning. `knows_route`: whether what the route says is there.
+pub(super) fn tags(configs: &[TagProto], knows_route: bool, at: &At<'_>) -> Box<[CustomTag]> {
     let configs = configs.iter().enumerate();
-    configs
-        .filter_map(|(i, config)| tag(config, &at.index("custom_tags", i)))
-        .collect()
+    let tags = configs.filter_map(|(i, config)| {
+        let at = at.index("custom_tags", i);
+        tag(config, knows_route, &at)
+    });
+    tags.collect()
 }
 
-fn tag(config: &CustomTag, at: &At<'_>) -> Option<Tag> {
-    let CustomTag { tag, r#type } = config;
+fn tag(config: &TagProto, knows_route: bool, at: &At<'_>) -> Option<CustomTag> {
+    let TagProto { tag, r#type } = config;
     let name = at.text("tag", tag)?.into();
-    let value = match r#type {
+    let (value, default) = match r#type {
         Some(Type::Literal(Literal { value })) => {
-            let at = at.field("literal");
-            TagValue::Constant(at.text("value", value)?.into())
+            let value = at.field("literal").text("value", value)?;
+            (TagValue::Text(value.into()), "")
         }
         Some(Type::Environment(Environment {
             name,
             default_value,
         })) => {
-            let at = at.field("environment");
-            let value = std::env::var(at.text("name", name)?);
-            TagValue::Constant(value.unwrap_or_else(|_| default_value.clone()).into())
+            let name = at.field("environment").text("name", name)?.to_owned();
+            let value = std::env::var(name).unwrap_or_else(|_| default_value.clone());
+            (TagValue::Text(value.into()), "")
         }
         Some(Type::RequestHeader(Header {
             name,
             default_value,
         })) => {
             let at = at.field("request_header");
-            let name = HeaderName::from_bytes(name.as_bytes());
-            let name = at.field("name").check(name)?;
-            TagValue::RequestHeader {
-                name: name.as_str().into(),
-                default: default_value.as_str().into(),
-            }
+            let name = at.text("name", name)?;
+            let value = Template::parse(&format!("%REQ({name})%"));
+            let value = at.field("name").check(value)?;
+            (TagValue::Template(value), default_value.as_str())
         }
-        Some(Type::Metadata(config)) => metadata(config, &at.field("metadata"))?,
-        Some(Type::Value(format)) => {
-            TagValue::Format(at.field("value").check(access_log::template(format))?)
+        Some(Type::Metadata(config)) => {
+            let (value, default) = metadata(config, knows_route, &at.field("metadata"))?;
+            (value, default)
+        }
+        Some(Type::Value(text)) => {
+            let value = at.field("value").check(access_log::template(text))?;
+            (TagValue::Template(value), "")
         }
         None => {
             at.error("has no value");
             return None;
         }
     };
-    Some(Tag { name, value })
+    let default = default.into();
+    Some(CustomTag {
+        name,
+        value,
+        default,
+    })
 }
 
-fn metadata(config: &Metadata, at: &At<'_>) -> Option<TagValue> {
+fn metadata<'c>(
+    config: &'c Metadata,
+    knows_route: bool,
+    at: &At<'_>,
+) -> Option<(TagValue, &'c str)> {
     let Metadata {
         kind,
         metadata_key,
         default_value,
     } = config;
-    if !matches!(
-        kind,
-        Some(MetadataKind {
-            kind: Some(Kind::Request(_))
-        })
-    ) {
-        at.field("kind")
-            .warn("only metadata of requests is supported; the tag is left out");
-        return None;
-    }
-    let Some(MetadataKey { key, path }) = metadata_key else {
-        at.field("metadata_key").error("is required");
+    let place = place(metadata_key.as_ref(), &at.field("metadata_key"))?;
+    let kind = kind.and_then(|MetadataKind { kind }| kind);
+    let value = match kind {
+        Some(Kind::Request(_)) => TagValue::OfRequest(place),
+        Some(Kind::Route(_)) if knows_route => TagValue::OfRoute(place),
+        Some(other) => {
+            let of = match other {
+                Kind::Route(_) => "routes",
+                Kind::Cluster(_) => "clusters",
+                Kind::Host(_) | Kind::Request(_) => "hosts",
+            };
+            at.field("kind").warn(format_args!(
+                "metadata of {of} is not supported here; the tag is left out"
+            ));
+            return None;
+        }
+        None => {
+            at.field("kind").error("is required");
+            return None;
+        }
+    };
+    Some((value, default_value))
+}
+
+fn place(config: Option<&MetadataKey>, at: &At<'_>) -> Option<MetadataPlace> {
+    let Some(MetadataKey { key, path }) = config else {
+        at.error("is required");
         return None;
     };
-    let at = at.field("metadata_key");
-    let namespace = at.text("key", key)?.into();
-    let path = path.iter().enumerate().map(|(i, segment)| {
-        let PathSegment { segment } = segment;
-        match segment {
-            Some(Segment::Key(key)) if !key.is_empty() => Some(key.as_str().into()),
-            _ => {
-                at.index("path", i)
-                    .warn("only keys are supported; the tag is left out");
-                None
-            }
-        }
+    let keys = path.iter().map(|segment| match &segment.segment {
+        Some(Segment::Key(key)) => Some(key.as_str().into()),
+        Some(Segment::Index(_)) | None => None,
     });
-    Some(TagValue::Metadata {
-        namespace,
-        path: path.collect::<Option<_>>()?,
-        default: default_value.as_str().into(),
+    let Some(path) = keys.collect() else {
+        at.field("path")
+            .warn("only keys are supported; the tag is left out");
+        return None;
+    };
+    Some(MetadataPlace {
+        namespace: at.text("key", key)?.into(),
+        path,
     })
 }

@@ -92,7 +92,7 @@ pub(super) fn grpc(config: &GrpcProto, at: &At<'_>) -> Option<GrpcService> {
 }
 
 /// A cluster's name stands for the authority where there is none; Istio's hold what no authority may.
-fn plain_authority(authority: &str) -> &str {
+pub(super) fn plain_authority(authority: &str) -> &str {
     match authority.rsplit_once('|') {
         Some((_, host)) => host,
         None => authority,

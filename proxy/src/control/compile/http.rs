@@ -11,7 +11,7 @@ use ithildin_proto::pb::envoy::{
             http_connection_manager::{
                 CodecType, ForwardClientCertDetails, InternalAddressConfig,
                 PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation,
-                SetCurrentClientCertDetails, StripPortMode, Tracing, UpgradeConfig,
+                SetCurrentClientCertDetails, StripPortMode, UpgradeConfig,
             },
         },
         request_id::uuid::v3::UuidRequestIdConfig,
@@ -24,6 +24,7 @@ use super::{
         common_options, downstream_http2, http1_options, max_headers, max_headers_kb, underscores,
     },
     route_action, routes,
+    trace::{self, RequestIdUse},
 };
 use crate::{
     config::http::{
@@ -83,6 +84,7 @@ pub(super) fn manager(
         append_x_forwarded_port,
         strip_port_mode,
         internal_address_config,
+        tracing,
         ..
     } = config;
     if stat_prefix.is_empty() {
@@ -95,6 +97,14 @@ pub(super) fn manager(
     };
     let filters = http_filters::filters(http_filters, &place, compiler, at);
     let routes = route_source(config, compiler, parts, at);
+    let beside = trace::Beside {
+        start_child_span: filters.router.start_child_span,
+        request_id: request_id(config, at),
+    };
+    let tracing = tracing
+        .as_ref()
+        .map(|config| trace::tracing(config, &beside, compiler, parts, &at.field("tracing")));
+    let access_log = access_log::loggers(access_log, compiler, at);
     let manager = HttpManager {
         codec: codec(*codec_type, at)?,
         stat_prefix: stat_prefix.as_str().into(),
@@ -118,7 +128,7 @@ pub(super) fn manager(
         escaped_slashes: escaped_slashes(*path_with_escaped_slashes_action, at),
         strips_fragment: compiler.strips_fragment,
         strip_any_host_port: matches!(strip_port_mode, Some(StripPortMode::StripAnyHostPort(true))),
-        suppress_envoy_headers: filters.suppress_envoy_headers,
+        suppress_envoy_headers: filters.router.suppress_envoy_headers,
         filters: filters.chain,
         upgrades: upgrades(upgrade_configs, at),
         timeouts: timeouts(config, &common, at),
@@ -130,7 +140,11 @@ pub(super) fn manager(
             .and_then(|value| NonZeroU32::new(value.value)),
         max_headers_count: max_headers(&common, at),
         headers_with_underscores: underscores(&common, at)?,
-        access_log: access_log::loggers(access_log, compiler, at),
+        access_log: match &tracing {
+            Some(tracing) => access_log.and_spans(tracing.templates()),
+            None => access_log,
+        },
+        tracing: tracing.map(Box::new),
         stats: compiler.stats.http(stat_prefix, &parts.stat_name),
     };
     common_options(&common, &at.field("common_http_protocol_options"));
@@ -151,14 +165,14 @@ fn unsupported(config: &HttpConnectionManager, at: &At<'_>) {
         always_set_request_id_in_response: _, forward_client_cert_details: _,
         set_current_client_cert_details: _, proxy_100_continue: _, upgrade_configs: _,
         normalize_path: _, merge_slashes: _, append_x_forwarded_port: _, route_specifier: _,
-        strip_port_mode: _,
-        add_user_agent, tracing, http1_safe_max_connection_duration, http3_protocol_options,
+        strip_port_mode: _, tracing: _, request_id_extension: _,
+        add_user_agent, http1_safe_max_connection_duration, http3_protocol_options,
         scheme_header_transformation, stream_flush_timeout, drain_timeout_jitter,
         access_log_flush_interval, flush_access_log_on_new_request, access_log_options,
         original_ip_detection_extensions, early_header_mutation_extensions,
         internal_address_config: _, forward_client_cert_matcher,
         represent_ipv4_remote_address_as_ipv4_mapped_ipv6, path_with_escaped_slashes_action: _,
-        request_id_extension, local_reply_config, strip_matching_host_port,
+        local_reply_config, strip_matching_host_port,
         stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot,
         proxy_status_config, typed_header_validation_config, append_local_overload,
         add_proxy_protocol_connection_state, forward_proto_config,
@@ -181,12 +195,6 @@ fn unsupported(config: &HttpConnectionManager, at: &At<'_>) {
         "stream_error_on_invalid_http_message",
         stream_error_on_invalid_http_message,
     );
-    if let Some(extension) = request_id_extension {
-        request_id(extension, &at.field("request_id_extension"));
-    }
-    if let Some(tracing) = tracing {
-        tracing_config(tracing, &at.field("tracing"));
-    }
 }
 
 fn route_source(
@@ -404,32 +412,28 @@ fn escaped_slashes(value: i32, at: &At<'_>) -> EscapedSlashes {
     }
 }
 
-fn request_id(config: &RequestIdExtension, at: &At<'_>) {
-    let Some(config) = &config.typed_config else {
-        return;
+/// What `x-request-id` has to do with spans.
+fn request_id(config: &HttpConnectionManager, at: &At<'_>) -> RequestIdUse {
+    let extension = config.request_id_extension.as_ref();
+    let Some(RequestIdExtension {
+        typed_config: Some(config),
+    }) = extension
+    else {
+        return RequestIdUse::default();
     };
+    let at = at.field("request_id_extension");
     if !any::is::<UuidRequestIdConfig>(config) {
-        any::unsupported(config, at);
-        return;
+        any::unsupported(config, &at);
+        return RequestIdUse::default();
     }
-    // Both fields are about traces, of which there are none.
-    let read = any::read(config, at);
-    if let Some(UuidRequestIdConfig {
+    let read = any::read(config, &at);
+    let UuidRequestIdConfig {
         pack_trace_reason,
         use_request_id_for_trace_sampling,
-    }) = &read
-    {
-        no_effect!(pack_trace_reason, use_request_id_for_trace_sampling);
-    }
-}
-
-fn tracing_config(config: &Tracing, at: &At<'_>) {
-    // Without a provider Envoy traces nothing either.
-    if let Some(provider) = &config.provider {
-        at.field("provider").warn(format_args!(
-            "tracing with {:?} is not supported; nothing is traced",
-            provider.name
-        ));
+    } = read.unwrap_or_default();
+    RequestIdUse {
+        packs_reason: pack_trace_reason.is_none_or(|value| value.value),
+        samples: use_request_id_for_trace_sampling.is_none_or(|value| value.value),
     }
 }
 

@@ -50,8 +50,15 @@ pub(super) struct Place<'p> {
 #[derive(Default)]
 pub(super) struct Filters {
     pub(super) chain: Vec<HttpFilter>,
-    /// The router's.
+    pub(super) router: RouterOptions,
+}
+
+/// What the router says.
+#[derive(Default)]
+pub(super) struct RouterOptions {
     pub(super) suppress_envoy_headers: bool,
+    /// Each try has a span.
+    pub(super) start_child_span: bool,
 }
 
 /// Compiles the whole chain.
@@ -62,7 +69,7 @@ pub(super) fn filters(
     at: &At<'_>,
 ) -> Filters {
     let mut chain = Vec::new();
-    let mut suppress_envoy_headers = None;
+    let mut router = None;
     let last = filters.len().saturating_sub(1);
     for (i, filter) in filters.iter().enumerate() {
         let at = at.index("http_filters", i);
@@ -82,7 +89,7 @@ pub(super) fn filters(
                 at.error("the router must be the last filter");
             }
             at.unset("disabled", disabled);
-            suppress_envoy_headers = Some(router(&config, &at.field("typed_config")));
+            router = Some(router_options(&config, &at.field("typed_config")));
             continue;
         }
         let kind = kind(&config, place, compiler, &at);
@@ -92,13 +99,13 @@ pub(super) fn filters(
             kind,
         }));
     }
-    if suppress_envoy_headers.is_none() {
+    if router.is_none() {
         at.field("http_filters")
             .error("the last filter must be envoy.filters.http.router");
     }
     Filters {
         chain,
-        suppress_envoy_headers: suppress_envoy_headers.unwrap_or_default(),
+        router: router.unwrap_or_default(),
     }
 }
 
@@ -183,7 +190,7 @@ fn kind(
     }
 }
 
-fn router(config: &Any, at: &At<'_>) -> bool {
+fn router_options(config: &Any, at: &At<'_>) -> RouterOptions {
     let Some(Router {
         dynamic_stats,
         start_child_span,
@@ -197,12 +204,11 @@ fn router(config: &Any, at: &At<'_>) -> bool {
         reject_connect_request_early_data,
     }) = any::read(config, at)
     else {
-        return false;
+        return RouterOptions::default();
     };
-    // Statistics, traces and logs.
+    // Statistics and logs.
     no_effect!(
         dynamic_stats,
-        start_child_span,
         upstream_log_options,
         suppress_grpc_request_failure_code_stats,
     );
@@ -217,5 +223,8 @@ fn router(config: &Any, at: &At<'_>) -> bool {
         at.field("upstream_log")
             .warn("is not supported; it is not written");
     }
-    suppress_envoy_headers
+    RouterOptions {
+        suppress_envoy_headers,
+        start_child_span,
+    }
 }

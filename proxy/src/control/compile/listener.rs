@@ -44,6 +44,7 @@ pub(super) fn listener(
         _ => config.stat_prefix.clone(),
     };
     parts.inbound = config.traffic_direction == TrafficDirectionProto::Inbound as i32;
+    parts.outbound = config.traffic_direction == TrafficDirectionProto::Outbound as i32;
     let chains = config.filter_chains.iter().enumerate();
     let chains: Vec<_> = chains
         .filter_map(|(i, chain)| {

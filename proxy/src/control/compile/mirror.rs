@@ -27,8 +27,6 @@ fn mirror(config: &RequestMirrorPolicy, at: &At<'_>) -> Option<Mirror> {
         request_headers_mutations,
         host_rewrite_literal,
     } = config;
-    // Nothing is traced.
-    no_effect!(trace_sampled);
     refuse!(at; cluster_header, request_headers_mutations, host_rewrite_literal);
     if cluster.is_empty() {
         at.field("cluster").error("is empty");
@@ -49,5 +47,6 @@ fn mirror(config: &RequestMirrorPolicy, at: &At<'_>) -> Option<Mirror> {
         cluster: cluster.as_str().into(),
         percent,
         adds_suffix: !disable_shadow_host_suffix_append,
+        trace_sampled: trace_sampled.map(|value| value.value),
     })
 }

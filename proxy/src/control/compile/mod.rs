@@ -57,6 +57,8 @@ mod tcp;
 mod telemetry;
 mod tls;
 mod tls_common;
+mod trace;
+mod trace_provider;
 mod upstream;
 mod weighted;
 
@@ -74,6 +76,7 @@ use ithildin_proto::pb::envoy::config::{
     endpoint::v3::ClusterLoadAssignment,
     listener::v3::Listener as ListenerProto,
     route::v3::RouteConfiguration,
+    trace::v3::tracing::Http as HttpTracer,
 };
 
 use tokio::sync::Notify;
@@ -96,6 +99,7 @@ use crate::{
         Listener, LocalCluster, RouteTable,
         cluster::EndpointSet,
         jwt_keys::{KeySource, RemoteKeys},
+        trace::Tracer,
     },
     http::collector::Collectors,
     istio::{Node, Telemetry},
@@ -124,6 +128,8 @@ pub(super) struct Compiler {
     keys: HashMap<KeySource, Weak<RemoteKeys>>,
     /// Of access logs and traces.
     collectors: Collectors,
+    /// The bootstrap's, for connection managers that trace and name none.
+    default_tracer: Option<Arc<Tracer>>,
     /// Told when a host of any cluster is to be ejected.
     pub(super) outliers: Arc<Notify>,
     generation: u64,
@@ -142,6 +148,8 @@ pub(super) struct ListenerParts {
     pub(super) stat_name: String,
     /// `traffic_direction: INBOUND`.
     pub(super) inbound: bool,
+    /// `traffic_direction: OUTBOUND`.
+    pub(super) outbound: bool,
     pub(super) routes: Vec<RouteDependency>,
     pub(super) secrets: Vec<SecretKey>,
     /// Clusters that must exist (`validate_clusters`), each with the place that names it.
@@ -177,6 +185,7 @@ impl Compiler {
             routes: HashMap::new(),
             keys: HashMap::new(),
             collectors: Collectors::default(),
+            default_tracer: None,
             outliers: Arc::default(),
             generation: 0,
         }
@@ -190,6 +199,14 @@ impl Compiler {
             locality,
             endpoints: ArcSwap::default(),
         }));
+    }
+
+    /// Tells `config` of spans wherever a connection manager names nobody.
+    pub(super) fn trace_by_default(&mut self, config: &HttpTracer) -> Result<(), ConfigErrors> {
+        let report = Report::default();
+        let at = report.root("tracing");
+        self.default_tracer = trace_provider::tracer(config, self, &at.field("http"));
+        report.finish(Some(()))
     }
 
     pub(super) fn listener(

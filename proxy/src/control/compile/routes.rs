@@ -11,7 +11,7 @@ use ithildin_proto::pb::envoy::config::route::v3::{
 use super::{
     filter_overrides, headers, limit_rules, matchers, metadata,
     route_action::{self, Level},
-    route_answer,
+    route_answer, trace,
 };
 use crate::{
     config::{
@@ -221,7 +221,7 @@ fn route(config: &RouteProto, level: &Level<'_>, at: &At<'_>) -> Option<Route> {
         route_specifiers,
         action,
     } = config;
-    no_effect!(decorator, tracing, stat_prefix);
+    no_effect!(stat_prefix);
     refuse!(at; per_request_buffer_limit_bytes, request_body_buffer_limit, route_specifiers);
     let matches = match r#match {
         Some(config) => route_match(config, &at.field("match")),
@@ -259,6 +259,13 @@ fn route(config: &RouteProto, level: &Level<'_>, at: &At<'_>) -> Option<Route> {
         ),
         filters: filter_overrides::overrides(typed_per_filter_config, at),
         metadata: metadata::of_route(metadata.as_ref()),
+        decorator: decorator
+            .as_ref()
+            .and_then(|config| trace::decorator(config, &at.field("decorator")))
+            .map(Box::new),
+        tracing: tracing
+            .as_ref()
+            .map(|config| Box::new(trace::of_route(config, &at.field("tracing")))),
         matches: matches?,
         action: action?,
     })

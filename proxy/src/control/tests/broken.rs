@@ -46,6 +46,38 @@ const MANAGER: &[(&str, &str)] = &[
         "access_log: [{name: a, typed_config: {'@type': EXT.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig, http_service: {http_uri: {uri: here, cluster: a, timeout: 1s}}}}]",
         ".access_log[0].typed_config.http_service.http_uri.uri: \"here\" is not a URI with scheme and host",
     ),
+    (
+        "tracing: {provider: {name: t}}",
+        ".tracing.provider: provider \"t\" has no typed_config",
+    ),
+    (
+        "tracing: {provider: {name: t, typed_config: {'@type': type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, grpc_service: {}}}}",
+        ".tracing.provider.typed_config.grpc_service: envoy_grpc is required",
+    ),
+    (
+        "tracing: {provider: {name: t, typed_config: {'@type': type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, grpc_service: {envoy_grpc: {cluster_name: c}}, http_service: {http_uri: {uri: h/p, cluster: c}}}}}",
+        ".tracing.provider.typed_config: only one of grpc_service and http_service may be set",
+    ),
+    (
+        "tracing: {provider: {name: t, typed_config: {'@type': type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, http_service: {http_uri: {uri: 'http://h h/', cluster: c, timeout: 1s}}}}}",
+        ".tracing.provider.typed_config.http_service.http_uri.uri: \"http://h h/\" is not a URI with scheme and host",
+    ),
+    (
+        "tracing: {provider: {name: t, typed_config: {'@type': type.googleapis.com/envoy.config.trace.v3.ZipkinConfig, collector_endpoint_version: HTTP_JSON, collector_cluster: c}}}",
+        ".tracing.provider.typed_config.collector_endpoint: is empty",
+    ),
+    (
+        "tracing: {operation: '%NONE%'}",
+        ".tracing.operation: unknown command operator %NONE%",
+    ),
+    (
+        "tracing: {custom_tags: [{tag: a}]}",
+        ".tracing.custom_tags[0]: has no value",
+    ),
+    (
+        "tracing: {custom_tags: [{tag: a, metadata: {kind: {request: {}}}}]}",
+        ".tracing.custom_tags[0].metadata.metadata_key: is required",
+    ),
     ("codec_type: HTTP3", ".codec_type: HTTP3 is not supported"),
     (
         "scoped_routes: {name: a}",

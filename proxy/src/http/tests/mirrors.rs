@@ -18,6 +18,7 @@ async fn site(origin: &Origin, shadow: &Origin, percent: u32, adds_suffix: bool)
             denominator: 100,
         },
         adds_suffix,
+        trace_sampled: None,
     });
     let routes = vec![route("/", RouteAction::Forward(Box::new(action)))];
     let clusters = vec![

@@ -99,6 +99,7 @@ pub(super) fn manager(table: RouteTable) -> HttpManager {
         max_headers_count: 100,
         headers_with_underscores: UnderscoreAction::Allow,
         access_log: AccessLogs::default(),
+        tracing: None,
         stats: Arc::new(HttpStats::new("test".into(), "l".into(), WORKERS)),
     }
 }
@@ -144,6 +145,8 @@ pub(super) fn route(prefix: &str, action: RouteAction) -> Route {
         response_headers: HeaderMutations::default(),
         filters: Default::default(),
         metadata: None,
+        decorator: None,
+        tracing: None,
         action,
     }
 }

@@ -264,5 +264,6 @@ fn in_place_of_answer(error: &AskError) -> Answer {
         headers,
         body: reply.body,
         trailers: Headers::default(),
+        from: None,
     }
 }
