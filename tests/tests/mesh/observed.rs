@@ -51,88 +51,80 @@ fn serve(mesh: &Mesh) -> Process {
 
 fn requests(mesh: &Mesh) {
     // Asked again until the configuration is there: what came before it is not told.
-    let (told, [client, server]) = eventually("both sidecars tell of a request", || {
+    let (entries, log, spans) = eventually("all that is told of a request", || {
         ask(mesh, "/status/404?a", 404)?;
         let told = told(mesh)?;
-        let of = |node: &str| {
-            let is_its =
-                |it: &&Value| it["kind"] == "http" && it["code"] == 404 && of_node(it, node);
-            told.iter().find(is_its).cloned()
-        };
-        let (Some(client), Some(server)) = (of(SLEEP.name), of(WEB.name)) else {
-            return Err(format!("{told:?}"));
-        };
-        let complete = ["log", "span"].iter().all(|kind| {
-            let of_kind = told.iter().filter(|it| it["kind"] == *kind);
-            of_kind.count() >= 2
-        });
-        match complete {
-            true => Ok((told, [client, server])),
-            false => Err(format!("{told:?}")),
+        let entries = [SLEEP, WEB].map(|pod| entry_of(&told, pod.name));
+        match (entries, log_of_server(&told), related_spans(&told)) {
+            ([Some(client), Some(server)], Some(log), Some(spans)) => {
+                Ok(([client, server], log, spans))
+            }
+            _ => Err(format!("{told:?}")),
         }
     });
-    for entry in [&client, &server] {
+    for entry in &entries {
         assert_eq!(entry["path"], "/status/404?a", "{entry}");
         assert_eq!(entry["method"], "GET", "{entry}");
         assert_eq!(entry["authority"], "web:8000", "{entry}");
-        assert_eq!(entry["code"], 404, "{entry}");
         assert_eq!(entry["details"], "via_upstream", "{entry}");
         assert_eq!(entry["headers"]["x-told"], "yes", "{entry}");
         assert_eq!(entry["log"], "http_envoy_accesslog", "{entry}");
     }
+    let [client, server] = entries;
     assert_eq!(client["cluster"], TO_WEB, "{client}");
     assert_eq!(server["cluster"], "inbound|8080||", "{server}");
     assert!(server["peer"].to_string().contains(SLEEPS_ID), "{server}");
-    logs(&told);
-    spans(&told);
-}
-
-fn logs(told: &[Value]) {
-    let of_server = told
-        .iter()
-        .find(|it| it["kind"] == "log" && it["attributes"]["caller"] == SLEEPS_ID);
-    let log = of_server.unwrap_or_else(|| panic!("{told:?}"));
     assert_eq!(log["body"], "GET /status/404?a 404", "{log}");
     // istiod wants none of Envoy's own labels.
     assert_eq!(log["resource"], json!({}), "{log}");
+    let [client, server] = spans;
+    are_told_of(&client, TO_WEB);
+    are_told_of(&server, "inbound|8080||");
 }
 
-/// One of the server's is the child of one of the client's.
-fn spans(told: &[Value]) {
-    let spans: Vec<_> = told.iter().filter(|it| it["kind"] == "span").collect();
-    let of = |service: &str| {
-        let service = format!("{service}.default");
-        let is_its = move |it: &&&Value| it["resource"]["service.name"] == *service;
-        spans.iter().filter(is_its)
+fn entry_of(told: &[Value], pod: &str) -> Option<Value> {
+    let is_its = |it: &&Value| it["kind"] == "http" && it["code"] == 404 && of_node(it, pod);
+    told.iter().find(is_its).cloned()
+}
+
+fn log_of_server(told: &[Value]) -> Option<Value> {
+    let is_its = |it: &&Value| it["kind"] == "log" && it["attributes"]["caller"] == SLEEPS_ID;
+    told.iter().find(is_its).cloned()
+}
+
+/// One of the client's, and one of the server's that is its child.
+fn related_spans(told: &[Value]) -> Option<[Value; 2]> {
+    let of = |service: &'static str| {
+        let is_its =
+            move |it: &&Value| it["kind"] == "span" && it["resource"]["service.name"] == service;
+        told.iter().filter(is_its)
     };
-    let pair = of("web").find_map(|server| {
+    of("web.default").find_map(|server| {
         let is_parent =
-            |it: &&&Value| it["id"] == server["parent"] && it["trace"] == server["trace"];
-        Some((*of("sleep").find(is_parent)?, *server))
-    });
-    let (client, server) = pair.unwrap_or_else(|| panic!("{spans:?}"));
-    for span in [client, server] {
-        let attributes = &span["attributes"];
-        for (name, value) in [
-            ("component", "proxy"),
-            ("http.method", "GET"),
-            ("http.url", "http://web:8000/status/404?a"),
-            ("http.status_code", "404"),
-            ("mesh", "tests"),
-            ("told", "yes"),
-            ("istio.mesh_id", "example.org"),
-            ("istio.namespace", "default"),
-        ] {
-            assert_eq!(attributes[name], value, "{name}: {span}");
-        }
-        let name = "web.default.svc.cluster.local:8000/*";
-        assert_eq!(span["name"], name, "{span}");
-    }
-    for (span, cluster) in [(client, TO_WEB), (server, "inbound|8080||")] {
-        let attributes = &span["attributes"];
-        assert_eq!(attributes["upstream_cluster"], cluster, "{span}");
-        let name = format!("{cluster};");
-        assert_eq!(attributes["upstream_cluster.name"], name, "{span}");
+            |it: &&Value| it["id"] == server["parent"] && it["trace"] == server["trace"];
+        let client = of("sleep.default").find(is_parent)?;
+        Some([client.clone(), server.clone()])
+    })
+}
+
+fn are_told_of(span: &Value, cluster: &str) {
+    assert_eq!(
+        span["name"], "web.default.svc.cluster.local:8000/*",
+        "{span}"
+    );
+    for (name, value) in [
+        ("component", "proxy"),
+        ("http.method", "GET"),
+        ("http.url", "http://web:8000/status/404?a"),
+        ("http.status_code", "404"),
+        ("mesh", "tests"),
+        ("told", "yes"),
+        ("istio.mesh_id", "example.org"),
+        ("istio.namespace", "default"),
+        ("upstream_cluster", cluster),
+        ("upstream_cluster.name", &format!("{cluster};")),
+    ] {
+        assert_eq!(span["attributes"][name], value, "{name}: {span}");
     }
 }
 
