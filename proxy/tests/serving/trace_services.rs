@@ -115,7 +115,8 @@ async fn what_a_slow_collector_cannot_be_told_is_dropped() {
 #[tokio::test]
 async fn a_collector_is_told_its_headers() {
     let told = Told::default();
-    let bench = start(OTLP, told.over_http().port()).await;
+    let as_istiod = OTLP.replace("http://c.test", "c.test");
+    let bench = start(&as_istiod, told.over_http().port()).await;
     for _ in 0..5 {
         get(&bench, "/").await;
     }

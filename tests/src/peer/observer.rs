@@ -166,7 +166,7 @@ fn of_request(entry: &HttpAccessLogEntry) -> Value {
 }
 
 fn of_session(entry: &TcpAccessLogEntry) -> Value {
-    let bytes = entry.connection_properties.clone().unwrap_or_default();
+    let bytes = entry.connection_properties.unwrap_or_default();
     let of_session = [
         ("kind", json!("tcp")),
         ("received", json!(bytes.received_bytes)),
@@ -198,6 +198,7 @@ fn logs(request: ExportLogsServiceRequest) -> Vec<Value> {
             told.push(json!({
                 "kind": "log",
                 "resource": resource,
+                "trace": hex(&record.trace_id),
                 "body": record.body.as_ref().map(value),
                 "attributes": attributes(&record.attributes),
             }));

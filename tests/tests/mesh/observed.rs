@@ -87,9 +87,14 @@ fn entry_of(told: &[Value], pod: &str) -> Option<Value> {
     told.iter().find(is_its).cloned()
 }
 
+/// One that names the trace of a span.
 fn log_of_server(told: &[Value]) -> Option<Value> {
+    let is_traced = |log: &Value| {
+        let mut spans = told.iter().filter(|it| it["kind"] == "span");
+        spans.any(|span| span["trace"] == log["trace"])
+    };
     let is_its = |it: &&Value| it["kind"] == "log" && it["attributes"]["caller"] == SLEEPS_ID;
-    told.iter().find(is_its).cloned()
+    told.iter().filter(is_its).find(|it| is_traced(it)).cloned()
 }
 
 /// One of the client's, and one of the server's that is its child.

@@ -1,6 +1,7 @@
 //! Where collectors are, and how they are spoken to.
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -162,7 +163,12 @@ fn http(config: &HttpProto, mut fields: Vec<(HeaderName, Bytes)>, at: &At<'_>) -
     let at = at.field("http_uri");
     let (cluster, timeout) = ext_authz_service::server(http_uri.as_ref(), &at)?;
     let uri = http_uri.as_ref().map_or("", |it| &it.uri);
-    let (authority, path) = jwt_keys::target(uri, &at.field("uri"))?;
+    let uri = match uri.contains("://") {
+        true => Cow::Borrowed(uri),
+        // Envoy asks for no scheme, and istiod writes none.
+        false => Cow::Owned(format!("http://{uri}")),
+    };
+    let (authority, path) = jwt_keys::target(&uri, &at.field("uri"))?;
     Some(Place {
         cluster,
         authority,

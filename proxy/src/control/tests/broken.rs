@@ -43,8 +43,8 @@ const MANAGER: &[(&str, &str)] = &[
         ".access_log[0].typed_config.attributes.values[0].value.string_value: unknown command operator %NOPE%",
     ),
     (
-        "access_log: [{name: a, typed_config: {'@type': EXT.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig, http_service: {http_uri: {uri: here, cluster: a, timeout: 1s}}}}]",
-        ".access_log[0].typed_config.http_service.http_uri.uri: \"here\" is not a URI with scheme and host",
+        "access_log: [{name: a, typed_config: {'@type': EXT.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig, http_service: {http_uri: {uri: '/here', cluster: a, timeout: 1s}}}}]",
+        ".access_log[0].typed_config.http_service.http_uri.uri: \"http:///here\" is not a URI with scheme and host",
     ),
     (
         "tracing: {provider: {name: t}}",
