@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use bytes::Bytes;
+
 use super::{custom_tag::CustomTag, filters::Percent};
 use crate::{access_log::Template, http::collector::Collector, istio::Node};
 
@@ -66,8 +68,8 @@ pub struct RouteTracing {
 #[derive(Debug)]
 pub struct Decorator {
     pub operation: Box<str>,
-    /// Whether the other side is told.
-    pub propagates: bool,
+    /// What the other side is told, if anything.
+    pub told: Option<Bytes>,
 }
 
 /// Who is told of spans, and in which words. Connection managers with one configuration share it.

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::HeaderValue;
 use ithildin_proto::pb::envoy::{
     config::route::v3::{Decorator as DecoratorProto, Tracing as RouteTracingProto},
     extensions::filters::network::http_connection_manager::v3::http_connection_manager::Tracing as TracingProto,
@@ -141,9 +143,13 @@ pub(super) fn decorator(config: &DecoratorProto, at: &At<'_>) -> Option<Decorato
         operation,
         propagate,
     } = config;
+    let at_operation = at.field("operation");
+    let told = at_operation.check(HeaderValue::from_str(at.text("operation", operation)?))?;
     Some(Decorator {
-        operation: at.text("operation", operation)?.into(),
-        propagates: propagate.is_none_or(|value| value.value),
+        operation: operation.as_str().into(),
+        told: propagate
+            .is_none_or(|value| value.value)
+            .then(|| Bytes::copy_from_slice(told.as_bytes())),
     })
 }
 

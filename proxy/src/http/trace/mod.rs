@@ -53,7 +53,7 @@ pub(super) struct Trace {
     /// Of the request. `None`: nobody is told of any, or what it tells of its own makes no sense.
     span: Option<Span>,
     /// Of the try that is under way, where tries have spans.
-    attempt: Option<Attempt>,
+    attempt: Option<Box<Attempt>>,
     /// What the client is to call it.
     told_client: Option<Bytes>,
 }
@@ -128,7 +128,7 @@ impl Exchange<'_> {
             }
             headers.remove(OPERATION);
         }
-        if let Some(told) = operation.and_then(told) {
+        if let Some(told) = operation.and_then(|decorator| decorator.told.clone()) {
             match tracing.egress {
                 true => headers.set(Known::XEnvoy, OPERATION, told),
                 false => trace.told_client = Some(told),
@@ -150,7 +150,7 @@ impl Exchange<'_> {
         if let Some(decorator) = operation {
             trace.call(&decorator.operation);
         }
-        let told = operation.and_then(told);
+        let told = operation.and_then(|decorator| decorator.told.clone());
         if !tracing.egress {
             trace.told_client = trace.told_client.and(told);
         } else if let Some(told) = told {
@@ -241,14 +241,6 @@ fn is_named(tracing: &Tracing, route: Option<&Route>) -> bool {
 fn operation<'r>(tracing: &Tracing, route: Option<&'r Route>) -> Option<&'r Decorator> {
     let decorator = route?.decorator.as_deref();
     decorator.filter(|_| !is_named(tracing, route))
-}
-
-/// What the other side is told of it.
-fn told(decorator: &Decorator) -> Option<Bytes> {
-    let operation = decorator.operation.as_bytes();
-    decorator
-        .propagates
-        .then(|| Bytes::copy_from_slice(operation))
 }
 
 /// What the configuration calls a span goes before all others.

@@ -91,7 +91,7 @@ impl Exchange<'_> {
             return;
         };
         if tracing.upstream_spans {
-            trace.attempt = Some(Attempt {
+            trace.attempt = Some(Box::new(Attempt {
                 span: span.child(match span.ids.sampled {
                     true => format!("router {} egress", cluster.stat_name),
                     false => String::new(),
@@ -100,7 +100,7 @@ impl Exchange<'_> {
                 status: None,
                 headers: Headers::default(),
                 is_whole: false,
-            });
+            }));
         }
         if tracing.propagates {
             let told = trace.attempt.as_ref().map_or(span, |attempt| &attempt.span);
