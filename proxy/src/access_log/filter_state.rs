@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::{Entry, operator::Kind};
-use crate::istio::Workload;
+use crate::{istio::Workload, metadata::whole_numbers};
 
 /// One value of a filter.
 #[derive(Clone, Debug)]
@@ -69,27 +69,9 @@ pub(super) fn write(mut value: Value, out: &mut Vec<u8>) -> Option<Kind> {
         return Some(Kind::Text);
     }
     value.sort_all_objects();
-    shorten(&mut value);
+    whole_numbers(&mut value);
     out.extend_from_slice(value.to_string().as_bytes());
     Some(Kind::Json)
-}
-
-/// Numbers of filters are floating ones; those that are whole are written so.
-fn shorten(value: &mut Value) {
-    /// Up to here each whole number has a floating one of its own.
-    const LARGEST: f64 = (1_u64 << f64::MANTISSA_DIGITS) as f64;
-    match value {
-        Value::Number(number) => {
-            let float = number.as_f64().filter(|_| number.is_f64());
-            let whole = float.filter(|it| it.fract() == 0.0 && it.abs() <= LARGEST);
-            if let Some(whole) = whole {
-                *number = (whole as i64).into();
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(shorten),
-        Value::Object(fields) => fields.values_mut().for_each(shorten),
-        Value::Null | Value::Bool(_) | Value::String(_) => {}
-    }
 }
 
 fn known(text: &str) -> Option<&str> {

@@ -37,11 +37,16 @@ pub struct Needs {
     pub response_trailers: Vec<Box<str>>,
     /// Whether the size of heads is told.
     pub heads: bool,
+    /// Whether anybody is told when what happened.
+    pub times: bool,
 }
 
 impl AccessLogs {
     pub fn new(loggers: Vec<AccessLog>) -> Self {
-        let mut needs = Needs::default();
+        let mut needs = Needs {
+            times: !loggers.is_empty(),
+            ..Needs::default()
+        };
         for logger in &loggers {
             match &logger.outlet {
                 Outlet::File { format, .. } => format.needs(&mut needs),
@@ -56,6 +61,7 @@ impl AccessLogs {
 
     /// The same, with what `templates` print, and what a span tells of gRPC, kept as well.
     pub fn and_spans<'t>(mut self, templates: impl IntoIterator<Item = &'t Template>) -> Self {
+        self.needs.times = true;
         for template in templates {
             template.needs(&mut self.needs);
         }

@@ -123,7 +123,8 @@ fields! {
     DownstreamTransportFailureReason = "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
 }
 
-/// Operators of things that this proxy does not have (metadata of clusters): they are accepted and never have a value, as in an Envoy where nothing sets them.
+/// Operators of things that this proxy does not have: they are accepted and never have a value, as in an Envoy
+/// where nothing sets them.
 const NEVER_SET: &[&str] = &[
     "CLUSTER_METADATA",
     "UPSTREAM_METADATA",

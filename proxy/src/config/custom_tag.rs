@@ -5,10 +5,10 @@ use std::{borrow::Cow, sync::Arc};
 use serde_json::Value;
 
 use super::{limit_rules::MetadataPlace, route::Route};
-use crate::access_log::{Entry, Template, Unset};
-
-/// Whole numbers below it have no fraction that a double could not tell.
-const MAX_WHOLE: f64 = (1_u64 << 53) as f64;
+use crate::{
+    access_log::{Entry, Template, Unset},
+    metadata::whole_numbers,
+};
 
 /// A text under a name.
 #[derive(Debug)]
@@ -78,24 +78,11 @@ fn plain(value: &Value) -> Option<Cow<'_, str>> {
         Value::Null => None,
         Value::String(text) => Some(text.into()),
         Value::Number(number) => Some(six_digits(number.as_f64()?).into()),
-        value => Some(whole_numbers(value).to_string().into()),
-    }
-}
-
-/// Numbers of messages have fractions; those without one are written without.
-fn whole_numbers(value: &Value) -> Value {
-    match value {
-        Value::Number(number) => match number.as_f64() {
-            Some(float) if float.fract() == 0.0 && float.abs() < MAX_WHOLE => (float as i64).into(),
-            _ => value.clone(),
-        },
-        Value::Array(values) => values.iter().map(whole_numbers).collect(),
-        Value::Object(fields) => {
-            let fields = fields.iter();
-            let fields = fields.map(|(key, value)| (key.clone(), whole_numbers(value)));
-            Value::Object(fields.collect())
+        value => {
+            let mut value = value.clone();
+            whole_numbers(&mut value);
+            Some(value.to_string().into())
         }
-        value => value.clone(),
     }
 }
 

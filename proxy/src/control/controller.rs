@@ -160,7 +160,7 @@ impl Controller {
                 changed = resources.changed(), if open => match changed {
                     Ok(()) => {
                         let set = Arc::clone(&resources.borrow_and_update());
-                        self.received |= !is_empty(&set);
+                        self.received |= is_whole(&set);
                         self.apply(&set);
                     }
                     // The source is gone: what it said last stands.
@@ -421,6 +421,14 @@ fn known_clusters(
     }
 }
 
-fn is_empty(set: &ResourceSet) -> bool {
-    set.listeners.is_empty() && set.clusters.is_empty()
+/// Whether a set is something to begin with. A control plane tells of clusters first: until it has told of listeners,
+/// too, nobody knows what there is to wait for.
+fn is_whole(set: &ResourceSet) -> bool {
+    match &set.provenance {
+        Some(told) => {
+            let mut kinds = [ResourceKind::Cluster, ResourceKind::Listener].into_iter();
+            kinds.all(|kind| told.of(kind).is_some())
+        }
+        None => !set.listeners.is_empty() || !set.clusters.is_empty(),
+    }
 }

@@ -12,7 +12,7 @@ use super::{
     body::{BodyError, Part, Source},
     headers::Headers,
     over_http1, over_http2,
-    request::{Protocol, Request},
+    request::{BodyLength, Protocol, Request},
     wire::Wire,
 };
 use crate::{
@@ -50,6 +50,8 @@ pub(super) enum CallError {
     Unavailable(#[from] UpstreamFailure),
     #[error("the request cannot be sent")]
     Request,
+    #[error("gRPC needs a cluster that speaks HTTP/2")]
+    NotHttp2,
     #[error(transparent)]
     Broken(#[from] BodyError),
     /// `true`: a pooled connection that was closed already, so that the request had no effect.
@@ -110,6 +112,11 @@ async fn over_one(
     body: Bytes,
     keep: &mut Keep<'_>,
 ) -> Result<Answer, CallError> {
+    // Of a call of gRPC.
+    if request.body == BodyLength::Unknown {
+        lease.give_back();
+        return Err(CallError::NotHttp2);
+    }
     let (reused, format) = (lease.reused, lease.header_format());
     let endpoint = Arc::clone(lease.endpoint());
     let read_ahead = std::mem::take(&mut lease.leftover);

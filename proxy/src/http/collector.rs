@@ -2,12 +2,13 @@
 //! to tell, and sends it together.
 //!
 //! Invariants: no request waits for a collector; what a worker gathers for one, and for all, is bounded, and what comes
-//! beyond is dropped and counted; of a worker at most one report to a collector is on its way.
+//! beyond is dropped and counted; of a worker at most one report to a collector is on its way, and after one that
+//! failed there is a pause.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
-    fmt, mem, ptr,
+    fmt, mem,
     rc::Rc,
     sync::{Arc, Weak},
     time::Duration,
@@ -29,8 +30,8 @@ use crate::worker::{Share, Worker};
 /// The most that a worker gathers for one collector, in bytes: servers of gRPC take messages of 4 MiB.
 pub(super) const MAX_GATHERED: usize = 2 << 20;
 
-/// The most that is read of an answer's body, in bytes. It says what went wrong, or nothing.
-pub(super) const MAX_ANSWER: usize = 64 << 10;
+/// How often it is looked whether all is told, at the end.
+const FLUSH_POLL: Duration = Duration::from_millis(10);
 
 /// Where a service is, how it is spoken to, and when.
 #[derive(Debug)]
@@ -59,6 +60,7 @@ pub(crate) enum Speaks {
 pub(crate) struct Batch {
     /// Since its first item, or since the report before it was answered.
     pub(crate) interval: Duration,
+    /// At most half of what is gathered.
     pub(crate) bytes: usize,
     pub(crate) items: u64,
 }
@@ -107,16 +109,22 @@ impl Collectors {
         known.insert(configuration.into(), Arc::downgrade(&collector));
         collector
     }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
 }
 
 impl Collector {
     /// Gathers one item, which `encode` appends to those before it.
     pub(crate) fn tell(self: &Arc<Self>, worker: &Rc<Worker>, encode: impl FnOnce(&mut Vec<u8>)) {
-        let gathered = worker.gathered.of(self, worker);
-        if !gathered.add(encode) {
+        let items = worker.gathered.of(self, worker);
+        if !items.add(encode) {
             self.report.count(worker.index, Fate::Dropped, 1);
-        } else if gathered.is_full(self.batch) {
-            gathered.full.notify_one();
+            items.full.notify_one();
+        } else if items.are_enough() {
+            items.full.notify_one();
         }
     }
 
@@ -134,9 +142,7 @@ impl Collector {
             }
         };
         let request = self.request(body.len());
-        let mut share = worker.reported.none();
-        let keep = Keep::UpTo(MAX_ANSWER, &mut share);
-        let answer = Box::pin(call(worker, cluster, &request, &body, keep));
+        let answer = Box::pin(call(worker, cluster, &request, &body, Keep::Nothing));
         let answer = worker.timers.timeout(Some(self.timeout), answer).await;
         self.judge(&answer.ok_or(ReportError::Slow)??)
     }
@@ -179,12 +185,19 @@ impl Collector {
 
 /// What a worker gathers for all collectors.
 #[derive(Debug, Default)]
-pub(crate) struct Gathered(RefCell<HashMap<*const Collector, Rc<Items>>>);
+pub(crate) struct Gathered {
+    /// By the address of each collector, which its items keep.
+    items: RefCell<HashMap<*const Collector, Rc<Items>>>,
+    /// Nothing is waited for any more.
+    closes: Cell<bool>,
+}
 
 /// For one. They are there while a task delivers them.
 #[derive(Debug)]
 struct Items {
+    collector: Arc<Collector>,
     kept: RefCell<Kept>,
+    /// There are enough, or there is no room for more.
     full: Notify,
 }
 
@@ -197,18 +210,40 @@ struct Kept {
 
 impl Gathered {
     fn of(&self, collector: &Arc<Collector>, worker: &Rc<Worker>) -> Rc<Items> {
-        let mut gathered = self.0.borrow_mut();
+        let mut gathered = self.items.borrow_mut();
         let items = gathered.entry(Arc::as_ptr(collector)).or_insert_with(|| {
             let items = Rc::new(Items {
+                collector: Arc::clone(collector),
                 kept: RefCell::new(Kept::none(worker)),
                 full: Notify::new(),
             });
-            let (worker, collector) = (Rc::clone(worker), Arc::clone(collector));
-            let delivered = Rc::clone(&items);
-            tokio::task::spawn_local(async move { delivered.deliver(&worker, &collector).await });
+            let delivery = Delivery {
+                worker: Rc::clone(worker),
+                items: Rc::clone(&items),
+            };
+            tokio::task::spawn_local(async move { delivery.run().await });
             items
         });
         Rc::clone(items)
+    }
+
+    /// Tells at once what there is, at the end of a worker that has nobody else left to serve.
+    pub(crate) async fn flush(&self, limit: Duration) {
+        self.closes.set(true);
+        for items in self.items.borrow().values() {
+            items.full.notify_one();
+        }
+        let told = async {
+            while !self.is_empty() {
+                tokio::time::sleep(FLUSH_POLL).await;
+            }
+        };
+        // What is left is counted when its task is dropped.
+        let _ = tokio::time::timeout(limit, told).await;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.borrow().is_empty()
     }
 }
 
@@ -222,6 +257,9 @@ impl Items {
             share,
         } = &mut *kept;
         let before = bytes.len();
+        if before >= MAX_GATHERED {
+            return false;
+        }
         encode(bytes);
         let has_room = bytes.len() <= MAX_GATHERED && share.grow(bytes.len() - before);
         match has_room {
@@ -231,45 +269,13 @@ impl Items {
         has_room
     }
 
-    fn is_full(&self, batch: Batch) -> bool {
-        let kept = self.kept.borrow();
-        kept.bytes.len() >= batch.bytes || kept.count >= batch.items
+    fn are_enough(&self) -> bool {
+        let (batch, kept) = (self.collector.batch, self.kept.borrow());
+        kept.bytes.len() >= batch.bytes.min(MAX_GATHERED / 2) || kept.count >= batch.items
     }
 
-    fn is_empty(&self) -> bool {
-        self.kept.borrow().count == 0
-    }
-
-    /// Sends what there is, again and again until there is nothing.
-    async fn deliver(&self, worker: &Rc<Worker>, collector: &Arc<Collector>) {
-        let (batch, report) = (collector.batch, &collector.report);
-        loop {
-            let is_due = match self.is_full(batch) {
-                true => false,
-                false => {
-                    let full = self.full.notified();
-                    let full = worker.timers.timeout(Some(batch.interval), full);
-                    full.await.is_none()
-                }
-            };
-            let kept = mem::replace(&mut *self.kept.borrow_mut(), Kept::none(worker));
-            if is_due {
-                report.count(worker.index, Fate::Due, kept.count);
-            }
-            let sent = collector.send(worker, &kept.bytes).await;
-            report.count(worker.index, ReportError::fate(&sent), kept.count);
-            if let Err(error) = sent
-                && let Some(suppressed) = worker.log.admit()
-            {
-                let (cluster, items) = (&collector.cluster, kept.count);
-                tracing::warn!(%cluster, %error, items, suppressed, "a collector was not told");
-            }
-            if self.is_empty() {
-                let mut gathered = worker.gathered.0.borrow_mut();
-                gathered.remove(&ptr::from_ref(&**collector));
-                return;
-            }
-        }
+    fn take(&self, worker: &Worker) -> Kept {
+        mem::replace(&mut *self.kept.borrow_mut(), Kept::none(worker))
     }
 }
 
@@ -279,6 +285,68 @@ impl Kept {
             bytes: Vec::new(),
             count: 0,
             share: worker.reported.none(),
+        }
+    }
+}
+
+/// The task that delivers items, for as long as there are any.
+struct Delivery {
+    worker: Rc<Worker>,
+    items: Rc<Items>,
+}
+
+impl Delivery {
+    async fn run(&self) {
+        let (worker, collector) = (&self.worker, &self.items.collector);
+        let mut pauses = false;
+        loop {
+            let is_due = self.gather(pauses).await;
+            let kept = self.items.take(worker);
+            if kept.count == 0 {
+                return;
+            }
+            if is_due {
+                collector.report.count(worker.index, Fate::Due, kept.count);
+            }
+            let sent = collector.send(worker, &kept.bytes).await;
+            let fate = ReportError::fate(&sent);
+            collector.report.count(worker.index, fate, kept.count);
+            pauses = sent.is_err();
+            if let Err(error) = sent
+                && let Some(suppressed) = worker.log.admit()
+            {
+                let (cluster, items) = (&collector.cluster, kept.count);
+                tracing::warn!(%cluster, %error, items, suppressed, "a collector was not told");
+            }
+            let is_over = pauses && worker.gathered.closes.get();
+            if is_over || self.items.kept.borrow().count == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Until there is enough, or it is time, which is the answer. `pauses`: whether that alone counts.
+    async fn gather(&self, pauses: bool) -> bool {
+        let (items, closes) = (&self.items, &self.worker.gathered.closes);
+        let enough = async {
+            while !closes.get() && (pauses || !items.are_enough()) {
+                items.full.notified().await;
+            }
+        };
+        let interval = Some(items.collector.batch.interval);
+        self.worker.timers.timeout(interval, enough).await.is_none()
+    }
+}
+
+/// However it ends: nobody else delivers what came meanwhile.
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        let (worker, collector) = (&self.worker, &self.items.collector);
+        let mut gathered = worker.gathered.items.borrow_mut();
+        gathered.remove(&Arc::as_ptr(collector));
+        let left = self.items.take(worker).count;
+        if left > 0 {
+            collector.report.count(worker.index, Fate::Dropped, left);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     istio::telemetry::Series,
 };
 
-/// Counts one request while it passes. Times and trailers are taken only if there is a log.
+/// Counts one request while it passes. Times, heads and trailers are taken only where a log or a span tells of them.
 pub(super) struct Meter<'x> {
     logs: &'x AccessLogs,
     pub(super) started: Instant,
@@ -201,7 +201,7 @@ impl<'x> Meter<'x> {
     }
 
     fn stamp(&self, field: impl FnOnce(&mut Durations) -> &mut Option<Duration>) {
-        if !self.logs.is_empty() {
+        if self.logs.needs().times {
             *field(&mut self.times.borrow_mut()) = Some(self.started.elapsed());
         }
     }

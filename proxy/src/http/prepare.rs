@@ -11,6 +11,7 @@ use super::{
     headers::Headers,
     matching::without_port,
     request::{Protocol, Request},
+    trace::undecided,
     xfcc,
 };
 use crate::{
@@ -288,8 +289,17 @@ fn request_id(manager: &HttpManager, edge: bool, headers: &mut Headers) {
     if !manager.generate_request_id {
         return;
     }
-    let distrusted = edge && !manager.preserve_external_request_id;
-    if distrusted || headers.known(Known::XRequestId).is_none() {
+    let known = headers.known(Known::XRequestId);
+    let known = known.filter(|id| !id.is_empty());
+    let packs = || manager.tracing.as_ref().is_none_or(|it| it.packs_reason);
+    if edge && manager.preserve_external_request_id && packs() {
+        // It is a stranger's, who does not decide what is traced.
+        if let Some(id) = known.and_then(|id| undecided(id)) {
+            headers.set(Known::XRequestId, "x-request-id", id);
+            return;
+        }
+    }
+    if edge && !manager.preserve_external_request_id || known.is_none() {
         let id = uuid::Uuid::new_v4().hyphenated().to_string();
         headers.set(Known::XRequestId, "x-request-id", id);
     }

@@ -29,6 +29,8 @@ use crate::{
 /// How long tasks may take to notice that their connection was closed by a shutdown: to write the
 /// access log.
 const STOP_GRACE: Duration = Duration::from_millis(300);
+/// So long services are waited for that are told of the last requests.
+const REPORT_GRACE: Duration = Duration::from_millis(500);
 
 /// How often it is looked whether they have.
 const STOP_POLL: Duration = Duration::from_millis(2);
@@ -163,6 +165,7 @@ fn run_worker(
             }
         };
         let _ = tokio::time::timeout(STOP_GRACE, ended).await;
+        worker.gathered.flush(REPORT_GRACE).await;
     };
     runtime.block_on(essential("worker", work));
 }

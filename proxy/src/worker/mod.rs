@@ -32,8 +32,8 @@ const MIRRORED: usize = 32 << 20;
 /// answer.
 const ASKED: usize = 64 << 20;
 
-/// The most that one worker holds for collectors, in bytes: the entries and spans of some ten thousand requests.
-/// Those beyond it are dropped and counted.
+/// The most that one worker gathers for collectors, in bytes: the entries and spans of some ten thousand requests.
+/// Those beyond it are dropped and counted. A report that is on its way takes as much again, once for each collector.
 const REPORTED: usize = 16 << 20;
 
 /// One worker thread's state.

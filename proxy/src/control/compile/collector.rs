@@ -200,6 +200,8 @@ fn add(addition: &HeaderAddition, fields: &mut Vec<(HeaderName, Bytes)>) {
                 Unset::Empty,
                 &mut value,
             );
+            // A variable may hold anything, such as the end of the file that it comes from.
+            value.retain(|byte| !byte.is_ascii_control() || *byte == b'\t');
             value.into()
         }
     };

@@ -141,8 +141,8 @@ pub(super) fn manager(
         max_headers_count: max_headers(&common, at),
         headers_with_underscores: underscores(&common, at)?,
         access_log: match &tracing {
-            Some(tracing) => access_log.and_spans(tracing.templates()),
-            None => access_log,
+            Some(tracing) if tracing.tracer.is_some() => access_log.and_spans(tracing.templates()),
+            _ => access_log,
         },
         tracing: tracing.map(Box::new),
         stats: compiler.stats.http(stat_prefix, &parts.stat_name),

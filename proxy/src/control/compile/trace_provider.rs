@@ -120,7 +120,7 @@ fn open_telemetry(config: &OpenTelemetryConfig, compiler: &Compiler, at: &At<'_>
     no_effect!(max_cache_size);
     if let Some(exporter) = exporter {
         at.field("exporter").warn(format_args!(
-            "{:?} is not supported; nobody is told of spans",
+            "{:?} is not supported; it is left out",
             exporter.name
         ));
     }

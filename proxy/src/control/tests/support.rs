@@ -71,18 +71,22 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn start(set: ResourceSet) -> Self {
+        Self::with(Bootstrap::default(), set)
+    }
+
+    pub(super) fn with(bootstrap: Bootstrap, set: ResourceSet) -> Self {
         let secrets = Arc::new(FakeSecrets::default());
         let resources = watch::Sender::new(Arc::new(set));
         let stats = Arc::new(Registry::new(1));
         let control = Control::start(
-            Bootstrap::default(),
+            bootstrap,
             resources.subscribe(),
             Arc::clone(&secrets) as Arc<dyn SecretSubscriber>,
             Arc::clone(&stats),
             None,
         );
         Self {
-            control: control.expect("an empty bootstrap is sound"),
+            control: control.expect("the bootstrap is sound"),
             stats,
             secrets,
             resources,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ithildin_proto::{
-    duration, pack,
+    duration, from_yaml, pack,
     pb::{
         envoy::{
             config::{
@@ -44,7 +44,7 @@ use ithildin_proto::{
         google::protobuf::BoolValue,
     },
 };
-use ithildin_xds::{ResourceSet, SecretState};
+use ithildin_xds::{KindProvenance, ResourceKind, ResourceSet, SecretState};
 
 use super::support::Bench;
 use crate::{config::listener::Terminal, testing::eventually};
@@ -577,4 +577,34 @@ async fn what_serves_already_is_not_compiled_again_after_a_mistake() {
         .until("is good again", |state| state.rejected.is_empty())
         .await;
     assert!(Arc::ptr_eq(&served, &bench.snapshot().clusters["a"]));
+}
+
+/// A control plane tells of clusters first, and of listeners a moment later.
+#[tokio::test]
+async fn nothing_is_whole_before_a_control_plane_has_told_of_listeners() {
+    let told = |kinds: &[ResourceKind]| {
+        let mut set = ResourceSet::default();
+        let cluster = from_yaml("{name: c, type: STATIC}").unwrap();
+        set.clusters.insert("c".into(), Arc::new(cluster));
+        let of = |kind: &ResourceKind| (*kind, KindProvenance::default());
+        set.provenance = Some(Arc::new(kinds.iter().map(of).collect()));
+        set
+    };
+    let bootstrap = "{dynamic_resources: {cds_config: {ads: {}}, lds_config: {ads: {}}}}";
+    let bootstrap = from_yaml(bootstrap).unwrap();
+    let bench = Bench::with(bootstrap, told(&[ResourceKind::Cluster]));
+    let state = bench
+        .until("the cluster serves", |state| state.version == 1)
+        .await;
+    assert!(!state.started, "{:?}", state.waiting);
+    assert_eq!(
+        state.waiting,
+        ["resources of the control plane".into()].into()
+    );
+    bench.send(told(&[ResourceKind::Cluster, ResourceKind::Listener]));
+    bench
+        .until("it starts", |state| {
+            state.started && state.waiting.is_empty()
+        })
+        .await;
 }

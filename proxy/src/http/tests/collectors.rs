@@ -7,9 +7,7 @@ use http::header::CONTENT_TYPE;
 use parking_lot::Mutex;
 
 use super::{
-    super::collector::{
-        Batch, Collector, Collectors, Fate, MAX_ANSWER, MAX_GATHERED, Report, Speaks,
-    },
+    super::collector::{Batch, Collector, Collectors, Fate, MAX_GATHERED, Report, Speaks},
     support::{Act, Origin, ok, send},
 };
 use crate::{
@@ -56,7 +54,7 @@ impl Lab {
             authority: Bytes::from_static(b"a.test"),
             path: Bytes::from_static(b"/spans"),
             speaks: Speaks::Http(vec![(CONTENT_TYPE, Bytes::from_static(b"text/plain"))]),
-            timeout: Duration::from_millis(200),
+            timeout: Duration::from_secs(60),
             batch,
             report: Box::new(counts.clone()),
         };
@@ -67,6 +65,10 @@ impl Lab {
         }
     }
 
+    fn collector_mut(&mut self) -> &mut Collector {
+        Arc::get_mut(&mut self.collector).unwrap()
+    }
+
     fn tell(&self, text: &str) {
         let add = |items: &mut Vec<u8>| items.extend_from_slice(text.as_bytes());
         self.collector.tell(&self.worker, add);
@@ -75,7 +77,7 @@ impl Lab {
     async fn counted(&self, expected: &[(Fate, u64)]) {
         let counted = || *self.counts.0.lock() == expected;
         testing::eventually(&format!("{expected:?}"), counted).await;
-        let nothing = || self.worker.reported.is_whole();
+        let nothing = || self.worker.reported.is_whole() && self.worker.gathered.is_empty();
         testing::eventually("nothing is held", nothing).await;
     }
 }
@@ -126,12 +128,15 @@ async fn items_are_told_together_when_it_is_time_or_they_are_many() {
 async fn what_meanwhile_comes_waits_for_the_next_report() {
     on_a_worker(async {
         let origin = Origin::start(|_| Act::Hang).await;
-        let lab = Lab::new(origin.address, Batch { items: 1, ..BATCH });
+        let mut lab = Lab::new(origin.address, Batch { items: 1, ..BATCH });
+        lab.collector_mut().timeout = Duration::from_millis(200);
         lab.tell("a");
         testing::eventually("a request", || origin.requests().len() == 1).await;
         lab.tell("b");
         lab.tell("c");
-        lab.counted(&[(Fate::Failed, 1), (Fate::Failed, 2)]).await;
+        // After a failure there is a pause, however much there is.
+        lab.counted(&[(Fate::Failed, 1), (Fate::Due, 2), (Fate::Failed, 2)])
+            .await;
     })
     .await;
 }
@@ -144,7 +149,30 @@ async fn what_has_no_room_is_dropped() {
         lab.tell(&long);
         lab.tell("yz");
         lab.tell("y");
-        lab.counted(&[(Fate::Dropped, 1), (Fate::Failed, 2)]).await;
+        lab.tell("z");
+        lab.counted(&[(Fate::Dropped, 1), (Fate::Dropped, 1), (Fate::Failed, 2)])
+            .await;
+        // Nothing is told of what is all dropped.
+        let none = Lab::new(ithildin_sys::port::refusing().unwrap(), BATCH);
+        none.tell(&"x".repeat(MAX_GATHERED + 1));
+        none.counted(&[(Fate::Dropped, 1)]).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_batch_larger_than_what_is_gathered_is_sent_before() {
+    on_a_worker(async {
+        let origin = Origin::start(|_| ok("")).await;
+        let batch = Batch {
+            interval: Duration::from_secs(3600),
+            bytes: usize::MAX,
+            items: u64::MAX,
+        };
+        let lab = Lab::new(origin.address, batch);
+        let half = "x".repeat(MAX_GATHERED / 2);
+        lab.tell(&half);
+        lab.counted(&[(Fate::Sent, 1)]).await;
     })
     .await;
 }
@@ -157,14 +185,36 @@ async fn a_collector_that_refuses_or_is_not_there_is_asked_once() {
         lab.tell("a");
         lab.counted(&[(Fate::Refused, 1)]).await;
         assert_eq!(origin.requests().len(), 1);
-        let long = Origin::start(|_| ok(&"x".repeat(MAX_ANSWER + 1))).await;
-        let lab = Lab::new(long.address, Batch { items: 1, ..BATCH });
-        lab.tell("a");
-        lab.counted(&[(Fate::Failed, 1)]).await;
         let mut nobody = Lab::new(origin.address, Batch { items: 1, ..BATCH });
-        Arc::get_mut(&mut nobody.collector).unwrap().cluster = "nobody".into();
+        nobody.collector_mut().cluster = "nobody".into();
         nobody.tell("a");
         nobody.counted(&[(Fate::NoCluster, 1)]).await;
+        // A method of gRPC.
+        let mut plain = Lab::new(origin.address, Batch { items: 1, ..BATCH });
+        plain.collector_mut().speaks = Speaks::Grpc(Vec::new());
+        plain.tell("a");
+        plain.counted(&[(Fate::Failed, 1)]).await;
+        assert_eq!(origin.requests().len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_worker_waits_for_no_time() {
+    on_a_worker(async {
+        let slow = Batch {
+            interval: Duration::from_secs(3600),
+            ..BATCH
+        };
+        let origin = Origin::start(|_| ok("")).await;
+        let lab = Lab::new(origin.address, slow);
+        lab.tell("a");
+        lab.worker.gathered.flush(Duration::from_secs(60)).await;
+        lab.counted(&[(Fate::Sent, 1)]).await;
+        let dead = Lab::new(ithildin_sys::port::refusing().unwrap(), slow);
+        dead.tell("a");
+        dead.worker.gathered.flush(Duration::from_secs(60)).await;
+        dead.counted(&[(Fate::Failed, 1)]).await;
     })
     .await;
 }
@@ -178,8 +228,10 @@ fn equal_configurations_share_a_collector() {
     let collectors = Collectors::default();
     let first = collectors.shared(b"a", make);
     assert!(Arc::ptr_eq(&first, &collectors.shared(b"a", make)));
-    assert!(!Arc::ptr_eq(&first, &collectors.shared(b"b", make)));
-    let unused = Arc::downgrade(&first);
+    let other = collectors.shared(b"b", make);
+    assert!(!Arc::ptr_eq(&first, &other));
+    assert_eq!(collectors.len(), 2);
     drop(first);
-    assert_eq!(unused.strong_count(), 0);
+    let _third = collectors.shared(b"c", make);
+    assert_eq!(collectors.len(), 2, "what nobody has is forgotten");
 }

@@ -1,7 +1,7 @@
 //! Where a request comes from, as its headers tell in the words of W3C: `traceparent` and `tracestate`.
 //!
-//! Invariants: what is read has a length that is known beforehand; what is not well-formed is not
-//! guessed at.
+//! Invariants: ids have a length that is known beforehand; what is not well-formed is not guessed at; what nobody
+//! here understands (`tracestate`) is passed on as it came.
 
 use bytes::Bytes;
 use ithildin_http1::Known;

@@ -102,6 +102,16 @@ pub(super) fn decide(tracing: &Tracing, sampling: &Sampling, request: &mut Reque
     reason
 }
 
+/// The id without what somebody decided; `None` if it tells of nothing.
+pub(in crate::http) fn undecided(id: &[u8]) -> Option<Bytes> {
+    let none = Reason::NotTraced.digit();
+    (id.len() == UUID && id[REASON_AT] != none).then(|| {
+        let mut id = id.to_vec();
+        id[REASON_AT] = none;
+        id.into()
+    })
+}
+
 /// Where nobody has decided before us.
 fn afresh(sampling: &Sampling, headers: &Headers, chance: u64) -> Reason {
     let has = |name| headers.get(name).is_some();

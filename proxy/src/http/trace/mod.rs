@@ -1,8 +1,8 @@
 //! Spans of requests: whether a request has one (`decision`), where it comes from (`context`, `b3`), what it
 //! tells (`tags`), and in which words (`otlp`, `zipkin`).
 //!
-//! Invariants: a connection manager without tracing pays one check for each request; what came from a
-//! client is bounded before it is read; nobody waits for who is told of spans.
+//! Invariants: a connection manager without tracing pays for no more than checks; ids that came from a client have
+//! their length or are not read; nobody waits for who is told of spans.
 
 mod b3;
 mod context;
@@ -17,6 +17,7 @@ mod tries;
 mod zipkin;
 
 pub(super) use copies::CopySpan;
+pub(super) use decision::undecided;
 pub(crate) use otlp::OtlpReport;
 pub(super) use tries::TryEnd;
 pub(crate) use zipkin::ZipkinReport;

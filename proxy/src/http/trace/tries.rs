@@ -112,7 +112,8 @@ impl Exchange<'_> {
     pub(in crate::http) fn try_is_answered(&mut self, answer: &Response) {
         let wanted = &self.context.manager.access_log.needs().response_headers;
         let trace = self.trace.as_deref_mut();
-        if let Some(attempt) = trace.and_then(|trace| trace.attempt.as_mut()) {
+        let attempt = trace.and_then(|trace| trace.attempt.as_mut());
+        if let Some(attempt) = attempt.filter(|it| it.span.ids.sampled) {
             attempt.status = Some(answer.status);
             attempt.headers = answer.headers.only(wanted);
             attempt.is_whole = answer.body == BodyLength::Empty;
