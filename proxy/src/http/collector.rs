@@ -210,21 +210,23 @@ struct Kept {
 
 impl Gathered {
     fn of(&self, collector: &Arc<Collector>, worker: &Rc<Worker>) -> Rc<Items> {
-        let mut gathered = self.items.borrow_mut();
-        let items = gathered.entry(Arc::as_ptr(collector)).or_insert_with(|| {
-            let items = Rc::new(Items {
-                collector: Arc::clone(collector),
-                kept: RefCell::new(Kept::none(worker)),
-                full: Notify::new(),
-            });
-            let delivery = Delivery {
-                worker: Rc::clone(worker),
-                items: Rc::clone(&items),
-            };
-            tokio::task::spawn_local(async move { delivery.run().await });
-            items
+        let key = Arc::as_ptr(collector);
+        if let Some(items) = self.items.borrow().get(&key) {
+            return Rc::clone(items);
+        }
+        let items = Rc::new(Items {
+            collector: Arc::clone(collector),
+            kept: RefCell::new(Kept::none(worker)),
+            full: Notify::new(),
         });
-        Rc::clone(items)
+        self.items.borrow_mut().insert(key, Rc::clone(&items));
+        let delivery = Delivery {
+            worker: Rc::clone(worker),
+            items: Rc::clone(&items),
+        };
+        // At the very end of a worker it is dropped at once.
+        tokio::task::spawn_local(async move { delivery.run().await });
+        items
     }
 
     /// Tells at once what there is, at the end of a worker that has nobody else left to serve.
@@ -318,8 +320,11 @@ impl Delivery {
                 let (cluster, items) = (&collector.cluster, kept.count);
                 tracing::warn!(%cluster, %error, items, suppressed, "a collector was not told");
             }
-            let is_over = pauses && worker.gathered.closes.get();
-            if is_over || self.items.kept.borrow().count == 0 {
+            let is_over = match pauses {
+                true => worker.gathered.closes.get(),
+                false => self.items.kept.borrow().count == 0,
+            };
+            if is_over {
                 return;
             }
         }

@@ -161,6 +161,31 @@ async fn what_has_no_room_is_dropped() {
 }
 
 #[tokio::test]
+async fn a_collector_that_fails_is_not_asked_again_at_once() {
+    on_a_worker(async {
+        let slow = Batch {
+            interval: Duration::from_secs(3600),
+            items: 1,
+            ..BATCH
+        };
+        let lab = Lab::new(ithildin_sys::port::refusing().unwrap(), slow);
+        lab.tell("a");
+        let failed = || *lab.counts.0.lock() == [(Fate::Failed, 1)];
+        testing::eventually("a failure", failed).await;
+        lab.tell("b");
+        // In that time it would have failed as well.
+        let other = Lab::new(ithildin_sys::port::refusing().unwrap(), slow);
+        other.tell("c");
+        let other_failed = || *other.counts.0.lock() == [(Fate::Failed, 1)];
+        testing::eventually("another failure", other_failed).await;
+        assert!(failed(), "it waits");
+        lab.worker.gathered.flush(Duration::from_secs(60)).await;
+        lab.counted(&[(Fate::Failed, 1), (Fate::Failed, 1)]).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_batch_larger_than_what_is_gathered_is_sent_before() {
     on_a_worker(async {
         let origin = Origin::start(|_| ok("")).await;
