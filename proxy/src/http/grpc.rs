@@ -52,6 +52,7 @@ pub(crate) async fn unary<A: Message + Default>(
     question: &impl Message,
 ) -> Result<A, GrpcError> {
     let body = framed(|body| {
+        body.reserve(question.encoded_len());
         // A buffer that grows takes any message.
         let _ = question.encode(body);
     })?;

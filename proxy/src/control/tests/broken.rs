@@ -558,6 +558,14 @@ const HOSTS: &[(&str, &str)] = &[
         ".virtual_hosts[0].routes[0].route.regex_rewrite.substitution: \\1 names a group that the pattern lacks",
     ),
     (
+        r#"{name: v, domains: ['*'], routes: [{match: {prefix: /}, decorator: {operation: "a\r\nevil: 1"}, direct_response: {status: 200}}]}"#,
+        ".virtual_hosts[0].routes[0].decorator.operation: failed to parse header value",
+    ),
+    (
+        "{name: v, domains: ['*'], routes: [{match: {prefix: /}, decorator: {}, direct_response: {status: 200}}]}",
+        ".virtual_hosts[0].routes[0].decorator.operation: is empty",
+    ),
+    (
         "{name: v, domains: ['*'], routes: [{match: {prefix: /}, direct_response: {status: 700}}]}",
         ".virtual_hosts[0].routes[0].direct_response.status: 700 is not from 200 to 599",
     ),
