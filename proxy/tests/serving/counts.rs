@@ -56,7 +56,7 @@ const REQUESTS: [(&str, &str); 25] = [
     ("/slow", "X-Act: hang\r\n"),
     ("/slow", "X-Act: stall\r\n"),
     ("/long", "X-Act: hang\r\n"),
-    ("/try", "X-Act: once 503\r\nX-Key: once KEY\r\n"),
+    ("/try", "X-Act: once 503\r\nX-Key: once <proxy>\r\n"),
     ("/try", "X-Act: 503\r\n"),
     ("/try", "X-Act: hang\r\n"),
     ("/no-ws", "Upgrade: websocket\r\n"),
@@ -109,7 +109,7 @@ fn compared(expected: &BTreeMap<String, i64>, found: &BTreeMap<String, i64>) -> 
 async fn drive(address: impl Fn(&str) -> SocketAddr, who: &str) {
     let front = address("front");
     for (path, fields) in REQUESTS {
-        let fields = fields.replace("KEY", who);
+        let fields = fields.replace("<proxy>", who);
         let connection = match fields.contains("Upgrade") {
             true => "upgrade",
             false => "close",

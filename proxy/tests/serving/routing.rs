@@ -203,9 +203,9 @@ const WITH_FIELDS: &[(&str, &str)] = &[
     ("/by", "X-Cluster: origin\r\n"),
     ("/by", "X-Cluster: nowhere\r\n"),
     ("/by", "X-Cluster: BlackHoleCluster\r\n"),
-    ("/attempts", "X-Act: once 503\r\nX-Key: a KEY\r\n"),
-    ("/attempts", "X-Act: 503\r\nX-Key: b KEY\r\n"),
-    ("/attempts", "X-Act: close\r\nX-Key: c KEY\r\n"),
+    ("/attempts", "X-Act: once 503\r\nX-Key: a <proxy>\r\n"),
+    ("/attempts", "X-Act: 503\r\nX-Key: b <proxy>\r\n"),
+    ("/attempts", "X-Act: close\r\nX-Key: c <proxy>\r\n"),
     ("/sep/x", "X-Envoy-Original-Path: /before\r\n"),
     ("/host/x", "X-Envoy-Original-Host: before.test\r\n"),
 ];
