@@ -337,7 +337,9 @@ pub(crate) fn normal(answer: &str, proxy: SocketAddr) -> Vec<String> {
 
 /// What a busy machine may leave of 15 seconds, which is the default.
 fn is_rest(timeout: &str) -> bool {
-    timeout.parse().is_ok_and(|ms| (10_000..15_000).contains(&ms))
+    timeout
+        .parse()
+        .is_ok_and(|ms| (10_000..15_000).contains(&ms))
 }
 
 fn before_last(list: &str) -> &str {

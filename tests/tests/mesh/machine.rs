@@ -44,6 +44,7 @@ fn machine(test: &str, program: Program) {
 
     let mut healthy = health(&mesh);
     told(&mesh, "True");
+    knows_its_service(&mesh);
     eventually("the machine answers, and has seen who asks", || {
         let answer = mesh.curl(SLEEP.name, URL, &[]).expect_status(200)?;
         let request = answer.echoed();
@@ -70,6 +71,18 @@ fn machine(test: &str, program: Program) {
 fn health(mesh: &Mesh) -> ithildin_tests::Process {
     let machine = mesh.pod(MACHINE.name);
     machine.peer("health", &["serve", "0.0.0.0:8081"])
+}
+
+/// istiod may tell others of the machine before it tells the machine of its port. A connection that comes
+/// between the two is passed through by a chain that does not read HTTP, and stays with it while it lives.
+fn knows_its_service(mesh: &Mesh) {
+    eventually("the machine has a chain for its port", || {
+        let listeners = mesh
+            .pod(MACHINE.name)
+            .admin("/config_dump?resource=dynamic_listeners");
+        let knows = listeners.body.contains("inbound|8080||");
+        knows.then_some(()).ok_or(listeners)
+    });
 }
 
 fn nobody_goes_there(mesh: &Mesh) {
