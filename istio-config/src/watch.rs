@@ -59,8 +59,10 @@ impl Watcher {
             names: names_tx,
             errors: errors_tx,
         };
+        // Before the first read, so that no change falls between the two.
+        let changes = Changes::of(&follower.dir);
         follower.read(true).await;
-        let task = tokio::spawn(essential("configuration folder", follower.run()));
+        let task = tokio::spawn(essential("configuration folder", follower.run(changes)));
         Self {
             state,
             names,
@@ -102,17 +104,12 @@ struct Follower {
 }
 
 impl Follower {
-    async fn run(mut self) {
-        let (events, mut changes) = mpsc::channel(1);
-        let watching = watch_folder(&self.dir, events);
-        if let Err(error) = &watching {
-            warn!(dir = %self.dir.display(), %error, "cannot watch the folder, polling it");
-        }
+    async fn run(mut self, mut changes: Changes) {
         loop {
-            let event = timeout(POLL_INTERVAL, changes.recv()).await;
+            let event = timeout(POLL_INTERVAL, changes.events.recv()).await;
             let changed = matches!(event, Ok(Some(())));
             if changed {
-                settle(&mut changes).await;
+                settle(&mut changes.events).await;
             } else if matches!(event, Ok(None)) {
                 // Without a watch the channel is closed, and only the clock is left.
                 tokio::time::sleep(POLL_INTERVAL).await;
@@ -179,6 +176,26 @@ impl Follower {
             warn!(%error, "configuration refused, the last good one stays");
         }
         self.errors.send_replace(errors.into());
+    }
+}
+
+/// What is told of a folder; nothing where it cannot be watched.
+struct Changes {
+    events: mpsc::Receiver<()>,
+    _watcher: Option<notify::RecommendedWatcher>,
+}
+
+impl Changes {
+    fn of(dir: &Path) -> Self {
+        let (sender, events) = mpsc::channel(1);
+        let watching = watch_folder(dir, sender);
+        if let Err(error) = &watching {
+            warn!(dir = %dir.display(), %error, "cannot watch the folder, polling it");
+        }
+        Self {
+            events,
+            _watcher: watching.ok(),
+        }
     }
 }
 

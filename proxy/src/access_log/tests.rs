@@ -238,7 +238,7 @@ fn a_pipe_that_nobody_reads_blocks_nobody() {
     for _ in 0..10_000 {
         file.append(&line);
     }
-    assert!(began.elapsed() < Duration::from_secs(1));
+    assert!(began.elapsed() < Duration::from_secs(10));
     assert!(stats.write_dropped.get() > 0);
     // Nor does it keep another log from being written.
     let path = folder.path().join("access.log");
@@ -246,7 +246,7 @@ fn a_pipe_that_nobody_reads_blocks_nobody() {
     other.append(b"one\n");
     drop((file, other, writer));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\n");
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(30));
 }
 
 #[test]

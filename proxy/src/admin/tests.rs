@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long the servers of these tests wait for a head.
-const IDLE: Duration = Duration::from_millis(500);
+const IDLE: Duration = Duration::from_secs(3);
 
 struct Fixture {
     requests: mpsc::Receiver<InventoryRequest>,

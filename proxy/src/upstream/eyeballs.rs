@@ -78,9 +78,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_fails_leaves_the_others() {
         let cluster = testing::cluster("c", &[]);
-        let dead = TcpListener::bind(testing::ANY).await.unwrap();
-        let refused = dead.local_addr().unwrap();
-        drop(dead);
+        let refused = ithildin_sys::port::refusing().unwrap();
         let alive = TcpListener::bind(testing::ANY).await.unwrap();
         let address = alive.local_addr().unwrap();
         let stream = open(&cluster, None, refused, &[address])

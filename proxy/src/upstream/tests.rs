@@ -58,10 +58,8 @@ impl Server {
     }
 }
 
-/// An address that refuses connections.
 fn refusing() -> SocketAddr {
-    let listener = std::net::TcpListener::bind(testing::ANY).unwrap();
-    listener.local_addr().unwrap()
+    ithildin_sys::port::refusing().unwrap()
 }
 
 async fn http1(
@@ -731,13 +729,13 @@ async fn a_warm_request_holds_little() {
 }
 
 /// One connection, to a server that stops to read and write after the greeting, or goes on.
-async fn pinged(goes_on: bool) -> Result<(), h2::Error> {
+async fn pinged(goes_on: bool, timeout: Duration) -> Result<(), h2::Error> {
     let listener = TcpListener::bind(testing::ANY).await.unwrap();
     let mut cluster = testing::cluster("c", &[listener.local_addr().unwrap()]);
     cluster.protocol = UpstreamProtocol::Http2;
     cluster.http.http2_keepalive = Some(Http2Keepalive {
         interval: Duration::from_millis(20),
-        timeout: Duration::from_millis(200),
+        timeout,
         jitter: 0.0,
     });
     let upstreams = upstreams();
@@ -767,7 +765,10 @@ async fn pinged(goes_on: bool) -> Result<(), h2::Error> {
 
 #[tokio::test(flavor = "local")]
 async fn an_http2_connection_ends_when_pings_have_no_answer() {
-    pinged(true).await.expect("a slow answer is an answer");
-    let ended = tokio::time::timeout(Duration::from_secs(10), pinged(false));
+    let patient = Duration::from_secs(10);
+    pinged(true, patient)
+        .await
+        .expect("a slow answer is an answer");
+    let ended = tokio::time::timeout(patient, pinged(false, Duration::from_millis(200)));
     ended.await.expect("not for ever").expect_err("no answer");
 }

@@ -190,7 +190,7 @@ mod tests {
         const BLOCK: usize = 64 * 1024;
         // Without decay, which would give the pages back without being asked, and with it the one purge
         // at a time that jemalloc allows.
-        set(c"arena.4096.dirty_decay_ms", -1_isize).unwrap();
+        set(c"arena.0.dirty_decay_ms", -1_isize).unwrap();
         let blocks: Vec<Vec<u8>> = (0..BLOCKS).map(|_| vec![1; BLOCK]).collect();
         drop(blocks);
         let freed = resident();

@@ -245,7 +245,7 @@ async fn a_malformed_secret_is_refused_and_the_previous_one_kept() {
 #[tokio::test]
 async fn an_identity_leaves_its_slot_when_it_expires() {
     let (bench, slot) = tls_listener().await;
-    bench.secrets.ready("cert", certificate("cert", 2).0);
+    bench.secrets.ready("cert", certificate("cert", 4).0);
     bench
         .until("is taken", |state| state.secrets[0].updates == 2)
         .await;

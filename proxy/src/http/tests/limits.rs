@@ -6,6 +6,8 @@ use super::support::{Act, Origin, Site, manager, ok, route, table, to};
 use crate::testing::{self, eventually};
 
 const SHORT: Option<Duration> = Some(Duration::from_millis(300));
+/// Within it a request is answered, on a busy machine, too.
+const ENOUGH: Option<Duration> = Some(Duration::from_secs(3));
 
 async fn site(origin: &Origin, change: impl FnOnce(&mut crate::config::HttpManager)) -> Site {
     let mut manager = manager(table(vec![route("/", to("origin"))]));
@@ -44,7 +46,7 @@ async fn a_head_that_does_not_end_is_cut_off() {
 #[tokio::test]
 async fn an_idle_connection_is_closed() {
     let origin = Origin::echo().await;
-    let site = site(&origin, |m| m.timeouts.idle = SHORT).await;
+    let site = site(&origin, |m| m.timeouts.idle = ENOUGH).await;
     let mut client = site.client().await;
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(client.answer().await.status, 200);
@@ -192,7 +194,7 @@ async fn draining_says_close_and_lets_requests_finish() {
 #[tokio::test]
 async fn a_connection_has_its_time() {
     let origin = Origin::start(|_| ok("")).await;
-    let site = site(&origin, |m| m.timeouts.max_connection_duration = SHORT).await;
+    let site = site(&origin, |m| m.timeouts.max_connection_duration = ENOUGH).await;
     let mut idle = site.client().await;
     idle.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(idle.answer().await.header("connection"), None);

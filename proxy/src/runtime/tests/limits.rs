@@ -34,11 +34,13 @@ async fn exhausted_child() {
         })
         .await;
     }
-    let before = overflow();
+    let (before, start) = (overflow(), Instant::now());
     tokio::time::sleep(Duration::from_secs(1)).await;
     let attempts = overflow() - before;
+    // Twice of what is meant.
+    let many = start.elapsed().as_millis() as u64 / 50;
     assert!(
-        (1..=20).contains(&attempts),
+        (1..=many).contains(&attempts),
         "it waits, and does not spin: {attempts}"
     );
     drop(clients);

@@ -255,7 +255,7 @@ async fn the_inspected_client_hello_chooses_the_chain() {
     let raw = with(testing::chain("raw", raw), ChainMatch::default());
     let mut listener = tcp_listener("l", "echo");
     listener.filters = ListenerFilters {
-        timeout: Some(Duration::from_millis(200)),
+        timeout: Some(Duration::from_secs(3)),
         continue_on_timeout: true,
         ..ListenerFilters::only(ListenerFilterKind::TlsInspector)
     };
@@ -324,7 +324,7 @@ async fn a_live_connection_closes_when_its_peers_svid_expires() {
     let pki = Pki::new(&["example.org"]);
     let (proxy, _) = tls_proxy(pki.server(SERVER, &["example.org"])).await;
     let short = pki.client(CLIENT, &["example.org"]);
-    let ttl = Duration::from_secs(3);
+    let ttl = Duration::from_secs(5);
     short
         .identity
         .as_ref()

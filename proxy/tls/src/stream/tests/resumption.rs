@@ -155,7 +155,7 @@ async fn a_resumed_peer_that_expired_is_refused() {
     for version in VERSIONS {
         let world = World::new(version);
         let mut short = svid_params("spiffe://example.org/client");
-        short.not_after = time::OffsetDateTime::now_utc() + time::Duration::seconds(2);
+        short.not_after = time::OffsetDateTime::now_utc() + time::Duration::seconds(4);
         let identity = world.ca.identity(&short);
         world
             .client
