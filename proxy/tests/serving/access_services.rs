@@ -515,7 +515,11 @@ async fn records(otel: &LogCollector, count: usize) -> Vec<String> {
         records.collect()
     };
     let mut records: Vec<String> = otel.entries(count, read).await;
-    records.sort_by_key(|text| (!text.starts_with(EXPORT), text.contains("istio ")));
+    // Each report is heard by a task of its own, so that those of one logger may change places.
+    records.sort_by_cached_key(|text| {
+        let is_istio = text.contains("istio ");
+        (!text.starts_with(EXPORT), is_istio, text.clone())
+    });
     records
 }
 

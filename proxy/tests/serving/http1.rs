@@ -129,7 +129,7 @@ fn origin() -> SocketAddr {
                 .nth(1)
                 .is_some_and(|path| path.starts_with("/late"))
             {
-                std::thread::sleep(Duration::from_millis(700));
+                std::thread::sleep(Duration::from_secs(2));
             }
             let own = "X-Of-Origin: 1\r\nSERVER: me\r\nx-ENVOY-upstream-SERVICE-time: 7\r\n";
             let answer = match head.split(' ').nth(1) {

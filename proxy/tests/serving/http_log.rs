@@ -20,7 +20,7 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: x
-          request_headers_timeout: 0.3s
+          request_headers_timeout: 0.9s
           upgrade_configs: [{upgrade_type: websocket}]
           MORE
           access_log:
@@ -50,7 +50,7 @@ const ROUTES: &str = r#"virtual_hosts:
               - {match: {prefix: /direct}, name: direct, direct_response: {status: 200, body: {inline_string: hello}}}
               - {match: {prefix: /dead}, name: dead, route: {cluster: dead, retry_policy: {retry_on: connect-failure, num_retries: 1, retry_back_off: {base_interval: 0.001s}}}}
               - {match: {prefix: /none}, name: none, route: {cluster: none}}
-              - {match: {prefix: /slow}, name: slow, route: {cluster: up, timeout: 0.2s}}
+              - {match: {prefix: /slow}, name: slow, route: {cluster: up, timeout: 0.9s}}
               - {match: {prefix: /up}, name: up, route: {cluster: up, prefix_rewrite: /new}}"#;
 
 const TEXT: &str = concat!(

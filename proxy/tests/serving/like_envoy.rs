@@ -124,8 +124,8 @@ fn cases() -> Vec<Case> {
         "sidecar",
         get("/retry/reset", body).replacen("GET", "POST", 1) + "hello",
     );
-    for path in ["/grpc/new", "/grpc/old", "/slow"] {
-        for asked in ["1S", "5S", "300m", "0S", "x", "123456789m"] {
+    for path in ["/grpc/new", "/grpc/old", "/slower"] {
+        for asked in ["1S", "5S", "1500m", "0S", "x", "123456789m"] {
             let fields = format!("grpc-timeout: {asked}\r\n");
             add("sidecar", get(path, &fields));
             let grpc = format!("{fields}Content-Type: application/grpc\r\nContent-Length: 0\r\n");

@@ -11,8 +11,9 @@ use crate::{
 
 /// Name, hosts (`g`ood, `b`ad, `n`ot found, `d`ead), outlier detection, other settings.
 const CLUSTERS: &[(&str, &str, &str, &str)] = &[
-    // Ten percent of two hosts is none.
-    ("few", "gb", "consecutive_5xx: 3", ""),
+    // Ten percent of two hosts is none. A row of which the requests hold one: Envoy begins the next by a
+    // thread that may be late.
+    ("few", "gb", "consecutive_5xx: 5", ""),
     (
         "one",
         "gb",
@@ -28,7 +29,7 @@ const CLUSTERS: &[(&str, &str, &str, &str)] = &[
     (
         "third",
         "ggb",
-        "consecutive_5xx: 3, max_ejection_percent: 33",
+        "consecutive_5xx: 5, max_ejection_percent: 33",
         "",
     ),
     (
@@ -185,21 +186,21 @@ async fn an_ejected_host_comes_back() {
     let yaml = yaml();
     let proxy = Bench::start(&yaml).await;
     let (front, admin) = (proxy.address("front"), proxy.proxy.admin_address().unwrap());
-    let wait_for = async |active: &str| {
-        let line = format!("cluster.short.outlier_detection.ejections_active: {active}");
+    let wait_for = async |wanted: &str| {
+        let line = format!("cluster.short.outlier_detection.ejections_{wanted}");
         for _ in 0..3000 {
             if get(admin, "/stats").await.contains(&line) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("not {active} ejected");
+        panic!("never {wanted}");
     };
     while status(&get(front, "/short/").await) == "200" {}
     get(front, "/short/").await;
     while status(&get(front, "/short/").await) == "200" {}
-    wait_for("1").await;
-    wait_for("0").await;
+    wait_for("enforced_total: 1").await;
+    wait_for("active: 0").await;
     let mut all = Vec::new();
     for _ in 0..2 {
         all.push(status(&get(front, "/short/").await));

@@ -116,12 +116,12 @@ async fn the_proxy_and_its_listener_log_each_session() {
             "- 0 UH - 0 0 - empty - 0 0 chain".into(),
         ),
         (
-            "cluster: up, idle_timeout: 0.1s",
+            "cluster: up, idle_timeout: 0.9s",
             "",
             format!("- 0 - - 5 5 {up} up - 1 5 chain"),
         ),
         (
-            "cluster: up, max_downstream_connection_duration: 0.1s",
+            "cluster: up, max_downstream_connection_duration: 0.9s",
             "",
             format!("- 0 DT - 5 5 {up} up - 1 5 chain"),
         ),

@@ -503,7 +503,7 @@ fn act(stream: &mut TcpStream, seen: &Mutex<BTreeMap<String, Vec<String>>>) -> O
     let answer = match act {
         "close" => return None,
         "hang" => {
-            std::thread::sleep(Duration::from_secs(2));
+            std::thread::sleep(Duration::from_secs(5));
             return None;
         }
         "break off" => {
