@@ -209,11 +209,13 @@ pub fn on_path(program: impl AsRef<OsStr>) -> bool {
 mod tests {
     use super::*;
 
-    /// For how long the process sleeps, by which it is known.
-    const LEFT_BEHIND: &str = "31415926";
+    /// For how long the process sleeps, by which it is known, among those of other runs, too.
+    fn left_behind() -> String {
+        format!("31415926{}", std::process::id())
+    }
 
     fn is_running() -> bool {
-        let sought = format!("sleep\0{LEFT_BEHIND}\0").into_bytes();
+        let sought = format!("sleep\0{}\0", left_behind()).into_bytes();
         let processes = fs::read_dir("/proc").expect("/proc is mounted");
         processes.flatten().any(|entry| {
             let command = fs::read(entry.path().join("cmdline"));
@@ -225,13 +227,15 @@ mod tests {
     fn start(dir: &Path) -> Process {
         fs::create_dir(dir).unwrap();
         let [unshare, arguments @ ..] = CONTAINER;
+        let left_behind = left_behind();
         let script =
-            format!("(setsid sleep {LEFT_BEHIND} &) && echo started && exec sleep infinity");
+            format!("(setsid sleep {left_behind} &) && echo started && exec sleep infinity");
         let mut command = Command::new(unshare);
         command.args(arguments).arg("setpriv").args(DIE_WITH_PARENT);
         command.args(["--reuid", "1337", "sh", "-c", &script]);
         let mut process = Process::contained("container", dir, command);
         process.wait_for_log(&["started"]);
+        eventually("it sleeps", || is_running().then_some(()).ok_or("not yet"));
         process
     }
 
@@ -243,12 +247,10 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         let process = start(&dir.path().join("killed"));
-        assert!(is_running());
         drop(process);
         assert!(!is_running());
         // As if the test were killed: nobody tells the contents.
         let mut process = start(&dir.path().join("orphaned"));
-        assert!(is_running());
         process.child.kill().unwrap();
         process.child.wait().unwrap();
         eventually("all have ended", || {

@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hyper_util::rt::TokioIo;
 use ithildin_istiod::{
@@ -54,12 +59,14 @@ impl Istiod {
     async fn start(address: SocketAddr, clusters: &[&str]) -> Self {
         let (resources, receiver) = watch::channel(Arc::new(set(clusters)));
         let ads = AdsServer::new(receiver);
+        // The one before may not have let go of the port.
+        let end = Instant::now() + LIMIT;
         let socket = loop {
-            // The one before may not have let go of the port.
             match Socket::tcp(address) {
                 Ok(socket) => break socket,
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Err(error) => assert!(Instant::now() < end, "{address}: {error}"),
             }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         };
         let address = socket.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -178,7 +185,9 @@ async fn an_outage_of_istiod_is_not_envoys() {
 async fn outage(above: AdsProtocol, below: AdsProtocol) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("XDS");
-    let istiod = Istiod::start(any_port(), &["a"]).await;
+    // It is taken twice, and nobody else's between.
+    let port = ithildin_sys::port::unused().unwrap();
+    let istiod = Istiod::start((Ipv4Addr::LOCALHOST, port).into(), &["a"]).await;
     let address = istiod.address;
     let relay = relay(address, above, &path);
     let first = envoy(&path, below);

@@ -12,15 +12,15 @@ use super::{
     plain::Client,
     report::{Event, Hop, Report},
     stage::{CLIENT_DOMAIN, EGRESS, HOST, HTTPBIN, INGRESS, SERVER_DOMAIN, Stage, THIRD_DOMAIN},
-    visitor::{Visitor, Wanted, message, reason},
+    visitor::{Visitor, Wanted, message},
 };
 
 /// How long everybody has to learn a root before it signs, and before the old one is dropped.
-const SETTLE: Duration = Duration::from_secs(1);
+const SETTLE: Duration = Duration::from_secs(2);
 /// Between the other rotations.
 const BREATH: Duration = Duration::from_millis(300);
 /// A change of the federation must show by then.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) const POLL: Duration = Duration::from_millis(20);
 
 /// Plays all acts in order.
@@ -192,7 +192,7 @@ async fn expect_visit(
     let observed = match outcome {
         Ok(status) => format!("a request is answered with {status}"),
         Err(error) => {
-            let reason = reason(stage, log).await.unwrap_or(error);
+            let reason = visitor.reason(stage, log).await.unwrap_or(error);
             format!("the handshake is refused: {reason}")
         }
     };
@@ -291,7 +291,7 @@ async fn forgeries(stage: &Stage, report: &mut Report) -> anyhow::Result<()> {
                 Err(error) => error,
             },
             reason: if refused {
-                reason(stage, log).await
+                visitor.reason(stage, log).await
             } else {
                 None
             },

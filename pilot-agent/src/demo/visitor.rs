@@ -17,7 +17,7 @@ use super::{
 };
 
 /// How long to wait for the line in the gateway's log.
-const LOG_PATIENCE: Duration = Duration::from_millis(500);
+const LOG_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a visit is to end.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,27 +87,30 @@ impl Visitor {
             sleep(POLL).await;
         }
     }
+
+    /// The gateway's own words about the refusal of this visitor, logged after the first `log` bytes.
+    ///
+    /// Its log takes only so many lines a second, so that a visitor may have to knock again to be told.
+    pub(super) async fn reason(&self, stage: &Stage, log: usize) -> Option<String> {
+        let started = Instant::now();
+        loop {
+            sleep(POLL).await;
+            let text = stage.ingress_log();
+            let news = text.get(log..).unwrap_or_default();
+            if let Some(line) = news.lines().rev().find(|line| line.contains("rule=")) {
+                return Some(message(line));
+            }
+            if started.elapsed() > LOG_PATIENCE {
+                return None;
+            }
+            let _ = self.visit(stage).await;
+        }
+    }
 }
 
 /// The cause below hyper's and our own words: TLS names the alert.
 fn innermost(error: &anyhow::Error) -> String {
     error.root_cause().to_string()
-}
-
-/// The gateway's own words about the last refusal, logged after the first `log` bytes.
-pub(super) async fn reason(stage: &Stage, log: usize) -> Option<String> {
-    let started = Instant::now();
-    loop {
-        let text = stage.ingress_log();
-        let news = text.get(log..).unwrap_or_default();
-        if let Some(line) = news.lines().rev().find(|line| line.contains("rule=")) {
-            return Some(message(line));
-        }
-        if started.elapsed() > LOG_PATIENCE {
-            return None;
-        }
-        sleep(POLL).await;
-    }
 }
 
 /// What a log line says, without its time, level, module and fields but for the rule.

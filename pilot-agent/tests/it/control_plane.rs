@@ -162,7 +162,7 @@ async fn a_machine_trades_its_token_for_a_certificate() {
         let mut variables = vec![("PROV_CERT", folder), ("OUTPUT_CERTS", folder)];
         variables.extend(RESTLESS);
         let first = {
-            let agent = agent(&lab, &istiod, "builtin", &variables);
+            let mut agent = agent(&lab, &istiod, "builtin", &variables);
             let first = written(&certs, None);
             agent.until_ready(200, "");
             // The token ends while the agent runs.
@@ -173,7 +173,11 @@ async fn a_machine_trades_its_token_for_a_certificate() {
                 istiod.signed() > signed
             });
             agent.until_ready(200, "");
-            written(&certs, Some(&first))
+            let second = written(&certs, Some(&first));
+            // In its own time, so that no certificate is left without its key.
+            agent.process.terminate();
+            agent.process.ended();
+            second
         };
         let discovered = istiod.discovered();
         let agent = agent(&lab, &istiod, "builtin", &variables);

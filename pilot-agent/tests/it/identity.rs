@@ -131,10 +131,16 @@ fn the_named_one_of_several_svids_is_ours() {
         let variables = [("ITHILDIN_SVID", selector), ("OUTPUT_CERTS", &out)];
         let agent = lab.agent_with("agent", "builtin", &variables);
         agent.until_ready(200, "ready");
+        // They are written beside readiness, and the roots last.
+        until("all are written", || {
+            let names = ["cert-chain.pem", "key.pem", "root-cert.pem"];
+            names.iter().all(|name| output.join(name).exists())
+        });
         let read = |name: &str| fs::read(output.join(name)).unwrap();
         let chain = certificates_from_pem(&read("cert-chain.pem")).unwrap();
         let key = key_from_pem(&read("key.pem")).unwrap();
         let svid = X509Svid::new(chain, key, None).unwrap();
+        drop(agent);
         fs::remove_dir_all(&output).unwrap();
         svid.id.to_string()
     };

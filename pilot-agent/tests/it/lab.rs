@@ -311,6 +311,11 @@ pub(crate) fn free_port() -> u16 {
     ithildin_sys::port::unused().unwrap()
 }
 
+/// Of loopback, and of nobody for as long as the test lives.
+pub(crate) fn refusing_port() -> u16 {
+    ithildin_sys::port::refusing().unwrap().port()
+}
+
 /// Whether Envoy is here; if not, the test says so by its name.
 pub(crate) fn has_envoy(test: &str) -> bool {
     let found = std::env::var_os("ENVOY_BIN").is_some();

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::lab::{Agent, BINARY, Lab, free_port, has_envoy, http, until};
+use crate::lab::{Agent, BINARY, Lab, free_port, has_envoy, http, refusing_port, until};
 
 /// Both data planes, as far as they are here.
 pub(crate) fn data_planes(test: &str) -> &'static [&'static str] {
@@ -103,13 +103,13 @@ fn every_path_has_its_status() {
 fn the_workloads_probes_are_done_for_the_kubelet() {
     let well = workload("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nready");
     let ill = workload("HTTP/1.1 503 No\r\ncontent-length: 4\r\n\r\nlate");
-    let dead = free_port();
+    let dead = refusing_port();
     let probers = format!(
-        r#"{{"/app-health/c/livez": {{"httpGet": {{"path": "live", "port": {well}}}}},
-            "/app-health/c/readyz": {{"httpGet": {{"port": {ill}}}, "timeoutSeconds": 3}},
-            "/app-health/c/startupz": {{"tcpSocket": {{"port": {well}}}}},
+        r#"{{"/app-health/c/livez": {{"httpGet": {{"path": "live", "port": {well}}}, "timeoutSeconds": 10}},
+            "/app-health/c/readyz": {{"httpGet": {{"port": {ill}}}, "timeoutSeconds": 10}},
+            "/app-health/c/startupz": {{"tcpSocket": {{"port": {well}}}, "timeoutSeconds": 10}},
             "/app-health/d/livez": {{"tcpSocket": {{"port": {dead}}}}},
-            "/app-lifecycle/c/prestopz": {{"httpGet": {{"path": "/stop", "port": {well}}}}}}}"#
+            "/app-lifecycle/c/prestopz": {{"httpGet": {{"path": "/stop", "port": {well}}}, "timeoutSeconds": 10}}}}"#
     );
     let variables = [
         ("ISTIO_KUBE_APP_PROBERS", probers.as_str()),
@@ -138,7 +138,7 @@ fn the_workloads_metrics_are_merged_and_cannot_spoil_the_proxys() {
         METRICS.len()
     );
     let app = workload(answer.leak());
-    let dead = free_port();
+    let dead = refusing_port();
     for data_plane in data_planes("the_workloads_metrics_are_merged_and_cannot_spoil_the_proxys") {
         for (port, alive) in [(app, true), (dead, false)] {
             let annotations = format!(r#"{{"scrape":"true","port":"{port}","path":"/metrics"}}"#);
@@ -214,7 +214,7 @@ fn an_agent_that_ends_is_not_ready() {
     lab.authority();
     lab.gateway();
     let variables = [
-        ("MINIMUM_DRAIN_DURATION", "2s"),
+        ("MINIMUM_DRAIN_DURATION", "5s"),
         ("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", "true"),
     ];
     let mut agent = lab.agent_with("agent", "builtin", &variables);
@@ -306,6 +306,9 @@ fn wait_ends_when_the_proxy_is_ready() {
     lab.gateway();
     let agent = lab.agent("agent", "builtin");
     let url = format!("http://localhost:{}/healthz/ready", agent.ports.health);
+    until("the agent listens", || {
+        http(agent.ports.health, "GET", "/healthz/ready").is_some_and(|(status, _)| status == 503)
+    });
     let short = [
         "wait",
         "--timeoutSeconds=1",
@@ -328,7 +331,7 @@ fn wait_ends_when_the_proxy_is_ready() {
     let out = command(&["wait", "--requestTimeoutMillis=500", "--url", &url]);
     assert!(out.status.success(), "{out:?}");
 
-    let nobody = format!("http://localhost:{}/", free_port());
+    let nobody = format!("http://localhost:{}/", refusing_port());
     let out = command(&["wait", "--timeoutSeconds=0", "--url", &nobody]);
     assert_eq!(out.status.code(), Some(255));
     let log = String::from_utf8_lossy(&out.stderr).into_owned();

@@ -29,7 +29,7 @@ use crate::{
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const KEEPALIVE: [(&str, &str); 2] = [
     ("GRPC_KEEPALIVE_INTERVAL", "1s"),
-    ("GRPC_KEEPALIVE_TIMEOUT", "1s"),
+    ("GRPC_KEEPALIVE_TIMEOUT", "5s"),
 ];
 /// The routes of httpbin.
 const ROUTES: &str = "8000";

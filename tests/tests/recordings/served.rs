@@ -186,9 +186,11 @@ fn envoy_refuses_only_what_istios_build_has() {
             Err(lacking)
         }
     });
-    let probe = scene.probe();
-    assert_eq!(probe.status, 503, "{probe:?}");
-    assert!(probe.body.contains("Envoy refuses CDS"), "{probe:?}");
+    eventually("the probe says why", || {
+        let probe = scene.probe();
+        let tells = probe.status == 503 && probe.body.contains("Envoy refuses CDS");
+        tells.then_some(()).ok_or(probe)
+    });
     assert!(scene.agent.is_running());
 }
 

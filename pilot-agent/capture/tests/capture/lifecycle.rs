@@ -170,13 +170,13 @@ fn without_rules_of_either_variant_nft_is_chosen_each_time() {
 #[test]
 fn validation_tells_whether_traffic_is_redirected() {
     with_each("validation", |tool, link| {
-        let validate = "--skip-rule-apply --run-validation --probe-timeout 400ms";
-        let validation = || {
+        let validation = |timeout| {
+            let validate = format!("--skip-rule-apply --run-validation --probe-timeout {timeout}");
             link.pod.enter_as(PROXY, || {
-                ithildin_capture::run_with(&args(validate), &|_| None)
+                ithildin_capture::run_with(&args(&validate), &|_| None)
             })
         };
-        let error = validation().unwrap_err();
+        let error = validation("400ms").unwrap_err();
         assert_eq!(error.exit_code(), 126);
         let text = error.to_string();
         assert!(
@@ -185,10 +185,10 @@ fn validation_tells_whether_traffic_is_redirected() {
         );
 
         capture(link, tool, ALL).unwrap();
-        validation().unwrap();
+        validation("10s").unwrap();
         // The proxy's own listeners do not disturb.
         let other = link.pod.listen("127.0.0.1", 15001);
-        validation().unwrap();
+        validation("10s").unwrap();
         drop(other);
     });
 }

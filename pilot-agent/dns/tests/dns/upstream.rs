@@ -10,6 +10,7 @@ use hickory_proto::{
     rr::{Name, RecordType},
 };
 use ithildin_dns::Options;
+use tokio::net::UdpSocket;
 
 use crate::support::{Lab, Server, addresses, options, question, reply};
 
@@ -30,10 +31,13 @@ fn silent(_: &Message) -> Vec<Vec<u8>> {
     Vec::new()
 }
 
-/// An address that nobody listens on.
+/// An address that nobody listens on while the test lives: it is held by a socket that hears only itself.
 async fn nobody() -> SocketAddr {
-    let server = Server::new(silent).await;
-    server.address
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    socket.connect(address).await.unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 #[tokio::test]

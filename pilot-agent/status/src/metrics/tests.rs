@@ -127,7 +127,7 @@ const TEXT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const ENVOY: &str = "# TYPE envoy_a counter\nenvoy_a{} 1\n\n";
 const PROCESS: &str = "# TYPE process_open_fds gauge\nprocess_open_fds 1\n";
-const SHORT: (&str, &str) = ("x-prometheus-scrape-timeout-seconds", "0.5");
+const SHORT: (&str, &str) = ("x-prometheus-scrape-timeout-seconds", "5");
 
 #[tokio::test]
 async fn all_sources_in_one_text() {
@@ -232,7 +232,7 @@ async fn a_hostile_workload_leaves_the_data_planes_metrics() {
     let none = Duration::ZERO;
     let pause = Duration::from_millis(5);
     let envoy = server(200, "text/plain", ENVOY).await;
-    for (name, app) in [
+    let hostile = [
         ("no head", hostile("HTTP/1.1 ", b"".into(), pause).await),
         (
             "endless head",
@@ -241,17 +241,19 @@ async fn a_hostile_workload_leaves_the_data_planes_metrics() {
         ("one line", hostile(HEAD, vec![b'x'; 1 << 16], none).await),
         ("slow drip", hostile(HEAD, b"x".into(), pause).await),
         ("no body", hostile(HEAD, b"".into(), pause).await),
-    ] {
+    ];
+    let scrapes = hostile.map(async |(name, app)| {
         let metrics = metrics(Some(envoy), &[app]);
         let begun = Instant::now();
         let (_, text) = scrape(&metrics, &[SHORT]).await;
         assert!(
-            begun.elapsed() < Duration::from_millis(500),
+            begun.elapsed() < Duration::from_secs(5),
             "{name}: before the scraper's end"
         );
         assert!(text.ends_with(ENVOY), "{name}: {text}");
         assert_eq!(failures(&metrics, "application").await, 1.0, "{name}");
-    }
+    });
+    futures_util::future::join_all(scrapes).await;
 }
 
 #[tokio::test]

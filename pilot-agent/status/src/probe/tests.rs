@@ -370,7 +370,7 @@ async fn health_of_a_grpc_service() {
         ("\"unknown\"", 500),
     ] {
         let handler =
-            format!(r#"{{"grpc":{{"port":{port},"service":{service}}},"timeoutSeconds":1}}"#);
+            format!(r#"{{"grpc":{{"port":{port},"service":{service}}},"timeoutSeconds":10}}"#);
         let probes = probes(&handler, ProbeOptions::default());
         let (status, body) = ask(&probes, &[("user-agent", "kube-probe/1.30")]).await;
         assert_eq!(status, expected, "{service}: {body:?}");
@@ -410,6 +410,6 @@ async fn a_workload_that_hangs_costs_its_owners_time() {
         let begun = Instant::now();
         let (status, body) = ask(&probes(&handler, ProbeOptions::default()), &[]).await;
         assert_eq!(status, 500, "{handler} {body:?}");
-        assert!(begun.elapsed() < Duration::from_secs(3));
+        assert!(begun.elapsed() < Duration::from_secs(10));
     }
 }

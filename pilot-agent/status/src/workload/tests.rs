@@ -95,17 +95,23 @@ async fn every_method() {
     let port = listener.local_addr().unwrap().port();
     let silent = json!({"httpGet": {"port": port}, "timeoutSeconds": 1});
     for (probe, unhealthy) in [
-        (json!({"tcpSocket": {"port": port}}), None),
         (
-            json!({"tcpSocket": {"port": port, "host": "127.0.0.1"}}),
+            json!({"tcpSocket": {"port": port}, "timeoutSeconds": 10}),
+            None,
+        ),
+        (
+            json!({"tcpSocket": {"port": port, "host": "127.0.0.1"}, "timeoutSeconds": 10}),
             None,
         ),
         (json!({"tcpSocket": {"port": 1}}), Some("cannot connect")),
         (silent, Some("no answer within 1s")),
         (json!({"grpc": {"port": port}}), Some("no answer within 1s")),
-        (json!({"exec": {"command": ["true"]}}), None),
         (
-            json!({"exec": {"command": ["sh", "-c", "exit 3"]}}),
+            json!({"exec": {"command": ["true"]}, "timeoutSeconds": 10}),
+            None,
+        ),
+        (
+            json!({"exec": {"command": ["sh", "-c", "exit 3"]}, "timeoutSeconds": 10}),
             Some("exit status: 3"),
         ),
         (
@@ -113,7 +119,7 @@ async fn every_method() {
             Some("no answer within 1s"),
         ),
         (
-            json!({"exec": {"command": ["/nonexistent/probe"]}}),
+            json!({"exec": {"command": ["/nonexistent/probe"]}, "timeoutSeconds": 10}),
             Some("/nonexistent/probe"),
         ),
     ] {
@@ -129,7 +135,7 @@ async fn every_method() {
 async fn changes_are_said_once_and_only_those() {
     let folder = tempfile::tempdir().unwrap();
     let flag = folder.path().join("well");
-    let probe = json!({"exec": {"command": ["test", "-e", flag]}, "periodSeconds": 1});
+    let probe = json!({"exec": {"command": ["test", "-e", flag]}, "periodSeconds": 1, "timeoutSeconds": 10});
     let mut health = start(probe, ready());
     let said = timeout(LIMIT, health.wait_for(Option::is_some))
         .await

@@ -191,13 +191,15 @@ async fn a_wrong_answer_is_refused_with_its_reason_and_a_right_one_is_taken() {
 
 #[tokio::test]
 async fn a_ca_that_comes_late_is_found() {
-    let port = ithildin_sys::port::unused().unwrap();
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    // Bound, it refuses until it listens.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
     let (ca, _) = StandIn::start(Answer::Good).await;
     let mut bench = Bench::with(ca.clone(), address, options());
     let reason = bench.reason("cannot reach the CA").await;
     assert!(reason.contains("refused"), "{reason}");
-    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let listener = socket.listen(16).unwrap();
     let service = pb::istio_certificate_service_server::IstioCertificateServiceServer::new(ca);
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     tokio::spawn(
