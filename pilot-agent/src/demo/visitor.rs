@@ -10,6 +10,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::time::sleep;
 
 use super::{
+    DataPlane,
     acts::{PATIENCE, POLL},
     plain::Client,
     stage::{CLIENT_DOMAIN, HOST, SERVER_DOMAIN, Stage},
@@ -90,8 +91,12 @@ impl Visitor {
 
     /// The gateway's own words about the refusal of this visitor, logged after the first `log` bytes.
     ///
-    /// Its log takes only so many lines a second, so that a visitor may have to knock again to be told.
+    /// Its log takes only so many lines a second, so that a visitor may have to knock again to be told. Envoy
+    /// tells nobody.
     pub(super) async fn reason(&self, stage: &Stage, log: usize) -> Option<String> {
+        if stage.data_plane == DataPlane::Envoy {
+            return None;
+        }
         let started = Instant::now();
         loop {
             sleep(POLL).await;
