@@ -2,6 +2,7 @@
 
 mod bookinfo;
 mod cases;
+mod collectors;
 mod custom;
 mod details;
 mod east_west;

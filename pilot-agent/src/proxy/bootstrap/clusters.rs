@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use ithildin_istio_config::DEFAULT_SDS_CLUSTER;
 use serde_json::{Value, json};
+use tracing::warn;
 
 use super::{
     AGENT_CLUSTER, Addresses, FILE_CREDENTIAL, PROMETHEUS_CLUSTER, Sockets, XDS_CLUSTER, addresses,
@@ -43,28 +44,45 @@ pub(super) fn all(
     }
     clusters.push(xds(&sockets.xds));
     clusters.extend(tracers::cluster(settings, addresses)?);
-    let config = &settings.proxy_config;
-    for (name, field, service) in [
-        (
-            METRICS_SERVICE,
-            "envoyMetricsService",
-            &config.metrics_service,
-        ),
-        (
-            ACCESS_LOG_SERVICE,
-            "envoyAccessLogService",
-            &config.access_log_service,
-        ),
-    ] {
-        if let Some(service) = service {
-            let cluster = remote(name, service, settings, addresses);
-            clusters.push(cluster.context(field)?);
-        }
+    if let Some(service) = &settings.proxy_config.metrics_service {
+        let cluster = remote(METRICS_SERVICE, service, settings, addresses);
+        clusters.push(cluster.context("envoyMetricsService")?);
     }
+    clusters.extend(access_log_service(settings, addresses)?);
     if settings.envoy.self_discovery {
         clusters.push(local_endpoints());
     }
     Ok(clusters)
+}
+
+/// Who is told of every request, where istiod's `enableEnvoyAccessLogService` asks for it.
+fn access_log_service(settings: &Settings, addresses: &Addresses) -> anyhow::Result<Option<Value>> {
+    let service = settings.proxy_config.access_log_service.as_ref();
+    let cluster = service.map(|it| remote(ACCESS_LOG_SERVICE, it, settings, addresses));
+    cluster.transpose().context("envoyAccessLogService")
+}
+
+/// Those whom the built-in proxy tells of requests. Of the tracers it knows Zipkin's.
+pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Vec<Value>> {
+    let addresses = Addresses::of(settings);
+    let tracer = tracers::cluster(settings, &addresses)?;
+    let tracer = tracer.filter(|it| it["name"] == tracers::ZIPKIN);
+    let service = access_log_service(settings, &addresses)?;
+    let all = tracer.into_iter().chain(service);
+    Ok(all.filter(is_verified).collect())
+}
+
+/// Whether somebody vouches for who answers there. Envoy would tell anybody.
+fn is_verified(cluster: &Value) -> bool {
+    const VOUCHER: &str = "/transport_socket/typed_config/common_tls_context/combined_validation_context/validation_context_sds_secret_config";
+    let verified = cluster.get("transport_socket").is_none() || cluster.pointer(VOUCHER).is_some();
+    if !verified {
+        warn!(
+            name = %cluster["name"],
+            "a collector of the proxy configuration has TLS and no caCertificates: it is told nothing"
+        );
+    }
+    verified
 }
 
 fn of_address(name: &str, address: &Value) -> Value {

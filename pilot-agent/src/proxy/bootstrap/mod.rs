@@ -16,10 +16,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use ithildin_proto::{
-    pack,
+    from_value, pack,
     pb::envoy::{
         config::{
-            bootstrap::v3::{Admin, Bootstrap, bootstrap::DynamicResources},
+            bootstrap::v3::{
+                Admin, Bootstrap,
+                bootstrap::{DynamicResources, StaticResources},
+            },
             core::v3::{
                 Address, AggregatedConfigSource, BuildVersion, ConfigSource, Node, SocketAddress,
                 address, config_source::ConfigSourceSpecifier, node::UserAgentVersionType,
@@ -61,12 +64,20 @@ pub(super) struct Sockets {
 /// For the built-in proxy. Its resources and secrets are handed over in process.
 ///
 /// # Errors
-/// A limit of connections or buckets of histograms that are no numbers.
+/// A limit of connections or buckets of histograms that are no numbers, and collectors that have no address.
+#[expect(
+    deprecated,
+    reason = "Envoy has no other field for the tracer of those that name none"
+)]
 pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Bootstrap> {
     let ads = ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
         ..Default::default()
     };
+    let collectors = clusters::builtin(settings)?;
+    let traces = collectors.iter().any(|it| it["name"] == tracers::ZIPKIN);
+    let tracer = traces.then(|| tracers::tracing(settings)).flatten();
+    let collectors = collectors.into_iter().map(from_value);
     Ok(Bootstrap {
         node: Some(Node {
             user_agent_version_type: Some(UserAgentVersionType::UserAgentBuildVersion(
@@ -84,6 +95,11 @@ pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Bootstrap> {
             cds_config: Some(ads),
             ..Default::default()
         }),
+        static_resources: Some(StaticResources {
+            clusters: collectors.collect::<Result<_, _>>()?,
+            ..Default::default()
+        }),
+        tracing: tracer.map(from_value).transpose()?,
         stats_config: Some(Statistics::new(settings, false)?.into_message()),
         layered_runtime: Some(runtime::builtin()),
         overload_manager: runtime::asked_connections(settings)?.map(|most| OverloadManager {

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::proxy::{args, settings::Host};
 
+mod of_builtin;
+
 /// One input, and what it changes: paths into the bootstrap and what is there then.
 struct Case {
     name: &'static str,
@@ -813,24 +815,6 @@ fn mistakes_name_where_they_are() {
         let error = format!("{:#}", case.generate().unwrap_err());
         assert!(error.starts_with(expected), "{error}");
     }
-}
-
-#[test]
-fn the_builtin_proxy_knows_its_workload_and_version() {
-    let case = Case {
-        env: &[("ISTIO_META_WORKLOAD_NAME", "web"), ("POD_NAME", "web-1")],
-        ..Case::new("workload", vec![])
-    };
-    let settings = case.settings().unwrap();
-    let node = builtin(&settings).unwrap().node.unwrap();
-    assert!(node.user_agent_version_type.is_some());
-    let node = Node {
-        user_agent_version_type: None,
-        ..node
-    };
-    assert_eq!(node, settings.xds_node());
-    let metadata = node.metadata.unwrap().fields;
-    assert!(metadata.contains_key("WORKLOAD_NAME") && metadata.contains_key("ISTIO_VERSION"));
 }
 
 #[test]

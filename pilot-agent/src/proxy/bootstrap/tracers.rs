@@ -14,6 +14,8 @@ use crate::proxy::{
 
 /// Where Lightstep's token is written, in `configPath`.
 pub(crate) const ACCESS_TOKEN_FILE: &str = "lightstep_access_token.txt";
+/// The cluster of Zipkin's collector.
+pub(super) const ZIPKIN: &str = "zipkin";
 /// How often the collector's name is asked for, whatever its TTL.
 const ZIPKIN_DNS_REFRESH: &str = "30s";
 /// The name that a collector in the mesh is asked for.
@@ -47,7 +49,7 @@ pub(super) fn cluster(settings: &Settings, to: &Addresses) -> anyhow::Result<Opt
 
 fn name(tracer: &Tracer) -> Option<&'static str> {
     match tracer {
-        Tracer::Zipkin { .. } => Some("zipkin"),
+        Tracer::Zipkin { .. } => Some(ZIPKIN),
         Tracer::Lightstep { .. } => Some("lightstep"),
         Tracer::Datadog { .. } => Some("datadog_agent"),
         Tracer::Other(_) | Tracer::None => None,

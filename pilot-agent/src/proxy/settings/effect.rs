@@ -42,15 +42,13 @@ const FIELDS: [&str; 6] = [
     "privateKeyProvider",
 ];
 /// Fields that only Envoy's process or its bootstrap acts on.
-const ENVOY_FIELDS: [&str; 12] = [
+const ENVOY_FIELDS: [&str; 10] = [
     "binaryPath",
     "customConfigFile",
     "proxyBootstrapTemplatePath",
     "statsdUdpAddress",
     "envoyMetricsServiceAddress",
-    "tracing",
     "envoyMetricsService",
-    "envoyAccessLogService",
     "runtimeValues",
     "statsCompression",
     "fileFlushInterval",
@@ -84,9 +82,13 @@ pub(super) fn without_effect(
     }
     let given = fields.into_iter().filter(|name| layers.is_given(name));
     names.extend(given.map(|name| format!("{name} of the proxy configuration")));
-    if let Some(Tracer::Other(tracer)) = config.tracing.as_ref().map(|it| &it.tracer) {
-        names.push(format!("tracing.{tracer} of the proxy configuration"));
-    }
+    let tracer = match config.tracing.as_ref().map(|it| &it.tracer) {
+        Some(Tracer::Other(name)) => Some(*name),
+        Some(Tracer::Lightstep { .. }) if builtin => Some("lightstep"),
+        Some(Tracer::Datadog { .. }) if builtin => Some("datadog"),
+        _ => None,
+    };
+    names.extend(tracer.map(|name| format!("tracing.{name} of the proxy configuration")));
     let unknown = layers.unknown().iter();
     names.extend(unknown.map(|path| format!("{path} of the proxy configuration (unknown)")));
     names

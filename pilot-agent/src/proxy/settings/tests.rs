@@ -426,4 +426,15 @@ fn what_has_no_effect_is_named() {
     assert!(builtin.contains(&"runtimeValues of the proxy configuration".to_owned()));
     assert!(builtin.contains(&"WASM_MODULE_EXPIRY".to_owned()));
     assert!(good(&[], &[]).without_effect.is_empty());
+    for (tracer, expected) in [
+        ("zipkin: {address: 'z:1'}", vec![]),
+        (
+            "datadog: {address: 'd:1'}",
+            vec!["tracing.datadog of the proxy configuration"],
+        ),
+    ] {
+        let config = format!("tracing: {{{tracer}}}");
+        let settings = good(&[], &[("PROXY_CONFIG", &config)]);
+        assert_eq!(settings.without_effect, expected, "{tracer}");
+    }
 }

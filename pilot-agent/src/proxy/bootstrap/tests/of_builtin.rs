@@ -1,0 +1,94 @@
+//! What the built-in proxy starts from.
+
+use std::{sync::Arc, time::Duration};
+
+use ithildin_proxy::{Proxy, ProxyOptions};
+use ithildin_xds::{SecretRef, SecretState, SecretSubscriber};
+use tokio::sync::watch;
+
+use super::*;
+
+#[test]
+fn the_builtin_proxy_knows_its_workload_and_version() {
+    let case = Case {
+        env: &[("ISTIO_META_WORKLOAD_NAME", "web"), ("POD_NAME", "web-1")],
+        ..Case::new("workload", vec![])
+    };
+    let settings = case.settings().unwrap();
+    let node = builtin(&settings).unwrap().node.unwrap();
+    assert!(node.user_agent_version_type.is_some());
+    let node = Node {
+        user_agent_version_type: None,
+        ..node
+    };
+    assert_eq!(node, settings.xds_node());
+    let metadata = node.metadata.unwrap().fields;
+    assert!(metadata.contains_key("WORKLOAD_NAME") && metadata.contains_key("ISTIO_VERSION"));
+}
+
+/// Nobody's identity: what waits for it is not asked for here.
+struct NoSecrets;
+
+impl SecretSubscriber for NoSecrets {
+    fn subscribe(&self, _: &SecretRef) -> watch::Receiver<SecretState> {
+        watch::channel(SecretState::Pending("test".into())).1
+    }
+}
+
+#[tokio::test]
+async fn the_builtin_proxy_takes_the_collectors_that_it_can_tell() {
+    for (config, expected) in [
+        ("{}", vec![]),
+        ("tracing: {datadog: {address: 'd:1'}}", vec![]),
+        (
+            "tracing: {lightstep: {address: 'l:1', accessToken: t}}",
+            vec![],
+        ),
+        ("envoyMetricsService: {address: 'm:1'}", vec![]),
+        ("tracing: {zipkin: {address: 'z:1'}}", vec!["zipkin"]),
+        (
+            "tracing: {zipkin: {address: 'z:1'}, tlsSettings: {mode: ISTIO_MUTUAL}}",
+            vec!["zipkin"],
+        ),
+        (
+            "tracing: {zipkin: {address: 'z:1'}, tlsSettings: {mode: SIMPLE, caCertificates: /ca.pem, sni: z}}",
+            vec!["zipkin"],
+        ),
+        // Nobody vouches for who answers.
+        (
+            "tracing: {zipkin: {address: 'z:1'}, tlsSettings: {mode: SIMPLE}}",
+            vec![],
+        ),
+        (
+            "tracing: {zipkin: {address: 'z:1'}, tlsSettings: {mode: MUTUAL, clientCertificate: /c.pem, privateKey: /k.pem, caCertificates: /ca.pem}}",
+            vec!["zipkin"],
+        ),
+        (
+            "{tracing: {zipkin: {address: 'z:1'}}, envoyAccessLogService: {address: 'a:1', tcpKeepalive: {probes: 3}, tlsSettings: {mode: ISTIO_MUTUAL}}}",
+            vec!["zipkin", "envoy_accesslog_service"],
+        ),
+    ] {
+        let env = vec![("PROXY_CONFIG", config)].leak();
+        let case = Case::config("collectors", env, vec![]);
+        let mut bootstrap = builtin(&case.settings().unwrap()).unwrap();
+        let clusters = &bootstrap.static_resources.as_ref().unwrap().clusters;
+        let names: Vec<_> = clusters.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(names, expected, "{config}");
+        #[expect(deprecated, reason = "Envoy has no other field for it")]
+        let has_tracer = bootstrap.tracing.is_some();
+        assert_eq!(has_tracer, expected.contains(&"zipkin"), "{config}");
+        // Its port may be another's.
+        bootstrap.admin = None;
+        let proxy = Proxy::start(ProxyOptions {
+            bootstrap,
+            resources: watch::channel(Arc::default()).1,
+            secrets: Arc::new(NoSecrets),
+            concurrency: 1,
+            drain_time: Duration::ZERO,
+        });
+        let proxy = proxy
+            .await
+            .unwrap_or_else(|error| panic!("{config}: {error}"));
+        proxy.shutdown(Duration::ZERO).await;
+    }
+}
