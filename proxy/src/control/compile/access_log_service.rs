@@ -94,8 +94,8 @@ pub(super) fn open_telemetry(
 ) -> Option<Service> {
     let OpenTelemetryAccessLogConfig {
         common_config,
-        http_service,
-        grpc_service,
+        http_service: _,
+        grpc_service: _,
         disable_builtin_labels,
         resource_attributes,
         resource_detectors,
@@ -122,18 +122,7 @@ pub(super) fn open_telemetry(
         at_common.text("log_name", &old.log_name);
     }
     api_version(old.transport_api_version, &at_common);
-    let places = [
-        grpc_service
-            .as_ref()
-            .map(|it| grpc(it, &at.field("grpc_service"))),
-        old.grpc_service
-            .as_ref()
-            .map(|it| grpc(it, &at_common.field("grpc_service"))),
-        http_service
-            .as_ref()
-            .map(|it| collector::otlp(it, &at.field("http_service"))),
-    ];
-    let place = only_one(places.into_iter().flatten(), at);
+    let place = log_place(config, old, at);
     let interval = buffer_flush_interval.as_ref();
     let bytes = buffer_size_bytes.as_ref();
     let batch = batch(
@@ -180,11 +169,24 @@ pub(super) fn open_telemetry(
     Some(Service::new(collector, Entries::OpenTelemetry(records)))
 }
 
-fn grpc(config: &GrpcService, at: &At<'_>) -> Option<Place> {
-    collector::grpc(config, EXPORT_LOGS, at)
-}
-
-fn only_one(mut places: impl Iterator<Item = Option<Place>>, at: &At<'_>) -> Option<Place> {
+/// Of three fields that may say where records go, one does.
+fn log_place(
+    config: &OpenTelemetryAccessLogConfig,
+    old: &CommonGrpcAccessLogConfig,
+    at: &At<'_>,
+) -> Option<Place> {
+    let grpc = |config: &Option<GrpcService>, at: At<'_>| {
+        let config = config.as_ref();
+        config.map(|config| collector::grpc(config, EXPORT_LOGS, &at))
+    };
+    let at_common = at.field("common_config");
+    let http = config.http_service.as_ref();
+    let places = [
+        grpc(&config.grpc_service, at.field("grpc_service")),
+        grpc(&old.grpc_service, at_common.field("grpc_service")),
+        http.map(|config| collector::otlp(config, &at.field("http_service"))),
+    ];
+    let mut places = places.into_iter().flatten();
     match (places.next(), places.next()) {
         (Some(place), None) => place,
         (Some(_), Some(_)) => {

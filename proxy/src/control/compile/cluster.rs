@@ -5,35 +5,25 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use ithildin_proto::{
     istio::metadata_exchange::MetadataExchange,
-    pb::envoy::{
-        config::cluster::v3::{
-            Cluster as ClusterProto, Filter,
-            cluster::{
-                ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, TransportSocketMatch,
-            },
-        },
-        extensions::clusters::dynamic_forward_proxy::v3::ClusterConfig as ForwardConfig,
+    pb::envoy::config::cluster::v3::{
+        Cluster as ClusterProto, Filter, cluster::TransportSocketMatch,
     },
 };
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 
 use super::{
-    Compiler, ads_source,
+    Compiler,
     cluster_http::{self, HttpOptions},
-    dns::{self, DnsSpec},
+    discovery::{self, Discovery, Source},
     endpoints::{self, Placement},
-    forward::{self, ForwardSpec},
+    forward,
     listener::DEFAULT_BUFFER_LIMIT,
     load_balancing::{common_lb, lb_policy},
     network_filters, outlier,
     upstream::{bind, circuit_breakers, keepalive},
 };
 use crate::{
-    config::{
-        cluster::{Cluster, ClusterKind, EndpointSet, Transports},
-        forward::{Forward, Question},
-    },
+    config::cluster::{Cluster, Transports},
     control::{
         any,
         report::{At, no_effect, refuse},
@@ -43,8 +33,6 @@ use crate::{
     outlier::Detector,
 };
 
-/// Names that workers have asked for and the control runtime has not heard of yet; one is taken in no time.
-const QUESTIONS: usize = 1024;
 /// Envoy's defaults.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -57,28 +45,6 @@ pub(in crate::control) struct CompiledCluster {
     pub(super) placement: Placement,
 }
 
-/// Where endpoints come from.
-#[derive(Debug)]
-pub(in crate::control) enum Discovery {
-    /// They stand in the configuration, or there are none.
-    Fixed,
-    Eds {
-        name: Arc<str>,
-        /// `None`: they are waited for as long as it takes.
-        timeout: Option<Duration>,
-    },
-    Dns(DnsSpec),
-    /// Requests bring names, whose addresses workers ask for.
-    Forward(Option<Questions>),
-}
-
-/// How names are found, and what asks for them.
-#[derive(Debug)]
-pub(in crate::control) struct Questions {
-    pub(in crate::control) spec: ForwardSpec,
-    pub(in crate::control) asked: mpsc::Receiver<Question>,
-}
-
 pub(super) fn cluster(
     config: &ClusterProto,
     compiler: &mut Compiler,
@@ -89,9 +55,9 @@ pub(super) fn cluster(
         at.field("name").error("is empty");
     }
     let name: Arc<str> = config.name.as_str().into();
-    let kind = kind(config, at);
+    let kind = discovery::kind(config, at);
     let mut protocol = cluster_http::options(config, at);
-    let custom = custom(config, at);
+    let custom = discovery::custom(config, at);
     if let (Some(protocol), Some((custom, at))) = (&mut protocol, &custom) {
         forward::verify(config, custom, &mut protocol.http, at);
     }
@@ -104,8 +70,8 @@ pub(super) fn cluster(
     let outlier = config.outlier_detection.as_ref();
     let outlier = outlier.map(|config| outlier::detection(config, &at.field("outlier_detection")));
     placement.watched = outlier.is_some();
-    let found = kind.and_then(|kind| discovery(config, kind, &placement, compiler, at));
-    let forward = custom.and_then(|(custom, at)| questions(&custom, &at));
+    let source =
+        kind.and_then(|kind| discovery::source(config, kind, custom, &placement, compiler, at));
     let lb = lb_policy(config, kind, at);
     let limits = circuit_breakers(config.circuit_breakers.as_ref(), at);
     let bind = bind(config.upstream_bind_config.as_ref(), at);
@@ -126,15 +92,11 @@ pub(super) fn cluster(
         http,
         error_statuses,
     } = protocol?;
-    let (mut discovery, endpoints) = found?;
-    let forward = match (&mut discovery, forward) {
-        (Discovery::Forward(questions), Some((forward, asked))) => {
-            *questions = Some(asked);
-            Some(forward)
-        }
-        (Discovery::Forward(_), None) => return None,
-        _ => None,
-    };
+    let Source {
+        discovery,
+        endpoints,
+        forward,
+    } = source?;
     let transports = transports?;
     let lb = lb?;
     let tls = (0..transports.0.len()).any(|index| transports.tls(index).is_some());
@@ -262,128 +224,6 @@ fn peer_exchange(
         }
     }
     exchange
-}
-
-fn kind(config: &ClusterProto, at: &At<'_>) -> Option<ClusterKind> {
-    let value = match &config.cluster_discovery_type {
-        None => DiscoveryType::Static as i32,
-        Some(ClusterDiscoveryType::Type(value)) => *value,
-        Some(ClusterDiscoveryType::ClusterType(custom)) => {
-            let config = custom.typed_config.as_ref();
-            if config.is_some_and(any::is::<ForwardConfig>) {
-                return Some(ClusterKind::Forward);
-            }
-            at.field("cluster_type")
-                .error(format_args!("{:?} is not supported", custom.name));
-            return None;
-        }
-    };
-    Some(match at.enumeration("type", value)? {
-        DiscoveryType::Static => ClusterKind::Static,
-        DiscoveryType::StrictDns => ClusterKind::StrictDns,
-        DiscoveryType::LogicalDns => ClusterKind::LogicalDns,
-        DiscoveryType::Eds => ClusterKind::Eds,
-        DiscoveryType::OriginalDst => ClusterKind::OriginalDst,
-    })
-}
-
-/// The configuration of a dynamic forward proxy, and where it stands.
-fn custom<'a>(config: &ClusterProto, at: &'a At<'a>) -> Option<(ForwardConfig, At<'a>)> {
-    let Some(ClusterDiscoveryType::ClusterType(custom)) = &config.cluster_discovery_type else {
-        return None;
-    };
-    let typed = custom.typed_config.as_ref();
-    let typed = typed.filter(|it| any::is::<ForwardConfig>(it))?;
-    let at = at.field("cluster_type.typed_config");
-    Some((any::read(typed, &at)?, at))
-}
-
-/// Both ends of what workers ask the control runtime.
-fn questions(config: &ForwardConfig, at: &At<'_>) -> Option<(Forward, Questions)> {
-    let (spec, limits) = forward::cluster(config, at)?;
-    let (questions, asked) = mpsc::channel(QUESTIONS);
-    let forward = Forward {
-        questions,
-        host_ttl: limits.host_ttl,
-        query_timeout: limits.query_timeout,
-        max_pending: limits.max_pending,
-    };
-    Some((forward, Questions { spec, asked }))
-}
-
-fn discovery(
-    config: &ClusterProto,
-    kind: ClusterKind,
-    placement: &Placement,
-    compiler: &Compiler,
-    at: &At<'_>,
-) -> Option<(Discovery, EndpointSet)> {
-    let assignment_at = at.field("load_assignment");
-    let assignment = config.load_assignment.as_ref();
-    if config.eds_cluster_config.is_some() && kind != ClusterKind::Eds {
-        at.field("eds_cluster_config")
-            .error("may only be set with type EDS");
-    }
-    let provided = matches!(
-        kind,
-        ClusterKind::Eds | ClusterKind::OriginalDst | ClusterKind::Forward
-    );
-    if assignment.is_some() && provided {
-        assignment_at.error("may only be set with types STATIC, STRICT_DNS and LOGICAL_DNS");
-    }
-    match kind {
-        ClusterKind::Static => {
-            let none = EndpointSet::default();
-            let set = match assignment {
-                Some(config) => {
-                    let workers = compiler.stats.workers();
-                    endpoints::fixed(config, placement, workers, &none, &assignment_at)?
-                }
-                None => none,
-            };
-            Some((Discovery::Fixed, set))
-        }
-        ClusterKind::OriginalDst => Some((Discovery::Fixed, EndpointSet::default())),
-        ClusterKind::Forward => Some((Discovery::Forward(None), EndpointSet::default())),
-        ClusterKind::Eds => {
-            let eds = eds(config, &at.field("eds_cluster_config"))?;
-            Some((eds, EndpointSet::default()))
-        }
-        ClusterKind::StrictDns | ClusterKind::LogicalDns => {
-            let Some(assignment) = assignment else {
-                assignment_at.error("is required");
-                return None;
-            };
-            let targets = endpoints::dns_targets(assignment, placement, &assignment_at);
-            let logical = kind == ClusterKind::LogicalDns;
-            if logical && targets.len() != 1 {
-                assignment_at.error("LOGICAL_DNS clusters must have exactly one endpoint");
-            }
-            let spec = dns::spec(config, targets, logical, at)?;
-            Some((Discovery::Dns(spec), EndpointSet::default()))
-        }
-    }
-}
-
-fn eds(config: &ClusterProto, at: &At<'_>) -> Option<Discovery> {
-    let Some(EdsClusterConfig {
-        eds_config,
-        service_name,
-    }) = &config.eds_cluster_config
-    else {
-        at.error("is required with type EDS");
-        return None;
-    };
-    let timeout = ads_source(eds_config.as_ref(), &at.field("eds_config"))?;
-    let name = if service_name.is_empty() {
-        &config.name
-    } else {
-        service_name
-    };
-    Some(Discovery::Eds {
-        name: name.as_str().into(),
-        timeout,
-    })
 }
 
 fn transports(

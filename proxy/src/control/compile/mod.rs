@@ -19,6 +19,7 @@ mod cluster_http;
 mod collector;
 mod cors;
 mod custom_tags;
+mod discovery;
 mod dns;
 mod endpoints;
 mod error_matcher;
@@ -82,7 +83,8 @@ use ithildin_proto::pb::envoy::config::{
 use tokio::sync::Notify;
 
 pub(super) use self::{
-    cluster::{CompiledCluster, Discovery, Questions},
+    cluster::CompiledCluster,
+    discovery::{Discovery, Questions},
     dns::{DnsSpec, LookupFamily},
     endpoints::DnsTarget,
     forward::ForwardSpec,

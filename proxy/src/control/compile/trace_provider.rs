@@ -101,9 +101,13 @@ pub(super) fn tracer(config: &Http, compiler: &Compiler, at: &At<'_>) -> Option<
 }
 
 /// In which words, where, and how what is gathered becomes a report.
-type Told = (Dialect, Option<(Place, Box<dyn Report>)>);
+type Provider = (Dialect, Option<(Place, Box<dyn Report>)>);
 
-fn open_telemetry(config: &OpenTelemetryConfig, compiler: &Compiler, at: &At<'_>) -> Option<Told> {
+fn open_telemetry(
+    config: &OpenTelemetryConfig,
+    compiler: &Compiler,
+    at: &At<'_>,
+) -> Option<Provider> {
     let OpenTelemetryConfig {
         grpc_service,
         http_service,
@@ -203,7 +207,7 @@ fn is<M: Name>(config: &TypedExtensionConfig) -> bool {
 }
 
 #[allow(deprecated)]
-fn zipkin(config: &ZipkinConfig, compiler: &Compiler, at: &At<'_>) -> Option<Told> {
+fn zipkin(config: &ZipkinConfig, compiler: &Compiler, at: &At<'_>) -> Option<Provider> {
     let ZipkinConfig {
         collector_cluster,
         collector_endpoint,

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use ithildin_http1::Known;
 
-use super::context::{Parent, Told, hex};
+use super::context::{Extracted, Parent, hex};
 use crate::{access_log::SpanIds, http::headers::Headers};
 
 const SINGLE: &str = "b3";
@@ -34,22 +34,22 @@ pub(super) fn sampled(headers: &Headers) -> Option<bool> {
 }
 
 /// `sampled` is what was decided.
-pub(super) fn read(headers: &Headers, sampled: bool) -> Told {
+pub(super) fn read(headers: &Headers, sampled: bool) -> Extracted {
     let ids = match headers.get(SINGLE) {
         Some(single) if single.len() == 1 => match flag(single[0]) {
-            Some(_) => return Told::Nothing,
+            Some(_) => return Extracted::Nothing,
             None => None,
         },
         Some(single) => of_single(single),
         None => match (headers.get(TRACE_ID), headers.get(SPAN_ID)) {
             (Some(trace), Some(span)) => of_several(trace, span, headers.get(PARENT_ID)),
-            _ => return Told::Nothing,
+            _ => return Extracted::Nothing,
         },
     };
     let Some((trace, span, parent)) = ids else {
-        return Told::Nonsense;
+        return Extracted::Nonsense;
     };
-    Told::Parent(Parent {
+    Extracted::Parent(Parent {
         ids: SpanIds {
             trace,
             span,

@@ -26,7 +26,7 @@ pub(super) struct Parent {
 
 /// What the headers of a request tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum Extracted {
     Nothing,
     Parent(Parent),
     /// Something that makes no sense: the request has no span.
@@ -34,15 +34,15 @@ pub(super) enum Told {
 }
 
 /// Reads `traceparent`, and `tracestate` beside it.
-pub(super) fn read(headers: &Headers) -> Told {
+pub(super) fn read(headers: &Headers) -> Extracted {
     let Some(value) = headers.get(TRACEPARENT) else {
-        return Told::Nothing;
+        return Extracted::Nothing;
     };
     let Some(ids) = parse(value) else {
-        return Told::Nonsense;
+        return Extracted::Nonsense;
     };
     let state = headers.joined(TRACESTATE);
-    Told::Parent(Parent {
+    Extracted::Parent(Parent {
         ids,
         parent: None,
         state: state.filter(|state| !state.is_empty()),

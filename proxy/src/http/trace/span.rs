@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     b3,
-    context::{self, Parent, Told},
+    context::{self, Extracted, Parent},
 };
 use crate::{
     access_log::SpanIds,
@@ -54,9 +54,9 @@ impl Span {
                     false => "ingress".to_owned(),
                 };
                 let mut span = match context::read(&request.headers) {
-                    Told::Nothing => Self::root(new_trace_id(), random(), traced, kind, name),
-                    Told::Parent(parent) => Self::remote(&parent, kind, name),
-                    Told::Nonsense => return None,
+                    Extracted::Nothing => Self::root(new_trace_id(), random(), traced, kind, name),
+                    Extracted::Parent(parent) => Self::remote(&parent, kind, name),
+                    Extracted::Nonsense => return None,
                 };
                 span.ids.sampled = traced && (span.ids.sampled || *samples_all);
                 span.is_our_decision = span.parent.is_none() && !samples_all;
@@ -66,8 +66,8 @@ impl Span {
                 let kind = kind(tracing.own_hop || zipkin.own_hop, tracing.egress);
                 let parent = zipkin_parent(zipkin, &request.headers, traced);
                 match parent {
-                    (Told::Nonsense, _) => None,
-                    (Told::Nothing, sampled) => {
+                    (Extracted::Nonsense, _) => None,
+                    (Extracted::Nothing, sampled) => {
                         let id = random();
                         let trace = zipkin_trace_id(zipkin, id);
                         let is_told = b3::sampled(&request.headers).is_some();
@@ -76,7 +76,7 @@ impl Span {
                             ..Self::root(trace, id, sampled, kind, host())
                         })
                     }
-                    (Told::Parent(parent), _) => {
+                    (Extracted::Parent(parent), _) => {
                         let shares = zipkin.shares_context && kind == Kind::Server;
                         Some(match shares {
                             true => Self::shared(&parent, kind, host()),
@@ -176,16 +176,18 @@ fn kind(own_hop: bool, egress: bool) -> Kind {
 }
 
 /// What came in Zipkin's words, and whether the request is traced.
-fn zipkin_parent(zipkin: &Zipkin, headers: &Headers, traced: bool) -> (Told, bool) {
+fn zipkin_parent(zipkin: &Zipkin, headers: &Headers, traced: bool) -> (Extracted, bool) {
     let asks_w3c = zipkin.speaks_w3c && !b3::is_single(headers);
     let w3c = asks_w3c.then(|| context::read(headers));
     let by_w3c = match &w3c {
-        Some(Told::Parent(parent)) => Some(parent.ids.sampled),
+        Some(Extracted::Parent(parent)) => Some(parent.ids.sampled),
         _ => None,
     };
     let sampled = b3::sampled(headers).or(by_w3c).unwrap_or(traced);
     match (b3::read(headers, sampled), w3c) {
-        (Told::Nothing, Some(Told::Parent(parent))) => (Told::Parent(parent), sampled),
+        (Extracted::Nothing, Some(Extracted::Parent(parent))) => {
+            (Extracted::Parent(parent), sampled)
+        }
         (told, _) => (told, sampled),
     }
 }

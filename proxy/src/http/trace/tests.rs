@@ -2,7 +2,7 @@ use ithildin_http1::Known;
 
 use super::{
     b3,
-    context::{self, Told},
+    context::{self, Extracted},
     decision::{Reason, decide},
 };
 use crate::{
@@ -26,9 +26,9 @@ fn headers(fields: &[(&'static str, &str)]) -> Headers {
     headers
 }
 
-fn parent(told: Told) -> (SpanIds, Option<u64>) {
+fn parent(told: Extracted) -> (SpanIds, Option<u64>) {
     match told {
-        Told::Parent(parent) => (parent.ids, parent.parent),
+        Extracted::Parent(parent) => (parent.ids, parent.parent),
         other => panic!("{other:?}"),
     }
 }
@@ -56,7 +56,7 @@ fn traceparent_is_read_as_it_is_written() {
     }
     assert_eq!(
         context::read(&headers(&[("tracestate", "a=b")])),
-        Told::Nothing
+        Extracted::Nothing
     );
 }
 
@@ -80,7 +80,7 @@ fn a_traceparent_that_is_none_is_nonsense() {
         &huge,
     ] {
         let told = context::read(&headers(&[("traceparent", value)]));
-        assert_eq!(told, Told::Nonsense, "{value:.80}");
+        assert_eq!(told, Extracted::Nonsense, "{value:.80}");
     }
 }
 
@@ -106,7 +106,7 @@ fn both_forms_of_b3_are_read() {
     );
     let (told, undecided) = single(format!("{trace}-{span}"));
     assert_eq!((told, parent(undecided)), (None, (ids(true), None)));
-    assert_eq!(read(&[("b3", "0")]), (Some(false), Told::Nothing));
+    assert_eq!(read(&[("b3", "0")]), (Some(false), Extracted::Nothing));
     let several = [
         ("x-b3-traceid", trace),
         ("x-b3-spanid", span),
@@ -125,7 +125,7 @@ fn both_forms_of_b3_are_read() {
         (TRACE & u128::from(u64::MAX), false)
     );
     assert_eq!(narrow.trace_hex(), trace[16..]);
-    assert_eq!(read(&several[..1]).1, Told::Nothing);
+    assert_eq!(read(&several[..1]).1, Extracted::Nothing);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn hostile_b3_is_nonsense() {
         "0af7651916cd43dd8448eb211c8031\u{e9}-b7ad6b7169203331",
     ] {
         let told = b3::read(&headers(&[("b3", value)]), true);
-        assert_eq!(told, Told::Nonsense, "{value:.80}");
+        assert_eq!(told, Extracted::Nonsense, "{value:.80}");
     }
     for fields in [
         [("x-b3-traceid", &*huge), ("x-b3-spanid", "1")],
@@ -183,7 +183,7 @@ fn hostile_b3_is_nonsense() {
         [("x-b3-traceid", ""), ("x-b3-spanid", "1")],
     ] {
         let told = b3::read(&headers(&fields), true);
-        assert_eq!(told, Told::Nonsense, "{:.80}", fields[0].1);
+        assert_eq!(told, Extracted::Nonsense, "{:.80}", fields[0].1);
     }
 }
 
