@@ -20,6 +20,9 @@ use super::{
 /// How long to wait for the line in the gateway's log.
 const LOG_PATIENCE: Duration = Duration::from_secs(5);
 
+/// For so long the log takes only so many lines.
+const LOG_WINDOW: Duration = Duration::from_secs(1);
+
 /// How a visit is to end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -98,6 +101,7 @@ impl Visitor {
             return None;
         }
         let started = Instant::now();
+        let mut knocked = started;
         loop {
             sleep(POLL).await;
             let text = stage.ingress_log();
@@ -108,7 +112,10 @@ impl Visitor {
             if started.elapsed() > LOG_PATIENCE {
                 return None;
             }
-            let _ = self.visit(stage).await;
+            if knocked.elapsed() > LOG_WINDOW {
+                let _ = self.visit(stage).await;
+                knocked = Instant::now();
+            }
         }
     }
 }

@@ -339,7 +339,7 @@ pub(crate) fn normal(answer: &str, proxy: SocketAddr) -> Vec<String> {
 fn is_rest(timeout: &str) -> bool {
     timeout
         .parse()
-        .is_ok_and(|ms| (10_000..15_000).contains(&ms))
+        .is_ok_and(|ms| (13_000..15_000).contains(&ms))
 }
 
 fn before_last(list: &str) -> &str {

@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{io::Write, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use crate::{
     envoy::Envoy,
@@ -115,8 +120,11 @@ const CLUSTERS: &[(&str, &str, &str, &str)] = &[
     ),
 ];
 
-/// So many requests to each cluster fill every row.
+/// So many requests to each cluster, and those of one look, fill every row.
 const REQUESTS: usize = 12;
+
+/// `base_ejection_time` of the cluster whose host comes back.
+const EJECTED: Duration = Duration::from_millis(300);
 
 /// Looks at what comes once all that will be ejected is.
 const TRIES: usize = 50;
@@ -198,8 +206,13 @@ async fn an_ejected_host_comes_back() {
     };
     while status(&get(front, "/short/").await) == "200" {}
     get(front, "/short/").await;
+    let asked = Instant::now();
     while status(&get(front, "/short/").await) == "200" {}
     wait_for("enforced_total: 1").await;
+    let back = async { while status(&get(front, "/short/").await) == "200" {} };
+    let back = tokio::time::timeout(Duration::from_secs(30), back).await;
+    back.expect("it comes back");
+    assert!(asked.elapsed() >= EJECTED, "{:?}", asked.elapsed());
     wait_for("active: 0").await;
     let mut all = Vec::new();
     for _ in 0..2 {

@@ -17,9 +17,9 @@ use tonic::{Code, Request, transport::Endpoint};
 
 use crate::support::*;
 
-/// A back-off that grows is at eight seconds then, of which seven are left.
-const OUTAGE: Duration = Duration::from_secs(8);
-/// Far more than a new socket takes to be found.
+/// A back-off that grows is in its pause of eight to sixteen seconds then, or its next.
+const OUTAGE: Duration = Duration::from_secs(15);
+/// Far more than the second that a new socket takes to be found, and less than such a pause.
 const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test]

@@ -242,7 +242,11 @@ fn on_builtin() {
         PUSHES / 4,
         resident(&scene)
     );
-    falls_to(&scene, "no more than early", early + SLACK / 8);
+    falls_to(
+        &scene,
+        "little more than early is resident",
+        early + SLACK / 8,
+    );
     let tally = load.finish();
     assert_eq!(tally.failed, 0, "{tally:?}");
     assert_eq!(scene.istiod.streams(), streams, "the stream goes on");

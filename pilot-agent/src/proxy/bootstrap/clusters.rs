@@ -13,7 +13,7 @@ use super::{
 };
 use crate::proxy::{
     proxy_config::{RemoteService, TcpKeepalive, TlsMode, TlsSettings},
-    settings::Settings,
+    settings::{ConfigSource, Settings},
 };
 
 /// Our own endpoints, for routing that knows zones.
@@ -64,6 +64,9 @@ fn access_log_service(settings: &Settings, addresses: &Addresses) -> anyhow::Res
 
 /// Those whom the built-in proxy tells of requests. Of the tracers it knows Zipkin's.
 pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Vec<Value>> {
+    if settings.source != ConfigSource::Istiod {
+        return Ok(Vec::new());
+    }
     let addresses = Addresses::of(settings);
     let tracer = tracers::cluster(settings, &addresses)?;
     let tracer = tracer.filter(|it| it["name"] == tracers::ZIPKIN);
@@ -72,15 +75,16 @@ pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Vec<Value>> {
     Ok(all.filter(is_verified).collect())
 }
 
-/// Whether somebody vouches for who answers there. Envoy would tell anybody.
+/// Whether somebody vouches for who answers there. Where nobody does, Envoy does not start.
 fn is_verified(cluster: &Value) -> bool {
     const VOUCHER: &str = "/transport_socket/typed_config/common_tls_context/combined_validation_context/validation_context_sds_secret_config";
     let verified = cluster.get("transport_socket").is_none() || cluster.pointer(VOUCHER).is_some();
     if !verified {
-        warn!(
-            name = %cluster["name"],
-            "a collector of the proxy configuration has TLS and no caCertificates: it is told nothing"
-        );
+        let field = match cluster["name"] == tracers::ZIPKIN {
+            true => "tracing",
+            false => "envoyAccessLogService",
+        };
+        warn!("{field}.tlsSettings has no caCertificates: nobody is told");
     }
     verified
 }
@@ -222,6 +226,7 @@ pub(super) fn transport_socket(
         _ => secret,
     };
     let names = tls.subject_alt_names.iter();
+    let names = names.filter(|name| !name.is_empty());
     let names: Vec<_> = names.map(|name| json!({"exact": name})).collect();
     let mut validation = json!({"default_validation_context": {}});
     if !names.is_empty() {

@@ -41,6 +41,8 @@ const FIELDS: [&str; 6] = [
     "statNameLength",
     "privateKeyProvider",
 ];
+/// Fields of services that only istiod asks a data plane to tell of requests.
+const ISTIOD_FIELDS: [&str; 2] = ["tracing", "envoyAccessLogService"];
 /// Fields that only Envoy's process or its bootstrap acts on.
 const ENVOY_FIELDS: [&str; 10] = [
     "binaryPath",
@@ -69,6 +71,9 @@ pub(super) fn without_effect(
     if builtin {
         variables.extend(ENVOY_VARIABLES);
         fields.extend(ENVOY_FIELDS);
+    }
+    if args.config_dir.is_some() {
+        fields.extend(ISTIOD_FIELDS);
     }
     let set = variables
         .into_iter()

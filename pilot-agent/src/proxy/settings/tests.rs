@@ -437,4 +437,9 @@ fn what_has_no_effect_is_named() {
         let settings = good(&[], &[("PROXY_CONFIG", &config)]);
         assert_eq!(settings.without_effect, expected, "{tracer}");
     }
+    // Nobody but istiod asks for what they would be told.
+    let config = [("PROXY_CONFIG", "tracing: {zipkin: {address: 'z:1'}}")];
+    let settings = good(&["--configDir=/x"], &config);
+    let expected = ["tracing of the proxy configuration"];
+    assert_eq!(settings.without_effect, expected);
 }

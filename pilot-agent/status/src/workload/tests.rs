@@ -96,22 +96,22 @@ async fn every_method() {
     let silent = json!({"httpGet": {"port": port}, "timeoutSeconds": 1});
     for (probe, unhealthy) in [
         (
-            json!({"tcpSocket": {"port": port}, "timeoutSeconds": 10}),
+            json!({"tcpSocket": {"port": port}, "timeoutSeconds": 5}),
             None,
         ),
         (
-            json!({"tcpSocket": {"port": port, "host": "127.0.0.1"}, "timeoutSeconds": 10}),
+            json!({"tcpSocket": {"port": port, "host": "127.0.0.1"}, "timeoutSeconds": 5}),
             None,
         ),
         (json!({"tcpSocket": {"port": 1}}), Some("cannot connect")),
         (silent, Some("no answer within 1s")),
         (json!({"grpc": {"port": port}}), Some("no answer within 1s")),
         (
-            json!({"exec": {"command": ["true"]}, "timeoutSeconds": 10}),
+            json!({"exec": {"command": ["true"]}, "timeoutSeconds": 5}),
             None,
         ),
         (
-            json!({"exec": {"command": ["sh", "-c", "exit 3"]}, "timeoutSeconds": 10}),
+            json!({"exec": {"command": ["sh", "-c", "exit 3"]}, "timeoutSeconds": 5}),
             Some("exit status: 3"),
         ),
         (
@@ -119,7 +119,7 @@ async fn every_method() {
             Some("no answer within 1s"),
         ),
         (
-            json!({"exec": {"command": ["/nonexistent/probe"]}, "timeoutSeconds": 10}),
+            json!({"exec": {"command": ["/nonexistent/probe"]}, "timeoutSeconds": 5}),
             Some("/nonexistent/probe"),
         ),
     ] {
@@ -135,7 +135,8 @@ async fn every_method() {
 async fn changes_are_said_once_and_only_those() {
     let folder = tempfile::tempdir().unwrap();
     let flag = folder.path().join("well");
-    let probe = json!({"exec": {"command": ["test", "-e", flag]}, "periodSeconds": 1, "timeoutSeconds": 10});
+    let probe =
+        json!({"exec": {"command": ["test", "-e", flag]}, "periodSeconds": 1, "timeoutSeconds": 5});
     let mut health = start(probe, ready());
     let said = timeout(LIMIT, health.wait_for(Option::is_some))
         .await

@@ -54,6 +54,10 @@ async fn the_builtin_proxy_takes_the_collectors_that_it_can_tell() {
             "tracing: {zipkin: {address: 'z:1'}, tlsSettings: {mode: SIMPLE, caCertificates: /ca.pem, sni: z}}",
             vec!["zipkin"],
         ),
+        (
+            "tracing: {zipkin: {address: '$(HOST_IP):1'}, tlsSettings: {mode: ISTIO_MUTUAL, subjectAltNames: ['', spiffe://td/z]}}",
+            vec!["zipkin"],
+        ),
         // Nobody vouches for who answers.
         (
             "tracing: {zipkin: {address: 'z:1'}, tlsSettings: {mode: SIMPLE}}",
