@@ -53,6 +53,16 @@ impl Format {
         }
     }
 
+    /// What it names and this proxy lacks.
+    pub fn lacking(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        match &self.body {
+            Body::Text(template) => names.extend(template.lacking()),
+            Body::Json(node) => node.lacking(&mut names),
+        }
+        names
+    }
+
     /// Adds what a line needs of messages that are gone when it is written.
     pub(super) fn needs(&self, needs: &mut Needs) {
         match &self.body {
@@ -74,6 +84,15 @@ impl Format {
 }
 
 impl Node {
+    fn lacking<'n>(&'n self, names: &mut Vec<&'n str>) {
+        match self {
+            Self::Template(template) => names.extend(template.lacking()),
+            Self::Constant(_) => {}
+            Self::List(items) => items.iter().for_each(|item| item.lacking(names)),
+            Self::Object(fields) => fields.iter().for_each(|(_, value)| value.lacking(names)),
+        }
+    }
+
     fn needs(&self, needs: &mut Needs) {
         match self {
             Self::Template(template) => template.needs(needs),

@@ -13,6 +13,7 @@ mod filter_state;
 mod flags;
 mod format;
 mod grpc_status;
+mod lacking;
 mod log;
 mod operator;
 pub(crate) mod service;

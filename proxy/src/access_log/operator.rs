@@ -3,9 +3,10 @@
 use std::{borrow::Cow, net::SocketAddr, os::unix::ffi::OsStrExt, time::Duration};
 
 use super::{
-    Entry, Headers, Needs, UpstreamHost,
+    Entry, Expression, Headers, Needs, UpstreamHost,
     filter_state::FilterState,
     grpc_status::{GRPC_STATUS, GrpcFormat},
+    lacking::LACKING,
     time::{TimeFormat, write_utc},
 };
 
@@ -23,6 +24,10 @@ pub(super) enum Operator {
     GrpcStatus(GrpcFormat),
     FilterState(FilterState),
     TraceId,
+    /// `%CEL(...)%`.
+    Expression(Box<Expression>),
+    /// One that this proxy lacks.
+    Lacking(Box<str>),
     Field(Field),
 }
 
@@ -159,7 +164,15 @@ impl Operator {
             "HOSTNAME" => Self::Constant(hostname().map(Into::into)),
             // Whether white space is kept makes no difference: ours never has any.
             "RESPONSE_CODE_DETAILS" => Self::Field(Field::ResponseCodeDetails),
+            "CEL" => {
+                let argument = argument.unwrap_or_default();
+                match Expression::parse(argument) {
+                    Ok(expression) => Self::Expression(Box::new(expression)),
+                    Err(_) => Self::Lacking(format!("CEL({argument})").into()),
+                }
+            }
             name if NEVER_SET.contains(&name) => Self::Constant(None),
+            name if LACKING.contains(&name) => Self::Lacking(name.into()),
             name => {
                 let field =
                     field(name).ok_or_else(|| format!("unknown command operator %{name}%"))?;
@@ -179,6 +192,10 @@ impl Operator {
             }
             Self::ResponseTrailer(header) => {
                 header.names().for_each(|name| needs.response_trailer(name));
+            }
+            Self::Expression(expression) => {
+                let names = expression.response_headers().into_iter();
+                names.for_each(|name| needs.response_header(name));
             }
             Self::GrpcStatus(_) => {
                 needs.response_header(GRPC_STATUS);
@@ -212,6 +229,10 @@ impl Operator {
             Self::FilterState(state) => return state.write(entry, out),
             Self::TraceId => out.extend_from_slice(entry.span?.trace_hex().as_bytes()),
             Self::Constant(value) => out.extend_from_slice(value.as_deref()?.as_bytes()),
+            Self::Expression(expression) => {
+                out.extend_from_slice(expression.text(entry)?.as_bytes());
+            }
+            Self::Lacking(_) => return None,
             Self::Field(field) => return field.write(entry, out),
         }
         Some(Kind::Text)

@@ -84,6 +84,17 @@ impl Template {
         }
     }
 
+    /// What it names and this proxy lacks.
+    pub fn lacking(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|segment| match segment {
+            Segment::Operator {
+                operator: Operator::Lacking(name),
+                ..
+            } => Some(&**name),
+            _ => None,
+        })
+    }
+
     pub(super) fn needs(&self, needs: &mut Needs) {
         for segment in &self.0 {
             if let Segment::Operator { operator, .. } = segment {

@@ -106,11 +106,24 @@ fn operators_print_what_they_name() {
         ),
         ("%START_TIME(%s)%", "1795236346"),
         ("%START_TIME(%3s)%", "1795236346443"),
+        ("%CEL(response.code == 503 ? 'ill' : 'well')%", "ill"),
+        ("%CEL(request.headers['nope'])%", "-"),
         ("100%%", "100%"),
         ("", ""),
     ] {
         assert_eq!(render(format, &entry), expected, "{format}");
     }
+}
+
+/// Better a dash than no log.
+#[test]
+fn what_is_lacking_is_named_and_has_no_value() {
+    let format = "%STREAM_ID% %PROTOCOL% %CEL(duration('1s'))% %COMMON_DURATION(a:b:ms)%";
+    let template = Template::parse(format).unwrap();
+    let lacking: Vec<_> = template.lacking().collect();
+    let expected = ["STREAM_ID", "CEL(duration('1s'))", "COMMON_DURATION"];
+    assert_eq!(lacking, expected);
+    assert_eq!(render(format, &Entry::new(start())), "- - - -");
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod machine;
 mod observed;
 mod operations;
 mod outbound;
+mod own_bootstrap;
 mod permissive;
 mod registry;
 mod scripts;

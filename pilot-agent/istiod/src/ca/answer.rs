@@ -72,12 +72,14 @@ pub(super) fn check(
     for element in certificates.iter().enumerate() {
         presented.extend(pem(element)?);
     }
-    // Operators' chains often end with the root, which no peer needs from us.
+    // Operators' chains often end with the root already.
     presented.retain(|certificate| !roots.contains(certificate));
     check_order(&presented)?;
-    let svid = X509Svid::new(presented, key, None)?;
+    let mut svid = X509Svid::new(presented, key, None)?;
     expected.check(&svid.id)?;
     check_path(&svid, &roots, now)?;
+    // No peer needs them from us; Istio's agent presents and writes them, and there are those who look.
+    svid.chain.extend_from_slice(&roots);
     Ok(Issued { svid, roots })
 }
 

@@ -33,12 +33,8 @@ pub(super) fn all(
     addresses: &Addresses,
     sockets: &Sockets,
 ) -> anyhow::Result<Vec<Value>> {
-    let local = |name, port| of_address(name, &addresses::socket(addresses.localhost, port));
-    let mut clusters = vec![
-        local(PROMETHEUS_CLUSTER, settings.ports.admin),
-        local(AGENT_CLUSTER, settings.ports.status),
-        of_socket(DEFAULT_SDS_CLUSTER, &sockets.sds),
-    ];
+    let mut clusters = of_metrics(settings, addresses).to_vec();
+    clusters.push(of_socket(DEFAULT_SDS_CLUSTER, &sockets.sds));
     if settings.metadata.contains_key(FILE_CREDENTIAL) {
         clusters.push(of_socket(FILES_CLUSTER, &settings.identity.files_socket));
     }
@@ -50,9 +46,18 @@ pub(super) fn all(
     }
     clusters.extend(access_log_service(settings, addresses)?);
     if settings.envoy.self_discovery {
-        clusters.push(local_endpoints());
+        clusters.push(local_endpoints(Some(by_zone())));
     }
     Ok(clusters)
+}
+
+/// The data plane's own metrics, and those that we merge.
+fn of_metrics(settings: &Settings, addresses: &Addresses) -> [Value; 2] {
+    let local = |name, port| of_address(name, &addresses::socket(addresses.localhost, port));
+    [
+        local(PROMETHEUS_CLUSTER, settings.ports.admin),
+        local(AGENT_CLUSTER, settings.ports.status),
+    ]
 }
 
 /// Who is told of every request, where istiod's `enableEnvoyAccessLogService` asks for it.
@@ -62,17 +67,25 @@ fn access_log_service(settings: &Settings, addresses: &Addresses) -> anyhow::Res
     cluster.transpose().context("envoyAccessLogService")
 }
 
-/// Those whom the built-in proxy tells of requests. Of the tracers it knows Zipkin's.
-pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Vec<Value>> {
-    if settings.source != ConfigSource::Istiod {
-        return Ok(Vec::new());
+/// Those that the built-in proxy needs: few, since it has no sockets between itself and us.
+pub(super) fn builtin(settings: &Settings, addresses: &Addresses) -> anyhow::Result<Vec<Value>> {
+    let mut clusters = Vec::new();
+    if settings.ports.secure_metrics.is_some() || settings.ports.secure_merged_metrics.is_some() {
+        clusters.extend(of_metrics(settings, addresses));
     }
-    let addresses = Addresses::of(settings);
-    let tracer = tracers::cluster(settings, &addresses)?;
+    if settings.source != ConfigSource::Istiod {
+        return Ok(clusters);
+    }
+    // Of the tracers it knows Zipkin's.
+    let tracer = tracers::cluster(settings, addresses)?;
     let tracer = tracer.filter(|it| it["name"] == tracers::ZIPKIN);
-    let service = access_log_service(settings, &addresses)?;
-    let all = tracer.into_iter().chain(service);
-    Ok(all.filter(is_verified).collect())
+    let service = access_log_service(settings, addresses)?;
+    let told = tracer.into_iter().chain(service);
+    clusters.extend(told.filter(is_verified));
+    if settings.envoy.self_discovery {
+        clusters.push(local_endpoints(None));
+    }
+    Ok(clusters)
 }
 
 /// Whether somebody vouches for who answers there. Where nobody does, Envoy does not start.
@@ -282,22 +295,30 @@ fn secret_however_late(name: &str) -> Value {
     secret
 }
 
-fn local_endpoints() -> Value {
-    json!({
+/// Nothing is sent there; a policy is what Istio's own bootstrap gives it.
+fn local_endpoints(policy: Option<Value>) -> Value {
+    let mut cluster = json!({
         "name": LOCAL,
         "alt_stat_name": format!("{LOCAL};"),
         "type": "EDS",
         "connect_timeout": "1s",
-        "load_balancing_policy": {"policies": [{"typed_extension_config": {
-            "name": "envoy.load_balancing_policies.least_request",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
-                "locality_lb_config": {"zone_aware_lb_config": {"min_cluster_size": "1"}},
-            },
-        }}]},
         "eds_cluster_config": {
             "eds_config": {"ads": {}, "resource_api_version": "V3"},
             "service_name": LOCAL,
         },
-    })
+    });
+    if let Some(policy) = policy {
+        cluster["load_balancing_policy"] = policy;
+    }
+    cluster
+}
+
+fn by_zone() -> Value {
+    json!({"policies": [{"typed_extension_config": {
+        "name": "envoy.load_balancing_policies.least_request",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
+            "locality_lb_config": {"zone_aware_lb_config": {"min_cluster_size": "1"}},
+        },
+    }}]})
 }

@@ -16,8 +16,16 @@ const METRICS_TYPES: [&str; 4] = [
 ];
 
 pub(super) fn all(settings: &Settings, addresses: &Addresses) -> Vec<Value> {
-    let ports = &settings.ports;
     let mut listeners = vec![prometheus(settings, addresses)];
+    listeners.extend(secured(settings, addresses));
+    listeners.push(health(settings, addresses));
+    listeners
+}
+
+/// Those that ask for a certificate; the built-in proxy has them, too.
+pub(super) fn secured(settings: &Settings, addresses: &Addresses) -> Vec<Value> {
+    let ports = &settings.ports;
+    let mut listeners = Vec::new();
     if let Some(port) = ports.secure_metrics {
         let routes = [("/stats/prometheus", PROMETHEUS_CLUSTER)];
         listeners.push(secure(port, "secure_stats", &routes, addresses));
@@ -29,7 +37,6 @@ pub(super) fn all(settings: &Settings, addresses: &Addresses) -> Vec<Value> {
         ];
         listeners.push(secure(port, "secure_merged_stats", &routes, addresses));
     }
-    listeners.push(health(settings, addresses));
     listeners
 }
 

@@ -20,7 +20,7 @@ use ithildin_proto::{
     pb::envoy::{
         config::{
             bootstrap::v3::{
-                Admin, Bootstrap,
+                Admin, Bootstrap, ClusterManager,
                 bootstrap::{DynamicResources, StaticResources},
             },
             core::v3::{
@@ -74,10 +74,17 @@ pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Bootstrap> {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
         ..Default::default()
     };
-    let collectors = clusters::builtin(settings)?;
-    let traces = collectors.iter().any(|it| it["name"] == tracers::ZIPKIN);
-    let tracer = traces.then(|| tracers::tracing(settings)).flatten();
-    let collectors = collectors.into_iter().map(from_value);
+    let addresses = Addresses::of(settings);
+    let clusters = clusters::builtin(settings, &addresses)?;
+    let has = |name| clusters.iter().any(|it| it["name"] == name);
+    let tracer = has(tracers::ZIPKIN).then(|| tracers::tracing(settings));
+    let manager = has(clusters::LOCAL).then(|| ClusterManager {
+        local_cluster_name: clusters::LOCAL.to_owned(),
+        ..Default::default()
+    });
+    let clusters = clusters.into_iter().map(from_value);
+    let listeners = listeners::secured(settings, &addresses);
+    let listeners = listeners.into_iter().map(from_value);
     Ok(Bootstrap {
         node: Some(Node {
             user_agent_version_type: Some(UserAgentVersionType::UserAgentBuildVersion(
@@ -96,10 +103,12 @@ pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Bootstrap> {
             ..Default::default()
         }),
         static_resources: Some(StaticResources {
-            clusters: collectors.collect::<Result<_, _>>()?,
+            clusters: clusters.collect::<Result<_, _>>()?,
+            listeners: listeners.collect::<Result<_, _>>()?,
             ..Default::default()
         }),
-        tracing: tracer.map(from_value).transpose()?,
+        cluster_manager: manager,
+        tracing: tracer.flatten().map(from_value).transpose()?,
         stats_config: Some(Statistics::new(settings, false)?.into_message()),
         layered_runtime: Some(runtime::builtin()),
         overload_manager: runtime::asked_connections(settings)?.map(|most| OverloadManager {

@@ -29,7 +29,7 @@ use super::{Compiler, access_log_service};
 use crate::{
     access_log::{
         AccessLog, AccessLogs, Comparison, DEFAULT_FORMAT, Destination, Expression, Filter, Format,
-        FormatError, ResponseFlags, Template, Unset,
+        ResponseFlags, Template, Unset,
     },
     control::{any, data_source, report::At},
 };
@@ -45,8 +45,23 @@ pub(super) fn loggers(
     AccessLogs::new(loggers.collect())
 }
 
-pub(super) fn template(text: &str) -> Result<Template, FormatError> {
-    Template::parse(text)
+pub(super) fn template(text: &str, at: &At<'_>) -> Option<Template> {
+    let template = at.check(Template::parse(text))?;
+    template.lacking().for_each(|name| lacks(name, at));
+    Some(template)
+}
+
+fn lacks(name: &str, at: &At<'_>) {
+    at.warn(format_args!("%{name}% is not supported; it has no value"));
+}
+
+fn text(format: &str, unset: Unset, at: &At<'_>) -> Option<Format> {
+    let format = at.check(Format::text(format, unset))?;
+    format
+        .lacking()
+        .into_iter()
+        .for_each(|name| lacks(name, at));
+    Some(format)
 }
 
 fn logger(config: &AccessLogProto, compiler: &Compiler, at: &At<'_>) -> Option<AccessLog> {
@@ -83,7 +98,7 @@ fn logger(config: &AccessLogProto, compiler: &Compiler, at: &At<'_>) -> Option<A
 
 #[allow(deprecated)]
 fn file(config: &Any, at: &At<'_>) -> Option<(Destination, Format)> {
-    let default = || Format::text(DEFAULT_FORMAT, Unset::Dash);
+    let default = || text(DEFAULT_FORMAT, Unset::Dash, at);
     if any::is::<FileAccessLog>(config) {
         let FileAccessLog {
             path,
@@ -95,10 +110,8 @@ fn file(config: &Any, at: &At<'_>) -> Option<(Destination, Format)> {
             return None;
         }
         let format = match &access_log_format {
-            None => at.check(default()),
-            Some(AccessLogFormat::Format(text)) => {
-                at.field("format").check(Format::text(text, Unset::Dash))
-            }
+            None => default(),
+            Some(AccessLogFormat::Format(format)) => text(format, Unset::Dash, &at.field("format")),
             Some(
                 AccessLogFormat::JsonFormat(object) | AccessLogFormat::TypedJsonFormat(object),
             ) => json(object, Unset::Dash, &at.field("json_format")),
@@ -124,7 +137,7 @@ fn file(config: &Any, at: &At<'_>) -> Option<(Destination, Format)> {
         return None;
     };
     let format = match &config {
-        None => at.check(default()),
+        None => default(),
         Some(config) => format(config, &at.field("log_format")),
     };
     Some((destination, format?))
@@ -151,14 +164,12 @@ fn format(config: &SubstitutionFormatString, at: &At<'_>) -> Option<Format> {
             at.error("one of text_format_source and json_format is required");
             None
         }
-        Some(FormatProto::TextFormat(text)) => {
-            at.field("text_format").check(Format::text(text, unset))
-        }
+        Some(FormatProto::TextFormat(format)) => text(format, unset, &at.field("text_format")),
         Some(FormatProto::TextFormatSource(source)) => {
             let at = at.field("text_format_source");
-            let text = data_source::read(source, &at)?;
-            let text = at.check(String::from_utf8(text))?;
-            at.check(Format::text(&text, unset))
+            let format = data_source::read(source, &at)?;
+            let format = at.check(String::from_utf8(format))?;
+            text(&format, unset, &at)
         }
         Some(FormatProto::JsonFormat(object)) => json(object, unset, &at.field("json_format")),
     }
@@ -166,7 +177,13 @@ fn format(config: &SubstitutionFormatString, at: &At<'_>) -> Option<Format> {
 
 fn json(object: &Struct, unset: Unset, at: &At<'_>) -> Option<Format> {
     match Format::json(object, unset) {
-        Ok(format) => Some(format),
+        Ok(format) => {
+            format
+                .lacking()
+                .into_iter()
+                .for_each(|name| lacks(name, at));
+            Some(format)
+        }
         Err(errors) => {
             for (path, error) in errors {
                 at.field(&path).error(error);
@@ -238,9 +255,14 @@ fn expression(config: &ExtensionFilter, at: &At<'_>) -> Option<Filter> {
         cel_config,
     } = any::read(config, &at)?;
     at.unset("cel_config", &cel_config);
-    let at = at.field("expression");
-    at.check(Expression::parse(&expression))
-        .map(Filter::Expression)
+    match Expression::parse(&expression) {
+        Ok(expression) => Some(Filter::Expression(expression)),
+        Err(error) => {
+            let at = at.field("expression");
+            at.warn(format_args!("{error}; the access logger is left out"));
+            None
+        }
+    }
 }
 
 fn flags(codes: &[String], at: &At<'_>) -> Option<Filter> {

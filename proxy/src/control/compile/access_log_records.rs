@@ -12,7 +12,7 @@ pub(super) fn value(config: &AnyValue, at: &At<'_>) -> Option<Value> {
     match &config.value {
         Some(ValueProto::StringValue(format)) => {
             let at = at.field("string_value");
-            at.check(access_log::template(format)).map(Value::Text)
+            access_log::template(format, &at).map(Value::Text)
         }
         Some(ValueProto::ArrayValue(ArrayValue { values })) => {
             let at = at.field("array_value");

@@ -61,7 +61,7 @@ fn tag(config: &TagProto, knows_route: bool, at: &At<'_>) -> Option<CustomTag> {
             (value, default)
         }
         Some(Type::Value(text)) => {
-            let value = at.field("value").check(access_log::template(text))?;
+            let value = access_log::template(text, &at.field("value"))?;
             (TagValue::Template(value), "")
         }
         None => {

@@ -9,7 +9,8 @@ use ithildin_proto::{
             config::listener::v3::{Filter, filter},
             extensions::filters::network::{
                 ext_authz::v3::ExtAuthz, http_connection_manager::v3::HttpConnectionManager,
-                rbac::v3::Rbac as NetworkRbac, sni_cluster::v3::SniCluster,
+                mongo_proxy::v3::MongoProxy, rbac::v3::Rbac as NetworkRbac,
+                sni_cluster::v3::SniCluster,
                 sni_dynamic_forward_proxy::v3::FilterConfig as SniForward, tcp_proxy::v3::TcpProxy,
             },
         },
@@ -22,7 +23,7 @@ use crate::{
     config::listener::{AccessFilter, Terminal},
     control::{
         any,
-        report::{At, no_effect},
+        report::{At, no_effect, refuse},
     },
     istio::{PeerExchange, Telemetry},
 };
@@ -154,9 +155,29 @@ fn passing(
         let config: Option<PluginConfig> = any::read(config, &inner);
         before.telemetry = config
             .and_then(|config| telemetry::telemetry(&config, parts.inbound, compiler, &inner));
+    } else if any::is::<MongoProxy>(config) {
+        let config = any::read(config, &inner);
+        if let Some(config) = config {
+            mongo(&config, &inner);
+        }
     } else {
         any::unsupported(config, at);
     }
+}
+
+/// It counts operations and lets them pass, before each port that Istio takes for MongoDB's by its name.
+fn mongo(config: &MongoProxy, at: &At<'_>) {
+    let MongoProxy {
+        stat_prefix,
+        access_log,
+        delay,
+        emit_dynamic_metadata,
+        commands,
+        max_bson_depth,
+    } = config;
+    no_effect!(stat_prefix, access_log, commands, max_bson_depth);
+    refuse!(at; delay, emit_dynamic_metadata);
+    at.warn("operations of MongoDB are not counted");
 }
 
 /// `istio.metadata_exchange`, of a filter chain or of a cluster.

@@ -235,6 +235,12 @@ fn version(name: &str, value: i32, auto: TlsVersion, at: &At<'_>) -> TlsVersion 
         Some(TlsProtocol::TlsAuto) | None => auto,
         Some(TlsProtocol::TlSv12) => TlsVersion::Tls12,
         Some(TlsProtocol::TlSv13) => TlsVersion::Tls13,
+        // As the lowest version it admits what we have, too.
+        Some(TlsProtocol::TlSv10 | TlsProtocol::TlSv11) if auto == TlsVersion::Tls12 => {
+            at.field(name)
+                .warn("TLSv1_0 and TLSv1_1 are not supported; the lowest is TLSv1_2");
+            auto
+        }
         Some(TlsProtocol::TlSv10 | TlsProtocol::TlSv11) => {
             at.field(name)
                 .error("TLSv1_0 and TLSv1_1 are not supported; the lowest is TLSv1_2");

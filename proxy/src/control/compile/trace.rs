@@ -174,5 +174,5 @@ fn template(field: &str, text: &str, at: &At<'_>) -> Option<Template> {
     if text.is_empty() {
         return None;
     }
-    at.field(field).check(access_log::template(text))
+    access_log::template(text, &at.field(field))
 }

@@ -82,7 +82,10 @@ fn budget(config: &RetryBudgetProto, at: &At<'_>) -> RetryBudget {
         min_retry_concurrency,
         budget_interval,
     } = config;
-    refuse!(at; budget_interval);
+    if budget_interval.is_some() {
+        at.field("budget_interval")
+            .warn("is not supported; the budget is of what is under way, not of a time");
+    }
     let percent = budget_percent.map_or(DEFAULT_BUDGET_PERCENT, |percent| percent.value);
     if !(0.0..=100.0).contains(&percent) {
         at.field("budget_percent")

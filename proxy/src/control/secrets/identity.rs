@@ -24,9 +24,13 @@ pub(in crate::control) fn identity(certificate: &TlsCertificate, at: &At<'_>) ->
     } = certificate;
     refuse!(
         at;
-        pkcs12, watched_directory, private_key_provider, password, ocsp_staple,
+        pkcs12, watched_directory, private_key_provider, password,
         signed_certificate_timestamp, tls_params,
     );
+    if ocsp_staple.is_some() {
+        at.field("ocsp_staple")
+            .warn("is not supported; clients are shown the certificate alone");
+    }
     let chain = required("certificate_chain", certificate_chain, at);
     let key = required("private_key", private_key, at);
     at.check(Identity::from_pem(&chain?, &key?))

@@ -801,8 +801,8 @@ const CLUSTERS: &[(&str, &str)] = &[
 /// `common_tls_context` of a cluster, and the error behind it.
 const CONTEXTS: &[(&str, &str)] = &[
     (
-        "tls_params: {tls_minimum_protocol_version: TLSv1_0}",
-        ".tls_params.tls_minimum_protocol_version: TLSv1_0 and TLSv1_1 are not supported; the lowest is TLSv1_2",
+        "tls_params: {tls_maximum_protocol_version: TLSv1_1}",
+        ".tls_params.tls_maximum_protocol_version: TLSv1_0 and TLSv1_1 are not supported; the lowest is TLSv1_2",
     ),
     (
         "tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_2}",
@@ -908,6 +908,10 @@ const LISTENERS: &[(&str, &str)] = &[
     (
         "{name: l, address: ADDRESS, filter_chains: [{filter_chain_match: {source_ports: [65536]}, filters: [TCP]}]}",
         ".filter_chains[0].filter_chain_match.source_ports[0]: 65536 is not a port",
+    ),
+    (
+        "{name: l, address: ADDRESS, filter_chains: [{filters: [{name: m, typed_config: {'@type': EXT.filters.network.mongo_proxy.v3.MongoProxy, stat_prefix: s, delay: {fixed_delay: 1s, percentage: {numerator: 1}}}}, {name: t, typed_config: {'@type': EXT.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, cluster: c}}]}]}",
+        ".filter_chains[0].filters[0].typed_config.delay: is not supported",
     ),
     (
         "{name: l, address: ADDRESS, filter_chains: [{filters: [{name: t, typed_config: {'@type': EXT.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, cluster: c, tunneling_config: {hostname: 'a b'}}}]}]}",

@@ -110,7 +110,7 @@ async fn a_certificate_of_each_kind_of_key() {
         let mut bench = Bench::start(Answer::Good, options).await;
         let snapshot = bench.ready().await;
         assert_eq!(snapshot.svids[0].id.as_str(), ID, "{key:?}");
-        assert_eq!(snapshot.svids[0].chain.len(), 1);
+        assert_eq!(snapshot.svids[0].chain.len(), 2);
         assert_eq!(
             snapshot.unbound_roots.len(),
             1,
@@ -136,11 +136,12 @@ async fn a_certificate_of_each_kind_of_key() {
 }
 
 #[tokio::test]
-async fn a_chain_is_shown_without_its_root() {
+async fn a_chain_is_shown_to_its_root() {
     let mut bench = Bench::start(Answer::Nested, options()).await;
     let snapshot = bench.ready().await;
-    assert_eq!(snapshot.svids[0].chain.len(), 2);
-    assert!(!snapshot.svids[0].chain.contains(&snapshot.unbound_roots[0]));
+    let chain = &snapshot.svids[0].chain;
+    assert_eq!(chain.len(), 3);
+    assert_eq!(chain[2..], *snapshot.unbound_roots);
 }
 
 #[tokio::test]

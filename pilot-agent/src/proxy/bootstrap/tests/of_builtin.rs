@@ -72,27 +72,59 @@ async fn the_builtin_proxy_takes_the_collectors_that_it_can_tell() {
             vec!["zipkin", "envoy_accesslog_service"],
         ),
     ] {
-        let env = vec![("PROXY_CONFIG", config)].leak();
-        let case = Case::config("collectors", env, vec![]);
-        let mut bootstrap = builtin(&case.settings().unwrap()).unwrap();
-        let clusters = &bootstrap.static_resources.as_ref().unwrap().clusters;
-        let names: Vec<_> = clusters.iter().map(|it| it.name.as_str()).collect();
-        assert_eq!(names, expected, "{config}");
+        let bootstrap = started(vec![("PROXY_CONFIG", config)]).await;
+        assert_eq!(clusters(&bootstrap), expected, "{config}");
         #[expect(deprecated, reason = "Envoy has no other field for it")]
         let has_tracer = bootstrap.tracing.is_some();
         assert_eq!(has_tracer, expected.contains(&"zipkin"), "{config}");
-        // Its port may be another's.
-        bootstrap.admin = None;
-        let proxy = Proxy::start(ProxyOptions {
-            bootstrap,
-            resources: watch::channel(Arc::default()).1,
-            secrets: Arc::new(NoSecrets),
-            concurrency: 1,
-            drain_time: Duration::ZERO,
-        });
-        let proxy = proxy
-            .await
-            .unwrap_or_else(|error| panic!("{config}: {error}"));
-        proxy.shutdown(Duration::ZERO).await;
     }
+}
+
+#[tokio::test]
+async fn the_builtin_proxy_finds_its_own_endpoints() {
+    let bootstrap = started(vec![("ISTIO_META_ENABLE_SELF_DISCOVERY", "true")]).await;
+    assert_eq!(clusters(&bootstrap), ["local_cluster"]);
+    let manager = bootstrap.cluster_manager.expect("it names its cluster");
+    assert_eq!(manager.local_cluster_name, "local_cluster");
+}
+
+#[tokio::test]
+async fn the_builtin_proxy_serves_metrics_over_tls() {
+    let port = || ithildin_sys::port::unused().unwrap().to_string().leak();
+    let variables = vec![
+        ("ENVOY_SECURE_METRICS_PORT", &*port()),
+        ("ENVOY_SECURE_MERGED_METRICS_PORT", &*port()),
+    ];
+    let bootstrap = started(variables).await;
+    assert_eq!(clusters(&bootstrap), ["prometheus_stats", "agent"]);
+    assert_eq!(bootstrap.static_resources.unwrap().listeners.len(), 2);
+}
+
+/// What it starts from with these variables, after it did.
+async fn started(variables: Vec<(&'static str, &'static str)>) -> Bootstrap {
+    let case = Case::config("builtin", variables.leak(), vec![]);
+    let mut bootstrap = builtin(&case.settings().unwrap()).unwrap();
+    // Its port may be another's.
+    bootstrap.admin = None;
+    let proxy = Proxy::start(ProxyOptions {
+        bootstrap: bootstrap.clone(),
+        resources: watch::channel(Arc::default()).1,
+        secrets: Arc::new(NoSecrets),
+        concurrency: 1,
+        drain_time: Duration::ZERO,
+    });
+    let proxy = proxy
+        .await
+        .unwrap_or_else(|error| panic!("{:?}: {error}", case.env));
+    proxy.shutdown(Duration::ZERO).await;
+    bootstrap
+}
+
+fn clusters(bootstrap: &Bootstrap) -> Vec<&str> {
+    let resources = bootstrap.static_resources.as_ref().unwrap();
+    resources
+        .clusters
+        .iter()
+        .map(|it| it.name.as_str())
+        .collect()
 }
