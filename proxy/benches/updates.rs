@@ -96,6 +96,7 @@ impl Mesh {
             server: Upstream::plain(&ServerAddress::Pipe("/nowhere".into())),
             node: Node::default(),
             protocol: AdsProtocol::Delta,
+            endpoints: Vec::new(),
             check: Arc::new(control::check_resource),
         };
         let mut follower = None;

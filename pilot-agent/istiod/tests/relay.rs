@@ -144,6 +144,7 @@ fn envoy(path: &Path, protocol: AdsProtocol) -> AdsClient {
             ..node()
         },
         protocol,
+        endpoints: Vec::new(),
         check: Arc::new(check),
     })
 }

@@ -23,6 +23,7 @@ use ithildin_xds::{
 use tokio::sync::watch;
 
 use super::{
+    bootstrap,
     proxy_config::ControlPlaneAuth,
     settings::{IstiodAuth, Root, Settings},
 };
@@ -204,6 +205,7 @@ fn client(settings: &Settings, endpoint: Endpoint, types: AgentTypes) -> AdsClie
         endpoint,
         node: settings.xds_node(),
         protocol: protocol(settings),
+        endpoints: bootstrap::own_endpoints(settings),
         check: Arc::new(control::check_resource),
     };
     discovery::client(options, types)

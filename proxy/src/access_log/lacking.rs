@@ -1,7 +1,7 @@
 //! Command operators that an Envoy has and this proxy lacks.
 //!
-//! A format that names one is taken, with a warning, and the operator has no value: a log with a dash is worth more
-//! than a listener that is refused. Asked of Envoy 1.40.
+//! A log, tag or name of a span that names one is taken, with a warning, and the operator has no value: a dash is worth
+//! more than a listener that is refused. Asked of Envoy 1.40.
 
 pub(super) const LACKING: &[&str] = &[
     "BYTES_RETRANSMITTED",
@@ -54,6 +54,7 @@ pub(super) const LACKING: &[&str] = &[
     "STREAM_ID",
     "TLS_JA3_FINGERPRINT",
     "TLS_JA4_FINGERPRINT",
+    "TYPED_CEL",
     "UNIQUE_ID",
     "UPSTREAM_CONNECTION_ID",
     "UPSTREAM_CONNECTION_IDS_ATTEMPTED",

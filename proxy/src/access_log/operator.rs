@@ -24,9 +24,9 @@ pub(super) enum Operator {
     GrpcStatus(GrpcFormat),
     FilterState(FilterState),
     TraceId,
-    /// `%CEL(...)%`.
+    /// `%CEL(...)%`, as text.
     Expression(Box<Expression>),
-    /// One that this proxy lacks.
+    /// One that this proxy lacks, or the part of CEL that it does.
     Lacking(Box<str>),
     Field(Field),
 }
@@ -168,7 +168,7 @@ impl Operator {
                 let argument = argument.unwrap_or_default();
                 match Expression::parse(argument) {
                     Ok(expression) => Self::Expression(Box::new(expression)),
-                    Err(_) => Self::Lacking(format!("CEL({argument})").into()),
+                    Err(error) => Self::Lacking(format!("CEL({argument}) ({error})").into()),
                 }
             }
             name if NEVER_SET.contains(&name) => Self::Constant(None),

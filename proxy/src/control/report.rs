@@ -148,7 +148,7 @@ impl<'a> At<'a> {
         }
     }
 
-    /// Something that is left out without changing traffic.
+    /// Something that is left out, and that traffic can do without.
     pub(crate) fn warn(&self, message: impl fmt::Display) {
         let mut warnings = self.report.warnings.borrow_mut();
         if warnings.len() < MAX_ERRORS {

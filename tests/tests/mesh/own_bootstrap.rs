@@ -13,6 +13,8 @@ use crate::support::{assert_refused, on_each};
 const WEB: PodSpec<'static> = PodSpec {
     env: &[
         ("ISTIO_META_ENABLE_SELF_DISCOVERY", "true"),
+        // A Pod that nobody else owns is its own workload.
+        ("ISTIO_META_WORKLOAD_NAME", "web-0"),
         ("ENVOY_SECURE_METRICS_PORT", "15091"),
         ("ENVOY_SECURE_MERGED_METRICS_PORT", "15092"),
     ],
@@ -33,11 +35,13 @@ fn own_bootstrap(test: &str, program: Program) {
     mongo(&mesh);
 }
 
-/// Empty as it is here, a proxy that waited for it in vain would not have become ready.
 fn own_endpoints(mesh: &Mesh) {
-    let clusters = mesh.pod(WEB.name).admin("/clusters").body;
-    let asks = clusters.contains("local_cluster::eds_service_name::local_cluster");
-    assert!(asks, "{clusters}");
+    eventually("it knows those of its own Service", || {
+        let clusters = mesh.pod(WEB.name).admin("/clusters").body;
+        let mut lines = clusters.lines();
+        let knows = lines.any(|line| line.starts_with("local_cluster::10.0.4.2:"));
+        knows.then_some(()).ok_or(clusters)
+    });
 }
 
 fn metrics_over_tls(mesh: &Mesh) {

@@ -36,6 +36,8 @@ pub struct AdsClientOptions {
     /// Introduces us.
     pub node: Node,
     pub protocol: AdsProtocol,
+    /// Load assignments to ask for besides those of the server's clusters: of clusters that it does not send.
+    pub endpoints: Vec<String>,
     pub check: ResourceCheck,
 }
 
@@ -75,7 +77,7 @@ impl AdsClient {
         let (stream_sender, stream) = watch::channel(StreamStatus::default());
         let secrets = AdsSecrets::new(&options.server.name);
         let follower = ResourceFollower {
-            store: Store::new(options.check),
+            store: Store::new(options.endpoints, options.check),
             node: options.node,
             secrets: secrets.clone(),
             resources: sender.clone(),

@@ -40,7 +40,9 @@ pub(super) struct Taken {
 pub(super) struct Store {
     set: ResourceSet,
     listeners: Listeners,
-    /// The endpoints that the clusters name.
+    /// Endpoints of clusters that the server does not send.
+    own_endpoints: Vec<String>,
+    /// These, and the endpoints that the clusters name.
     endpoints: Interest,
     /// The routes that the listeners name.
     routes: Interest,
@@ -48,11 +50,12 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn new(check: ResourceCheck) -> Self {
+    pub(super) fn new(own_endpoints: Vec<String>, check: ResourceCheck) -> Self {
         Self {
             set: ResourceSet::default(),
             listeners: Listeners::default(),
-            endpoints: Interest::default(),
+            endpoints: Interest::of(own_endpoints.iter().map(String::as_str)),
+            own_endpoints,
             routes: Interest::default(),
             check,
         }
@@ -89,7 +92,9 @@ impl Store {
             ResourceKind::Cluster => {
                 let taken = self.take_typed::<Cluster>(update);
                 let clusters = self.set.clusters.values();
-                self.endpoints = Interest::of(clusters.filter_map(|it| endpoints_of(it)));
+                let named = clusters.filter_map(|it| endpoints_of(it));
+                let own = self.own_endpoints.iter().cloned();
+                self.endpoints = Interest::of(own.chain(named));
                 taken
             }
             ResourceKind::Endpoints => self.take_typed::<ClusterLoadAssignment>(update),
@@ -305,10 +310,13 @@ mod tests {
     fn what_is_equal_is_not_judged_again() {
         let judged = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&judged);
-        let mut store = Store::new(Arc::new(move |_| {
-            count.fetch_add(1, Ordering::Relaxed);
-            Ok(())
-        }));
+        let mut store = Store::new(
+            Vec::new(),
+            Arc::new(move |_| {
+                count.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }),
+        );
         for (stat_name, expected) in [("x", 1), ("x", 1), ("y", 2), ("x", 3)] {
             let taken = store.take(ResourceKind::Cluster, &update(stat_name));
             assert_eq!(taken.verdict.reason(), None);
@@ -339,8 +347,24 @@ mod tests {
     }
 
     #[test]
+    fn endpoints_of_clusters_that_no_server_sends_stay_wanted() {
+        let mut store = Store::new(vec!["own".into()], Arc::new(|_| Ok(())));
+        assert!(store.wanted(ResourceKind::Endpoints).contains("own"));
+        let none = Update {
+            url: ResourceKind::Cluster.into(),
+            resources: Vec::new(),
+            removed: Vec::new(),
+            full: true,
+            receipt: Receipt::default(),
+        };
+        store.take(ResourceKind::Cluster, &none);
+        assert!(store.wanted(ResourceKind::Endpoints).contains("own"));
+        assert!(!store.wanted(ResourceKind::Endpoints).contains("other"));
+    }
+
+    #[test]
     fn an_address_has_one_listener() {
-        let mut store = Store::new(Arc::new(|_| Ok(())));
+        let mut store = Store::new(Vec::new(), Arc::new(|_| Ok(())));
         for (all, removed, refused) in [
             (&[("a", 80), ("b", 80), ("c", 81)][..], &[][..], &["b"][..]),
             // Its own is no other's, and it may move.

@@ -80,6 +80,7 @@ fn client(path: &Path, protocol: AdsProtocol) -> AdsClient {
             ..Default::default()
         },
         protocol,
+        endpoints: Vec::new(),
         check: Arc::new(check),
     })
 }

@@ -78,8 +78,11 @@ pub(super) fn check(
     let mut svid = X509Svid::new(presented, key, None)?;
     expected.check(&svid.id)?;
     check_path(&svid, &roots, now)?;
-    // No peer needs them from us; Istio's agent presents and writes them, and there are those who look.
-    svid.chain.extend_from_slice(&roots);
+    // No peer needs it from us; Istio's agent presents and writes what the CA sent, and there are those who look.
+    // Of several the others are on their way in or out, and vouch for nothing here.
+    let vouches = |root: &&_| check_path(&svid, std::slice::from_ref(*root), now).is_ok();
+    let root = roots.iter().find(vouches).cloned();
+    svid.chain.extend(root);
     Ok(Issued { svid, roots })
 }
 

@@ -42,6 +42,8 @@ pub struct ClientOptions {
     pub endpoint: Endpoint,
     pub node: ithildin_proto::pb::envoy::config::core::v3::Node,
     pub protocol: AdsProtocol,
+    /// As in [`AdsClientOptions`].
+    pub endpoints: Vec<String>,
     pub check: ResourceCheck,
 }
 
@@ -51,6 +53,7 @@ pub fn client(options: ClientOptions, types: AgentTypes) -> AdsClient {
         server: upstream(&options.endpoint),
         node: options.node,
         protocol: options.protocol,
+        endpoints: options.endpoints,
         check: options.check,
     };
     AdsClient::start_with(ads, |follower| WithAgentTypes::new(follower, types))

@@ -126,6 +126,12 @@ pub(super) fn builtin(settings: &Settings) -> anyhow::Result<Bootstrap> {
     })
 }
 
+/// Load assignments of clusters that stand in [`builtin`], which istiod does not know to be there.
+pub(super) fn own_endpoints(settings: &Settings) -> Vec<String> {
+    let own = settings.envoy.self_discovery.then_some(clusters::LOCAL);
+    own.map(str::to_owned).into_iter().collect()
+}
+
 /// As numbers, which is how `istioctl` shows a version.
 fn own_version() -> BuildVersion {
     let number = |text: &str| text.parse().expect("cargo checks versions");

@@ -45,23 +45,40 @@ pub(super) fn loggers(
     AccessLogs::new(loggers.collect())
 }
 
+/// For what only tells of traffic.
 pub(super) fn template(text: &str, at: &At<'_>) -> Option<Template> {
     let template = at.check(Template::parse(text))?;
     template.lacking().for_each(|name| lacks(name, at));
     Some(template)
 }
 
+/// For what changes it: a header that is not set leaves the client's own in place.
+pub(super) fn whole_template(text: &str, at: &At<'_>) -> Option<Template> {
+    let template = at.check(Template::parse(text))?;
+    if let Some(name) = template.lacking().next() {
+        at.error(format_args!("operator {name} is not supported"));
+        return None;
+    }
+    Some(template)
+}
+
 fn lacks(name: &str, at: &At<'_>) {
-    at.warn(format_args!("%{name}% is not supported; it has no value"));
+    at.warn(format_args!(
+        "operator {name} is not supported; it has no value"
+    ));
 }
 
 fn text(format: &str, unset: Unset, at: &At<'_>) -> Option<Format> {
     let format = at.check(Format::text(format, unset))?;
+    Some(told(format, at))
+}
+
+/// Names what has no value in `format`.
+fn told(format: Format, at: &At<'_>) -> Format {
+    for name in format.lacking() {
+        lacks(name, at);
+    }
     format
-        .lacking()
-        .into_iter()
-        .for_each(|name| lacks(name, at));
-    Some(format)
 }
 
 fn logger(config: &AccessLogProto, compiler: &Compiler, at: &At<'_>) -> Option<AccessLog> {
@@ -177,13 +194,7 @@ fn format(config: &SubstitutionFormatString, at: &At<'_>) -> Option<Format> {
 
 fn json(object: &Struct, unset: Unset, at: &At<'_>) -> Option<Format> {
     match Format::json(object, unset) {
-        Ok(format) => {
-            format
-                .lacking()
-                .into_iter()
-                .for_each(|name| lacks(name, at));
-            Some(format)
-        }
+        Ok(format) => Some(told(format, at)),
         Err(errors) => {
             for (path, error) in errors {
                 at.field(&path).error(error);

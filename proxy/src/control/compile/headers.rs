@@ -103,7 +103,7 @@ fn addition(option: &HeaderValueOption, at: &At<'_>) -> Option<HeaderAddition> {
 }
 
 fn text(value: &str, at: &At<'_>) -> Option<HeaderText> {
-    let template = access_log::template(value, at)?;
+    let template = access_log::whole_template(value, at)?;
     let literals = template.literals().flatten();
     if literals
         .copied()

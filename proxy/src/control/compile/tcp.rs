@@ -125,7 +125,7 @@ fn tunneling(config: &TunnelingConfig, at: &At<'_>) -> Option<Tunneling> {
         request_id_extension, request_id_header, request_id_metadata_key, formatters,
     );
     let at_hostname = at.field("hostname");
-    let hostname = access_log::template(hostname, &at_hostname)?;
+    let hostname = access_log::whole_template(hostname, &at_hostname)?;
     let literal = hostname.as_literal();
     if literal.is_some_and(|text| !is_authority(text)) {
         at_hostname.error(format_args!("{:?} is not a host and port", config.hostname));

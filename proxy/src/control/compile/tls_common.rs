@@ -209,19 +209,29 @@ fn versions(params: &TlsParameters, at: &At<'_>) -> (TlsVersion, TlsVersion) {
     refuse!(at; signature_algorithms, compliance_policies);
     let minimum = "tls_minimum_protocol_version";
     let maximum = "tls_maximum_protocol_version";
+    const OLD: &str = "TLSv1_0 and TLSv1_1 are not supported; the lowest is TLSv1_2";
+    let lowest = version(
+        minimum,
+        *tls_minimum_protocol_version,
+        TlsVersion::Tls12,
+        at,
+    );
+    let highest = version(
+        maximum,
+        *tls_maximum_protocol_version,
+        TlsVersion::Tls13,
+        at,
+    );
+    // It admits what we have, too.
+    if lowest.is_none() {
+        at.field(minimum).warn(OLD);
+    }
+    if highest.is_none() {
+        at.field(maximum).error(OLD);
+    }
     let range = (
-        version(
-            minimum,
-            *tls_minimum_protocol_version,
-            TlsVersion::Tls12,
-            at,
-        ),
-        version(
-            maximum,
-            *tls_maximum_protocol_version,
-            TlsVersion::Tls13,
-            at,
-        ),
+        lowest.unwrap_or(TlsVersion::Tls12),
+        highest.unwrap_or(TlsVersion::Tls13),
     );
     if range.0 > range.1 {
         at.field(minimum)
@@ -230,22 +240,13 @@ fn versions(params: &TlsParameters, at: &At<'_>) -> (TlsVersion, TlsVersion) {
     range
 }
 
-fn version(name: &str, value: i32, auto: TlsVersion, at: &At<'_>) -> TlsVersion {
+/// `None` for those that are older than ours.
+fn version(name: &str, value: i32, auto: TlsVersion, at: &At<'_>) -> Option<TlsVersion> {
     match at.enumeration(name, value) {
-        Some(TlsProtocol::TlsAuto) | None => auto,
-        Some(TlsProtocol::TlSv12) => TlsVersion::Tls12,
-        Some(TlsProtocol::TlSv13) => TlsVersion::Tls13,
-        // As the lowest version it admits what we have, too.
-        Some(TlsProtocol::TlSv10 | TlsProtocol::TlSv11) if auto == TlsVersion::Tls12 => {
-            at.field(name)
-                .warn("TLSv1_0 and TLSv1_1 are not supported; the lowest is TLSv1_2");
-            auto
-        }
-        Some(TlsProtocol::TlSv10 | TlsProtocol::TlSv11) => {
-            at.field(name)
-                .error("TLSv1_0 and TLSv1_1 are not supported; the lowest is TLSv1_2");
-            auto
-        }
+        Some(TlsProtocol::TlsAuto) | None => Some(auto),
+        Some(TlsProtocol::TlSv12) => Some(TlsVersion::Tls12),
+        Some(TlsProtocol::TlSv13) => Some(TlsVersion::Tls13),
+        Some(TlsProtocol::TlSv10 | TlsProtocol::TlSv11) => None,
     }
 }
 

@@ -486,6 +486,10 @@ const MANAGER: &[(&str, &str)] = &[
 /// Virtual hosts, and the error behind `route_config`.
 const HOSTS: &[(&str, &str)] = &[
     (
+        "{name: v, domains: ['*'], request_headers_to_add: [{header: {key: x-client-cert, value: '%DOWNSTREAM_PEER_CERT%'}}], routes: [{match: {prefix: /}, direct_response: {status: 200}}]}",
+        ".virtual_hosts[0].request_headers_to_add[0].header.value: operator DOWNSTREAM_PEER_CERT is not supported",
+    ),
+    (
         "{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: nowhere}}]}",
         ".virtual_hosts[0].routes[0].route: unknown cluster \"nowhere\"",
     ),
