@@ -914,6 +914,14 @@ const LISTENERS: &[(&str, &str)] = &[
         ".filter_chains[0].filter_chain_match.source_ports[0]: 65536 is not a port",
     ),
     (
+        "{name: l, address: ADDRESS, filter_chains: [{filters: [{name: m, typed_config: {'@type': EXT.filters.network.mongo_proxy.v3.MongoProxy, stat_prefix: s, emit_dynamic_metadata: true}}, {name: t, typed_config: {'@type': EXT.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, cluster: c}}]}]}",
+        ".filter_chains[0].filters[0].typed_config.emit_dynamic_metadata: is not supported",
+    ),
+    (
+        "{name: l, address: ADDRESS, filter_chains: [{filters: [{name: t, typed_config: {'@type': EXT.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, cluster: c, tunneling_config: {hostname: 'x%STREAM_ID%.test:443'}}}]}]}",
+        ".filter_chains[0].filters[0].typed_config.tunneling_config.hostname: operator STREAM_ID is not supported",
+    ),
+    (
         "{name: l, address: ADDRESS, filter_chains: [{filters: [{name: m, typed_config: {'@type': EXT.filters.network.mongo_proxy.v3.MongoProxy, stat_prefix: s, delay: {fixed_delay: 1s, percentage: {numerator: 1}}}}, {name: t, typed_config: {'@type': EXT.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, cluster: c}}]}]}",
         ".filter_chains[0].filters[0].typed_config.delay: is not supported",
     ),
@@ -1072,6 +1080,17 @@ fn cluster(fields: &[&str]) -> String {
 
 /// `yaml` is refused with exactly `error`.
 fn check(yaml: &str, error: &str) {
+    let errors = control::validate(bootstrap(yaml)).expect_err(yaml);
+    let errors = errors.to_string();
+    assert!(
+        errors.lines().any(|line| line == error),
+        "{yaml}\nexpected: {error}\nfound: {errors}"
+    );
+    assert_eq!(errors.lines().count(), 1, "{yaml}\nfound: {errors}");
+}
+
+/// The file that `yaml` is short for.
+pub(super) fn bootstrap(yaml: &str) -> Bootstrap {
     let yaml = yaml
         .replace("CHAIN", "{filters: [TCP]}")
         .replace(
@@ -1092,17 +1111,10 @@ fn check(yaml: &str, error: &str) {
             "cluster_type: {name: f, typed_config: {'@type': EXT.clusters.dynamic_forward_proxy.v3.ClusterConfig,",
         )
         .replace("EXT.", EXTENSIONS);
-    let bootstrap = match from_yaml::<Bootstrap>(&yaml) {
+    match from_yaml(&yaml) {
         Ok(bootstrap) => bootstrap,
         Err(error) => panic!("{yaml}\n{error}"),
-    };
-    let errors = control::validate(bootstrap).expect_err(&yaml);
-    let errors = errors.to_string();
-    assert!(
-        errors.lines().any(|line| line == error),
-        "{yaml}\nexpected: {error}\nfound: {errors}"
-    );
-    assert_eq!(errors.lines().count(), 1, "{yaml}\nfound: {errors}");
+    }
 }
 
 #[tokio::test]

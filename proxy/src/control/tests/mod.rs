@@ -6,5 +6,6 @@ mod others;
 mod parts;
 mod recordings;
 mod support;
+mod taken;
 mod waits;
 mod warming;
